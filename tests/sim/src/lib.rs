@@ -1,2 +1,4 @@
 //! x
 pub mod http;
+pub mod pbs;
+pub mod tls;
