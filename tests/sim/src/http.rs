@@ -308,8 +308,13 @@ fn write_answer(
     let without_body = matches!(answer.status, 100..=199 | 204 | 304);
     let close = close || matches!(answer.body, Body::UntilClose(_));
     let mut head = format!("HTTP/1.1 {} {}\r\n", answer.status, reason(answer.status));
+    let mut date = None;
     for (name, value) in &answer.headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
+        if name == "date" {
+            date = Some(value.clone());
+        } else {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
     }
     if close {
         head.push_str("connection: close\r\n");
@@ -328,11 +333,9 @@ fn write_answer(
             Body::UntilClose(_) | Body::Nothing => {}
         }
     }
-    if !answer.headers.iter().any(|(name, _)| name == "date") {
-        let date = chrono::Utc::now().format("%a, %d %b %Y %H:%M:%S GMT");
-        head.push_str(&format!("date: {date}\r\n"));
-    }
-    head.push_str("\r\n");
+    let now = || chrono::Utc::now().format("%a, %d %b %Y %H:%M:%S GMT");
+    let date = date.unwrap_or_else(|| now().to_string());
+    head.push_str(&format!("date: {date}\r\n\r\n"));
     stream.write_all(head.as_bytes())?;
     if head_only || without_body {
         return stream.flush();

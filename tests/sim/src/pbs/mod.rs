@@ -86,7 +86,7 @@ impl SimPbs {
             last_task: 0,
             verify_time: config.verify_time,
             unauthorized_delay: config.unauthorized_delay,
-            clock_offset: 0,
+            clock_ahead: 0,
             access: access::Access::default(),
             datastores: std::collections::BTreeMap::new(),
             tasks: Vec::new(),

@@ -152,11 +152,11 @@ impl Server {
 
     fn answer(&self, request: &Request) -> Answer {
         let target = target(request);
-        let (found, delay, offset) = {
+        let (found, delay, ahead) = {
             let mut state = lock(&self.state);
             state.requests.push(target.clone());
             let found = state.take_fault(&target);
-            (found, state.unauthorized_delay, state.clock_offset)
+            (found, state.unauthorized_delay, state.clock_ahead)
         };
         let unauthorized = || {
             std::thread::sleep(delay);
@@ -172,10 +172,10 @@ impl Server {
                 }
             }
         });
-        if offset == 0 {
+        if ahead == 0 {
             return answer;
         }
-        let date = chrono::Utc::now() + chrono::TimeDelta::seconds(offset);
+        let date = chrono::Utc::now() + chrono::TimeDelta::milliseconds(ahead);
         let date = date.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
         answer.with_header("date", &date)
     }

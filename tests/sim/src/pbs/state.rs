@@ -36,8 +36,8 @@ pub struct State {
     pub verify_time: Duration,
     /// How long a 401 takes.
     pub unauthorized_delay: Duration,
-    /// Seconds by which the server's clock is ahead.
-    pub clock_offset: i64,
+    /// Milliseconds by which the server's clock is ahead.
+    pub clock_ahead: i64,
     /// Users, tokens and their rights.
     pub access: Access,
     /// The datastores by name.
@@ -53,7 +53,12 @@ pub struct State {
 impl State {
     /// The server's time in epoch milliseconds.
     pub fn now_millis(&self) -> i64 {
-        Utc::now().timestamp_millis() + self.clock_offset * 1000
+        Utc::now().timestamp_millis() + self.clock_ahead
+    }
+
+    /// Sets the server's clock to the beginning of that second of the epoch; it goes on from there.
+    pub fn set_clock(&mut self, epoch: i64) {
+        self.clock_ahead = epoch * 1000 - Utc::now().timestamp_millis();
     }
 
     /// The server's time in epoch seconds.
