@@ -164,6 +164,12 @@ fn compare(pbs: &SimPbs, exchange: &Exchange, answer: &Answer) -> Result<(), Str
         &fixed(&exchange.headers),
         &fixed(&answer.headers),
     )?;
+    let mut lengths = answer.headers.iter();
+    if let Some((_, length)) = lengths.find(|(name, _)| name == "content-length")
+        && !exchange.target.starts_with("HEAD ")
+    {
+        same("length", length, &answer.body.len().to_string())?;
+    }
     let mut dates = answer.headers.iter().filter(|(name, _)| name == "date");
     let (_, date) = dates.next().ok_or("no date")?;
     chrono::DateTime::parse_from_rfc2822(date).map_err(|error| error.to_string())?;
@@ -226,7 +232,16 @@ fn same<T: PartialEq + std::fmt::Debug + ?Sized>(
     if recorded == found {
         return Ok(());
     }
+    let (recorded, found) = (format!("{recorded:?}"), format!("{found:?}"));
+    let common = recorded.chars().zip(found.chars());
+    let common = common.take_while(|(one, other)| one == other).count();
+    let excerpt = |text: &str| -> String {
+        let from = common.saturating_sub(120);
+        text.chars().skip(from).take(400).collect()
+    };
     Err(format!(
-        "  {what} recorded: {recorded:?}\n  {what} answered: {found:?}"
+        "  {what} recorded: {}\n  {what} answered: {}",
+        excerpt(&recorded),
+        excerpt(&found)
     ))
 }
