@@ -17,6 +17,8 @@ pub struct Request {
     pub method: String,
     /// The path as sent: still percent-encoded, without the query.
     pub path: String,
+    /// The query as sent, without the question mark.
+    pub raw_query: String,
     /// The query's names and values, percent-decoded, in order.
     pub query: Vec<(String, String)>,
     /// Header names and values, in order.
@@ -71,7 +73,7 @@ impl Request {
 pub struct Answer {
     /// The status code.
     pub status: u16,
-    /// Headers, in order; length, `connection: close` and `date` are added behind them.
+    /// Headers, in order; length, `connection: close` and, where missing, `date` follow them.
     pub headers: Vec<(String, String)>,
     /// The body, and how it is sent.
     pub body: Body,
@@ -235,6 +237,7 @@ fn parse_head(buffer: &[u8]) -> io::Result<Option<(Request, usize)>> {
     let request = Request {
         method: parsed.method.unwrap_or_default().to_owned(),
         path: path.to_owned(),
+        raw_query: query.to_owned(),
         query: parse_form(query),
         headers: parsed
             .headers
@@ -305,8 +308,13 @@ fn write_answer(
     let without_body = matches!(answer.status, 100..=199 | 204 | 304);
     let close = close || matches!(answer.body, Body::UntilClose(_));
     let mut head = format!("HTTP/1.1 {} {}\r\n", answer.status, reason(answer.status));
+    let mut date = None;
     for (name, value) in &answer.headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
+        if name == "date" {
+            date = Some(value.clone());
+        } else {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
     }
     if close {
         head.push_str("connection: close\r\n");
@@ -325,7 +333,8 @@ fn write_answer(
             Body::UntilClose(_) | Body::Nothing => {}
         }
     }
-    let date = chrono::Utc::now().format("%a, %d %b %Y %H:%M:%S GMT");
+    let now = || chrono::Utc::now().format("%a, %d %b %Y %H:%M:%S GMT");
+    let date = date.unwrap_or_else(|| now().to_string());
     head.push_str(&format!("date: {date}\r\n\r\n"));
     stream.write_all(head.as_bytes())?;
     if head_only || without_body {
@@ -404,6 +413,7 @@ fn reason(status: u16) -> &'static str {
         404 => "Not Found",
         405 => "Method Not Allowed",
         409 => "Conflict",
+        414 => "URI Too Long",
         500 => "Internal Server Error",
         501 => "Not Implemented",
         503 => "Service Unavailable",

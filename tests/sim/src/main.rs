@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<()> {
     let Some(action) = arguments.command else {
-        return Ok(());
+        return stillpoint_sim::story::tell(&Binaries::built()?);
     };
     let Action::Replay {
         trace,

@@ -1,6 +1,6 @@
 //! A simulated PVE node: a directory laid out as `tests/README.md` promises, and the guests in it.
 
-mod backups;
+pub mod backups;
 pub mod config;
 mod tools;
 
@@ -92,6 +92,7 @@ pub struct Node {
     keep: bool,
     binaries: Binaries,
     guests: BTreeMap<u32, Arc<Guest>>,
+    backups: Option<backups::BackupServer>,
 }
 
 static NODES: AtomicU32 = AtomicU32::new(0);
@@ -134,6 +135,7 @@ impl Node {
             keep,
             binaries: binaries.clone(),
             guests: BTreeMap::new(),
+            backups: None,
         };
         node.link("nodes/sim/lxc", "etc/pve/lxc")?;
         node.link("nodes/sim/qemu-server", "etc/pve/qemu-server")?;

@@ -525,6 +525,7 @@ impl<'a> Director<'a> {
                 exit: None,
                 signal: None,
                 ms: 0,
+                said: Vec::new(),
             },
             pid: 0,
             left: true,
@@ -546,6 +547,7 @@ impl<'a> Director<'a> {
             };
             match news {
                 Some(News::Started(pid)) => made.pid = pid,
+                Some(News::Said(line)) => made.report.said.push(line),
                 Some(News::Returned(ended)) => {
                     made.report.exit = ended.exit;
                     made.report.signal = ended.signal;
@@ -701,7 +703,7 @@ impl<'a> Director<'a> {
             }
         }
         if let Some(server) = self.node.backup_server() {
-            server.connection_lost()?;
+            server.connection_lost();
         }
         Ok(())
     }

@@ -46,6 +46,8 @@ pub struct CallReport {
     pub signal: Option<i32>,
     /// Milliseconds until vzdump went on.
     pub ms: u64,
+    /// What it printed, as far as vzdump listened.
+    pub said: Vec<String>,
 }
 
 /// One container.

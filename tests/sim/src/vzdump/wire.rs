@@ -71,6 +71,8 @@ pub enum News {
     },
     /// The hook was started.
     Started(i32),
+    /// The hook printed a line.
+    Said(String),
     /// The hook has ended and nobody holds its pipes any more.
     Returned(Ended),
     /// A signal came; the pipes are closed and the hook is left to itself.

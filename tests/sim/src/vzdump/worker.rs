@@ -209,8 +209,8 @@ impl Worker {
                 return Ok(News::Interrupted);
             }
             wait_for(output.as_ref(), errors.as_ref())?;
-            read_ready(&mut output, &mut self.log)?;
-            read_ready(&mut errors, &mut self.log)?;
+            self.read_ready(&mut output)?;
+            self.read_ready(&mut errors)?;
         }
         let status = child.wait().context("waiting for the hook")?;
         let signal = std::os::unix::process::ExitStatusExt::signal(&status);
@@ -218,6 +218,39 @@ impl Worker {
             exit: status.code(),
             signal,
         }))
+    }
+
+    fn read_ready<P: Read + AsFd>(&mut self, lines: &mut Option<Lines<P>>) -> Result<()> {
+        let Some(open) = lines else { return Ok(()) };
+        let mut wanted = [PollFd::new(open.pipe.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut wanted, PollTimeout::ZERO).unwrap_or(0) == 0 {
+            return Ok(());
+        }
+        let mut piece = [0; 4096];
+        let count = open
+            .pipe
+            .read(&mut piece)
+            .context("reading the hook's output")?;
+        open.text.extend_from_slice(&piece[..count]);
+        let whole = if count == 0 {
+            open.text.len()
+        } else {
+            let last = open.text.iter().rposition(|byte| BREAKS.contains(byte));
+            last.map_or(0, |at| at + 1)
+        };
+        let text = open.text.drain(..whole).collect::<Vec<_>>();
+        for line in text.split(|byte| BREAKS.contains(byte)) {
+            if !line.is_empty() {
+                let said = String::from_utf8_lossy(line).into_owned();
+                let line = [b"INFO: ", line, b"\n"].concat();
+                self.log.write_all(&line).context("writing the task log")?;
+                self.wire.send(&News::Said(said))?;
+            }
+        }
+        if count == 0 {
+            *lines = None;
+        }
+        Ok(())
     }
 }
 
@@ -230,37 +263,6 @@ fn wait_for(output: Option<&Lines<impl AsFd>>, errors: Option<&Lines<impl AsFd>>
         Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
         Err(error) => Err(error).context("waiting for the hook's output"),
     }
-}
-
-fn read_ready<P: Read + AsFd>(lines: &mut Option<Lines<P>>, log: &mut File) -> Result<()> {
-    let Some(open) = lines else { return Ok(()) };
-    let mut wanted = [PollFd::new(open.pipe.as_fd(), PollFlags::POLLIN)];
-    if poll(&mut wanted, PollTimeout::ZERO).unwrap_or(0) == 0 {
-        return Ok(());
-    }
-    let mut piece = [0; 4096];
-    let count = open
-        .pipe
-        .read(&mut piece)
-        .context("reading the hook's output")?;
-    open.text.extend_from_slice(&piece[..count]);
-    let whole = if count == 0 {
-        open.text.len()
-    } else {
-        let last = open.text.iter().rposition(|byte| BREAKS.contains(byte));
-        last.map_or(0, |at| at + 1)
-    };
-    let text = open.text.drain(..whole).collect::<Vec<_>>();
-    for line in text.split(|byte| BREAKS.contains(byte)) {
-        if !line.is_empty() {
-            let line = [b"INFO: ", line, b"\n"].concat();
-            log.write_all(&line).context("writing the task log")?;
-        }
-    }
-    if count == 0 {
-        *lines = None;
-    }
-    Ok(())
 }
 
 /// vzdump takes all three for the end of a line.
