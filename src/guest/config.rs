@@ -1,5 +1,5 @@
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
@@ -67,7 +67,7 @@ impl Place {
     }
 }
 
-fn read(path: &PathBuf) -> Result<Option<Config>> {
+fn read(path: &Path) -> Result<Option<Config>> {
     let text = file::read_text(path, LIMIT).with_context(|| path.display().to_string())?;
     Ok(text.map(|text| Config::parse(&text)))
 }

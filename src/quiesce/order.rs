@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ pub fn in_order<T, W>(
         if under_way == 0 && ready.is_empty() {
             return;
         }
-        if let Some((index, result)) = next(&receiver) {
+        if let Ok((index, result)) = receiver.recv_timeout(TICK) {
             under_way -= 1;
             done(index, result);
             for waiter in &waiting[index] {
@@ -74,13 +74,6 @@ pub fn in_order<T, W>(
                 }
             }
         }
-    }
-}
-
-fn next<T>(receiver: &Receiver<T>) -> Option<T> {
-    match receiver.recv_timeout(TICK) {
-        Ok(result) => Some(result),
-        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
     }
 }
 

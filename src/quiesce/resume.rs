@@ -57,10 +57,9 @@ pub fn resume(
         }
         thread::sleep(*pause);
     }
-    match run.quiesce.iter().flat_map(|quiesce| &quiesce.steps).find(|s| s.fate == Fate::Open) {
-        Some(step) => Some(format!("{} is not back yet", text::printable(&step.name, 80))),
-        None => None,
-    }
+    let mut steps = run.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
+    let open = steps.find(|step| step.fate == Fate::Open)?;
+    Some(format!("{} is not back yet", text::printable(&open.name, 80)))
 }
 
 /// Why the run's guest is not the one that is here now: gone, moved, or another under the same VMID.
