@@ -1,0 +1,17 @@
+//! Files, locks, processes, sockets and units: every system call of Stillpoint is in this room.
+
+pub mod bounded;
+pub mod clock;
+pub mod detach;
+pub mod file;
+pub mod http;
+pub mod lock;
+pub mod process;
+pub mod program;
+mod root;
+pub mod signal;
+mod stream;
+pub mod text;
+pub mod tree;
+
+pub use root::Root;
