@@ -9,15 +9,12 @@ use crate::vzdump::report::Report;
 use crate::vzdump::stage::stage;
 use crate::vzdump::trace::Scenario;
 use anyhow::{Context, Result, bail};
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// Recorded runs of the real vzdump; the story is the one to a backup server.
-const RECORDED: &str = include_str!(concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../fixtures/vzdump/traces.json"
-));
+const RECORDED: &str =
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/vzdump/traces.json"));
 const CHAPTER: &str = "lxc-snapshot-pbs";
 
 /// One line of the timeline.
@@ -34,9 +31,7 @@ type Lines = Arc<Mutex<Vec<Line>>>;
 /// # Errors
 /// When the simulation fails, or the backup does not end as promised.
 pub fn tell(binaries: &Binaries) -> Result<()> {
-    let scenario = Scenario::parse(RECORDED)?
-        .into_iter()
-        .find(|found| found.name == CHAPTER);
+    let scenario = Scenario::parse(RECORDED)?.into_iter().find(|found| found.name == CHAPTER);
     let scenario = scenario.context("the recording to tell is not there")?;
     let node = stage(&scenario, None, binaries, &|_| {})?;
     println!(
@@ -57,13 +52,9 @@ pub fn tell(binaries: &Binaries) -> Result<()> {
     let downtime = downtime(&containers);
     lines.extend(containers);
     lines.sort_by_key(|line| line.at);
-    let said = said(&report);
     for line in &lines {
         let seconds = line.at.duration_since(begin).as_secs_f64();
         println!("{seconds:7.3} s  {:<10} {}", line.who, line.text);
-        for words in said.get(&line.text).into_iter().flatten() {
-            println!("{:21} | {words}", "");
-        }
     }
     finish(&report, downtime)
 }
@@ -77,23 +68,19 @@ fn observe(lines: &Lines, happening: &Happening) {
             "takes the storage snapshot: this instant is what the backup holds".to_owned(),
         ),
         Happening::Did(Step::Thaw(_)) => ("vzdump", "thaws the guest".to_owned()),
-        Happening::Did(Step::ArchiveBegins(_)) => (
-            "vzdump",
-            "reads the snapshot and sends it to the backup server".to_owned(),
-        ),
+        Happening::Did(Step::ArchiveBegins(_)) => {
+            ("vzdump", "reads the snapshot and sends it to the backup server".to_owned())
+        }
         Happening::Did(Step::ArchiveEnds(_)) => ("vzdump", "the archive is complete".to_owned()),
+        Happening::Ended(call) if call.said.is_empty() => return,
+        Happening::Ended(call) => {
+            ("", format!("| {}", call.said.join("\n                       | ")))
+        }
         Happening::Worker(upid) => ("vzdump", format!("begins the job {upid}")),
         _ => return,
     };
-    let line = Line {
-        at: Instant::now(),
-        who,
-        text,
-    };
-    lines
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push(line);
+    let line = Line { at: Instant::now(), who, text };
+    lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
 }
 
 fn containers(node: &Node) -> Vec<Line> {
@@ -112,33 +99,15 @@ fn containers(node: &Node) -> Vec<Line> {
             What::Removed => format!("{name} is gone"),
             What::Ran => format!("{name} runs a command"),
         };
-        Some(Line {
-            at: event.at,
-            who: "container",
-            text,
-        })
+        Some(Line { at: event.at, who: "container", text })
     });
     told.collect()
 }
 
 fn downtime(containers: &[Line]) -> Option<std::time::Duration> {
-    let first = containers
-        .iter()
-        .find(|line| line.text.ends_with("asked to stop"))?;
-    let last = containers
-        .iter()
-        .rev()
-        .find(|line| line.text.ends_with("is up"))?;
+    let first = containers.iter().find(|line| line.text.ends_with("asked to stop"))?;
+    let last = containers.iter().rev().find(|line| line.text.ends_with("is up"))?;
     Some(last.at.duration_since(first.at))
-}
-
-/// What the hook said in each call, from the task log.
-fn said(report: &Report) -> BTreeMap<String, Vec<String>> {
-    let mut said: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for call in &report.calls {
-        said.insert(call.argv.join(" "), call.said.clone());
-    }
-    said
 }
 
 fn finish(report: &Report, downtime: Option<std::time::Duration>) -> Result<()> {
@@ -170,10 +139,7 @@ fn finish(report: &Report, downtime: Option<std::time::Duration>) -> Result<()> 
     }
     let lost = report.lost();
     if !lost.is_empty() {
-        bail!(
-            "containers that ran before do not run now: {}",
-            lost.join(", ")
-        );
+        bail!("containers that ran before do not run now: {}", lost.join(", "));
     }
     if !report.runs_left.is_empty() {
         bail!("left over in runs: {}", report.runs_left.join(", "));

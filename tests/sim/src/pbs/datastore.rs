@@ -15,12 +15,8 @@ use crate::http::{Answer, Body, Request};
 
 const LIST: [&str; 2] = ["Datastore.Audit", "Datastore.Backup"];
 /// Any of these shows that a datastore exists.
-const SEE: [&str; 4] = [
-    "Datastore.Audit",
-    "Datastore.Backup",
-    "Datastore.Modify",
-    "Datastore.Read",
-];
+const SEE: [&str; 4] =
+    ["Datastore.Audit", "Datastore.Backup", "Datastore.Modify", "Datastore.Read"];
 const NO_ENTRY: &str = "ENOENT: No such file or directory";
 
 const SNAPSHOT: [Known; 4] = [
@@ -237,10 +233,7 @@ pub fn groups(state: &mut State, request: &Request, auth_id: &str, store: &str) 
 
 /// `GET /admin/datastore/STORE/namespace`
 pub fn namespaces(state: &mut State, request: &Request, auth_id: &str, store: &str) -> Outcome {
-    let known = [
-        optional("parent", Kind::Namespace),
-        optional("max-depth", Kind::Int(0)),
-    ];
+    let known = [optional("parent", Kind::Namespace), optional("max-depth", Kind::Int(0))];
     Params::read(request, &[], &known)?;
     let path = acl_path(store, "");
     let below = state.access.has_any_below(auth_id, &path, &SEE);
@@ -248,9 +241,8 @@ pub fn namespaces(state: &mut State, request: &Request, auth_id: &str, store: &s
         return Err(Failure::new(403, "permission check failed"));
     }
     let found = open(state, store)?;
-    let all: BTreeSet<&str> = std::iter::once("")
-        .chain(found.namespaces.iter().map(String::as_str))
-        .collect();
+    let all: BTreeSet<&str> =
+        std::iter::once("").chain(found.namespaces.iter().map(String::as_str)).collect();
     let seen = all.into_iter().filter(|ns| {
         let path = acl_path(store, ns);
         state.access.has_any(auth_id, &path, &SEE)
@@ -304,9 +296,7 @@ pub fn files(state: &mut State, request: &Request, auth_id: &str, store: &str) -
 fn manifest(store: &Datastore, id: &SnapshotId) -> Result<Value, Failure> {
     let path = format!("{}/{MANIFEST}", store.snapshot_path(id));
     let missing = super::verify::blob_error(&path, super::store::Damage::Missing);
-    let (group, snapshot) = store
-        .snapshot(id)
-        .ok_or_else(|| Failure::new(400, missing))?;
+    let (group, snapshot) = store.snapshot(id).ok_or_else(|| Failure::new(400, missing))?;
     match manifest_error(store, id, snapshot) {
         Some(error) => Err(Failure::new(400, error)),
         None => Ok(snapshot.manifest(group)),
@@ -317,9 +307,7 @@ fn manifest(store: &Datastore, id: &SnapshotId) -> Result<Value, Failure> {
 pub fn notes(state: &mut State, request: &Request, auth_id: &str, store: &str) -> Outcome {
     let chosen = choose(state, request, auth_id, store, &["Datastore.Audit"], &[])?;
     let manifest = manifest(open(state, store)?, &chosen.id)?;
-    let notes = manifest["unprotected"]["notes"]
-        .as_str()
-        .unwrap_or_default();
+    let notes = manifest["unprotected"]["notes"].as_str().unwrap_or_default();
     Ok(Reply::Data(json!(notes)))
 }
 
@@ -348,7 +336,5 @@ pub fn download_decoded(
     }
     let text = serde_json::to_string_pretty(&manifest).unwrap_or_default();
     let answer = Answer::new(200, Body::Chunked(text.into_bytes()));
-    Ok(Reply::Other(
-        answer.with_header("content-type", "application/octet-stream"),
-    ))
+    Ok(Reply::Other(answer.with_header("content-type", "application/octet-stream")))
 }

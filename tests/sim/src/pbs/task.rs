@@ -75,9 +75,7 @@ impl Target {
     /// The task's type and worker id.
     pub fn worker(&self, store: &str) -> (&'static str, String) {
         match self {
-            Target::Snapshot(SnapshotId {
-                ns, kind, id, time, ..
-            }) => {
+            Target::Snapshot(SnapshotId { ns, kind, id, time, .. }) => {
                 let ns = namespace_path(ns);
                 let id = format!("{store}:{ns}/{kind}/{id}/{time:08X}");
                 ("verify_snapshot", id)
@@ -173,9 +171,8 @@ impl Task {
         time: i64,
     ) -> bool {
         let name = &id.store;
-        let Some((store, (_, snapshot))) = stores
-            .get(name)
-            .and_then(|store| Some((store, store.snapshot(id)?)))
+        let Some((store, (_, snapshot))) =
+            stores.get(name).and_then(|store| Some((store, store.snapshot(id)?)))
         else {
             let line = format!("SKIPPED: verify {name}:{id} - snapshot does not exist (anymore).");
             self.write(time, line);
@@ -191,21 +188,12 @@ impl Task {
             return false;
         }
         if let Some(error) = super::verify::manifest_error(store, id, snapshot) {
-            self.write(
-                time,
-                format!("verify {name}:{id} - manifest load error: {error}"),
-            );
+            self.write(time, format!("verify {name}:{id} - manifest load error: {error}"));
             self.failed.push(id.to_string());
             return false;
         }
-        if self
-            .filter
-            .passes_over(snapshot.verification.as_ref(), time)
-        {
-            self.write(
-                time,
-                format!("SKIPPED: verify {name}:{id} (recently verified)"),
-            );
+        if self.filter.passes_over(snapshot.verification.as_ref(), time) {
+            self.write(time, format!("SKIPPED: verify {name}:{id} (recently verified)"));
             return false;
         }
         self.write(time, format!("verify {name}:{id}"));
@@ -238,9 +226,7 @@ impl Task {
             upid: self.upid.to_string(),
             starttime: self.upid.starttime,
         };
-        let snapshot = stores
-            .get_mut(&id.store)
-            .and_then(|store| store.snapshot_mut(id));
+        let snapshot = stores.get_mut(&id.store).and_then(|store| store.snapshot_mut(id));
         if let Some(snapshot) = snapshot {
             snapshot.verification = Some(verification);
         }
@@ -328,12 +314,7 @@ fn plan(store: &Datastore, target: &Target, filter: &Filter) -> VecDeque<Step> {
             let mut groups: Vec<&Group> = groups.collect();
             groups.sort_by_key(|group| {
                 let number = group.id.parse::<u64>().unwrap_or(u64::MAX);
-                (
-                    group.kind.clone(),
-                    number,
-                    group.id.clone(),
-                    group.ns.clone(),
-                )
+                (group.kind.clone(), number, group.id.clone(), group.ns.clone())
             });
             line(format!("verify datastore {name}"));
             if let Some(owner) = &filter.owner {
@@ -364,13 +345,8 @@ fn add_group(steps: &mut VecDeque<Step>, store: &str, group: &Group, at: usize, 
         } else if done == count {
             format!("{}/{groups} groups", at + 1)
         } else {
-            format!(
-                "{at}/{groups} groups, {done}/{count} snapshots in group #{}",
-                at + 1
-            )
+            format!("{at}/{groups} groups, {done}/{count} snapshots in group #{}", at + 1)
         };
-        steps.push_back(Step::Line(format!(
-            "percentage done: {percent:.2}% ({progress})"
-        )));
+        steps.push_back(Step::Line(format!("percentage done: {percent:.2}% ({progress})")));
     }
 }
