@@ -86,7 +86,7 @@ fn observe(lines: &Lines, happening: &Happening) {
 fn containers(node: &Node) -> Vec<Line> {
     let engines = node.guests().filter_map(|guest| guest.engine.as_ref());
     let events = engines.flat_map(crate::engine::Engine::events);
-    let told = events.filter_map(|event| {
+    let told = events.map(|event| {
         let name = &event.name;
         let text = match event.what {
             What::StopAsked => format!("{name} is asked to stop"),
@@ -99,7 +99,7 @@ fn containers(node: &Node) -> Vec<Line> {
             What::Removed => format!("{name} is gone"),
             What::Ran => format!("{name} runs a command"),
         };
-        Some(Line { at: event.at, who: "container", text })
+        Line { at: event.at, who: "container", text }
     });
     told.collect()
 }
