@@ -1,1 +1,2 @@
+pub mod pbs;
 pub mod sys;

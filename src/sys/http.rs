@@ -84,8 +84,7 @@ impl Client {
     /// Sends a request and reads the whole answer, whatever its status. Nothing is sent a second time.
     ///
     /// # Errors
-    /// See [`Failure`]. Only after [`Failure::Connect`] and [`Failure::Tls`] in the handshake is it certain that the
-    /// server has not acted on the request.
+    /// See [`Failure`]; [`Failure::unsent`] tells whether the server can have acted on the request.
     pub fn send(&self, request: &Request<'_>, limit: Limit) -> Result<Answer, Failure> {
         if !request.path.starts_with('/') {
             return Err(self.broken("the path of a request starts with /"));
@@ -162,7 +161,7 @@ impl Client {
         let peer = self.peer.clone();
         match (fault, stage) {
             (Fault::TimedOut, stage) => Failure::TimedOut { peer, stage },
-            (Fault::Tls(error), _) => Failure::Tls { peer, error },
+            (Fault::Tls(error), stage) => Failure::Tls { peer, stage, error },
             (Fault::Io(error), Stage::Resolve | Stage::Connect) => Failure::Connect { peer, error },
             (Fault::Io(error), stage) => self.broken(format_args!("{stage}: {error}")),
         }
@@ -234,11 +233,28 @@ pub enum Failure {
     /// The time for a step, or for the whole, was over.
     TimedOut { peer: String, stage: Stage },
     /// The server is not who it should be, or does not speak TLS as we do.
-    Tls { peer: String, error: rustls::Error },
+    Tls {
+        peer: String,
+        stage: Stage,
+        error: rustls::Error,
+    },
     /// The headers or the body of the answer have more than `limit` bytes.
     TooLarge { peer: String, limit: usize },
     /// The connection was lost, or what came is not HTTP.
     Broken { peer: String, reason: String },
+}
+
+impl Failure {
+    /// Whether it is certain that nothing of the request has reached the server.
+    pub fn unsent(&self) -> bool {
+        match self {
+            Failure::Connect { .. } => true,
+            Failure::TimedOut { stage, .. } | Failure::Tls { stage, .. } => {
+                matches!(stage, Stage::Resolve | Stage::Connect | Stage::Handshake)
+            }
+            Failure::TooLarge { .. } | Failure::Broken { .. } => false,
+        }
+    }
 }
 
 impl fmt::Display for Failure {
@@ -246,7 +262,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::Connect { peer, error } => write!(f, "cannot connect to {peer}: {error}"),
             Failure::TimedOut { peer, stage } => write!(f, "{peer}: {stage} took too long"),
-            Failure::Tls { peer, error } => write!(f, "{peer}: TLS failed: {error}"),
+            Failure::Tls { peer, error, .. } => write!(f, "{peer}: TLS failed: {error}"),
             Failure::TooLarge { peer, limit } => {
                 write!(f, "{peer}: the answer is longer than {limit} bytes")
             }

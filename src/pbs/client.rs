@@ -1,0 +1,324 @@
+//! Requests to a backup server, as that server wants them (`facts/PBS.md`): form bodies only, since with a JSON content
+//! type it ignores the query string; plain text in error bodies, whatever their content type says.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use rustls::ClientConfig;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::storage::{self, Secret, Target};
+use super::{encode, fields, tls};
+use crate::sys::Root;
+use crate::sys::http::{Answer, Client, Failure, Limit, Method, Request};
+
+/// The longest answer of a call that asks about one thing, in bytes. A manifest has 1 kB and more with long notes.
+pub(super) const SMALL: usize = 1024 * 1024;
+
+/// The longest part of a server's error text that is passed on, in characters.
+const REASON: usize = 300;
+
+/// A backup server, seen through one storage: a datastore, a namespace and the right to use them. It keeps its
+/// connection, and may be used by several threads at once.
+#[derive(Debug)]
+pub struct Pbs {
+    http: Client,
+    login: Login,
+    target: Target,
+}
+
+#[derive(Debug)]
+enum Login {
+    /// The whole value of the Authorization header.
+    Token(Secret),
+    Password {
+        password: Secret,
+        ticket: Mutex<Option<Arc<Ticket>>>,
+    },
+}
+
+/// What a login with a password brings; it is good for two hours.
+#[derive(Debug)]
+struct Ticket {
+    cookie: Secret,
+    csrf: Secret,
+}
+
+/// Why a question to the backup server has no answer.
+#[derive(Debug)]
+pub enum Error {
+    /// The storage cannot be used as it is configured; nothing was sent.
+    Misconfigured(String),
+    /// The server did not answer, or is not the one it should be. `unsent`: it is certain that it has not seen the
+    /// request.
+    Unreachable { reason: String, unsent: bool },
+    /// The login is not accepted, or lacks a right. A wrong owner is a 400, everything else a 401 or 403.
+    Denied { status: u16, reason: String },
+    /// The server answers that it cannot do this.
+    Refused { status: u16, reason: String },
+    /// The answer is not what this question is answered with.
+    Invalid(String),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Misconfigured(reason) => write!(f, "{reason}"),
+            Error::Unreachable { reason, .. } => {
+                write!(f, "backup server not reachable: {reason}")
+            }
+            Error::Denied { status, reason } => {
+                write!(f, "backup server denied access ({status}): {reason}")
+            }
+            Error::Refused { status, reason } => {
+                write!(f, "backup server refused ({status}): {reason}")
+            }
+            Error::Invalid(reason) => {
+                write!(f, "answer of the backup server not understood: {reason}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Error {
+        let unsent = failure.unsent();
+        let reason = match &failure {
+            Failure::Tls { peer, error, .. } => format!("{peer}: {}", tls::explain(error)),
+            Failure::TooLarge { .. } => return Error::Invalid(failure.to_string()),
+            _ => failure.to_string(),
+        };
+        Error::Unreachable { reason, unsent }
+    }
+}
+
+impl Pbs {
+    /// The backup server behind a storage of the node. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`Error::Misconfigured`] when there is no such storage, it is not a backup server's, has no secret, or its
+    /// fingerprint is none.
+    pub fn open(root: &Root, storage: &str) -> Result<Pbs, Error> {
+        let wrong = |reason: String| Error::Misconfigured(format!("storage {storage}: {reason}"));
+        let found = storage::find(root, storage)
+            .map_err(|error| wrong(format!("/etc/pve/storage.cfg: {error}")))?
+            .ok_or_else(|| wrong("not in /etc/pve/storage.cfg".to_owned()))?;
+        if found.kind != "pbs" {
+            return Err(wrong(format!("of type {}, not pbs", found.kind)));
+        }
+        let target = found
+            .target
+            .ok_or_else(|| wrong("needs a server, a datastore and a valid port".to_owned()))?;
+        let secret = storage::secret(root, storage)
+            .map_err(|error| wrong(format!("/etc/pve/priv/storage/{storage}.pw: {error}")))?;
+        let config = match &target.fingerprint {
+            Some(text) => tls::pinned(text.parse().map_err(|error| wrong(format!("{error}")))?),
+            None => tls::system_roots(),
+        };
+        let config = config.map_err(|error| wrong(error.to_string()))?;
+        Ok(Pbs::new(target, &secret, config))
+    }
+
+    /// A backup server that is known otherwise. `secret` is the token's where the target's user name has a `!`, else
+    /// the user's password.
+    pub fn new(target: Target, secret: &Secret, config: Arc<ClientConfig>) -> Pbs {
+        let login = if target.username.contains('!') {
+            let header = format!("PBSAPIToken={}:{}", target.username, secret.expose());
+            Login::Token(header.into())
+        } else {
+            Login::Password {
+                password: secret.clone(),
+                ticket: Mutex::new(None),
+            }
+        };
+        Pbs {
+            http: Client::tls(&target.server, target.port, config),
+            login,
+            target,
+        }
+    }
+
+    /// The storage's settings.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// The path of a call on this storage's datastore.
+    pub(super) fn datastore(&self, call: &str) -> String {
+        let store = encode(&self.target.datastore);
+        format!("/api2/json/admin/datastore/{store}/{call}")
+    }
+
+    /// GET, giving what the answer holds as `data`.
+    pub(super) fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        limit: Limit,
+    ) -> Result<T, Error> {
+        data(&self.get_raw(path, query, limit)?)
+    }
+
+    /// GET, giving the body as it is.
+    pub(super) fn get_raw(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        limit: Limit,
+    ) -> Result<Vec<u8>, Error> {
+        let mark = if query.is_empty() { "" } else { "?" };
+        let path = format!("{path}{mark}{}", fields(query));
+        self.call(Method::Get, &path, None, limit)
+    }
+
+    /// POST of a form, giving what the answer holds as `data`. It is sent once, or once more after a login that had
+    /// expired.
+    pub(super) fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        form: &[(&str, &str)],
+        limit: Limit,
+    ) -> Result<T, Error> {
+        data(&self.call(Method::Post, path, Some(&fields(form)), limit)?)
+    }
+
+    fn call(
+        &self,
+        method: Method,
+        path: &str,
+        form: Option<&str>,
+        limit: Limit,
+    ) -> Result<Vec<u8>, Error> {
+        let send = |headers: &[(&str, &str)]| {
+            self.http.send(
+                &Request {
+                    method,
+                    path,
+                    headers,
+                    form,
+                    json: None,
+                },
+                limit,
+            )
+        };
+        let (password, cache) = match &self.login {
+            Login::Token(header) => {
+                return accept(send(&[("Authorization", header.expose())])?);
+            }
+            Login::Password { password, ticket } => (password, ticket),
+        };
+        let with = |ticket: &Ticket| {
+            let cookie = ("Cookie", ticket.cookie.expose());
+            match method {
+                Method::Get => send(&[cookie]),
+                Method::Post => send(&[cookie, ("CSRFPreventionToken", ticket.csrf.expose())]),
+            }
+        };
+        let cached = cache.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(ticket) = cached {
+            let answer = with(&ticket)?;
+            if answer.status != 401 {
+                return accept(answer);
+            }
+        }
+        let ticket = Arc::new(self.log_in(password, limit)?);
+        *cache.lock().unwrap_or_else(PoisonError::into_inner) = Some(ticket.clone());
+        accept(with(&ticket)?)
+    }
+
+    fn log_in(&self, password: &Secret, limit: Limit) -> Result<Ticket, Error> {
+        #[derive(Deserialize)]
+        struct Granted {
+            ticket: String,
+            #[serde(rename = "CSRFPreventionToken")]
+            csrf: Option<String>,
+        }
+        let username = ("username", self.target.username.as_str());
+        let form = fields(&[username, ("password", password.expose())]);
+        let request = Request {
+            method: Method::Post,
+            path: "/api2/json/access/ticket",
+            headers: &[],
+            form: Some(&form),
+            json: None,
+        };
+        let body = SMALL.min(limit.body);
+        let answer = self.http.send(&request, Limit { body, ..limit })?;
+        let granted: Granted = data(&accept(answer)?)?;
+        match granted.csrf {
+            Some(csrf) if !granted.ticket.starts_with("PBS:!tfa!") => Ok(Ticket {
+                cookie: format!("PBSAuthCookie={}", encode(&granted.ticket)).into(),
+                csrf: csrf.into(),
+            }),
+            _ => Err(Error::Denied {
+                status: 401,
+                reason: "the login needs a second factor: use an API token".to_owned(),
+            }),
+        }
+    }
+}
+
+/// The body of a successful answer.
+fn accept(answer: Answer) -> Result<Vec<u8>, Error> {
+    let status = answer.status;
+    if (200..300).contains(&status) {
+        return Ok(answer.body);
+    }
+    let reason = printable(&answer.body);
+    // These two are about rights, and yet a 400.
+    let owner =
+        reason.starts_with("backup owner check failed") || reason == "task access not allowed";
+    Err(match status {
+        401 | 403 => Error::Denied { status, reason },
+        400 if owner => Error::Denied { status, reason },
+        _ => Error::Refused { status, reason },
+    })
+}
+
+fn data<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    #[derive(Deserialize)]
+    struct Envelope<T> {
+        data: T,
+    }
+    json(body).map(|envelope: Envelope<T>| envelope.data)
+}
+
+pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(body).map_err(|error| {
+        let text = error.to_string();
+        Error::Invalid(printable(text.as_bytes()))
+    })
+}
+
+/// Text of a server made fit for a terminal and a journal: bounded, with control characters escaped.
+pub(super) fn printable(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let mut characters = text.trim().chars();
+    let mut printable = String::new();
+    for character in characters.by_ref().take(REASON) {
+        match character {
+            '\n' | '\t' => printable.push(' '),
+            control if control.is_control() => printable.extend(control.escape_default()),
+            other => printable.push(other),
+        }
+    }
+    if characters.next().is_some() {
+        printable.push('…');
+    }
+    printable
+}
+
+/// A limit for a question with a short answer.
+pub(super) fn small(deadline: Instant) -> Limit {
+    Limit {
+        deadline,
+        body: SMALL,
+    }
+}
+
+#[cfg(test)]
+mod tests;

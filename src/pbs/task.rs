@@ -1,0 +1,196 @@
+//! Tasks of a backup server: a verify is started, polled, and its log read.
+//!
+//! A task that ends `OK` has not proved anything (`facts/PBS.md`): what counts is the snapshot's own state afterwards,
+//! with this task's UPID or one that was started no earlier.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::client::{Error, Pbs, small};
+use super::{Snapshot, encode};
+
+/// The unique id of a task, such as
+/// `UPID:vm:00005DF6:00029750:00000004:6B02265A:verify_snapshot:tank\x3a-ct-9001-6B0225DA:felhom@pbs!n100:`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Upid {
+    text: String,
+    node: String,
+    started: i64,
+}
+
+/// What was taken for a UPID is none.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NoUpid;
+
+impl fmt::Display for NoUpid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "not a task id of a backup server (UPID:NODE:PID:PSTART:TASK:START:TYPE:ID:USER:)",
+        )
+    }
+}
+
+impl std::error::Error for NoUpid {}
+
+impl Upid {
+    /// The node that runs the task, by its own name.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// When the task was started by the server's clock, in seconds since the epoch.
+    pub fn started(&self) -> i64 {
+        self.started
+    }
+
+    /// The verbatim text.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The path of a call about this task. The server takes any plain name for the node and refuses one with a dot;
+    /// `localhost` itself was seen to answer `unknown` on 4.2.1, so it is only the last resort.
+    fn path(&self, call: &str) -> String {
+        let node = match self.node.as_str() {
+            dotted if dotted.contains('.') => "localhost",
+            plain => plain,
+        };
+        let (node, upid) = (encode(node), encode(&self.text));
+        format!("/api2/json/nodes/{node}/tasks/{upid}/{call}")
+    }
+}
+
+impl FromStr for Upid {
+    type Err = NoUpid;
+
+    fn from_str(text: &str) -> Result<Upid, NoUpid> {
+        let parts: Vec<&str> = text.split(':').collect();
+        let ["UPID", node, pid, pstart, task, start, kind, _id, user, ""] = parts.as_slice() else {
+            return Err(NoUpid);
+        };
+        let hex = |digits: &str| {
+            let plain = digits.len() >= 8 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+            plain
+                .then(|| i64::from_str_radix(digits, 16).ok())
+                .flatten()
+        };
+        let numbers = [pid, pstart, task]
+            .iter()
+            .all(|digits| hex(digits).is_some());
+        let words = [node, kind, user].iter().all(|word| !word.is_empty());
+        let printable = !text.chars().any(|character| character.is_control());
+        match hex(start) {
+            Some(started) if numbers && words && printable => Ok(Upid {
+                text: text.to_owned(),
+                node: (*node).to_owned(),
+                started,
+            }),
+            _ => Err(NoUpid),
+        }
+    }
+}
+
+impl TryFrom<String> for Upid {
+    type Error = NoUpid;
+
+    fn try_from(text: String) -> Result<Upid, NoUpid> {
+        text.parse()
+    }
+}
+
+impl From<Upid> for String {
+    fn from(upid: Upid) -> String {
+        upid.text
+    }
+}
+
+impl fmt::Display for Upid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Where a task stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TaskStatus {
+    Running,
+    /// `exitstatus` is `OK`, `WARNINGS: n`, `unknown` (also for a task that the server never knew), or the text of an
+    /// error.
+    Stopped {
+        exitstatus: String,
+    },
+}
+
+impl Pbs {
+    /// Starts to verify one snapshot, whatever its last state was.
+    ///
+    /// # Errors
+    /// As all calls. After an [`Error::Unreachable`] that is not `unsent` the verify may be running all the same.
+    pub fn start_verify(&self, snapshot: &Snapshot, deadline: Instant) -> Result<Upid, Error> {
+        // Without all three fields the server would verify the whole group or datastore.
+        if snapshot.backup_id.is_empty() || snapshot.backup_time <= 0 {
+            return Err(Error::Misconfigured(format!(
+                "{snapshot} is not a snapshot"
+            )));
+        }
+        let time = snapshot.backup_time.to_string();
+        let mut form = snapshot.fields(&time);
+        // It defaults to true, and then skips even a snapshot whose last verify failed.
+        form.push(("ignore-verified", "0"));
+        self.post(&self.datastore("verify"), &form, small(deadline))
+    }
+
+    /// Asks where a task stands.
+    ///
+    /// # Errors
+    /// As all calls.
+    pub fn status(&self, upid: &Upid, deadline: Instant) -> Result<TaskStatus, Error> {
+        #[derive(Deserialize)]
+        struct Status {
+            status: String,
+            exitstatus: Option<String>,
+        }
+        let status: Status = self.get(&upid.path("status"), &[], small(deadline))?;
+        match status.status.as_str() {
+            "running" => Ok(TaskStatus::Running),
+            "stopped" => Ok(TaskStatus::Stopped {
+                exitstatus: status.exitstatus.unwrap_or_else(|| "unknown".to_owned()),
+            }),
+            other => {
+                let text = format!("task status {other}");
+                Err(Error::Invalid(super::client::printable(text.as_bytes())))
+            }
+        }
+    }
+
+    /// The first `limit` lines of a task's log, as far as it is written.
+    ///
+    /// # Errors
+    /// As all calls; a task that the server never knew is [`Error::Refused`].
+    pub fn log(&self, upid: &Upid, limit: u32, deadline: Instant) -> Result<Vec<String>, Error> {
+        #[derive(Deserialize)]
+        struct Line {
+            t: String,
+        }
+        // Zero would mean all lines.
+        let limit = limit.max(1).to_string();
+        let query = [("limit", limit.as_str())];
+        let lines: Vec<Line> = self.get(&upid.path("log"), &query, small(deadline))?;
+        Ok(lines.into_iter().map(|line| line.t).collect())
+    }
+}
+
+/// The first line of a task's log that says that a snapshot was not verified at all: it does not exist, a backup is
+/// writing it, or it was verified before.
+pub fn skipped(log: &[String]) -> Option<&str> {
+    log.iter()
+        .map(String::as_str)
+        .find(|line| line.contains("SKIPPED: "))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,233 @@
+//! Whom to believe: the certificate with the pinned fingerprint, held by someone who has its key; or, where no
+//! fingerprint is set, whom the system's root certificates vouch for.
+
+use std::error::Error;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, InvalidMessage,
+    OtherError, RootCertStore, SignatureScheme, SupportedCipherSuite,
+};
+
+/// The SHA-256 of a certificate. Proxmox writes it as `AA:BB:...`, in either case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// The fingerprint of a certificate.
+    pub fn of(certificate: &CertificateDer<'_>) -> Fingerprint {
+        // The hash that a cipher suite of the TLS library brings along: no crate is needed for this one.
+        let hash = match TLS13_AES_128_GCM_SHA256 {
+            SupportedCipherSuite::Tls13(suite) => suite.common.hash_provider,
+            SupportedCipherSuite::Tls12(suite) => suite.common.hash_provider,
+        };
+        let mut bytes = [0; 32];
+        let digest = hash.hash(certificate);
+        for (byte, of_digest) in bytes.iter_mut().zip(digest.as_ref()) {
+            *byte = *of_digest;
+        }
+        Fingerprint(bytes)
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, byte) in self.0.iter().enumerate() {
+            let colon = if at == 0 { "" } else { ":" };
+            write!(f, "{colon}{byte:02X}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What is written as a fingerprint is none.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NoFingerprint;
+
+impl fmt::Display for NoFingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "a fingerprint is 32 pairs of hexadecimal digits with colons between: AA:BB:...",
+        )
+    }
+}
+
+impl Error for NoFingerprint {}
+
+impl FromStr for Fingerprint {
+    type Err = NoFingerprint;
+
+    fn from_str(text: &str) -> Result<Fingerprint, NoFingerprint> {
+        let mut bytes = [0; 32];
+        let mut pairs = text.trim().split(':');
+        for byte in &mut bytes {
+            let pair = pairs.next().ok_or(NoFingerprint)?;
+            if pair.len() != 2 || !pair.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+                return Err(NoFingerprint);
+            }
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| NoFingerprint)?;
+        }
+        match pairs.next() {
+            None => Ok(Fingerprint(bytes)),
+            Some(_) => Err(NoFingerprint),
+        }
+    }
+}
+
+/// Accepts exactly the server whose certificate has this fingerprint, whatever its names and dates say: the stock
+/// certificate of a backup server is self-signed and does not name its address.
+///
+/// # Errors
+/// When the TLS library cannot be set up.
+pub fn pinned(fingerprint: Fingerprint) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let provider = Arc::new(ring::default_provider());
+    let pin = Pin {
+        expected: fingerprint,
+        provider: provider.clone(),
+    };
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(pin))
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// Accepts a server that has a valid certificate for its name, issued by one of the system's root certificates.
+///
+/// # Errors
+/// As [`pinned`]. Root certificates that cannot be read are as if they were not there.
+pub fn system_roots() -> Result<Arc<ClientConfig>, rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    rooted(roots)
+}
+
+fn rooted(roots: RootCertStore) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// A certificate is public: whoever has connected once can present it. Only the signature over the handshake shows that
+/// the other side holds its key, so that is left to the provider and never taken for granted.
+#[derive(Debug)]
+struct Pin {
+    expected: Fingerprint,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Pin {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let seen = Fingerprint::of(certificate);
+        if seen == self.expected {
+            return Ok(ServerCertVerified::assertion());
+        }
+        let expected = self.expected;
+        let wrong = OtherError(Arc::new(WrongFingerprint { seen, expected }));
+        Err(CertificateError::Other(wrong).into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        algorithms.supported_schemes()
+    }
+}
+
+#[derive(Debug)]
+struct WrongFingerprint {
+    seen: Fingerprint,
+    expected: Fingerprint,
+}
+
+impl fmt::Display for WrongFingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let WrongFingerprint { seen, expected } = self;
+        write!(
+            f,
+            "wrong fingerprint: the server's certificate has {seen}, the storage expects {expected}"
+        )
+    }
+}
+
+impl Error for WrongFingerprint {}
+
+/// A sentence an admin can act on, for the failures that have one cause.
+pub fn explain(error: &rustls::Error) -> String {
+    use rustls::Error as Tls;
+    let text = match error {
+        Tls::InvalidCertificate(certificate) => return explain_certificate(certificate),
+        Tls::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            "the server does not speak TLS on this port (plain HTTP?)"
+        }
+        Tls::PeerIncompatible(_)
+        | Tls::AlertReceived(
+            AlertDescription::ProtocolVersion | AlertDescription::HandshakeFailure,
+        ) => "no TLS version and cipher in common: the server must offer TLS 1.2 or 1.3",
+        _ => return format!("TLS failed: {error}"),
+    };
+    text.to_owned()
+}
+
+fn explain_certificate(error: &CertificateError) -> String {
+    use CertificateError as C;
+    let text = match error {
+        C::BadSignature => {
+            "bad signature: the server presents a certificate without holding its key; whoever answers there is \
+             not the server that this certificate belongs to"
+        }
+        C::Expired | C::ExpiredContext { .. } => "the server's certificate has expired",
+        C::NotValidYet | C::NotValidYetContext { .. } => {
+            "the server's certificate is not valid yet (is the clock of this node right?)"
+        }
+        C::UnknownIssuer => {
+            "unknown issuer: no root certificate of this system vouches for the server's certificate; \
+             set the storage's fingerprint to pin it"
+        }
+        C::NotValidForName | C::NotValidForNameContext { .. } => {
+            "wrong name: the server's certificate is not for the name in the storage's settings; \
+             set the storage's fingerprint to pin it"
+        }
+        C::Other(other) => return other.0.to_string(),
+        _ => return format!("the server's certificate is not valid: {error}"),
+    };
+    text.to_owned()
+}
+
+#[cfg(test)]
+mod tests;
