@@ -25,8 +25,10 @@ pub enum Duty {
     JournalRun,
     /// End what runs of this job are left.
     EndRuns,
-    /// Collect the verifies of this job and print the summary.
-    CollectAndSummarize,
+    /// Collect the verifies of this job.
+    CollectVerifies,
+    /// Print a line for each guest; Proxmox VE mails them.
+    Summarize,
 }
 
 /// What is due in a call: the table of the design, phase by phase.
@@ -52,7 +54,8 @@ pub fn duties(call: &Call) -> &'static [Duty] {
         (Phase::BackupEnd, _, false) => &[DataCopied, Resume, NoteComplete, StartVerify],
         (Phase::BackupAbort, ..) => &[NoteFailure, Resume],
         (Phase::LogEnd, ..) => &[Resume, JournalRun],
-        (Phase::JobEnd | Phase::JobAbort, ..) => &[EndRuns, CollectAndSummarize],
+        (Phase::JobEnd, ..) => &[EndRuns, CollectVerifies, Summarize],
+        (Phase::JobAbort, ..) => &[EndRuns, CollectVerifies],
     }
 }
 

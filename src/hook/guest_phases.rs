@@ -79,7 +79,7 @@ impl GuestCall<'_> {
             Duty::StartVerify => self.start_verify(run)?,
             Duty::NoteFailure => run.archive = Archive::Failed(self.failure()),
             Duty::JournalRun => return self.journal(run).map(|()| 0),
-            Duty::BringBackLeftovers | Duty::EndRuns | Duty::CollectAndSummarize => {}
+            Duty::BringBackLeftovers | Duty::EndRuns | Duty::CollectVerifies | Duty::Summarize => {}
         }
         if matches!(duty, Duty::NoteComplete | Duty::StartVerify | Duty::NoteFailure) {
             Runs::of(self.root).save(run)?;

@@ -1,9 +1,9 @@
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::ops::ControlFlow;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::order::in_order;
+use super::order::{Event, in_order, turned_round};
 use crate::config::Strategy;
 use crate::engine::{Container, Engine, Error, Status};
 use crate::guest::{Place, State};
@@ -117,24 +117,24 @@ fn one_round(root: &Root, run: &mut Run, engine: &Engine, deadline: Instant) {
     let Some(quiesce) = run.quiesce.as_ref() else { return };
     let steps = quiesce.steps.clone();
     // What a container depends on is started before it: stopping, turned round.
-    let mut before = vec![Vec::new(); steps.len()];
-    for (index, step) in steps.iter().enumerate() {
-        for dependent in step.after.iter().filter(|dependent| **dependent < steps.len()) {
-            before[*dependent].push(index);
-        }
-    }
+    let after: Vec<Vec<usize>> = steps.iter().map(|step| step.after.clone()).collect();
     let known: HashSet<String> = steps.iter().map(|step| step.id.clone()).collect();
-    let effort =
-        Arc::new(Effort { engine: engine.clone(), by: quiesce.by, known, steps, deadline });
-    let worker = Arc::clone(&effort);
+    let (by, over) = (quiesce.by, quiesce.over);
+    let effort = Effort { engine: engine.clone(), by, over, known, steps, deadline };
     in_order(
-        &before,
-        move |index| worker.bring_back(index),
-        |index, result| {
-            record(run, index, result);
-            save(root, run);
+        &turned_round(&after),
+        move |index| effort.bring_back(index),
+        |event| {
+            if let Event::Done(index, result) = event {
+                record(run, index, result);
+                save(root, run);
+            }
+            if Instant::now() >= deadline {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         },
-        || Instant::now() >= deadline,
     );
 }
 
@@ -182,6 +182,7 @@ fn record(run: &mut Run, index: usize, result: Back) {
 struct Effort {
     engine: Engine,
     by: By,
+    over: bool,
     known: HashSet<String>,
     steps: Vec<Step>,
     deadline: Instant,
@@ -197,7 +198,7 @@ impl Effort {
     }
 
     fn try_to(&self, step: &Step) -> Result<Back, Error> {
-        let may_be_stopped_until = Instant::now() + window(step, self.by);
+        let may_be_stopped_until = Instant::now() + self.window(step);
         loop {
             let container = match self.engine.inspect(&step.id, self.deadline) {
                 Ok(container) => container,
@@ -230,6 +231,18 @@ impl Effort {
                 return Ok(Back::StillStopping);
             }
             thread::sleep(LOOK);
+        }
+    }
+
+    /// How long a container that runs may yet be stopped by a request of ours whose answer nobody saw.
+    fn window(&self, step: &Step) -> Duration {
+        let unanswered = step.stop_ms.is_none() && (step.requested || !self.over);
+        match (self.by, step.action) {
+            (By::Stillpoint, Strategy::Stop) if unanswered => {
+                Duration::from_secs(step.stop_timeout) + STOP_MARGIN
+            }
+            (By::Stillpoint, Strategy::Pause) if unanswered => STOP_MARGIN,
+            _ => Duration::ZERO,
         }
     }
 
@@ -274,17 +287,6 @@ impl Effort {
 fn started(container: &Container, began: Instant) -> Back {
     let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     Back::Started { id: container.id.clone(), ms }
-}
-
-/// How long a container that runs may yet be stopped by a request of ours whose answer nobody saw.
-fn window(step: &Step, by: By) -> Duration {
-    match (by, step.action) {
-        (By::Stillpoint, Strategy::Stop) if step.stop_ms.is_none() => {
-            Duration::from_secs(step.stop_timeout) + STOP_MARGIN
-        }
-        (By::Stillpoint, Strategy::Pause) if step.stop_ms.is_none() => STOP_MARGIN,
-        _ => Duration::ZERO,
-    }
 }
 
 /// Started since we looked, by whomever, and ended without an error: that is its own business. One that

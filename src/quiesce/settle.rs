@@ -196,6 +196,7 @@ fn run_of(note: Quiesced) -> Run {
         started_at: container.started_at,
         after: container.after,
         not_in_backup: Vec::new(),
+        requested: false,
         stop_ms: None,
         start_ms: None,
         failures: 0,
@@ -206,7 +207,7 @@ fn run_of(note: Quiesced) -> Run {
         began_ms: None,
         rested_ms: None,
         resumed_ms: None,
-        over: true,
+        over: false,
         steps: steps.collect(),
     };
     Run {

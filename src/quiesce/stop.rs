@@ -1,14 +1,15 @@
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::order::in_order;
+use super::order::{Event, in_order};
 use super::plan::{Plan, plan, survey};
 use crate::config::{Settings, Strategy};
-use crate::engine::Engine;
+use crate::engine::{Engine, Error};
 use crate::guest::{Guest, Place, State};
 use crate::run::{
-    By, Fate, QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesce, Quiesced as Note, Run, Runs,
+    By, Fate, QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesce, Quiesced as Note, Run, Runs, Step,
 };
 use crate::sys::{Root, bounded, clock, detach, signal, text};
 
@@ -171,38 +172,25 @@ fn stop_all(root: &Root, run: &mut Run, engine: &Engine, limit: Duration) -> Qui
         }
     };
     let mut trouble: Option<String> = None;
-    let failed = std::cell::Cell::new(false);
-    let mut confirm = |index: usize, result: Result<u64, crate::engine::Error>| {
-        let Some(quiesce) = run.quiesce.as_mut() else { return };
-        let step = &mut quiesce.steps[index];
-        match result {
-            Ok(ms) => step.stop_ms = (step.action != Strategy::None).then_some(ms),
-            // It ended by itself and was removed: not running is at rest.
-            Err(crate::engine::Error::Gone) => step.fate = Fate::Gone,
-            Err(error) => {
-                let name = text::printable(&step.name, 80);
-                trouble.get_or_insert(format!("{name} could not be stopped: {error}"));
-                failed.set(true);
+    in_order(&after, work, |event| {
+        match event {
+            Event::Begins(index) => request(run, index),
+            Event::Done(index, result) => {
+                trouble = confirm(run, index, result).or_else(|| {
+                    let error = runs.save(run).err()?;
+                    Some(format!("what was stopped can't be written down: {error:#}"))
+                });
             }
+            Event::Look if signal::asked_to_stop() => {
+                trouble = Some("the backup was interrupted".to_string());
+            }
+            Event::Look if Instant::now() >= deadline => {
+                trouble = Some(format!("it took longer than {} s", limit.as_secs()));
+            }
+            Event::Look => {}
         }
-        if let Err(error) = runs.save(run) {
-            trouble.get_or_insert(format!("what was stopped can't be written down: {error:#}"));
-            failed.set(true);
-        }
-    };
-    let mut asked = false;
-    let mut late = false;
-    in_order(&after, work, &mut confirm, || {
-        asked = signal::asked_to_stop();
-        late = Instant::now() >= deadline;
-        asked || late || failed.get()
+        if trouble.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
-    if asked {
-        return Quiesced::Disturbed("the backup was interrupted".to_string());
-    }
-    if late {
-        return Quiesced::Disturbed(format!("it took longer than {} s", limit.as_secs()));
-    }
     if let Some(trouble) = trouble {
         return Quiesced::Disturbed(trouble);
     }
@@ -213,4 +201,31 @@ fn stop_all(root: &Root, run: &mut Run, engine: &Engine, limit: Duration) -> Qui
         Ok(()) => Quiesced::AtRest,
         Err(error) => Quiesced::Disturbed(format!("it can't be written down: {error:#}")),
     }
+}
+
+fn request(run: &mut Run, index: usize) {
+    if let Some(step) = step(run, index) {
+        step.requested = true;
+    }
+}
+
+/// Takes in how a stop ended; returns what went wrong.
+fn confirm(run: &mut Run, index: usize, result: Result<u64, Error>) -> Option<String> {
+    let step = step(run, index)?;
+    match result {
+        Ok(ms) => step.stop_ms = (step.action != Strategy::None).then_some(ms),
+        // It ended by itself and was removed: what is gone is at rest.
+        Err(Error::Gone) => step.fate = Fate::Gone,
+        Err(error) => {
+            return Some(format!(
+                "{} could not be stopped: {error}",
+                text::printable(&step.name, 80)
+            ));
+        }
+    }
+    None
+}
+
+fn step(run: &mut Run, index: usize) -> Option<&mut Step> {
+    run.quiesce.as_mut()?.steps.get_mut(index)
 }

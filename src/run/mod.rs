@@ -88,7 +88,8 @@ pub struct Quiesce {
     pub rested_ms: Option<u64>,
     /// Likewise when the last start was confirmed.
     pub resumed_ms: Option<u64>,
-    /// Brought back before the data was copied, or given up: nothing more is to be stopped.
+    /// Given up, or brought back before the data was copied: nothing more is requested, and what the steps say
+    /// of requests is the whole truth.
     pub over: bool,
     pub steps: Vec<Step>,
 }
@@ -117,6 +118,8 @@ pub struct Step {
     pub after: Vec<usize>,
     /// Where data of this container lies that is not in the backup.
     pub not_in_backup: Vec<String>,
+    /// Its stop (or pause) has been requested, as far as was written down; see [`Quiesce::over`].
+    pub requested: bool,
     /// How long the stop (or pause) took in ms; set when it was confirmed.
     pub stop_ms: Option<u64>,
     /// How long the start (or unpause) took in ms; set when it was confirmed.

@@ -59,11 +59,8 @@ impl Request {
     }
 
     fn wants_close(&self) -> bool {
-        self.header("connection").is_some_and(|value| {
-            value
-                .split(',')
-                .any(|v| v.trim().eq_ignore_ascii_case("close"))
-        })
+        self.header("connection")
+            .is_some_and(|value| value.split(',').any(|v| v.trim().eq_ignore_ascii_case("close")))
     }
 }
 
@@ -113,11 +110,7 @@ pub enum Body {
 impl Answer {
     /// An answer without headers of its own.
     pub fn new(status: u16, body: Body) -> Self {
-        Self {
-            status,
-            headers: Vec::new(),
-            body,
-        }
+        Self { status, headers: Vec::new(), body }
     }
 
     /// The same answer with one more header.
@@ -213,20 +206,15 @@ fn read_request<S: Read + Write>(
         stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         stream.flush()?;
     }
-    request.body = if chunked {
-        read_chunks(stream, buffer)?
-    } else {
-        take(stream, buffer, length)?
-    };
+    request.body =
+        if chunked { read_chunks(stream, buffer)? } else { take(stream, buffer, length)? };
     Ok(Some(request))
 }
 
 fn parse_head(buffer: &[u8]) -> io::Result<Option<(Request, usize)>> {
     let mut headers = [httparse::EMPTY_HEADER; 128];
     let mut parsed = httparse::Request::new(&mut headers);
-    let status = parsed
-        .parse(buffer)
-        .map_err(|error| invalid(&error.to_string()))?;
+    let status = parsed.parse(buffer).map_err(|error| invalid(&error.to_string()))?;
     let httparse::Status::Complete(length) = status else {
         return Ok(None);
     };
@@ -345,11 +333,7 @@ fn write_answer(
             write(&mut chunks)?;
             chunks.end()?;
         }
-        Body::Trickle {
-            bytes,
-            piece,
-            pause,
-        } => {
+        Body::Trickle { bytes, piece, pause } => {
             for part in bytes.chunks(piece.max(1)) {
                 stream.write_all(part)?;
                 stream.flush()?;
