@@ -17,6 +17,8 @@ pub struct Request {
     pub method: String,
     /// The path as sent: still percent-encoded, without the query.
     pub path: String,
+    /// The query as sent, without the question mark.
+    pub raw_query: String,
     /// The query's names and values, percent-decoded, in order.
     pub query: Vec<(String, String)>,
     /// Header names and values, in order.
@@ -59,8 +61,11 @@ impl Request {
     }
 
     fn wants_close(&self) -> bool {
-        self.header("connection")
-            .is_some_and(|value| value.split(',').any(|v| v.trim().eq_ignore_ascii_case("close")))
+        self.header("connection").is_some_and(|value| {
+            value
+                .split(',')
+                .any(|v| v.trim().eq_ignore_ascii_case("close"))
+        })
     }
 }
 
@@ -68,7 +73,7 @@ impl Request {
 pub struct Answer {
     /// The status code.
     pub status: u16,
-    /// Headers, in order; length, `connection: close` and `date` are added behind them.
+    /// Headers, in order; length, `connection: close` and, where missing, `date` follow them.
     pub headers: Vec<(String, String)>,
     /// The body, and how it is sent.
     pub body: Body,
@@ -110,7 +115,11 @@ pub enum Body {
 impl Answer {
     /// An answer without headers of its own.
     pub fn new(status: u16, body: Body) -> Self {
-        Self { status, headers: Vec::new(), body }
+        Self {
+            status,
+            headers: Vec::new(),
+            body,
+        }
     }
 
     /// The same answer with one more header.
@@ -206,15 +215,20 @@ fn read_request<S: Read + Write>(
         stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         stream.flush()?;
     }
-    request.body =
-        if chunked { read_chunks(stream, buffer)? } else { take(stream, buffer, length)? };
+    request.body = if chunked {
+        read_chunks(stream, buffer)?
+    } else {
+        take(stream, buffer, length)?
+    };
     Ok(Some(request))
 }
 
 fn parse_head(buffer: &[u8]) -> io::Result<Option<(Request, usize)>> {
     let mut headers = [httparse::EMPTY_HEADER; 128];
     let mut parsed = httparse::Request::new(&mut headers);
-    let status = parsed.parse(buffer).map_err(|error| invalid(&error.to_string()))?;
+    let status = parsed
+        .parse(buffer)
+        .map_err(|error| invalid(&error.to_string()))?;
     let httparse::Status::Complete(length) = status else {
         return Ok(None);
     };
@@ -223,6 +237,7 @@ fn parse_head(buffer: &[u8]) -> io::Result<Option<(Request, usize)>> {
     let request = Request {
         method: parsed.method.unwrap_or_default().to_owned(),
         path: path.to_owned(),
+        raw_query: query.to_owned(),
         query: parse_form(query),
         headers: parsed
             .headers
@@ -293,8 +308,13 @@ fn write_answer(
     let without_body = matches!(answer.status, 100..=199 | 204 | 304);
     let close = close || matches!(answer.body, Body::UntilClose(_));
     let mut head = format!("HTTP/1.1 {} {}\r\n", answer.status, reason(answer.status));
+    let mut date = None;
     for (name, value) in &answer.headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
+        if name == "date" {
+            date = Some(value.clone());
+        } else {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
     }
     if close {
         head.push_str("connection: close\r\n");
@@ -313,7 +333,8 @@ fn write_answer(
             Body::UntilClose(_) | Body::Nothing => {}
         }
     }
-    let date = chrono::Utc::now().format("%a, %d %b %Y %H:%M:%S GMT");
+    let now = || chrono::Utc::now().format("%a, %d %b %Y %H:%M:%S GMT");
+    let date = date.unwrap_or_else(|| now().to_string());
     head.push_str(&format!("date: {date}\r\n\r\n"));
     stream.write_all(head.as_bytes())?;
     if head_only || without_body {
@@ -333,7 +354,11 @@ fn write_answer(
             write(&mut chunks)?;
             chunks.end()?;
         }
-        Body::Trickle { bytes, piece, pause } => {
+        Body::Trickle {
+            bytes,
+            piece,
+            pause,
+        } => {
             for part in bytes.chunks(piece.max(1)) {
                 stream.write_all(part)?;
                 stream.flush()?;
@@ -388,6 +413,7 @@ fn reason(status: u16) -> &'static str {
         404 => "Not Found",
         405 => "Method Not Allowed",
         409 => "Conflict",
+        414 => "URI Too Long",
         500 => "Internal Server Error",
         501 => "Not Implemented",
         503 => "Service Unavailable",

@@ -8,5 +8,8 @@ pub mod engine;
 pub mod hooks;
 pub mod http;
 pub mod node;
+pub mod pbs;
 pub mod process;
+pub mod story;
+pub mod tls;
 pub mod vzdump;

@@ -71,6 +71,8 @@ pub enum News {
     },
     /// The hook was started.
     Started(i32),
+    /// The hook printed a line.
+    Said(String),
     /// The hook has ended and nobody holds its pipes any more.
     Returned(Ended),
     /// A signal came; the pipes are closed and the hook is left to itself.
@@ -92,7 +94,10 @@ pub struct Wire {
 impl Wire {
     /// Talks over that stream.
     pub fn new(stream: UnixStream) -> Self {
-        Self { stream, buffer: Vec::new() }
+        Self {
+            stream,
+            buffer: Vec::new(),
+        }
     }
 
     /// Connects to the director named in the environment.
@@ -132,7 +137,9 @@ impl Wire {
                 return Ok(Some(message));
             }
             let limit = limit.max(Duration::from_millis(1));
-            self.stream.set_read_timeout(Some(limit)).context("setting a time limit")?;
+            self.stream
+                .set_read_timeout(Some(limit))
+                .context("setting a time limit")?;
             let mut piece = [0; 4096];
             match self.stream.read(&mut piece) {
                 Ok(0) => bail!("the other end has gone"),

@@ -42,8 +42,17 @@ pub fn run() -> Result<i32> {
         return Err(become_task(&job));
     };
     leak()?;
-    let handler = SigAction::new(SigHandler::Handler(on_signal), SaFlags::empty(), SigSet::empty());
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
+    let handler = SigAction::new(
+        SigHandler::Handler(on_signal),
+        SaFlags::empty(),
+        SigSet::empty(),
+    );
+    for signal in [
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+    ] {
         // SAFETY: the handler only stores to an atomic.
         unsafe { sigaction(signal, &handler) }.context("handling signals")?;
     }
@@ -57,14 +66,23 @@ pub fn run() -> Result<i32> {
         left: Vec::new(),
     };
     let pid = std::process::id() as i32;
-    worker.wire.send(&News::Worker { job: job.number, pid, upid: upid.to_owned() })?;
+    worker.wire.send(&News::Worker {
+        job: job.number,
+        pid,
+        upid: upid.to_owned(),
+    })?;
     worker.work()
 }
 
 /// `var/log/pve/tasks/X/UPID`, X the last digit of the start time.
 fn log_path(root: &Path, upid: &str) -> Result<PathBuf> {
-    let start = upid.split(':').nth(4).context("the task id has no start time")?;
-    let digit = start.get(start.len().saturating_sub(1)..).unwrap_or_default();
+    let start = upid
+        .split(':')
+        .nth(4)
+        .context("the task id has no start time")?;
+    let digit = start
+        .get(start.len().saturating_sub(1)..)
+        .unwrap_or_default();
     let dir = root.join("var/log/pve/tasks").join(digit);
     std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
     Ok(dir.join(upid))
@@ -78,10 +96,15 @@ fn become_task(job: &Job) -> anyhow::Error {
         let started = process::start_time(pid)?;
         let now = chrono::Utc::now().timestamp();
         let id = &job.id;
-        Ok(format!("UPID:sim:{pid:08X}:{started:08X}:{now:08X}:vzdump:{id}:root@pam:"))
+        Ok(format!(
+            "UPID:sim:{pid:08X}:{started:08X}:{now:08X}:vzdump:{id}:root@pam:"
+        ))
     };
     match prepare() {
-        Ok(upid) => Command::new("/proc/self/exe").arg0(format!("task {upid}")).exec().into(),
+        Ok(upid) => Command::new("/proc/self/exe")
+            .arg0(format!("task {upid}"))
+            .exec()
+            .into(),
         Err(error) => error,
     }
 }
@@ -145,7 +168,10 @@ impl Worker {
                 Some(Order::TakeLock) => {
                     let file = File::create(&self.lock).context("opening the node's lock")?;
                     let lock = Flock::lock(file, FlockArg::LockExclusive);
-                    self.held = Some(lock.map_err(|(_, error)| error).context("locking the node")?);
+                    self.held = Some(
+                        lock.map_err(|(_, error)| error)
+                            .context("locking the node")?,
+                    );
                     self.wire.send(&News::Done)?;
                 }
                 Some(Order::Exit(code)) => return Ok(code),
@@ -183,12 +209,48 @@ impl Worker {
                 return Ok(News::Interrupted);
             }
             wait_for(output.as_ref(), errors.as_ref())?;
-            read_ready(&mut output, &mut self.log)?;
-            read_ready(&mut errors, &mut self.log)?;
+            self.read_ready(&mut output)?;
+            self.read_ready(&mut errors)?;
         }
         let status = child.wait().context("waiting for the hook")?;
         let signal = std::os::unix::process::ExitStatusExt::signal(&status);
-        Ok(News::Returned(Ended { exit: status.code(), signal }))
+        Ok(News::Returned(Ended {
+            exit: status.code(),
+            signal,
+        }))
+    }
+
+    fn read_ready<P: Read + AsFd>(&mut self, lines: &mut Option<Lines<P>>) -> Result<()> {
+        let Some(open) = lines else { return Ok(()) };
+        let mut wanted = [PollFd::new(open.pipe.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut wanted, PollTimeout::ZERO).unwrap_or(0) == 0 {
+            return Ok(());
+        }
+        let mut piece = [0; 4096];
+        let count = open
+            .pipe
+            .read(&mut piece)
+            .context("reading the hook's output")?;
+        open.text.extend_from_slice(&piece[..count]);
+        let whole = if count == 0 {
+            open.text.len()
+        } else {
+            let last = open.text.iter().rposition(|byte| BREAKS.contains(byte));
+            last.map_or(0, |at| at + 1)
+        };
+        let text = open.text.drain(..whole).collect::<Vec<_>>();
+        for line in text.split(|byte| BREAKS.contains(byte)) {
+            if !line.is_empty() {
+                let said = String::from_utf8_lossy(line).into_owned();
+                let line = [b"INFO: ", line, b"\n"].concat();
+                self.log.write_all(&line).context("writing the task log")?;
+                self.wire.send(&News::Said(said))?;
+            }
+        }
+        if count == 0 {
+            *lines = None;
+        }
+        Ok(())
     }
 }
 
@@ -203,34 +265,6 @@ fn wait_for(output: Option<&Lines<impl AsFd>>, errors: Option<&Lines<impl AsFd>>
     }
 }
 
-fn read_ready<P: Read + AsFd>(lines: &mut Option<Lines<P>>, log: &mut File) -> Result<()> {
-    let Some(open) = lines else { return Ok(()) };
-    let mut wanted = [PollFd::new(open.pipe.as_fd(), PollFlags::POLLIN)];
-    if poll(&mut wanted, PollTimeout::ZERO).unwrap_or(0) == 0 {
-        return Ok(());
-    }
-    let mut piece = [0; 4096];
-    let count = open.pipe.read(&mut piece).context("reading the hook's output")?;
-    open.text.extend_from_slice(&piece[..count]);
-    let whole = if count == 0 {
-        open.text.len()
-    } else {
-        let last = open.text.iter().rposition(|byte| BREAKS.contains(byte));
-        last.map_or(0, |at| at + 1)
-    };
-    let text = open.text.drain(..whole).collect::<Vec<_>>();
-    for line in text.split(|byte| BREAKS.contains(byte)) {
-        if !line.is_empty() {
-            let line = [b"INFO: ", line, b"\n"].concat();
-            log.write_all(&line).context("writing the task log")?;
-        }
-    }
-    if count == 0 {
-        *lines = None;
-    }
-    Ok(())
-}
-
 /// vzdump takes all three for the end of a line.
 const BREAKS: [u8; 3] = *b"\n\r\x08";
 
@@ -241,6 +275,9 @@ struct Lines<P> {
 
 impl<P> Lines<P> {
     fn new(pipe: P) -> Self {
-        Self { pipe, text: Vec::new() }
+        Self {
+            pipe,
+            text: Vec::new(),
+        }
     }
 }
