@@ -8,8 +8,10 @@ use chrono::Utc;
 use super::access::Access;
 use super::backup::Backup;
 use super::fault::Rule;
-use super::store::{ChunkDamage, Datastore, SnapshotId};
-use super::task::{Filter, Target, Task};
+use super::plan::{Filter, Target};
+use super::snapshot::SnapshotId;
+use super::store::{ChunkDamage, Datastore};
+use super::task::Task;
 use super::upid::Upid;
 
 /// How a restart treats running tasks.
