@@ -40,16 +40,10 @@ fn every_recorded_exchange_is_answered_as_recorded() {
     let mut differences = Vec::new();
     let mut compared = 0;
     for (file, count) in FILES {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("tests/fixtures/pbs")
-            .join(file);
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pbs").join(file);
         let recording = recording::read(&path);
         assert_eq!(recording.requests, count, "{file} has changed");
-        assert_eq!(
-            recording.exchanges.len(),
-            count,
-            "{file} was not read whole"
-        );
+        assert_eq!(recording.exchanges.len(), count, "{file} was not read whole");
         pbs.edit(|state| world::before_file(state, file));
         for exchange in &recording.exchanges {
             let request = prepare(&pbs, exchange);
@@ -62,10 +56,7 @@ fn every_recorded_exchange_is_answered_as_recorded() {
             }
         }
     }
-    assert_eq!(
-        compared,
-        FILES.iter().map(|(_, count)| count).sum::<usize>()
-    );
+    assert_eq!(compared, FILES.iter().map(|(_, count)| count).sum::<usize>());
     assert!(
         differences.is_empty(),
         "{} of {compared} answers differ:\n{}",
@@ -159,11 +150,7 @@ fn compare(pbs: &SimPbs, exchange: &Exchange, answer: &Answer) -> Result<(), Str
         });
         headers.collect()
     };
-    same(
-        "headers",
-        &fixed(&exchange.headers),
-        &fixed(&answer.headers),
-    )?;
+    same("headers", &fixed(&exchange.headers), &fixed(&answer.headers))?;
     let mut lengths = answer.headers.iter();
     if let Some((_, length)) = lengths.find(|(name, _)| name == "content-length")
         && !exchange.target.starts_with("HEAD ")

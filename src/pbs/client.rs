@@ -272,13 +272,18 @@ fn data<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
 }
 
 pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    // serde would take a list for an object, by the order of the fields.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        let text = format!("expected an object: {}", printable(body));
+        return Err(Error::Invalid(text));
+    }
     serde_json::from_slice(body).map_err(|error| {
         let text = error.to_string();
         Error::Invalid(printable(text.as_bytes()))
     })
 }
 
-/// Text of a server made fit for a terminal and a journal: bounded, with control characters escaped.
+/// Text of a server made fit for a terminal and a journal: bounded, with control and format characters escaped.
 pub(super) fn printable(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     let mut characters = text.trim().chars();
@@ -286,8 +291,8 @@ pub(super) fn printable(text: &[u8]) -> String {
     for character in characters.by_ref().take(REASON) {
         match character {
             '\n' | '\t' => printable.push(' '),
-            control if control.is_control() => printable.extend(control.escape_default()),
-            other => printable.push(other),
+            plain @ ('"' | '\'' | '\\') => printable.push(plain),
+            other => printable.extend(other.escape_debug()),
         }
     }
     if characters.next().is_some() {
@@ -302,4 +307,4 @@ pub(super) fn small(deadline: Instant) -> Limit {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,6 +1,8 @@
 //! Proxmox Backup Server: the storage that PVE knows, a client for it, its snapshots and its tasks.
 
 mod client;
+#[cfg(test)]
+mod recorded;
 mod snapshot;
 pub mod storage;
 mod task;

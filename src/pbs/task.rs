@@ -74,12 +74,12 @@ impl FromStr for Upid {
         };
         let hex = |digits: &str| {
             let plain = digits.len() >= 8 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-            plain.then(|| i64::from_str_radix(digits, 16).ok()).flatten()
+            plain.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
         };
         let numbers = [pid, pstart, task].iter().all(|digits| hex(digits).is_some());
         let words = [node, kind, user].iter().all(|word| !word.is_empty());
         let printable = !text.chars().any(|character| character.is_control());
-        match hex(start) {
+        match hex(start).and_then(|start| i64::try_from(start).ok()) {
             Some(started) if numbers && words && printable => {
                 Ok(Upid { text: text.to_owned(), node: (*node).to_owned(), started })
             }

@@ -36,8 +36,7 @@ pub fn send(pbs: &SimPbs, request: &[u8]) -> Answer {
     let name = ServerName::try_from("localhost").expect("a name");
     let connection = ClientConnection::new(Arc::new(config), name).expect("a TLS client");
     let tcp = TcpStream::connect(("127.0.0.1", pbs.port())).expect("connect");
-    tcp.set_read_timeout(Some(Duration::from_secs(10)))
-        .expect("a time limit");
+    tcp.set_read_timeout(Some(Duration::from_secs(10))).expect("a time limit");
     let mut stream = StreamOwned::new(connection, tcp);
     stream.write_all(request).expect("send");
     let mut bytes = Vec::new();
@@ -46,10 +45,7 @@ pub fn send(pbs: &SimPbs, request: &[u8]) -> Answer {
 }
 
 fn parse(bytes: &[u8], seconds: f64) -> Answer {
-    let end = bytes
-        .windows(4)
-        .position(|four| four == b"\r\n\r\n")
-        .expect("the end of the head");
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").expect("the end of the head");
     let head = std::str::from_utf8(&bytes[..end]).expect("a head in UTF-8");
     let mut lines = head.split("\r\n");
     let status = lines.next().expect("a status line").to_owned();
@@ -60,16 +56,10 @@ fn parse(bytes: &[u8], seconds: f64) -> Answer {
         })
         .collect();
     let raw = &bytes[end + 4..];
-    let chunked = headers
-        .iter()
-        .any(|(name, value)| name == "transfer-encoding" && value == "chunked");
+    let chunked =
+        headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
     let body = if chunked { unchunk(raw) } else { raw.to_vec() };
-    Answer {
-        seconds,
-        status,
-        headers,
-        body,
-    }
+    Answer { seconds, status, headers, body }
 }
 
 fn unchunk(mut raw: &[u8]) -> Vec<u8> {
@@ -94,11 +84,7 @@ fn unchunk(mut raw: &[u8]) -> Vec<u8> {
 pub fn inflate_stored(stream: &[u8]) -> Vec<u8> {
     let (head, mut rest) = stream.split_at(2);
     assert_eq!(head[0] & 0x0f, 8, "a zlib header");
-    assert_eq!(
-        (u32::from(head[0]) << 8 | u32::from(head[1])) % 31,
-        0,
-        "its check bits"
-    );
+    assert_eq!((u32::from(head[0]) << 8 | u32::from(head[1])) % 31, 0, "its check bits");
     let mut plain = Vec::new();
     loop {
         let last = rest[0] == 1;

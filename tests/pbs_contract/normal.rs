@@ -80,9 +80,7 @@ pub fn log_line(line: &str) -> String {
             0 | 6 => {
                 let numbers: Vec<&str> = word.split('/').collect();
                 assert_eq!(numbers.len(), 2, "{line}");
-                numbers
-                    .iter()
-                    .for_each(|number| assert_measured(number, line));
+                numbers.iter().for_each(|number| assert_measured(number, line));
                 "N/N".to_owned()
             }
             3 => {

@@ -56,19 +56,14 @@ pub fn read(path: &Path) -> Recording {
         line += part.matches('\n').count() + 1;
     }
     let requests = text.lines().filter(|line| *line == ">>> REQUEST").count();
-    Recording {
-        exchanges,
-        requests,
-    }
+    Recording { exchanges, requests }
 }
 
 fn parse(part: &str, place: String) -> Exchange {
-    let (before, rest) = part
-        .split_once(">>> REQUEST\n")
-        .unwrap_or_else(|| panic!("{place}: no request"));
-    let (request, rest) = rest
-        .split_once("<<< RESPONSE (")
-        .unwrap_or_else(|| panic!("{place}: no response"));
+    let (before, rest) =
+        part.split_once(">>> REQUEST\n").unwrap_or_else(|| panic!("{place}: no request"));
+    let (request, rest) =
+        rest.split_once("<<< RESPONSE (").unwrap_or_else(|| panic!("{place}: no response"));
     let (seconds, rest) = rest.split_once(" s)\n").expect("a duration");
     let (head, body) = rest.split_once("\n\n").expect("an empty line");
     let mut lines = head.lines();

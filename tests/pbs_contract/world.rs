@@ -44,12 +44,8 @@ pub fn start() -> SimPbs {
     pbs.edit(|state| {
         state.access.add_user("felhom@pbs", "password");
         state.access.add_token(TOKEN, "secret-of-n100");
-        state
-            .access
-            .add_token("felhom@pbs!second", "secret-of-second");
-        state
-            .access
-            .grant_both("/datastore/felhom-spike", TOKEN, "DatastoreAdmin");
+        state.access.add_token("felhom@pbs!second", "secret-of-second");
+        state.access.grant_both("/datastore/felhom-spike", TOKEN, "DatastoreAdmin");
         let store = Datastore::new(STORE, "/var/lib/pbs-spike");
         state.datastores.insert(STORE.to_owned(), store);
     });
@@ -72,51 +68,19 @@ fn backup_of(
     let id = SnapshotId::new(STORE, ns, "ct", id, time);
     let names = ["root.pxar.didx", "pct.conf.blob", "catalog.pcat1.didx"];
     let files = names.map(str::to_owned).into_iter().zip(sizes);
-    state.add_snapshot(Backup {
-        files: files.collect(),
-        manifest_size,
-        ..Backup::of(&id, owner)
-    });
+    state.add_snapshot(Backup { files: files.collect(), manifest_size, ..Backup::of(&id, owner) });
 }
 
 /// What happened on the server before a file was recorded.
 pub fn before_file(state: &mut State, file: &str) {
     match file {
         "03-snapshots.http" => {
-            backup(
-                state,
-                "",
-                "9001",
-                1_795_302_874,
-                [9_101_671, 126, 1232],
-                543,
-            );
-            backup(
-                state,
-                "",
-                "9001",
-                1_795_302_875,
-                [9_101_799, 126, 1247],
-                543,
-            );
-            backup(
-                state,
-                "n100",
-                "9001",
-                1_795_302_876,
-                [9_101_799, 126, 1247],
-                544,
-            );
+            backup(state, "", "9001", 1_795_302_874, [9_101_671, 126, 1232], 543);
+            backup(state, "", "9001", 1_795_302_875, [9_101_799, 126, 1247], 543);
+            backup(state, "n100", "9001", 1_795_302_876, [9_101_799, 126, 1247], 544);
         }
         "04-verify.http" => {
-            backup(
-                state,
-                "",
-                "9002",
-                1_795_302_960,
-                [6_442_451_730, 126, 121],
-                543,
-            );
+            backup(state, "", "9002", 1_795_302_960, [6_442_451_730, 126, 121], 543);
         }
         "02-acl.http" => {
             let upid = "UPID:vm:00005DF6:00029750:00000024:6B0226BB:verify_snapshot:\
@@ -124,11 +88,8 @@ pub fn before_file(state: &mut State, file: &str) {
             let starttime = Upid::parse(upid).expect("a task id").starttime;
             let id = SnapshotId::new(STORE, "", "ct", "9001", 1_795_302_875);
             let snapshot = store(state).snapshot_mut(&id).expect("the snapshot");
-            snapshot.verification = Some(Verification {
-                state: "ok",
-                upid: upid.to_owned(),
-                starttime,
-            });
+            snapshot.verification =
+                Some(Verification { state: "ok", upid: upid.to_owned(), starttime });
         }
         "05-corrupt.http" => grant(state, "/datastore/felhom-spike", "DatastoreAdmin"),
         "06-verify-errors.http" => {
@@ -211,22 +172,10 @@ pub fn act(state: &mut State, comments: &[String]) {
 fn damage(state: &mut State, text: &str) {
     let damages = [
         ("5i pct.conf.blob damaged", "pct.conf.blob", Damage::Altered),
-        (
-            "5j root.pxar.didx damaged",
-            "root.pxar.didx",
-            Damage::Altered,
-        ),
-        (
-            "5k root.pxar.didx missing",
-            "root.pxar.didx",
-            Damage::Missing,
-        ),
+        ("5j root.pxar.didx damaged", "root.pxar.didx", Damage::Altered),
+        ("5k root.pxar.didx missing", "root.pxar.didx", Damage::Missing),
         ("5l manifest damaged", "index.json.blob", Damage::Altered),
-        (
-            "5n snapshots, manifest file missing",
-            "index.json.blob",
-            Damage::Missing,
-        ),
+        ("5n snapshots, manifest file missing", "index.json.blob", Damage::Missing),
     ];
     let id = SnapshotId::new(STORE, "", "ct", "9003", DAMAGED_TIME);
     let found = damages.iter().find(|(line, _, _)| text.starts_with(line));

@@ -24,10 +24,7 @@ impl Binaries {
         let hook = hook
             .canonicalize()
             .with_context(|| format!("looking for the hook {}", hook.display()))?;
-        let dir = hook
-            .parent()
-            .context("the hook has no directory")?
-            .to_owned();
+        let dir = hook.parent().context("the hook has no directory")?.to_owned();
         Ok(Self {
             vzdump_hook: hook,
             guest_hook: dir.join("guest-hook"),
@@ -59,18 +56,9 @@ impl Binaries {
 
 /// Builds into the directory that this program lies in: `TARGET/PROFILE`.
 fn build(cargo: &Path, dir: &Path) -> Result<()> {
-    let target = dir
-        .parent()
-        .context("no target directory above this program")?;
+    let target = dir.parent().context("no target directory above this program")?;
     let mut command = Command::new(cargo);
-    command.args([
-        "build",
-        "--quiet",
-        "--package",
-        "stillpoint",
-        "--bins",
-        "--target-dir",
-    ]);
+    command.args(["build", "--quiet", "--package", "stillpoint", "--bins", "--target-dir"]);
     command.arg(target);
     match dir.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => {}

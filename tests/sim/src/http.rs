@@ -66,11 +66,8 @@ impl Request {
     }
 
     fn wants_close(&self) -> bool {
-        self.header("connection").is_some_and(|value| {
-            value
-                .split(',')
-                .any(|v| v.trim().eq_ignore_ascii_case("close"))
-        })
+        self.header("connection")
+            .is_some_and(|value| value.split(',').any(|v| v.trim().eq_ignore_ascii_case("close")))
     }
 }
 
@@ -120,11 +117,7 @@ pub enum Body {
 impl Answer {
     /// An answer without headers of its own.
     pub fn new(status: u16, body: Body) -> Self {
-        Self {
-            status,
-            headers: Vec::new(),
-            body,
-        }
+        Self { status, headers: Vec::new(), body }
     }
 
     /// The same answer with one more header.

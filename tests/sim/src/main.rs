@@ -53,13 +53,7 @@ fn run(arguments: Arguments) -> Result<()> {
     let Some(action) = arguments.command else {
         return stillpoint_sim::story::tell(&Binaries::built()?);
     };
-    let Action::Replay {
-        trace,
-        scenario,
-        root,
-        hook,
-        json,
-    } = action;
+    let Action::Replay { trace, scenario, root, hook, json } = action;
     let binaries = match hook {
         Some(hook) => Binaries::beside(&hook)?,
         None => Binaries::built()?,
@@ -68,9 +62,8 @@ fn run(arguments: Arguments) -> Result<()> {
     let node = stage(&scenario, root.as_deref(), &binaries, &|_| {})?;
     let mut options = Options::default();
     // Failpoints of a test build are set by whoever starts the replay.
-    options.env = std::env::vars()
-        .filter(|(name, _)| name.starts_with("STILLPOINT_FAIL"))
-        .collect();
+    options.env =
+        std::env::vars().filter(|(name, _)| name.starts_with("STILLPOINT_FAIL")).collect();
     let report = replay(&node, &scenario, &options)?;
     if json {
         let report = serde_json::to_string(&report).context("writing the report")?;

@@ -63,9 +63,7 @@ pub fn start_time(pid: u32) -> Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("reading a stat file")?;
     let after_name = stat.rsplit(')').next().unwrap_or_default();
     let field = after_name.split_whitespace().nth(19);
-    field
-        .and_then(|field| field.parse().ok())
-        .with_context(|| format!("no start time in {stat:?}"))
+    field.and_then(|field| field.parse().ok()).with_context(|| format!("no start time in {stat:?}"))
 }
 
 /// Names the role that this program was started in.

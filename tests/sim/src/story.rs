@@ -14,10 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// Recorded runs of the real vzdump; the story is the one to a backup server.
-const RECORDED: &str = include_str!(concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../fixtures/vzdump/traces.json"
-));
+const RECORDED: &str =
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/vzdump/traces.json"));
 const CHAPTER: &str = "lxc-snapshot-pbs";
 
 /// One line of the timeline.
@@ -34,9 +32,7 @@ type Lines = Arc<Mutex<Vec<Line>>>;
 /// # Errors
 /// When the simulation fails, or the backup does not end as promised.
 pub fn tell(binaries: &Binaries) -> Result<()> {
-    let scenario = Scenario::parse(RECORDED)?
-        .into_iter()
-        .find(|found| found.name == CHAPTER);
+    let scenario = Scenario::parse(RECORDED)?.into_iter().find(|found| found.name == CHAPTER);
     let scenario = scenario.context("the recording to tell is not there")?;
     let node = stage(&scenario, None, binaries, &|_| {})?;
     println!(
@@ -77,23 +73,15 @@ fn observe(lines: &Lines, happening: &Happening) {
             "takes the storage snapshot: this instant is what the backup holds".to_owned(),
         ),
         Happening::Did(Step::Thaw(_)) => ("vzdump", "thaws the guest".to_owned()),
-        Happening::Did(Step::ArchiveBegins(_)) => (
-            "vzdump",
-            "reads the snapshot and sends it to the backup server".to_owned(),
-        ),
+        Happening::Did(Step::ArchiveBegins(_)) => {
+            ("vzdump", "reads the snapshot and sends it to the backup server".to_owned())
+        }
         Happening::Did(Step::ArchiveEnds(_)) => ("vzdump", "the archive is complete".to_owned()),
         Happening::Worker(upid) => ("vzdump", format!("begins the job {upid}")),
         _ => return,
     };
-    let line = Line {
-        at: Instant::now(),
-        who,
-        text,
-    };
-    lines
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push(line);
+    let line = Line { at: Instant::now(), who, text };
+    lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
 }
 
 fn containers(node: &Node) -> Vec<Line> {
@@ -112,23 +100,14 @@ fn containers(node: &Node) -> Vec<Line> {
             What::Removed => format!("{name} is gone"),
             What::Ran => format!("{name} runs a command"),
         };
-        Some(Line {
-            at: event.at,
-            who: "container",
-            text,
-        })
+        Some(Line { at: event.at, who: "container", text })
     });
     told.collect()
 }
 
 fn downtime(containers: &[Line]) -> Option<std::time::Duration> {
-    let first = containers
-        .iter()
-        .find(|line| line.text.ends_with("asked to stop"))?;
-    let last = containers
-        .iter()
-        .rev()
-        .find(|line| line.text.ends_with("is up"))?;
+    let first = containers.iter().find(|line| line.text.ends_with("asked to stop"))?;
+    let last = containers.iter().rev().find(|line| line.text.ends_with("is up"))?;
     Some(last.at.duration_since(first.at))
 }
 
@@ -170,10 +149,7 @@ fn finish(report: &Report, downtime: Option<std::time::Duration>) -> Result<()> 
     }
     let lost = report.lost();
     if !lost.is_empty() {
-        bail!(
-            "containers that ran before do not run now: {}",
-            lost.join(", ")
-        );
+        bail!("containers that ran before do not run now: {}", lost.join(", "));
     }
     if !report.runs_left.is_empty() {
         bail!("left over in runs: {}", report.runs_left.join(", "));

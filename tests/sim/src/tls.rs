@@ -66,10 +66,7 @@ impl Identity {
         params.not_after = rcgen::date_time_ymd(year, month, date);
         let key = KeyPair::generate().context("generate a key")?;
         let certificate = params.self_signed(&key).context("sign the certificate")?;
-        Ok(Self {
-            certificate: certificate.der().clone(),
-            key: key.serialize_der(),
-        })
+        Ok(Self { certificate: certificate.der().clone(), key: key.serialize_der() })
     }
 
     /// The leaf certificate, DER.
@@ -145,9 +142,7 @@ pub fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
     for group in bytes.chunks(3) {
-        let word = group
-            .iter()
-            .fold(0_u32, |word, byte| (word << 8) | u32::from(*byte));
+        let word = group.iter().fold(0_u32, |word, byte| (word << 8) | u32::from(*byte));
         let word = word << (8 * (3 - group.len()));
         for place in 0..4 {
             if place <= group.len() {

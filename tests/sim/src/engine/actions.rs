@@ -39,11 +39,7 @@ pub fn pass(inner: &Inner, time: Duration, alive: impl Fn(&Inner) -> bool) -> bo
             }
         }
         last = now;
-        let nap = if frozen {
-            Duration::from_millis(2)
-        } else {
-            left
-        };
+        let nap = if frozen { Duration::from_millis(2) } else { left };
         std::thread::sleep(nap.min(Duration::from_millis(2)));
     }
     false
@@ -59,11 +55,7 @@ pub fn stop_time(container: &Container, limit: Option<i64>, scale: f64) -> (Dura
     }
     let limit = Duration::from_secs_f64(limit as f64 * scale);
     let deaf = spec.ignores_sigterm || container.status == Status::Paused;
-    if deaf || spec.stop_takes > limit {
-        (limit, 137)
-    } else {
-        (spec.stop_takes, 0)
-    }
+    if deaf || spec.stop_takes > limit { (limit, 137) } else { (spec.stop_takes, 0) }
 }
 
 /// `POST /containers/ID/stop`
@@ -86,10 +78,7 @@ pub fn stop(inner: &Inner, reference: &str, limit: Option<i64>) -> Answer {
         let still = |state: &mut super::State| {
             state.up
                 && state.boots == boot
-                && state
-                    .containers
-                    .iter()
-                    .any(|c| c.id == asked.id && c.stopping)
+                && state.containers.iter().any(|c| c.id == asked.id && c.stopping)
         };
         drop(inner.changed.wait_while(state, still));
         return done(204);
@@ -196,18 +185,14 @@ pub fn wait(inner: &Inner, reference: &str) -> Answer {
     };
     let id = state.containers[at].id.clone();
     let alive = |state: &mut super::State| {
-        let running = state
-            .find(&id)
-            .is_some_and(|at| state.containers[at].status.is_alive());
+        let running = state.find(&id).is_some_and(|at| state.containers[at].status.is_alive());
         state.up && state.boots == boot && running
     };
     let state = match inner.changed.wait_while(state, alive) {
         Ok(state) => state,
         Err(poisoned) => poisoned.into_inner(),
     };
-    let code = state
-        .find(&id)
-        .map_or(0, |at| state.containers[at].exit_code);
+    let code = state.find(&id).map_or(0, |at| state.containers[at].exit_code);
     reply(200, &json!({ "StatusCode": code }))
 }
 

@@ -163,9 +163,9 @@ fn parse_filters(text: &str) -> Option<BTreeMap<String, Vec<String>>> {
 fn matches(container: &Container, filters: &BTreeMap<String, Vec<String>>) -> bool {
     filters.iter().all(|(key, wanted)| match key.as_str() {
         "status" => wanted.iter().any(|name| name == container.status.name()),
-        "name" => wanted
-            .iter()
-            .any(|name| container.spec.name.contains(name.trim_start_matches('/'))),
+        "name" => {
+            wanted.iter().any(|name| container.spec.name.contains(name.trim_start_matches('/')))
+        }
         "id" => wanted.iter().any(|id| container.id.starts_with(id)),
         _ => wanted.iter().all(|label| {
             let (name, value) = match label.split_once('=') {

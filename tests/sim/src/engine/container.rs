@@ -96,8 +96,7 @@ impl Spec {
 
     /// With Compose's label of the services it needs, e.g. `db:service_healthy:false`.
     pub fn depends_on(mut self, services: &str) -> Self {
-        self.labels
-            .insert(DEPENDS_ON.to_owned(), services.to_owned());
+        self.labels.insert(DEPENDS_ON.to_owned(), services.to_owned());
         self
     }
 

@@ -95,9 +95,7 @@ fn accept(inner: &Arc<Inner>, listener: &UnixListener) {
 
 fn serve(inner: &Arc<Inner>, stream: UnixStream) {
     // Where the listener is non-blocking, what it accepts must not stay so.
-    let ready = stream
-        .set_nonblocking(false)
-        .and_then(|()| stream.try_clone());
+    let ready = stream.set_nonblocking(false).and_then(|()| stream.try_clone());
     match ready {
         Ok(copy) => inner.lock().streams.push(copy),
         Err(error) => return eprintln!("the simulated engine loses a client: {error}"),

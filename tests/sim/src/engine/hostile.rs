@@ -40,14 +40,7 @@ pub fn answer(inner: &Inner, hostile: Hostile, request: &Request) -> Option<Answ
             let list = inner.lock().containers.iter().map(json::entry).collect();
             let bytes = serde_json::Value::Array(list).to_string().into_bytes();
             let pause = Duration::from_secs(1);
-            Some(Answer::new(
-                200,
-                Body::Trickle {
-                    bytes,
-                    piece: 1,
-                    pause,
-                },
-            ))
+            Some(Answer::new(200, Body::Trickle { bytes, piece: 1, pause }))
         }
         Hostile::EndlessList if lists => {
             let entry = inner.lock().containers.first().map(json::entry)?;

@@ -9,9 +9,7 @@ use serde_json::{Value, json};
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
 fn time(at: Option<DateTime<Utc>>) -> String {
-    at.map_or(NEVER.to_owned(), |at| {
-        at.to_rfc3339_opts(SecondsFormat::Nanos, true)
-    })
+    at.map_or(NEVER.to_owned(), |at| at.to_rfc3339_opts(SecondsFormat::Nanos, true))
 }
 
 fn human(container: &Container) -> String {

@@ -182,11 +182,7 @@ impl Engine {
         let Some(old) = self.remove(name) else {
             return false;
         };
-        let status = if running {
-            container::Status::Running
-        } else {
-            container::Status::Created
-        };
+        let status = if running { container::Status::Running } else { container::Status::Created };
         self.inner.add(old.spec.status(status));
         true
     }

@@ -9,10 +9,7 @@ pub fn shop() -> Vec<Spec> {
     let mut db = Spec::service("shop", "db").takes(200, 120);
     db.image = "postgres:17".to_owned();
     db.healthy_after = Some(Duration::from_millis(150));
-    db.volumes = vec![(
-        "shop_data".to_owned(),
-        "/var/lib/postgresql/data".to_owned(),
-    )];
+    db.volumes = vec![("shop_data".to_owned(), "/var/lib/postgresql/data".to_owned())];
     let mut cache = Spec::service("shop", "cache").takes(40, 50);
     cache.image = "redis:8".to_owned();
     cache.restart = Restart::No;
@@ -21,9 +18,8 @@ pub fn shop() -> Vec<Spec> {
         .takes(90, 80)
         .restart(Restart::Always);
     web.image = "nginx:1.29".to_owned();
-    let migration = Spec::service("shop", "old-migration")
-        .restart(Restart::No)
-        .status(Status::Exited);
+    let migration =
+        Spec::service("shop", "old-migration").restart(Restart::No).status(Status::Exited);
     vec![db, cache, web, migration]
 }
 

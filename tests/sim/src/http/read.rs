@@ -63,20 +63,15 @@ pub(super) fn read_request<S: Read + Write>(
         stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         stream.flush()?;
     }
-    request.body = if chunked {
-        read_chunks(stream, buffer)?
-    } else {
-        take(stream, buffer, length)?
-    };
+    request.body =
+        if chunked { read_chunks(stream, buffer)? } else { take(stream, buffer, length)? };
     Ok(Some(request))
 }
 
 fn parse_head(buffer: &[u8]) -> io::Result<Option<(Request, usize)>> {
     let mut headers = [httparse::EMPTY_HEADER; 128];
     let mut parsed = httparse::Request::new(&mut headers);
-    let status = parsed
-        .parse(buffer)
-        .map_err(|error| invalid(&error.to_string()))?;
+    let status = parsed.parse(buffer).map_err(|error| invalid(&error.to_string()))?;
     let httparse::Status::Complete(length) = status else {
         return Ok(None);
     };

@@ -63,11 +63,7 @@ pub(super) fn write_answer(
             write(&mut chunks)?;
             chunks.end()?;
         }
-        Body::Trickle {
-            bytes,
-            piece,
-            pause,
-        } => {
+        Body::Trickle { bytes, piece, pause } => {
             for part in bytes.chunks(piece.max(1)) {
                 stream.write_all(part)?;
                 stream.flush()?;

@@ -48,16 +48,9 @@ impl Node {
             });
             let namespace = namespace.unwrap_or_default().to_owned();
             let writing = Mutex::default();
-            self.backups = Some(BackupServer {
-                pbs,
-                namespace,
-                writing,
-            });
+            self.backups = Some(BackupServer { pbs, namespace, writing });
         }
-        let server = self
-            .backups
-            .as_ref()
-            .context("the server has just been started")?;
+        let server = self.backups.as_ref().context("the server has just been started")?;
         let (port, fingerprint) = (server.pbs.port().to_string(), server.pbs.fingerprint());
         let mut keys = vec![
             ("datastore", DATASTORE),
@@ -92,13 +85,7 @@ impl BackupServer {
         };
         let time = chrono::DateTime::parse_from_rfc3339(time)
             .with_context(|| format!("{target} has no time"))?;
-        Ok(SnapshotId::new(
-            DATASTORE,
-            &self.namespace,
-            kind,
-            id,
-            time.timestamp(),
-        ))
+        Ok(SnapshotId::new(DATASTORE, &self.namespace, kind, id, time.timestamp()))
     }
 
     /// A backup begins: from now on it is listed as unfinished.

@@ -6,12 +6,8 @@ use std::fmt::Write;
 /// The config that a new guest has.
 pub fn text(spec: &GuestSpec) -> String {
     let vmid = spec.vmid;
-    let mac = format!(
-        "BC:24:11:{:02X}:{:02X}:{:02X}",
-        vmid >> 16 & 255,
-        vmid >> 8 & 255,
-        vmid & 255
-    );
+    let mac =
+        format!("BC:24:11:{:02X}:{:02X}:{:02X}", vmid >> 16 & 255, vmid >> 8 & 255, vmid & 255);
     let name = &spec.hostname;
     if spec.kind == Kind::Qemu {
         return format!(
@@ -30,11 +26,7 @@ pub fn text(spec: &GuestSpec) -> String {
             text,
             "mp{}: local-lvm:vm-{vmid}-disk-{volume},mp=/data{},backup=1,size=8G",
             volume - 1,
-            if volume == 1 {
-                String::new()
-            } else {
-                volume.to_string()
-            }
+            if volume == 1 { String::new() } else { volume.to_string() }
         );
     }
     let _ = write!(
@@ -74,15 +66,10 @@ pub fn with_lock(text: &str, lock: Option<&str>) -> String {
 pub fn with_snapshot(text: &str) -> String {
     let (current, rest) = sections(text);
     let current = with_lock(current, None);
-    let copy = current
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .collect::<Vec<_>>();
+    let copy = current.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>();
     let time = chrono::Utc::now().timestamp();
-    let section = format!(
-        "\n[vzdump]\n#vzdump backup snapshot\n{}\nsnaptime: {time}\n",
-        copy.join("\n")
-    );
+    let section =
+        format!("\n[vzdump]\n#vzdump backup snapshot\n{}\nsnaptime: {time}\n", copy.join("\n"));
     let lock = lock(text);
     with_lock(&current, lock.as_deref()) + &section + rest
 }
@@ -106,11 +93,8 @@ pub fn without_snapshot(text: &str) -> String {
 }
 
 fn sections(text: &str) -> (&str, &str) {
-    let end = if text.starts_with('[') {
-        0
-    } else {
-        text.find("\n[").map_or(text.len(), |at| at + 1)
-    };
+    let end =
+        if text.starts_with('[') { 0 } else { text.find("\n[").map_or(text.len(), |at| at + 1) };
     let (current, rest) = text.split_at(end);
     (current, rest)
 }

@@ -63,11 +63,7 @@ impl GuestSpec {
 
     /// A running virtual machine.
     pub fn qemu(vmid: u32) -> Self {
-        Self {
-            kind: Kind::Qemu,
-            containers: Vec::new(),
-            ..Self::lxc(vmid)
-        }
+        Self { kind: Kind::Qemu, containers: Vec::new(), ..Self::lxc(vmid) }
     }
 }
 
@@ -130,13 +126,8 @@ impl Node {
             fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
         }
         let root = root.canonicalize().context("resolving the node's root")?;
-        let node = Self {
-            root,
-            keep,
-            binaries: binaries.clone(),
-            guests: BTreeMap::new(),
-            backups: None,
-        };
+        let node =
+            Self { root, keep, binaries: binaries.clone(), guests: BTreeMap::new(), backups: None };
         node.link("nodes/sim/lxc", "etc/pve/lxc")?;
         node.link("nodes/sim/qemu-server", "etc/pve/qemu-server")?;
         node.write("etc/hostname", "sim\n")?;
@@ -217,19 +208,9 @@ impl Node {
             fs::create_dir_all(&inside).with_context(|| format!("making {}", inside.display()))?;
         }
         self.link("/run", &format!("guests/{vmid}/root/var/run"))?;
-        self.write(
-            &format!("guests/{vmid}/root/etc/hostname"),
-            &format!("{}\n", spec.hostname),
-        )?;
-        self.write(
-            &format!("guests/{vmid}/root/etc/machine-id"),
-            &format!("{vmid:032x}\n"),
-        )?;
-        for (marker, there) in [
-            ("running", spec.running),
-            ("frozen", false),
-            ("shutdown", false),
-        ] {
+        self.write(&format!("guests/{vmid}/root/etc/hostname"), &format!("{}\n", spec.hostname))?;
+        self.write(&format!("guests/{vmid}/root/etc/machine-id"), &format!("{vmid:032x}\n"))?;
+        for (marker, there) in [("running", spec.running), ("frozen", false), ("shutdown", false)] {
             set_marker(&dir, marker, there)?;
         }
         let engine = match spec.kind {
@@ -261,9 +242,7 @@ impl Node {
     /// # Errors
     /// When there is none of that number.
     pub fn guest(&self, vmid: u32) -> Result<&Arc<Guest>> {
-        self.guests
-            .get(&vmid)
-            .with_context(|| format!("the simulated node has no guest {vmid}"))
+        self.guests.get(&vmid).with_context(|| format!("the simulated node has no guest {vmid}"))
     }
 
     /// The journal's records, oldest first; none while there is no journal.
@@ -426,9 +405,7 @@ impl Guest {
     /// # Errors
     /// When it cannot be written.
     pub fn set_config(&self, text: &str) -> Result<()> {
-        let temporary = self
-            .conf
-            .with_extension(format!("conf.tmp.{}", std::process::id()));
+        let temporary = self.conf.with_extension(format!("conf.tmp.{}", std::process::id()));
         fs::write(&temporary, text)
             .and_then(|()| fs::rename(&temporary, &self.conf))
             .with_context(|| format!("writing {}", self.conf.display()))
@@ -463,9 +440,7 @@ impl Guest {
     }
 
     fn wait_down(&self, limit: Duration) -> Result<()> {
-        self.wait(limit, "its engine did not go down", |engine| {
-            !engine.is_up()
-        })
+        self.wait(limit, "its engine did not go down", |engine| !engine.is_up())
     }
 
     fn wait(
@@ -487,11 +462,7 @@ impl Guest {
 
 fn set_marker(dir: &Path, name: &str, there: bool) -> Result<()> {
     let path = dir.join(name);
-    let changed = if there {
-        fs::write(&path, "")
-    } else {
-        fs::remove_file(&path)
-    };
+    let changed = if there { fs::write(&path, "") } else { fs::remove_file(&path) };
     match changed {
         Err(error) if there || error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("changing {}", path.display()))

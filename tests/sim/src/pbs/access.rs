@@ -84,19 +84,13 @@ pub struct Access {
 impl Access {
     /// A user with a password, such as `root@pam`.
     pub fn add_user(&mut self, user: &str, password: &str) {
-        let secret = Secret {
-            text: password.to_owned(),
-            enabled: true,
-        };
+        let secret = Secret { text: password.to_owned(), enabled: true };
         self.passwords.insert(user.to_owned(), secret);
     }
 
     /// A token `USER@REALM!NAME` with its secret.
     pub fn add_token(&mut self, token: &str, secret: &str) {
-        let secret = Secret {
-            text: secret.to_owned(),
-            enabled: true,
-        };
+        let secret = Secret { text: secret.to_owned(), enabled: true };
         self.tokens.insert(token.to_owned(), secret);
     }
 
@@ -138,10 +132,7 @@ impl Access {
         let mut own = BTreeSet::new();
         for prefix in prefixes(path) {
             if let Some(roles) = self.acl.get(&prefix).and_then(|node| node.get(auth_id)) {
-                own = roles
-                    .iter()
-                    .flat_map(|role| privileges(role).iter().copied())
-                    .collect();
+                own = roles.iter().flat_map(|role| privileges(role).iter().copied()).collect();
             }
         }
         if auth_id.contains('!') {
@@ -181,9 +172,7 @@ impl Access {
         for path in paths {
             let held = self.privileges(auth_id, &path);
             if !held.is_empty() {
-                let held = held
-                    .into_iter()
-                    .map(|name| (name.to_owned(), Value::from(true)));
+                let held = held.into_iter().map(|name| (name.to_owned(), Value::from(true)));
                 answer.insert(path, Value::Object(held.collect()));
             }
         }

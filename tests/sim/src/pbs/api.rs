@@ -19,10 +19,7 @@ pub struct Failure {
 impl Failure {
     /// A refusal with this status and text.
     pub fn new(status: u16, text: impl Into<String>) -> Self {
-        Self {
-            status,
-            text: text.into(),
-        }
+        Self { status, text: text.into() }
     }
 }
 
@@ -158,18 +155,11 @@ fn log_in(state: &State, request: &Request) -> Result<Option<Value>, Failure> {
 }
 
 fn permissions(state: &State, request: &Request, auth_id: &str) -> Outcome {
-    let known = [
-        optional("auth-id", Kind::Text),
-        optional("path", Kind::Text),
-    ];
+    let known = [optional("auth-id", Kind::Text), optional("path", Kind::Text)];
     let params = Params::read(request, &[], &known)?;
     let stores: Vec<String> = state.datastores.keys().cloned().collect();
     let access = &state.access;
-    Ok(Reply::Data(access.permissions(
-        auth_id,
-        params.text("path"),
-        &stores,
-    )))
+    Ok(Reply::Data(access.permissions(auth_id, params.text("path"), &stores)))
 }
 
 fn not_found(request: &Request, segments: &[String]) -> Answer {

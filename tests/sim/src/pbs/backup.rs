@@ -38,10 +38,7 @@ impl Backup {
     /// A finished, encrypted backup with the files that vzdump writes for that kind of guest.
     pub fn of(id: &SnapshotId, owner: &str) -> Self {
         let files: &[(&str, u64)] = match id.kind.as_str() {
-            "vm" => &[
-                ("qemu-server.conf.blob", 412),
-                ("drive-scsi0.img.fidx", 4_294_967_296),
-            ],
+            "vm" => &[("qemu-server.conf.blob", 412), ("drive-scsi0.img.fidx", 4_294_967_296)],
             _ => &[
                 ("root.pxar.didx", 9_101_671),
                 ("pct.conf.blob", 126),
@@ -52,10 +49,7 @@ impl Backup {
             id: id.clone(),
             owner: owner.to_owned(),
             key: Some(KEY.to_owned()),
-            files: files
-                .iter()
-                .map(|(name, size)| ((*name).to_owned(), *size))
-                .collect(),
+            files: files.iter().map(|(name, size)| ((*name).to_owned(), *size)).collect(),
             manifest_size: 543,
             comment: None,
             protected: false,
@@ -85,11 +79,7 @@ impl Datastore {
         let files: Vec<File> = backup
             .files
             .iter()
-            .map(|(name, size)| File {
-                name: name.clone(),
-                size: *size,
-                chunks: chunks(id, name),
-            })
+            .map(|(name, size)| File { name: name.clone(), size: *size, chunks: chunks(id, name) })
             .collect();
         for chunk in files.iter().flat_map(|file| &file.chunks) {
             if self.bad_chunks.get(chunk) == Some(&ChunkDamage::Found) {
@@ -151,11 +141,7 @@ impl Datastore {
         let (_, snapshot) = self.snapshot(id)?;
         let mut files = snapshot.files.iter();
         let file = files.find(|file| !file.chunks.is_empty())?;
-        let chunk = if shared {
-            file.chunks.first()
-        } else {
-            file.chunks.last()
-        };
+        let chunk = if shared { file.chunks.first() } else { file.chunks.last() };
         let chunk = chunk?.clone();
         self.bad_chunks.insert(chunk.clone(), damage);
         Some(chunk)

@@ -13,12 +13,8 @@ use crate::http::Request;
 
 const LIST: [&str; 2] = ["Datastore.Audit", "Datastore.Backup"];
 /// Any of these shows that a datastore exists.
-const SEE: [&str; 4] = [
-    "Datastore.Audit",
-    "Datastore.Backup",
-    "Datastore.Modify",
-    "Datastore.Read",
-];
+const SEE: [&str; 4] =
+    ["Datastore.Audit", "Datastore.Backup", "Datastore.Modify", "Datastore.Read"];
 
 /// The access control path of a namespace.
 pub fn acl_path(store: &str, ns: &str) -> String {
@@ -134,10 +130,7 @@ pub fn status(state: &mut State, request: &Request, auth_id: &str, store: &str) 
 
 /// `GET /admin/datastore/STORE/namespace`
 pub fn namespaces(state: &mut State, request: &Request, auth_id: &str, store: &str) -> Outcome {
-    let known = [
-        optional("parent", Kind::Namespace),
-        optional("max-depth", Kind::Int(0)),
-    ];
+    let known = [optional("parent", Kind::Namespace), optional("max-depth", Kind::Int(0))];
     Params::read(request, &[], &known)?;
     let path = acl_path(store, "");
     let below = state.access.has_any_below(auth_id, &path, &SEE);
@@ -145,9 +138,8 @@ pub fn namespaces(state: &mut State, request: &Request, auth_id: &str, store: &s
         return Err(Failure::new(403, "permission check failed"));
     }
     let found = open(state, store)?;
-    let all: BTreeSet<&str> = std::iter::once("")
-        .chain(found.namespaces.iter().map(String::as_str))
-        .collect();
+    let all: BTreeSet<&str> =
+        std::iter::once("").chain(found.namespaces.iter().map(String::as_str)).collect();
     let seen = all.into_iter().filter(|ns| {
         let path = acl_path(store, ns);
         state.access.has_any(auth_id, &path, &SEE)

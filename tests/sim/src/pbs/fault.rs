@@ -76,11 +76,7 @@ pub fn apply(
         Some(Fault::Trickle(piece, pause)) => {
             let mut answer = answer(request);
             if let Body::Fixed(bytes) | Body::Chunked(bytes) = answer.body {
-                answer.body = Body::Trickle {
-                    bytes,
-                    piece,
-                    pause,
-                };
+                answer.body = Body::Trickle { bytes, piece, pause };
             }
             answer
         }
@@ -89,10 +85,9 @@ pub fn apply(
 
 fn cut_off(body: Body) -> Body {
     match body {
-        Body::Fixed(bytes) => Body::CutOff {
-            promised: bytes.len(),
-            sent: bytes[..bytes.len() / 2].to_vec(),
-        },
+        Body::Fixed(bytes) => {
+            Body::CutOff { promised: bytes.len(), sent: bytes[..bytes.len() / 2].to_vec() }
+        }
         Body::Stream(write) => Body::Stream(Box::new(move |out: &mut dyn Write| {
             write(&mut FirstBytes { out, left: 200 })
         })),

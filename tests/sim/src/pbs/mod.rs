@@ -168,11 +168,7 @@ impl SimPbs {
     /// Lets a fault happen to the next `times` requests whose `METHOD /target` contains that text;
     /// `None` is for good.
     pub fn inject(&self, contains: &str, times: Option<u32>, fault: Fault) {
-        let rule = Rule {
-            contains: contains.to_owned(),
-            left: times,
-            fault,
-        };
+        let rule = Rule { contains: contains.to_owned(), left: times, fault };
         self.state().rules.push(rule);
     }
 

@@ -128,9 +128,7 @@ fn report(errors: &[(String, String)]) -> Result<(), Failure> {
             Err(Failure::new(400, text))
         }
         many => {
-            let lines = many
-                .iter()
-                .map(|(name, error)| format!("- '{name}': {error}"));
+            let lines = many.iter().map(|(name, error)| format!("- '{name}': {error}"));
             let lines = lines.collect::<Vec<_>>().join("\n");
             let text = format!("parameter verification failed:\n{lines}");
             Err(Failure::new(400, text))
@@ -156,9 +154,7 @@ fn raw(request: &Request) -> Result<Vec<(String, Raw)>, Failure> {
             let Value::Object(body) = body else {
                 return Err(Failure::new(400, "Expected object".to_owned()));
             };
-            let pairs = body
-                .into_iter()
-                .map(|(name, value)| (name, Raw::Json(value)));
+            let pairs = body.into_iter().map(|(name, value)| (name, Raw::Json(value)));
             Ok(pairs.collect())
         }
         None | Some("application/x-www-form-urlencoded") => {
@@ -170,10 +166,8 @@ fn raw(request: &Request) -> Result<Vec<(String, Raw)>, Failure> {
                 .collect())
         }
         Some(_) => {
-            let text = format!(
-                "unsupported content type Ok({:?})",
-                content_type.unwrap_or_default()
-            );
+            let text =
+                format!("unsupported content type Ok({:?})", content_type.unwrap_or_default());
             Err(Failure::new(400, text))
         }
     }
@@ -201,15 +195,11 @@ fn check(kind: Kind, value: &Raw) -> Result<Value, String> {
 
 fn number(value: &Raw, least: i64) -> Result<Value, String> {
     let number = match value {
-        Raw::Json(value) => value
-            .as_i64()
-            .ok_or_else(|| "Expected integer value.".to_owned())?,
+        Raw::Json(value) => value.as_i64().ok_or_else(|| "Expected integer value.".to_owned())?,
         Raw::Text(text) => text.parse::<i64>().map_err(|error| error.to_string())?,
     };
     if number < least {
-        return Err(format!(
-            "value must have a minimum value of {least} (got {number})"
-        ));
+        return Err(format!("value must have a minimum value of {least} (got {number})"));
     }
     Ok(Value::from(number))
 }
@@ -227,20 +217,14 @@ fn match_text(kind: Kind, text: &str) -> Result<(), String> {
         Kind::Upid => super::upid::Upid::parse(text).is_some(),
         _ => true,
     };
-    if fits {
-        Ok(())
-    } else {
-        Err("value does not match the regex pattern".to_owned())
-    }
+    if fits { Ok(()) } else { Err("value does not match the regex pattern".to_owned()) }
 }
 
 /// Letters, digits, `_`, `.` and `-`; the last two not in front.
 fn is_id(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     text.bytes().next().is_some_and(plain)
-        && text
-            .bytes()
-            .all(|byte| plain(byte) || byte == b'.' || byte == b'-')
+        && text.bytes().all(|byte| plain(byte) || byte == b'.' || byte == b'-')
 }
 
 /// A host name without a dot.
@@ -248,7 +232,5 @@ pub fn is_node(text: &str) -> bool {
     !text.is_empty()
         && !text.starts_with('-')
         && !text.ends_with('-')
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }

@@ -23,9 +23,7 @@ impl Target {
     /// The task's type and worker id.
     pub fn worker(&self, store: &str) -> (&'static str, String) {
         match self {
-            Target::Snapshot(SnapshotId {
-                ns, kind, id, time, ..
-            }) => {
+            Target::Snapshot(SnapshotId { ns, kind, id, time, .. }) => {
                 let ns = namespace_path(ns);
                 let id = format!("{store}:{ns}/{kind}/{id}/{time:08X}");
                 ("verify_snapshot", id)
@@ -118,12 +116,7 @@ pub fn plan(store: &Datastore, target: &Target, filter: &Filter) -> VecDeque<Ste
             let mut groups: Vec<&Group> = groups.collect();
             groups.sort_by_key(|group| {
                 let number = group.id.parse::<u64>().unwrap_or(u64::MAX);
-                (
-                    group.kind.clone(),
-                    number,
-                    group.id.clone(),
-                    group.ns.clone(),
-                )
+                (group.kind.clone(), number, group.id.clone(), group.ns.clone())
             });
             line(format!("verify datastore {name}"));
             if let Some(owner) = &filter.owner {
@@ -154,13 +147,8 @@ fn add_group(steps: &mut VecDeque<Step>, store: &str, group: &Group, at: usize, 
         } else if done == count {
             format!("{}/{groups} groups", at + 1)
         } else {
-            format!(
-                "{at}/{groups} groups, {done}/{count} snapshots in group #{}",
-                at + 1
-            )
+            format!("{at}/{groups} groups, {done}/{count} snapshots in group #{}", at + 1)
         };
-        steps.push_back(Step::Line(format!(
-            "percentage done: {percent:.2}% ({progress})"
-        )));
+        steps.push_back(Step::Line(format!("percentage done: {percent:.2}% ({progress})")));
     }
 }

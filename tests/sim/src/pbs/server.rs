@@ -179,11 +179,7 @@ impl Server {
 }
 
 fn target(request: &Request) -> String {
-    let separator = if request.raw_query.is_empty() {
-        ""
-    } else {
-        "?"
-    };
+    let separator = if request.raw_query.is_empty() { "" } else { "?" };
     let (method, path) = (&request.method, &request.path);
     format!("{method} {path}{separator}{}", request.raw_query)
 }

@@ -144,23 +144,13 @@ impl Snapshot {
     pub fn list_files(&self) -> Value {
         if !self.readable() {
             let names = self.directory();
-            return names
-                .iter()
-                .map(|name| json!({ "filename": name }))
-                .collect();
+            return names.iter().map(|name| json!({ "filename": name })).collect();
         }
         let mode = self.crypt_mode();
         let entry = |name: &str, mode: &str, size: u64| json!({"filename": name, "crypt-mode": mode, "size": size});
-        let mut list: Vec<Value> = self
-            .files
-            .iter()
-            .map(|file| entry(&file.name, mode, file.size))
-            .collect();
-        let signed = if self.key.is_some() {
-            "sign-only"
-        } else {
-            "none"
-        };
+        let mut list: Vec<Value> =
+            self.files.iter().map(|file| entry(&file.name, mode, file.size)).collect();
+        let signed = if self.key.is_some() { "sign-only" } else { "none" };
         list.push(entry(MANIFEST, signed, self.manifest_file_size()));
         if self.client_log {
             list.push(json!({ "filename": CLIENT_LOG }));
@@ -221,10 +211,7 @@ impl Snapshot {
         if let Some(last) = &self.verification {
             unprotected["verify_state"] = json!({"state": last.state, "upid": last.upid});
         }
-        let signature = self
-            .key
-            .as_ref()
-            .map(|key| hex(&format!("{key}{}", self.time)));
+        let signature = self.key.as_ref().map(|key| hex(&format!("{key}{}", self.time)));
         json!({
             "backup-id": group.id,
             "backup-time": self.time,
@@ -238,9 +225,7 @@ impl Snapshot {
 
 /// JSON text with the keys in this very order.
 pub fn ordered(pairs: &[(&str, Value)]) -> String {
-    let pairs = pairs
-        .iter()
-        .map(|(name, value)| format!("\"{name}\":{value}"));
+    let pairs = pairs.iter().map(|(name, value)| format!("\"{name}\":{value}"));
     format!("{{{}}}", pairs.collect::<Vec<_>>().join(","))
 }
 

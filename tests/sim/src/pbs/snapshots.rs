@@ -161,9 +161,7 @@ pub fn files(state: &mut State, request: &Request, auth_id: &str, store: &str) -
 fn manifest(store: &Datastore, id: &SnapshotId) -> Result<Value, Failure> {
     let path = format!("{}/{MANIFEST}", store.snapshot_path(id));
     let missing = blob_error(&path, Damage::Missing);
-    let (group, snapshot) = store
-        .snapshot(id)
-        .ok_or_else(|| Failure::new(400, missing))?;
+    let (group, snapshot) = store.snapshot(id).ok_or_else(|| Failure::new(400, missing))?;
     match manifest_error(store, id, snapshot) {
         Some(error) => Err(Failure::new(400, error)),
         None => Ok(snapshot.manifest(group)),
@@ -174,9 +172,7 @@ fn manifest(store: &Datastore, id: &SnapshotId) -> Result<Value, Failure> {
 pub fn notes(state: &mut State, request: &Request, auth_id: &str, store: &str) -> Outcome {
     let chosen = choose(state, request, auth_id, store, &["Datastore.Audit"], &[])?;
     let manifest = manifest(open(state, store)?, &chosen.id)?;
-    let notes = manifest["unprotected"]["notes"]
-        .as_str()
-        .unwrap_or_default();
+    let notes = manifest["unprotected"]["notes"].as_str().unwrap_or_default();
     Ok(Reply::Data(json!(notes)))
 }
 
@@ -205,7 +201,5 @@ pub fn download_decoded(
     }
     let text = serde_json::to_string_pretty(&manifest).unwrap_or_default();
     let answer = Answer::new(200, Body::Chunked(text.into_bytes()));
-    Ok(Reply::Other(
-        answer.with_header("content-type", "application/octet-stream"),
-    ))
+    Ok(Reply::Other(answer.with_header("content-type", "application/octet-stream")))
 }

@@ -27,26 +27,23 @@ pub fn verify(state: &mut State, request: &Request, auth_id: &str, store: &str) 
     let ns = params.namespace();
     let only_own = check_rights(state, auth_id, store, ns, &["Datastore.Verify"])?;
     let found = open(state, store)?;
-    let target = match (
-        params.text("backup-type"),
-        params.text("backup-id"),
-        params.int("backup-time"),
-    ) {
-        (Some(kind), Some(id), time) => {
-            if only_own {
-                check_owner(found, ns, kind, id, auth_id)?;
+    let target =
+        match (params.text("backup-type"), params.text("backup-id"), params.int("backup-time")) {
+            (Some(kind), Some(id), time) => {
+                if only_own {
+                    check_owner(found, ns, kind, id, auth_id)?;
+                }
+                match time {
+                    Some(time) => Target::Snapshot(SnapshotId::new(store, ns, kind, id, time)),
+                    None => Target::Group(ns.to_owned(), kind.to_owned(), id.to_owned()),
+                }
             }
-            match time {
-                Some(time) => Target::Snapshot(SnapshotId::new(store, ns, kind, id, time)),
-                None => Target::Group(ns.to_owned(), kind.to_owned(), id.to_owned()),
+            (None, None, None) => Target::Namespace(ns.to_owned()),
+            _ => {
+                let text = "parameters do not specify a backup group or snapshot";
+                return Err(Failure::new(400, text));
             }
-        }
-        (None, None, None) => Target::Namespace(ns.to_owned()),
-        _ => {
-            let text = "parameters do not specify a backup group or snapshot";
-            return Err(Failure::new(400, text));
-        }
-    };
+        };
     let filter = Filter {
         ignore_verified: params.flag("ignore-verified").unwrap_or(true),
         outdated_after: params.int("outdated-after"),

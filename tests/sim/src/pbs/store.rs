@@ -88,9 +88,7 @@ impl Datastore {
 
     /// The group, if there is one.
     pub fn group(&self, ns: &str, kind: &str, id: &str) -> Option<&Group> {
-        self.groups
-            .iter()
-            .find(|group| group.ns == ns && group.kind == kind && group.id == id)
+        self.groups.iter().find(|group| group.ns == ns && group.kind == kind && group.id == id)
     }
 
     /// The snapshot and its group, if there is one.

@@ -110,9 +110,8 @@ impl Task {
         time: i64,
     ) -> bool {
         let name = &id.store;
-        let Some((store, (_, snapshot))) = stores
-            .get(name)
-            .and_then(|store| Some((store, store.snapshot(id)?)))
+        let Some((store, (_, snapshot))) =
+            stores.get(name).and_then(|store| Some((store, store.snapshot(id)?)))
         else {
             let line = format!("SKIPPED: verify {name}:{id} - snapshot does not exist (anymore).");
             self.write(time, line);
@@ -128,21 +127,12 @@ impl Task {
             return false;
         }
         if let Some(error) = manifest_error(store, id, snapshot) {
-            self.write(
-                time,
-                format!("verify {name}:{id} - manifest load error: {error}"),
-            );
+            self.write(time, format!("verify {name}:{id} - manifest load error: {error}"));
             self.failed.push(id.to_string());
             return false;
         }
-        if self
-            .filter
-            .passes_over(snapshot.verification.as_ref(), time)
-        {
-            self.write(
-                time,
-                format!("SKIPPED: verify {name}:{id} (recently verified)"),
-            );
+        if self.filter.passes_over(snapshot.verification.as_ref(), time) {
+            self.write(time, format!("SKIPPED: verify {name}:{id} (recently verified)"));
             return false;
         }
         self.write(time, format!("verify {name}:{id}"));
@@ -175,9 +165,7 @@ impl Task {
             upid: self.upid.to_string(),
             starttime: self.upid.starttime,
         };
-        let snapshot = stores
-            .get_mut(&id.store)
-            .and_then(|store| store.snapshot_mut(id));
+        let snapshot = stores.get_mut(&id.store).and_then(|store| store.snapshot_mut(id));
         if let Some(snapshot) = snapshot {
             snapshot.verification = Some(verification);
         }

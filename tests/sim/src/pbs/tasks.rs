@@ -14,10 +14,7 @@ use super::upid::Upid;
 use crate::http::{Answer, Body, Request};
 
 fn may_see(state: &State, auth_id: &str, upid: &Upid) -> bool {
-    owns(auth_id, &upid.auth_id)
-        || state
-            .access
-            .has_any(auth_id, "/system/tasks", &["Sys.Audit"])
+    owns(auth_id, &upid.auth_id) || state.access.has_any(auth_id, "/system/tasks", &["Sys.Audit"])
 }
 
 fn allowed(state: &State, auth_id: &str, text: &str) -> Result<Upid, Failure> {
@@ -84,11 +81,7 @@ pub fn log(state: &mut State, request: &Request, auth_id: &str, node: &str, upid
         let text = "No such file or directory (os error 2)";
         return Err(Failure::new(400, text));
     };
-    let lines: Vec<String> = task
-        .log
-        .iter()
-        .map(|(time, line)| stamped(*time, line))
-        .collect();
+    let lines: Vec<String> = task.log.iter().map(|(time, line)| stamped(*time, line)).collect();
     if params.flag("download") == Some(true) {
         return Ok(Reply::Other(download(&parsed, &lines)));
     }
@@ -98,9 +91,7 @@ pub fn log(state: &mut State, request: &Request, auth_id: &str, node: &str, upid
         limit => limit,
     };
     let shown = lines.iter().enumerate().skip(start).take(limit);
-    let shown: Vec<Value> = shown
-        .map(|(at, line)| json!({"n": at + 1, "t": line}))
-        .collect();
+    let shown: Vec<Value> = shown.map(|(at, line)| json!({"n": at + 1, "t": line})).collect();
     let mut document = Map::new();
     document.insert("data".to_owned(), json!(shown));
     document.insert("total".to_owned(), json!(lines.len()));
@@ -110,9 +101,7 @@ pub fn log(state: &mut State, request: &Request, auth_id: &str, node: &str, upid
     }
     let body = Value::Object(document).to_string().into_bytes();
     let answer = Answer::new(200, Body::Fixed(body));
-    Ok(Reply::Other(
-        answer.with_header("content-type", "application/json"),
-    ))
+    Ok(Reply::Other(answer.with_header("content-type", "application/json")))
 }
 
 fn download(upid: &Upid, lines: &[String]) -> Answer {
@@ -121,10 +110,7 @@ fn download(upid: &Upid, lines: &[String]) -> Answer {
     let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
     Answer::new(200, Body::Chunked(text.into_bytes()))
         .with_header("content-type", "text/plain")
-        .with_header(
-            "content-disposition",
-            &format!("attachment; filename={name}"),
-        )
+        .with_header("content-disposition", &format!("attachment; filename={name}"))
 }
 
 /// `GET /nodes/NODE/tasks`
@@ -150,30 +136,16 @@ pub fn list(state: &mut State, request: &Request, auth_id: &str, node: &str) -> 
             && (params.flag("running") != Some(true) || task.end.is_none())
             && (params.flag("errors") != Some(true) || failed)
             && params.text("store").is_none_or(|store| task.store == store)
-            && params
-                .text("userfilter")
-                .is_none_or(|part| upid.auth_id.contains(part))
-            && params
-                .text("typefilter")
-                .is_none_or(|part| upid.worker_type.contains(part))
-            && params
-                .int("since")
-                .is_none_or(|since| upid.starttime >= since)
-            && params
-                .int("until")
-                .is_none_or(|until| upid.starttime <= until)
+            && params.text("userfilter").is_none_or(|part| upid.auth_id.contains(part))
+            && params.text("typefilter").is_none_or(|part| upid.worker_type.contains(part))
+            && params.int("since").is_none_or(|since| upid.starttime >= since)
+            && params.int("until").is_none_or(|until| upid.starttime <= until)
     };
     let newest_first = state.tasks.iter().rev();
-    let (running, over): (Vec<&Task>, Vec<&Task>) = newest_first
-        .filter(fits)
-        .partition(|task| task.end.is_none());
-    let entries: Vec<String> = running
-        .into_iter()
-        .chain(over)
-        .skip(start)
-        .take(limit)
-        .map(entry)
-        .collect();
+    let (running, over): (Vec<&Task>, Vec<&Task>) =
+        newest_first.filter(fits).partition(|task| task.end.is_none());
+    let entries: Vec<String> =
+        running.into_iter().chain(over).skip(start).take(limit).map(entry).collect();
     // A full page is counted as if one more were to come.
     let full = !entries.is_empty() && entries.len() >= limit;
     let total = start + entries.len() + usize::from(full);

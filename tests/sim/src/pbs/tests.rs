@@ -30,9 +30,7 @@ fn pbs() -> SimPbs {
     pbs.edit(|state| {
         state.access.add_user("backup@pbs", "password");
         state.access.add_token(TOKEN, "secret");
-        state
-            .access
-            .grant_both("/datastore/tank", TOKEN, "DatastoreBackup");
+        state.access.grant_both("/datastore/tank", TOKEN, "DatastoreBackup");
     });
     pbs.add_snapshot(Backup::of(&snapshot(), TOKEN));
     pbs
@@ -151,20 +149,14 @@ fn a_verify_finds_the_corrupt_chunk() {
     assert!(pbs.finish(&upid));
     assert_eq!(verification(&pbs), Some((upid, "failed")));
     let exitstatus = pbs.tasks()[0]["exitstatus"].clone();
-    assert_eq!(
-        exitstatus,
-        "verification failed - please check the log for details"
-    );
+    assert_eq!(exitstatus, "verification failed - please check the log for details");
 }
 
 #[test]
 fn a_restart_leaves_the_field_and_a_task_without_a_result() {
     for (how, exitstatus) in [
         (Restart::Killed, "unknown"),
-        (
-            Restart::Reloaded,
-            "Server shutdown requested - aborting task",
-        ),
+        (Restart::Reloaded, "Server shutdown requested - aborting task"),
     ] {
         let pbs = pbs();
         let before = verify(&pbs);
@@ -173,10 +165,7 @@ fn a_restart_leaves_the_field_and_a_task_without_a_result() {
         pbs.restart(how);
         let path = upid.replace('\\', "%5C");
         let status = get(&pbs, &format!("/nodes/vm/tasks/{path}/status"));
-        assert!(
-            status.contains(&format!("\"exitstatus\":\"{exitstatus}\"")),
-            "{status}"
-        );
+        assert!(status.contains(&format!("\"exitstatus\":\"{exitstatus}\"")), "{status}");
         assert_eq!(verification(&pbs), Some((before, "ok")));
         assert_ne!(verify(&pbs).split(':').nth(2), upid.split(':').nth(2));
     }
@@ -188,19 +177,11 @@ fn a_backup_that_still_runs_is_skipped_and_its_end_starts_a_verify_where_set() {
     pbs.edit(|state| state.add_datastore("tank").verify_new = true);
     pbs.add_snapshot(Backup::of(&snapshot(), TOKEN).unfinished());
     let list = get(&pbs, "/admin/datastore/tank/snapshots");
-    assert!(
-        !list.contains("\"size\"") && !list.contains("index.json.blob"),
-        "{list}"
-    );
+    assert!(!list.contains("\"size\"") && !list.contains("index.json.blob"), "{list}");
     verify(&pbs);
     let task = &pbs.tasks()[0];
     assert_eq!(task["exitstatus"], "OK");
-    assert!(
-        task["log"][0]
-            .as_str()
-            .unwrap()
-            .starts_with("SKIPPED: verify tank:ct/100/")
-    );
+    assert!(task["log"][0].as_str().unwrap().starts_with("SKIPPED: verify tank:ct/100/"));
     pbs.add_snapshot(Backup::of(&snapshot(), TOKEN));
     let task = &pbs.tasks()[1];
     assert_eq!(task["type"], "verify");
@@ -231,11 +212,7 @@ fn faults_meet_the_requests_they_are_meant_for() {
     assert!(send(&pbs, &format!("GET /api2/json{list}"), "").is_err());
     pbs.inject("/version", Some(1), Fault::CutOff);
     assert!(send(&pbs, "GET /api2/json/version", "").is_err());
-    pbs.inject(
-        "GET",
-        Some(1),
-        Fault::Refuse(403, "permission check failed".to_owned()),
-    );
+    pbs.inject("GET", Some(1), Fault::Refuse(403, "permission check failed".to_owned()));
     assert!(get(&pbs, list).starts_with("HTTP/1.1 403"));
     pbs.inject("GET", Some(1), Fault::Unauthorized);
     assert!(get(&pbs, list).ends_with("authentication failed"));
@@ -263,10 +240,7 @@ fn a_hung_server_accepts_and_says_nothing() {
     let pbs = pbs();
     pbs.hang_handshakes(true);
     let error = send(&pbs, "GET /api2/json/version", "").unwrap_err();
-    assert!(matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-    ));
+    assert!(matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut));
     pbs.heal();
     assert!(get(&pbs, "/version").starts_with("HTTP/1.1 200"));
 }

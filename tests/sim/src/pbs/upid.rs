@@ -37,17 +37,8 @@ impl Upid {
     /// Reads a task id; `None` when it has not the shape of one.
     pub fn parse(text: &str) -> Option<Self> {
         let fields: Vec<&str> = text.strip_prefix("UPID:")?.split(':').collect();
-        let [
-            node,
-            pid,
-            pstart,
-            task_id,
-            starttime,
-            worker_type,
-            worker_id,
-            auth_id,
-            "",
-        ] = fields[..]
+        let [node, pid, pstart, task_id, starttime, worker_type, worker_id, auth_id, ""] =
+            fields[..]
         else {
             return None;
         };

@@ -55,11 +55,7 @@ pub fn check_snapshot(
             Some(damage) if name.ends_with(".blob") => Some(blob_error(&path, damage)),
             Some(Damage::Altered) => Some("wrong index checksum".to_owned()),
             Some(Damage::Missing) => {
-                let kind = if name.ends_with(".fidx") {
-                    "fixed"
-                } else {
-                    "dynamic"
-                };
+                let kind = if name.ends_with(".fidx") { "fixed" } else { "dynamic" };
                 Some(format!("Unable to open {kind} index {path:?} - {NO_FILE}"))
             }
             None if name.ends_with(".blob") => None,

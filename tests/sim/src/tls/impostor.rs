@@ -98,8 +98,7 @@ impl Drop for Impostor {
 }
 
 fn listen(tcp: TcpStream, config: &Arc<ServerConfig>) -> Result<usize> {
-    tcp.set_read_timeout(Some(Duration::from_secs(2)))
-        .context("set a time limit")?;
+    tcp.set_read_timeout(Some(Duration::from_secs(2))).context("set a time limit")?;
     let connection = rustls::ServerConnection::new(config.clone()).context("start TLS")?;
     let mut stream = rustls::StreamOwned::new(connection, tcp);
     let mut request = [0; 1024];

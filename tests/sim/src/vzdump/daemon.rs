@@ -57,17 +57,11 @@ pub fn run() -> Result<i32> {
 pub fn reap() -> Result<Option<(i32, Ended)>> {
     match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
         Ok(WaitStatus::Exited(pid, code)) => {
-            let ended = Ended {
-                exit: Some(code),
-                signal: None,
-            };
+            let ended = Ended { exit: Some(code), signal: None };
             Ok(Some((pid.as_raw(), ended)))
         }
         Ok(WaitStatus::Signaled(pid, signal, _)) => {
-            let ended = Ended {
-                exit: None,
-                signal: Some(signal as i32),
-            };
+            let ended = Ended { exit: None, signal: Some(signal as i32) };
             Ok(Some((pid.as_raw(), ended)))
         }
         Ok(_) | Err(Errno::ECHILD) => Ok(None),

@@ -25,9 +25,7 @@ pub fn after_failure(calls: &mut Vec<Call>, failed: usize, rest: &[Step]) -> Vec
         _ => None,
     };
     // The guest's part ends where the next call is another's.
-    let end = rest
-        .iter()
-        .position(|step| of_guest(calls, step) == Some(false));
+    let end = rest.iter().position(|step| of_guest(calls, step) == Some(false));
     let last = rest[..end.unwrap_or(rest.len())]
         .iter()
         .rposition(|step| of_guest(calls, step) == Some(true));
@@ -85,8 +83,5 @@ fn added(calls: &mut Vec<Call>, like: &Call, argv: &[&str]) -> Step {
         argv: argv.iter().map(|word| (*word).to_owned()).collect(),
         env: like.env.clone(),
     });
-    Step::Call {
-        call: calls.len() - 1,
-        sent: None,
-    }
+    Step::Call { call: calls.len() - 1, sent: None }
 }

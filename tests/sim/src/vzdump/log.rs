@@ -47,9 +47,7 @@ pub fn printed_after(line: &str, stop: bool, runs: bool) -> Option<&'static str>
         });
     }
     let known = AFTER.iter().find(|(text, _)| line.starts_with(text));
-    known
-        .map(|(_, phase)| *phase)
-        .filter(|phase| !phase.is_empty())
+    known.map(|(_, phase)| *phase).filter(|phase| !phase.is_empty())
 }
 
 /// Whether that line begins the archive.
@@ -115,11 +113,7 @@ pub fn mark(scenario: &Scenario) -> Option<Mark> {
     let after = Duration::try_from_secs_f64(after).ok()?;
     let begin = scenario.calls.first()?.time()?;
     let line = scenario.task_log.len();
-    Some(Mark {
-        sent: sent(what)?,
-        at: begin + after.saturating_sub(START_UP),
-        line,
-    })
+    Some(Mark { sent: sent(what)?, at: begin + after.saturating_sub(START_UP), line })
 }
 
 /// From the command to its first hook call, as in the recordings.

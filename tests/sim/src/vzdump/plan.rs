@@ -72,19 +72,9 @@ pub fn plan(scenario: &Scenario) -> Jobs {
         let mine = (0..scenario.calls.len()).filter(|at| owners[*at] == job);
         let mine = mine.collect::<Vec<_>>();
         let placed = placed.as_ref().filter(|placed| mine.contains(&placed.call));
-        *steps = Job {
-            scenario,
-            mine,
-            placed,
-            owners: &owners,
-            job,
-        }
-        .steps();
+        *steps = Job { scenario, mine, placed, owners: &owners, job }.steps();
     }
-    Jobs {
-        calls: scenario.calls.clone(),
-        steps,
-    }
+    Jobs { calls: scenario.calls.clone(), steps }
 }
 
 /// Where a signal arrived.
@@ -112,11 +102,7 @@ struct Kill {
 fn place(scenario: &Scenario, mark: &Mark) -> Option<Placed> {
     let calls = &scenario.calls;
     let before = |call: &Call| call.time().is_none_or(|time| time <= mark.at);
-    let call = calls
-        .iter()
-        .take_while(|call| before(call))
-        .count()
-        .checked_sub(1)?;
+    let call = calls.iter().take_while(|call| before(call)).count().checked_sub(1)?;
     let seen = scenario.task_log[..mark.line].to_vec();
     let after = &scenario.task_log[mark.line..];
     let words = calls[call].argv.join(" ");
@@ -126,27 +112,15 @@ fn place(scenario: &Scenario, mark: &Mark) -> Option<Placed> {
         .iter()
         .any(|line| line.starts_with("command '") && line.contains("' failed: interrupted"));
     let in_flight = hook_died || (!other_died && !moved_on(scenario, call, &seen));
-    let ended = calls
-        .iter()
-        .skip(call + 1)
-        .any(|call| matches!(call.phase(), "job-end" | "job-abort"));
+    let ended =
+        calls.iter().skip(call + 1).any(|call| matches!(call.phase(), "job-end" | "job-abort"));
     let killed = (mark.sent == Sent::Stop && !ended).then(|| {
         let last = calls.len() - 1;
         let seen = scenario.task_log.clone();
         let in_flight = last > call && !moved_on(scenario, last, &seen);
-        Kill {
-            call: last,
-            in_flight,
-            seen,
-        }
+        Kill { call: last, in_flight, seen }
     });
-    Some(Placed {
-        sent: mark.sent,
-        call,
-        in_flight,
-        seen,
-        killed,
-    })
+    Some(Placed { sent: mark.sent, call, in_flight, seen, killed })
 }
 
 /// Whether vzdump had printed something that it prints only after that call.
@@ -185,9 +159,7 @@ fn owners(scenario: &Scenario, placed: Option<&Placed>) -> Vec<usize> {
     let mut owners = Vec::new();
     let mut open = Vec::new();
     let mut jobs = 0;
-    let dead = placed
-        .filter(|placed| placed.sent != Sent::Stop)
-        .map(|placed| placed.call);
+    let dead = placed.filter(|placed| placed.sent != Sent::Stop).map(|placed| placed.call);
     for (at, call) in scenario.calls.iter().enumerate() {
         let last = |owners: &Vec<usize>| at.checked_sub(1).and_then(|at| owners.get(at).copied());
         if call.phase() == "job-init" || jobs == 0 {
@@ -256,14 +228,7 @@ impl Job<'_> {
         }
         if self.placed.is_some_and(|placed| placed.killed.is_some())
             && !steps.iter().any(|step| {
-                matches!(
-                    step,
-                    Step::Hang
-                        | Step::Call {
-                            sent: Some(Sent::KillGroup),
-                            ..
-                        }
-                )
+                matches!(step, Step::Hang | Step::Call { sent: Some(Sent::KillGroup), .. })
             })
         {
             steps.push(Step::Hang);
@@ -342,11 +307,7 @@ impl Job<'_> {
         let calls = &self.scenario.calls;
         let runs = runs(self.scenario, vmid);
         let later = |phase: &str| {
-            let mut later = self
-                .mine
-                .iter()
-                .filter(|mine| **mine > at)
-                .map(|mine| &calls[*mine]);
+            let mut later = self.mine.iter().filter(|mine| **mine > at).map(|mine| &calls[*mine]);
             later.any(|later| later.vmid() == Some(vmid) && later.phase() == phase)
         };
         let mode = call.mode().unwrap_or_default();
@@ -354,11 +315,7 @@ impl Job<'_> {
         let mut steps = Vec::new();
         match (call.phase(), mode) {
             ("backup-start", "stop") if !runs => {
-                steps.extend([
-                    Step::Instant(vmid),
-                    Step::ArchiveBegins(at),
-                    Step::Pause(gap),
-                ]);
+                steps.extend([Step::Instant(vmid), Step::ArchiveBegins(at), Step::Pause(gap)]);
             }
             ("pre-stop", "snapshot") if runs => {
                 // A call that was interrupted is followed by no snapshot.

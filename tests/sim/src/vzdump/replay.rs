@@ -116,11 +116,7 @@ pub fn replay(node: &Node, scenario: &Scenario, options: &Options) -> Result<Rep
     }
     let ended = Instant::now();
     let settled_ms = director.settle(ended)?;
-    let log = director
-        .workers
-        .first()
-        .and_then(|worker| worker.as_ref())
-        .map(|w| w.upid.clone());
+    let log = director.workers.first().and_then(|worker| worker.as_ref()).map(|w| w.upid.clone());
     let calls = director.finished_calls();
     let instants = std::mem::take(&mut director.instants);
     drop(director);
@@ -168,16 +164,9 @@ struct Director<'a> {
 
 impl<'a> Director<'a> {
     fn new(node: &'a Node, scenario: &'a Scenario, options: &'a Options) -> Result<Self> {
-        let name = node
-            .root()
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy();
-        let socket = format!(
-            "{name:.40}-{}-{:?}.sock",
-            std::process::id(),
-            std::thread::current().id()
-        );
+        let name = node.root().file_name().unwrap_or_default().to_string_lossy();
+        let socket =
+            format!("{name:.40}-{}-{:?}.sock", std::process::id(), std::thread::current().id());
         let socket = std::env::temp_dir().join(socket.replace(['(', ')'], ""));
         if socket.exists() {
             std::fs::remove_file(&socket).context("removing an old socket")?;
@@ -195,10 +184,7 @@ impl<'a> Director<'a> {
             bail!("the workers' parent does not report");
         }
         let jobs = plan(scenario);
-        let first = scenario
-            .task_log
-            .iter()
-            .position(|line| line.starts_with(log::FIRST));
+        let first = scenario.task_log.iter().position(|line| line.starts_with(log::FIRST));
         Ok(Self {
             node,
             scenario,
@@ -235,24 +221,14 @@ impl<'a> Director<'a> {
             _ => String::new(),
         };
         let root = self.node.root().to_owned();
-        self.daemon.send(&Order::Spawn(Job {
-            number: job,
-            id,
-            root,
-        }))?;
+        self.daemon.send(&Order::Spawn(Job { number: job, id, root }))?;
         let mut wire = accept(&self.listener)?;
         let Some(News::Worker { pid, upid, .. }) = wire.receive(Duration::from_secs(10))? else {
             bail!("a worker does not report");
         };
         self.tell(&Happening::Worker(upid.clone()));
-        self.workers[job] = Some(Worker {
-            wire,
-            pid,
-            upid,
-            dead: false,
-            waits_for_lock: false,
-            kill_at: None,
-        });
+        self.workers[job] =
+            Some(Worker { wire, pid, upid, dead: false, waits_for_lock: false, kill_at: None });
         Ok(())
     }
 
@@ -347,8 +323,7 @@ impl<'a> Director<'a> {
             }
             Step::LogFile(call) => {
                 if let Some(path) = self.jobs.calls[*call].env.get("LOGFILE") {
-                    self.node
-                        .write(path.trim_start_matches('/'), "INFO: vzdump's own log\n")?;
+                    self.node.write(path.trim_start_matches('/'), "INFO: vzdump's own log\n")?;
                 }
             }
             Step::Send(sent) => self.send(job, *sent)?,
@@ -374,15 +349,8 @@ impl<'a> Director<'a> {
     }
 
     fn kill_when_due(&mut self, job: usize) -> Result<()> {
-        let due = self
-            .worker(job)?
-            .kill_at
-            .is_some_and(|at| Instant::now() >= at);
-        if due {
-            self.send(job, Sent::KillGroup)
-        } else {
-            Ok(())
-        }
+        let due = self.worker(job)?.kill_at.is_some_and(|at| Instant::now() >= at);
+        if due { self.send(job, Sent::KillGroup) } else { Ok(()) }
     }
 
     fn wait_for_lock(&mut self, job: usize) -> Result<()> {
@@ -403,11 +371,7 @@ impl<'a> Director<'a> {
         let started = self.returned.iter().any(|(_, phase)| phase == "job-init");
         if job > 0 {
             // Only the first job's log was recorded.
-            let own = self
-                .made
-                .iter()
-                .filter(|made| made.report.job == job)
-                .count();
+            let own = self.made.iter().filter(|made| made.report.job == job).count();
             lines.extend((own == 1).then(|| self.first_line()));
         } else if started
             && self.returned.len() == 1
@@ -470,9 +434,7 @@ impl<'a> Director<'a> {
             return false;
         }
         if line.starts_with("<<<") {
-            return self.workers[0]
-                .as_ref()
-                .is_some_and(|worker| worker.kill_at.is_some());
+            return self.workers[0].as_ref().is_some_and(|worker| worker.kill_at.is_some());
         }
         if let Some(vmid) = log::guest_of(line) {
             let vmids = self.jobs.calls.iter().filter_map(Call::vmid);
@@ -503,21 +465,14 @@ impl<'a> Director<'a> {
         let call = self.jobs.calls[at].clone();
         self.tell(&Happening::Called(call.argv.clone()));
         let mut env = call.env.clone();
-        env.insert(
-            "STILLPOINT_ROOT".to_owned(),
-            self.node.root().to_string_lossy().into_owned(),
-        );
+        env.insert("STILLPOINT_ROOT".to_owned(), self.node.root().to_string_lossy().into_owned());
         env.extend(self.options.env.clone());
         let hook = self.node.binaries().vzdump_hook.clone();
         let began = Instant::now();
         let baseline = self.actions();
         let mut extra = self.take_kill(&call);
         let worker = self.worker(job)?;
-        worker.wire.send(&Order::Call {
-            hook,
-            argv: call.argv.clone(),
-            env,
-        })?;
+        worker.wire.send(&Order::Call { hook, argv: call.argv.clone(), env })?;
         let mut made = Made {
             report: CallReport {
                 job,
@@ -616,10 +571,7 @@ impl<'a> Director<'a> {
 
     fn failed_in_recording(&self, call: &Call) -> bool {
         let text = format!("{}' failed: exit code", call.argv.join(" "));
-        self.scenario
-            .task_log
-            .iter()
-            .any(|line| line.contains(&text))
+        self.scenario.task_log.iter().any(|line| line.contains(&text))
     }
 
     fn take_kill(&mut self, call: &Call) -> Option<Kill> {
@@ -633,15 +585,10 @@ impl<'a> Director<'a> {
     /// Requests that changed something, in all engines.
     fn actions(&self) -> usize {
         let asks = |what: What| {
-            matches!(
-                what,
-                What::StopAsked | What::StartAsked | What::Paused | What::Unpaused
-            )
+            matches!(what, What::StopAsked | What::StartAsked | What::Paused | What::Unpaused)
         };
         let engines = self.node.guests().filter_map(|guest| guest.engine.as_ref());
-        engines
-            .map(|engine| engine.events().iter().filter(|e| asks(e.what)).count())
-            .sum()
+        engines.map(|engine| engine.events().iter().filter(|e| asks(e.what)).count()).sum()
     }
 
     fn send(&mut self, job: usize, sent: Sent) -> Result<()> {
@@ -722,10 +669,7 @@ impl<'a> Director<'a> {
         let deadline = ended + self.options.settle;
         loop {
             self.hear_daemon()?;
-            let busy = self
-                .node
-                .backup_server()
-                .is_some_and(|server| server.is_busy());
+            let busy = self.node.backup_server().is_some_and(|server| server.is_busy());
             let at_work =
                 busy || !self.node.runs_left()?.is_empty() || !self.node.processes()?.is_empty();
             if !at_work || Instant::now() > deadline {
@@ -754,9 +698,7 @@ impl Drop for Director<'_> {
     fn drop(&mut self) {
         self.workers.clear();
         let ended = self.daemon.send(&Order::Exit(0)).and_then(|()| {
-            self.child
-                .wait()
-                .context("waiting for the workers' parent")?;
+            self.child.wait().context("waiting for the workers' parent")?;
             std::fs::remove_file(&self.socket).context("removing the director's socket")
         });
         if let Err(error) = ended {

@@ -100,19 +100,13 @@ pub struct InstantReport {
 impl Report {
     /// Names of the containers that ran before and do not now, as `VMID/NAME`.
     pub fn lost(&self) -> Vec<String> {
-        let lost = self
-            .containers
-            .iter()
-            .filter(|c| c.running_before && !c.running_after);
+        let lost = self.containers.iter().filter(|c| c.running_before && !c.running_after);
         lost.map(|c| format!("{}/{}", c.guest, c.name)).collect()
     }
 
     /// The journal's records of that kind.
     pub fn records(&self, kind: &str) -> Vec<&Value> {
-        self.journal
-            .iter()
-            .filter(|record| record["kind"] == kind)
-            .collect()
+        self.journal.iter().filter(|record| record["kind"] == kind).collect()
     }
 
     /// The end state for a person.
@@ -124,19 +118,11 @@ impl Report {
                 (None, Some(signal)) => format!("ended by signal {signal}"),
                 (None, None) => "left to itself".to_owned(),
             };
-            lines.push(format!(
-                "  {:<34} {ended} after {} ms",
-                call.argv.join(" "),
-                call.ms
-            ));
+            lines.push(format!("  {:<34} {ended} after {} ms", call.argv.join(" "), call.ms));
         }
         lines.push(String::new());
         for container in &self.containers {
-            let before = if container.running_before {
-                "running"
-            } else {
-                "down"
-            };
+            let before = if container.running_before { "running" } else { "down" };
             lines.push(format!(
                 "  container {}/{}: {before} before, {} now",
                 container.guest, container.name, container.status_after
@@ -152,26 +138,10 @@ impl Report {
             lines.push(format!("  guest {}: {now}, lock {lock}", guest.vmid));
         }
         lines.push(String::new());
-        lines.extend(
-            self.journal
-                .iter()
-                .map(|record| format!("  journal {record}")),
-        );
-        lines.extend(
-            self.pbs_tasks
-                .iter()
-                .map(|task| format!("  PBS task {task}")),
-        );
-        lines.extend(
-            self.runs_left
-                .iter()
-                .map(|run| format!("  left over: {run}")),
-        );
-        lines.extend(
-            self.processes_left
-                .iter()
-                .map(|left| format!("  still there: {left}")),
-        );
+        lines.extend(self.journal.iter().map(|record| format!("  journal {record}")));
+        lines.extend(self.pbs_tasks.iter().map(|task| format!("  PBS task {task}")));
+        lines.extend(self.runs_left.iter().map(|run| format!("  left over: {run}")));
+        lines.extend(self.processes_left.iter().map(|left| format!("  still there: {left}")));
         let lost = self.lost();
         lines.push(String::new());
         lines.push(if lost.is_empty() {

@@ -17,13 +17,9 @@ pub type Before = Vec<(u32, Container)>;
 pub fn running(node: &Node) -> Before {
     let of = |guest: &std::sync::Arc<Guest>| {
         let engine = guest.engine.as_ref();
-        let containers = engine
-            .map(crate::engine::Engine::containers)
-            .unwrap_or_default();
+        let containers = engine.map(crate::engine::Engine::containers).unwrap_or_default();
         let vmid = guest.vmid;
-        containers
-            .into_iter()
-            .map(move |container| (vmid, container))
+        containers.into_iter().map(move |container| (vmid, container))
     };
     node.guests().flat_map(of).collect()
 }
@@ -35,20 +31,14 @@ pub fn running(node: &Node) -> Before {
 pub fn instant(guest: &Guest) -> Result<InstantReport> {
     let containers = guest.engine.as_ref().map(crate::engine::Engine::containers);
     let running = containers.unwrap_or_default().into_iter();
-    let running = running
-        .filter(|c| c.status == Status::Running)
-        .map(|c| c.spec.name);
+    let running = running.filter(|c| c.status == Status::Running).map(|c| c.spec.name);
     let note = guest.dir().join("root/var/lib/stillpoint/quiesced.json");
     let note = match std::fs::read_to_string(&note) {
         Ok(text) => Some(serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => return Err(error).context("reading the note in the guest"),
     };
-    Ok(InstantReport {
-        vmid: guest.vmid,
-        running: running.collect(),
-        note,
-    })
+    Ok(InstantReport { vmid: guest.vmid, running: running.collect(), note })
 }
 
 /// The end state.
@@ -65,11 +55,7 @@ pub fn report(
 ) -> Result<Report> {
     let mut containers = Vec::new();
     for (vmid, then) in before {
-        let engine = node
-            .guest(*vmid)?
-            .engine
-            .as_ref()
-            .context("a container without an engine")?;
+        let engine = node.guest(*vmid)?.engine.as_ref().context("a container without an engine")?;
         let now = engine.containers();
         let same = now.iter().filter(|now| now.is_same_service(then));
         let now = same.max_by_key(|now| now.status.is_alive());
@@ -102,10 +88,7 @@ pub fn report(
             let path = node.path(format!("var/log/pve/tasks/{digit}/{upid}"));
             let log =
                 std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-            String::from_utf8_lossy(&log)
-                .lines()
-                .map(str::to_owned)
-                .collect()
+            String::from_utf8_lossy(&log).lines().map(str::to_owned).collect()
         }
         None => Vec::new(),
     };
@@ -117,16 +100,9 @@ pub fn report(
         guests,
         instants,
         journal: node.journal()?,
-        pbs_tasks: node
-            .backup_server()
-            .map(|server| server.tasks())
-            .unwrap_or_default(),
+        pbs_tasks: node.backup_server().map(|server| server.tasks()).unwrap_or_default(),
         runs_left: node.runs_left()?,
-        processes_left: node
-            .processes()?
-            .into_iter()
-            .map(|found| found.command)
-            .collect(),
+        processes_left: node.processes()?.into_iter().map(|found| found.command).collect(),
         settled_ms: 0,
         task_log,
     })

@@ -25,19 +25,12 @@ pub fn stage(
     let mut node = Node::new(root, binaries)?;
     add_storages(scenario, &mut node)?;
     for vmid in scenario.vmids() {
-        let calls = scenario
-            .calls
-            .iter()
-            .filter(|call| call.vmid() == Some(vmid))
-            .collect::<Vec<_>>();
+        let calls =
+            scenario.calls.iter().filter(|call| call.vmid() == Some(vmid)).collect::<Vec<_>>();
         let part = log::part(&scenario.task_log, vmid);
         let qemu = calls.iter().any(|call| call.is_qemu())
             || part.first().is_some_and(|line| line.contains("(qemu)"));
-        let mut spec = if qemu {
-            GuestSpec::qemu(vmid)
-        } else {
-            GuestSpec::lxc(vmid)
-        };
+        let mut spec = if qemu { GuestSpec::qemu(vmid) } else { GuestSpec::lxc(vmid) };
         spec.running = runs(scenario, vmid);
         if let Some(name) = calls.iter().find_map(|call| call.env.get("HOSTNAME")) {
             spec.hostname.clone_from(name);
@@ -48,10 +41,7 @@ pub fn stage(
         spec.volumes = u32::try_from(volumes.count()).unwrap_or(1).max(1);
         adjust(&mut spec);
         let guest = node.add_guest(spec)?;
-        let found = scenario
-            .task_log
-            .iter()
-            .find_map(|line| locked(line, vmid, guest.kind));
+        let found = scenario.task_log.iter().find_map(|line| locked(line, vmid, guest.kind));
         if let Some(lock) = found {
             guest.set_lock(Some(&lock))?;
         }
@@ -72,21 +62,13 @@ fn add_storages(scenario: &Scenario, node: &mut Node) -> Result<()> {
         let text = format!("{what} '{name}' does not exist");
         scenario.task_log.iter().any(|line| line.contains(&text))
     };
-    let ids = scenario
-        .calls
-        .iter()
-        .filter_map(|call| call.env.get("STOREID"));
+    let ids = scenario.calls.iter().filter_map(|call| call.env.get("STOREID"));
     for id in ids.collect::<BTreeSet<_>>() {
         let on_it = |call: &&Call| call.env.get("STOREID") == Some(id);
         if missing("storage", id) {
             continue;
         }
-        if scenario
-            .calls
-            .iter()
-            .filter(on_it)
-            .any(|call| call.pbs_target().is_some())
-        {
+        if scenario.calls.iter().filter(on_it).any(|call| call.pbs_target().is_some()) {
             node.add_backup_server(id, namespace(scenario))?;
         } else {
             node.add_storage(
@@ -96,10 +78,7 @@ fn add_storages(scenario: &Scenario, node: &mut Node) -> Result<()> {
             )?;
         }
     }
-    let dirs = scenario
-        .calls
-        .iter()
-        .filter_map(|call| call.env.get("DUMPDIR"));
+    let dirs = scenario.calls.iter().filter_map(|call| call.env.get("DUMPDIR"));
     for dir in dirs.collect::<BTreeSet<_>>() {
         if !missing("dumpdir", dir) {
             let dir = node.path(dir.trim_start_matches('/'));
@@ -111,10 +90,7 @@ fn add_storages(scenario: &Scenario, node: &mut Node) -> Result<()> {
 
 /// The namespace that the client was told, as the log has it.
 fn namespace(scenario: &Scenario) -> Option<&str> {
-    let run = scenario
-        .task_log
-        .iter()
-        .find(|line| line.contains("proxmox-backup-client"))?;
+    let run = scenario.task_log.iter().find(|line| line.contains("proxmox-backup-client"))?;
     let mut words = run.split_whitespace().skip_while(|word| *word != "--ns");
     words.nth(1)
 }

@@ -94,10 +94,7 @@ pub struct Wire {
 impl Wire {
     /// Talks over that stream.
     pub fn new(stream: UnixStream) -> Self {
-        Self {
-            stream,
-            buffer: Vec::new(),
-        }
+        Self { stream, buffer: Vec::new() }
     }
 
     /// Connects to the director named in the environment.
@@ -137,9 +134,7 @@ impl Wire {
                 return Ok(Some(message));
             }
             let limit = limit.max(Duration::from_millis(1));
-            self.stream
-                .set_read_timeout(Some(limit))
-                .context("setting a time limit")?;
+            self.stream.set_read_timeout(Some(limit)).context("setting a time limit")?;
             let mut piece = [0; 4096];
             match self.stream.read(&mut piece) {
                 Ok(0) => bail!("the other end has gone"),

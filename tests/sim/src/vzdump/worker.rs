@@ -42,17 +42,8 @@ pub fn run() -> Result<i32> {
         return Err(become_task(&job));
     };
     leak()?;
-    let handler = SigAction::new(
-        SigHandler::Handler(on_signal),
-        SaFlags::empty(),
-        SigSet::empty(),
-    );
-    for signal in [
-        Signal::SIGTERM,
-        Signal::SIGINT,
-        Signal::SIGHUP,
-        Signal::SIGQUIT,
-    ] {
+    let handler = SigAction::new(SigHandler::Handler(on_signal), SaFlags::empty(), SigSet::empty());
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
         // SAFETY: the handler only stores to an atomic.
         unsafe { sigaction(signal, &handler) }.context("handling signals")?;
     }
@@ -66,23 +57,14 @@ pub fn run() -> Result<i32> {
         left: Vec::new(),
     };
     let pid = std::process::id() as i32;
-    worker.wire.send(&News::Worker {
-        job: job.number,
-        pid,
-        upid: upid.to_owned(),
-    })?;
+    worker.wire.send(&News::Worker { job: job.number, pid, upid: upid.to_owned() })?;
     worker.work()
 }
 
 /// `var/log/pve/tasks/X/UPID`, X the last digit of the start time.
 fn log_path(root: &Path, upid: &str) -> Result<PathBuf> {
-    let start = upid
-        .split(':')
-        .nth(4)
-        .context("the task id has no start time")?;
-    let digit = start
-        .get(start.len().saturating_sub(1)..)
-        .unwrap_or_default();
+    let start = upid.split(':').nth(4).context("the task id has no start time")?;
+    let digit = start.get(start.len().saturating_sub(1)..).unwrap_or_default();
     let dir = root.join("var/log/pve/tasks").join(digit);
     std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
     Ok(dir.join(upid))
@@ -96,15 +78,10 @@ fn become_task(job: &Job) -> anyhow::Error {
         let started = process::start_time(pid)?;
         let now = chrono::Utc::now().timestamp();
         let id = &job.id;
-        Ok(format!(
-            "UPID:sim:{pid:08X}:{started:08X}:{now:08X}:vzdump:{id}:root@pam:"
-        ))
+        Ok(format!("UPID:sim:{pid:08X}:{started:08X}:{now:08X}:vzdump:{id}:root@pam:"))
     };
     match prepare() {
-        Ok(upid) => Command::new("/proc/self/exe")
-            .arg0(format!("task {upid}"))
-            .exec()
-            .into(),
+        Ok(upid) => Command::new("/proc/self/exe").arg0(format!("task {upid}")).exec().into(),
         Err(error) => error,
     }
 }
@@ -168,10 +145,7 @@ impl Worker {
                 Some(Order::TakeLock) => {
                     let file = File::create(&self.lock).context("opening the node's lock")?;
                     let lock = Flock::lock(file, FlockArg::LockExclusive);
-                    self.held = Some(
-                        lock.map_err(|(_, error)| error)
-                            .context("locking the node")?,
-                    );
+                    self.held = Some(lock.map_err(|(_, error)| error).context("locking the node")?);
                     self.wire.send(&News::Done)?;
                 }
                 Some(Order::Exit(code)) => return Ok(code),
@@ -214,10 +188,7 @@ impl Worker {
         }
         let status = child.wait().context("waiting for the hook")?;
         let signal = std::os::unix::process::ExitStatusExt::signal(&status);
-        Ok(News::Returned(Ended {
-            exit: status.code(),
-            signal,
-        }))
+        Ok(News::Returned(Ended { exit: status.code(), signal }))
     }
 
     fn read_ready<P: Read + AsFd>(&mut self, lines: &mut Option<Lines<P>>) -> Result<()> {
@@ -227,10 +198,7 @@ impl Worker {
             return Ok(());
         }
         let mut piece = [0; 4096];
-        let count = open
-            .pipe
-            .read(&mut piece)
-            .context("reading the hook's output")?;
+        let count = open.pipe.read(&mut piece).context("reading the hook's output")?;
         open.text.extend_from_slice(&piece[..count]);
         let whole = if count == 0 {
             open.text.len()
@@ -275,9 +243,6 @@ struct Lines<P> {
 
 impl<P> Lines<P> {
     fn new(pipe: P) -> Self {
-        Self {
-            pipe,
-            text: Vec::new(),
-        }
+        Self { pipe, text: Vec::new() }
     }
 }

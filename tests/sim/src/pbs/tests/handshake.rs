@@ -47,9 +47,7 @@ impl ServerCertVerifier for Gullible {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         let provider = rustls::crypto::ring::default_provider();
-        provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -64,9 +62,7 @@ fn only_a_gullible_client_talks_to_the_impostor() {
         assert!(!impostor.heard_request());
         let mut gullible = client(&identity);
         let verifier = Gullible(identity.certificate().clone());
-        gullible
-            .dangerous()
-            .set_certificate_verifier(Arc::new(verifier));
+        gullible.dangerous().set_certificate_verifier(Arc::new(verifier));
         // The impostor hangs up without an answer; what counts is what it heard.
         drop(talk(impostor.port(), gullible, "GET / HTTP/1.1\r\n\r\n"));
         for _ in 0..100 {
