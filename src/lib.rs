@@ -1,2 +1,27 @@
+//! Stillpoint makes Proxmox backups of Docker-in-LXC guests consistent, proven and restorable.
+//!
+//! Proxmox VE calls the hooks, systemd and people call the command; both are thin and hand the call to this
+//! library. Rooms, from what Stillpoint does down to the system; a room uses only rooms below it:
+//!
+//! ```text
+//! hook                                         what one call of vzdump comes to
+//! quiesce   verify   report                    what Stillpoint does
+//! journal   run                                what it remembers
+//! vzdump    guest    engine     pbs            the four outside worlds, typed
+//! config                                       settings
+//! sys                                          files, locks, processes, sockets, units
+//! ```
+
+pub mod command;
+pub mod config;
+pub mod engine;
+pub mod guest;
+pub mod hook;
+pub mod journal;
 pub mod pbs;
+pub mod quiesce;
+pub mod report;
+pub mod run;
 pub mod sys;
+pub mod verify;
+pub mod vzdump;

@@ -130,16 +130,9 @@ impl Pbs {
             let header = format!("PBSAPIToken={}:{}", target.username, secret.expose());
             Login::Token(header.into())
         } else {
-            Login::Password {
-                password: secret.clone(),
-                ticket: Mutex::new(None),
-            }
+            Login::Password { password: secret.clone(), ticket: Mutex::new(None) }
         };
-        Pbs {
-            http: Client::tls(&target.server, target.port, config),
-            login,
-            target,
-        }
+        Pbs { http: Client::tls(&target.server, target.port, config), login, target }
     }
 
     /// The storage's settings.
@@ -194,16 +187,7 @@ impl Pbs {
         limit: Limit,
     ) -> Result<Vec<u8>, Error> {
         let send = |headers: &[(&str, &str)]| {
-            self.http.send(
-                &Request {
-                    method,
-                    path,
-                    headers,
-                    form,
-                    json: None,
-                },
-                limit,
-            )
+            self.http.send(&Request { method, path, headers, form, json: None }, limit)
         };
         let (password, cache) = match &self.login {
             Login::Token(header) => {
@@ -319,10 +303,7 @@ pub(super) fn printable(text: &[u8]) -> String {
 
 /// A limit for a question with a short answer.
 pub(super) fn small(deadline: Instant) -> Limit {
-    Limit {
-        deadline,
-        body: SMALL,
-    }
+    Limit { deadline, body: SMALL }
 }
 
 #[cfg(test)]

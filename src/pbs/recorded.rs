@@ -34,27 +34,16 @@ pub fn exchanges(name: &str) -> Vec<Exchange> {
         if line != ">>> REQUEST" {
             continue;
         }
-        let call = lines
-            .next()
-            .unwrap()
-            .trim_end_matches(" HTTP/1.1")
-            .to_owned();
+        let call = lines.next().unwrap().trim_end_matches(" HTTP/1.1").to_owned();
         lines.by_ref().find(|line| line.is_empty());
-        let form: Vec<&str> = lines
-            .by_ref()
-            .take_while(|line| !line.starts_with("<<< RESPONSE"))
-            .collect();
+        let form: Vec<&str> =
+            lines.by_ref().take_while(|line| !line.starts_with("<<< RESPONSE")).collect();
         let status = lines.next().unwrap();
         lines.by_ref().find(|line| line.is_empty());
-        let body: Vec<&str> = lines
-            .by_ref()
-            .take_while(|line| !line.starts_with("------"))
-            .collect();
+        let body: Vec<&str> =
+            lines.by_ref().take_while(|line| !line.starts_with("------")).collect();
         // A compressed body was not kept.
-        if body
-            .first()
-            .is_some_and(|line| line.starts_with('[') && line.ends_with("bytes]"))
-        {
+        if body.first().is_some_and(|line| line.starts_with('[') && line.ends_with("bytes]")) {
             continue;
         }
         exchanges.push(Exchange {
@@ -71,9 +60,7 @@ pub fn exchanges(name: &str) -> Vec<Exchange> {
 
 /// The one exchange of a recording with this title.
 pub fn exchange(name: &str, title: &str) -> Exchange {
-    let mut found = exchanges(name)
-        .into_iter()
-        .filter(|exchange| exchange.title == title);
+    let mut found = exchanges(name).into_iter().filter(|exchange| exchange.title == title);
     let one = found.next().unwrap_or_else(|| panic!("{title} in {name}"));
     assert!(found.next().is_none());
     one

@@ -75,8 +75,7 @@ impl Snapshot {
 }
 
 fn namespace(name: Option<&str>) -> Option<(&'static str, &str)> {
-    name.filter(|name| !name.is_empty())
-        .map(|name| ("ns", name))
+    name.filter(|name| !name.is_empty()).map(|name| ("ns", name))
 }
 
 /// What was taken for a snapshot's name is none.
@@ -167,11 +166,7 @@ pub struct SnapshotFile {
 
 /// Whether every file that holds the guest's data was encrypted before it was sent. False where that cannot be told.
 pub fn encrypted(files: &[SnapshotFile]) -> bool {
-    let data = || {
-        files
-            .iter()
-            .filter(|file| !NO_DATA.contains(&file.filename.as_str()))
-    };
+    let data = || files.iter().filter(|file| !NO_DATA.contains(&file.filename.as_str()));
     data().next().is_some() && data().all(|file| file.crypt_mode.as_deref() == Some("encrypt"))
 }
 
@@ -233,10 +228,7 @@ impl Pbs {
         deadline: Instant,
     ) -> Result<Vec<Entry>, Error> {
         let ns = self.target().namespace.as_deref();
-        let mut query = vec![
-            ("backup-type", backup_type.as_str()),
-            ("backup-id", backup_id),
-        ];
+        let mut query = vec![("backup-type", backup_type.as_str()), ("backup-id", backup_id)];
         query.extend(namespace(ns));
         let body = LIST;
         let limit = Limit { deadline, body };
@@ -286,10 +278,7 @@ impl Manifest {
     /// A proof must be about the snapshot that was asked for.
     fn of(self, asked: &Snapshot) -> Result<State, Error> {
         let namespace = asked.namespace.clone();
-        let snapshot = Snapshot {
-            namespace,
-            ..self.snapshot
-        };
+        let snapshot = Snapshot { namespace, ..self.snapshot };
         if snapshot != *asked {
             let text = format!("asked for {asked}, got {snapshot}");
             return Err(Error::Invalid(super::client::printable(text.as_bytes())));

@@ -110,10 +110,7 @@ pub fn secret(root: &Root, id: &str) -> io::Result<Secret> {
     let text = fs::read_to_string(root.path(&format!("{SECRETS}/{id}.pw")))?;
     match text.lines().next() {
         Some(line) if !line.is_empty() => Ok(Secret(line.to_owned())),
-        _ => Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "the file is empty",
-        )),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the file is empty")),
     }
 }
 
@@ -173,9 +170,7 @@ impl<'a> Section<'a> {
 
     /// The value of a property, None if it is empty.
     fn text(&self, key: &str) -> Option<String> {
-        self.get(key)
-            .filter(|value| !value.is_empty())
-            .map(str::to_owned)
+        self.get(key).filter(|value| !value.is_empty()).map(str::to_owned)
     }
 
     fn storage(self) -> Storage {
@@ -196,9 +191,7 @@ impl<'a> Section<'a> {
             port: self.port()?,
             datastore: self.text("datastore")?,
             namespace: self.text("namespace"),
-            username: self
-                .text("username")
-                .unwrap_or_else(|| "root@pam".to_owned()),
+            username: self.text("username").unwrap_or_else(|| "root@pam".to_owned()),
             fingerprint: self.text("fingerprint"),
             encryption_key: self.text("encryption-key").is_some(),
         })
@@ -288,10 +281,7 @@ pbs: ../../shadow
         assert!(bare.disabled);
         let target = bare.target.unwrap();
         assert_eq!((target.port, target.username.as_str()), (8007, "root@pam"));
-        assert_eq!(
-            (target.namespace.as_ref(), target.fingerprint.as_ref()),
-            (None, None)
-        );
+        assert_eq!((target.namespace.as_ref(), target.fingerprint.as_ref()), (None, None));
         assert!(!target.encryption_key);
         assert_eq!(target.durable_id(), "pbs.example.org:main");
     }

@@ -74,21 +74,15 @@ impl FromStr for Upid {
         };
         let hex = |digits: &str| {
             let plain = digits.len() >= 8 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-            plain
-                .then(|| u64::from_str_radix(digits, 16).ok())
-                .flatten()
+            plain.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
         };
-        let numbers = [pid, pstart, task]
-            .iter()
-            .all(|digits| hex(digits).is_some());
+        let numbers = [pid, pstart, task].iter().all(|digits| hex(digits).is_some());
         let words = [node, kind, user].iter().all(|word| !word.is_empty());
         let printable = !text.chars().any(|character| character.is_control());
         match hex(start).and_then(|start| i64::try_from(start).ok()) {
-            Some(started) if numbers && words && printable => Ok(Upid {
-                text: text.to_owned(),
-                node: (*node).to_owned(),
-                started,
-            }),
+            Some(started) if numbers && words && printable => {
+                Ok(Upid { text: text.to_owned(), node: (*node).to_owned(), started })
+            }
             _ => Err(NoUpid),
         }
     }
@@ -133,9 +127,7 @@ impl Pbs {
     pub fn start_verify(&self, snapshot: &Snapshot, deadline: Instant) -> Result<Upid, Error> {
         // Without all three fields the server would verify the whole group or datastore.
         if snapshot.backup_id.is_empty() || snapshot.backup_time <= 0 {
-            return Err(Error::Misconfigured(format!(
-                "{snapshot} is not a snapshot"
-            )));
+            return Err(Error::Misconfigured(format!("{snapshot} is not a snapshot")));
         }
         let time = snapshot.backup_time.to_string();
         let mut form = snapshot.fields(&time);
@@ -187,9 +179,7 @@ impl Pbs {
 /// The first line of a task's log that says that a snapshot was not verified at all: it does not exist, a backup is
 /// writing it, or it was verified before.
 pub fn skipped(log: &[String]) -> Option<&str> {
-    log.iter()
-        .map(String::as_str)
-        .find(|line| line.contains("SKIPPED: "))
+    log.iter().map(String::as_str).find(|line| line.contains("SKIPPED: "))
 }
 
 #[cfg(test)]

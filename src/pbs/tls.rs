@@ -87,10 +87,7 @@ impl FromStr for Fingerprint {
 /// When the TLS library cannot be set up.
 pub fn pinned(fingerprint: Fingerprint) -> Result<Arc<ClientConfig>, rustls::Error> {
     let provider = Arc::new(ring::default_provider());
-    let pin = Pin {
-        expected: fingerprint,
-        provider: provider.clone(),
-    };
+    let pin = Pin { expected: fingerprint, provider: provider.clone() };
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()

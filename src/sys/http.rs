@@ -74,11 +74,7 @@ impl Client {
             .max_idle_connections_per_host(1)
             .max_idle_age(IDLE)
             .build();
-        Client {
-            agent: Agent::with_parts(config, Door(endpoint), NoResolver),
-            peer,
-            base,
-        }
+        Client { agent: Agent::with_parts(config, Door(endpoint), NoResolver), peer, base }
     }
 
     /// Sends a request and reads the whole answer, whatever its status. Nothing is sent a second time.
@@ -114,15 +110,9 @@ impl Client {
     ) -> Result<Answer, Failure> {
         let request = request.map_err(|error| self.broken(error))?;
         let left = limit.deadline.saturating_duration_since(Instant::now());
-        let request = self
-            .agent
-            .configure_request(request)
-            .timeout_global(Some(left))
-            .build();
-        let response = self
-            .agent
-            .run(request)
-            .map_err(|error| self.failure(error, Stage::Answer))?;
+        let request = self.agent.configure_request(request).timeout_global(Some(left)).build();
+        let response =
+            self.agent.run(request).map_err(|error| self.failure(error, Stage::Answer))?;
         let (parts, body) = response.into_parts();
         let announced = body.content_length().unwrap_or_default();
         if announced > limit.body as u64 {
@@ -131,17 +121,11 @@ impl Client {
         // One byte more than allowed tells a body that is too long from one that just fits.
         let mut reader = body.into_reader().take(limit.body as u64 + 1);
         let mut body = Vec::new();
-        reader
-            .read_to_end(&mut body)
-            .map_err(|error| self.failure(error.into(), Stage::Body))?;
+        reader.read_to_end(&mut body).map_err(|error| self.failure(error.into(), Stage::Body))?;
         if body.len() > limit.body {
             return Err(self.too_large(limit.body));
         }
-        Ok(Answer {
-            status: parts.status.as_u16(),
-            headers: parts.headers,
-            body,
-        })
+        Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
     }
 
     fn failure(&self, error: ureq::Error, stage: Stage) -> Failure {
@@ -173,10 +157,7 @@ impl Client {
     }
 
     fn broken(&self, reason: impl fmt::Display) -> Failure {
-        Failure::Broken {
-            peer: self.peer.clone(),
-            reason: reason.to_string(),
-        }
+        Failure::Broken { peer: self.peer.clone(), reason: reason.to_string() }
     }
 }
 
@@ -233,11 +214,7 @@ pub enum Failure {
     /// The time for a step, or for the whole, was over.
     TimedOut { peer: String, stage: Stage },
     /// The server is not who it should be, or does not speak TLS as we do.
-    Tls {
-        peer: String,
-        stage: Stage,
-        error: rustls::Error,
-    },
+    Tls { peer: String, stage: Stage, error: rustls::Error },
     /// The headers or the body of the answer have more than `limit` bytes.
     TooLarge { peer: String, limit: usize },
     /// The connection was lost, or what came is not HTTP.
@@ -322,11 +299,7 @@ impl Connector for Door {
             details.config.input_buffer_size(),
             details.config.output_buffer_size(),
         );
-        Ok(Some(Wire {
-            stream,
-            buffers,
-            tls: matches!(self.0, Endpoint::Tls { .. }),
-        }))
+        Ok(Some(Wire { stream, buffers, tls: matches!(self.0, Endpoint::Tls { .. }) }))
     }
 }
 
@@ -346,9 +319,7 @@ impl Transport for Wire {
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
         let deadline = deadline(timeout).min(Instant::now() + STEP);
         let bytes = self.buffers.output().get(..amount).unwrap_or_default();
-        self.stream
-            .write(bytes, deadline)
-            .map_err(|fault| trip(Some(Stage::Send), fault))
+        self.stream.write(bytes, deadline).map_err(|fault| trip(Some(Stage::Send), fault))
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {

@@ -1,22 +1,17 @@
-//! Files, locks, processes, sockets and units: everything that talks to the operating system.
+//! Files, locks, processes, sockets and units: every system call of Stillpoint is in this room.
 
+pub mod bounded;
+pub mod clock;
+pub mod detach;
+pub mod file;
 pub mod http;
+pub mod lock;
+pub mod process;
+pub mod program;
+mod root;
+pub mod signal;
 mod stream;
+pub mod text;
+pub mod tree;
 
-use std::path::{Path, PathBuf};
-
-/// The root directory of the node.
-#[derive(Debug, Clone)]
-pub struct Root(PathBuf);
-
-impl Root {
-    /// A node whose files lie below `dir`.
-    pub fn at(dir: impl AsRef<Path>) -> Root {
-        Root(dir.as_ref().to_path_buf())
-    }
-
-    /// Where the file with this absolute path lies.
-    pub fn path(&self, absolute: &str) -> PathBuf {
-        self.0.join(absolute.trim_start_matches('/'))
-    }
-}
+pub use root::Root;

@@ -63,10 +63,7 @@ fn a_token_is_sent_as_the_server_wants_it() {
     assert!(request.starts_with("GET /api2/json/version HTTP/1.1\r\n"));
     let header = "\r\nauthorization: PBSAPIToken=felhom@pbs!n100:s3cret\r\n";
     assert!(request.contains(header), "{request}");
-    assert!(
-        !request.to_lowercase().contains("content-type"),
-        "{request}"
-    );
+    assert!(!request.to_lowercase().contains("content-type"), "{request}");
 }
 
 #[test]
@@ -75,20 +72,10 @@ fn what_is_denied_and_what_is_refused_are_told_apart() {
     let sister = "sibling token reads the task of n100";
     let cases = [
         ("01-version-auth.http", "1c wrong secret", true, 401),
-        (
-            "02-acl.http",
-            "no ACL at all | snapshots (root ns)",
-            true,
-            403,
-        ),
+        ("02-acl.http", "no ACL at all | snapshots (root ns)", true, 403),
         ("06-verify-errors.http", owner, true, 400),
         ("06-verify-errors.http", sister, true, 400),
-        (
-            "01-version-auth.http",
-            "1l unknown path, good token",
-            false,
-            404,
-        ),
+        ("01-version-auth.http", "1l unknown path, good token", false, 404),
         ("03-snapshots.http", "3h bad backup-type", false, 400),
     ];
     for (name, title, denied, status) in cases {
@@ -100,11 +87,7 @@ fn what_is_denied_and_what_is_refused_are_told_apart() {
             other => panic!("{title}: {other}"),
         };
         assert_eq!(got, (denied, status, recorded.body), "{title}");
-        assert_eq!(
-            server.requests().len(),
-            1,
-            "a refusal is not asked for again"
-        );
+        assert_eq!(server.requests().len(), 1, "a refusal is not asked for again");
     }
 }
 
@@ -166,17 +149,9 @@ fn a_password_is_sent_once_and_its_ticket_from_then_on() {
     assert_eq!(requests.len(), 3);
     assert!(requests[0].ends_with("\r\n\r\nusername=root%40pam&password=s3cret"));
     assert!(!requests[1].contains("csrfpreventiontoken"));
-    assert!(
-        requests[2].contains("\r\ncsrfpreventiontoken: CSRF1\r\n"),
-        "{}",
-        requests[2]
-    );
+    assert!(requests[2].contains("\r\ncsrfpreventiontoken: CSRF1\r\n"), "{}", requests[2]);
     assert!(requests[2].ends_with("\r\n\r\na=b%20c"));
-    assert!(
-        !requests[1..]
-            .iter()
-            .any(|request| request.contains("s3cret"))
-    );
+    assert!(!requests[1..].iter().any(|request| request.contains("s3cret")));
 }
 
 #[test]
@@ -196,10 +171,7 @@ fn an_expired_ticket_is_renewed_once() {
 fn a_ticket_that_is_never_accepted_is_a_denial() {
     let (server, pbs) = with_passwords(|_| false);
     for _ in 0..2 {
-        assert!(matches!(
-            version(&pbs),
-            Err(Error::Denied { status: 401, .. })
-        ));
+        assert!(matches!(version(&pbs), Err(Error::Denied { status: 401, .. })));
     }
     assert!(server.requests().len() <= 5);
 }
@@ -208,10 +180,7 @@ fn a_ticket_that_is_never_accepted_is_a_denial() {
 fn a_login_that_wants_a_second_factor_says_so() {
     let identity = Identity::self_signed();
     let server = TestServer::start(&identity, |_| {
-        answer(
-            "200 OK",
-            r#"{"data":{"CSRFPreventionToken":"x","ticket":"PBS:!tfa!x"}}"#,
-        )
+        answer("200 OK", r#"{"data":{"CSRFPreventionToken":"x","ticket":"PBS:!tfa!x"}}"#)
     });
     let error = version(&client_as("root@pam", &identity, &server)).unwrap_err();
     assert!(error.to_string().contains("API token"), "{error}");
@@ -224,10 +193,7 @@ fn a_server_that_is_down_was_not_told_anything() {
     drop(server);
     pbs.http = Client::tls("127.0.0.1", 1, tls::system_roots().unwrap());
     let error = version(&pbs).unwrap_err();
-    assert!(
-        matches!(error, Error::Unreachable { unsent: true, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, Error::Unreachable { unsent: true, .. }), "{error}");
     assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
 }
 
@@ -236,10 +202,7 @@ fn an_answer_that_is_lost_leaves_open_whether_it_was_acted_upon() {
     let (_server, pbs) =
         answering("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 9\r\n\r\n");
     let error = version(&pbs).unwrap_err();
-    assert!(
-        matches!(error, Error::Unreachable { unsent: false, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, Error::Unreachable { unsent: false, .. }), "{error}");
 }
 
 #[test]

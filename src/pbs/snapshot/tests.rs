@@ -51,27 +51,15 @@ fn a_list_is_asked_for_as_the_real_server_was() {
     let (server, pbs) = answering(recorded.answer());
     let entries = pbs.list(BackupType::Ct, "9001", deadline()).unwrap();
     let request = &server.requests()[0];
-    assert!(
-        request.starts_with(&format!("{} HTTP/1.1\r\n", recorded.call)),
-        "{request}"
-    );
+    assert!(request.starts_with(&format!("{} HTTP/1.1\r\n", recorded.call)), "{request}");
 
-    let times: Vec<i64> = entries
-        .iter()
-        .map(|entry| entry.snapshot.backup_time)
-        .collect();
+    let times: Vec<i64> = entries.iter().map(|entry| entry.snapshot.backup_time).collect();
     assert_eq!(times, [1_795_302_874, 1_795_302_875]);
     let first = &entries[0];
     assert_eq!(first.snapshot.to_string(), "ct/9001/2026-11-21T23:14:34Z");
     assert_eq!(first.size, Some(9_103_572));
     assert_eq!(first.owner.as_deref(), Some("felhom@pbs!n100"));
-    assert!(
-        first
-            .fingerprint
-            .as_ref()
-            .unwrap()
-            .starts_with("05:53:55:a0:")
-    );
+    assert!(first.fingerprint.as_ref().unwrap().starts_with("05:53:55:a0:"));
     assert_eq!(first.files.len(), 4);
     assert_eq!(first.files[3].crypt_mode.as_deref(), Some("sign-only"));
     assert!(first.is_finished() && first.is_encrypted() && !first.protected);
@@ -92,16 +80,7 @@ fn the_namespace_comes_from_the_storage() {
         assert_eq!(entries[0].snapshot.namespace.as_deref(), named);
         let request = &server.requests()[0];
         let end = format!("?backup-type=ct&backup-id=9001{query} HTTP/1.1");
-        assert_eq!(
-            request
-                .lines()
-                .next()
-                .unwrap()
-                .split_once("/snapshots")
-                .unwrap()
-                .1,
-            end
-        );
+        assert_eq!(request.lines().next().unwrap().split_once("/snapshots").unwrap().1, end);
     }
 }
 
@@ -139,11 +118,7 @@ fn every_recorded_list_is_understood() {
     assert!(entries.iter().any(|entry| entry.comment.is_some()));
     assert!(entries.iter().any(|entry| !entry.is_finished()));
     for entry in &entries {
-        assert_eq!(
-            entry.is_encrypted(),
-            entry.fingerprint.is_some(),
-            "{entry:?}"
-        );
+        assert_eq!(entry.is_encrypted(), entry.fingerprint.is_some(), "{entry:?}");
     }
 }
 
@@ -180,10 +155,7 @@ fn the_state_of_one_snapshot_costs_one_request() {
     let verification = state.verification.unwrap();
     assert_eq!(verification.state, VerifyState::Failed);
     assert_eq!(verification.upid.started(), 0x6B02_2759);
-    assert_eq!(
-        state.fingerprint.as_deref(),
-        Some("05:53:55:a0:46:61:81:d8")
-    );
+    assert_eq!(state.fingerprint.as_deref(), Some("05:53:55:a0:46:61:81:d8"));
     assert!(encrypted(&state.files));
     assert_eq!(server.requests().len(), 1);
     let line = "GET /api2/json/admin/datastore/felhom-spike/download-decoded?backup-type=ct&backup-id=9001\

@@ -45,21 +45,11 @@ fn a_verify_is_started_as_the_real_server_was_asked() {
     let (server, pbs) = answering(recorded.answer());
     let snapshot: Snapshot = "ct/9001/2026-11-21T23:14:34Z".parse().unwrap();
     let upid = pbs.start_verify(&snapshot, deadline()).unwrap();
-    assert!(
-        recorded
-            .body
-            .contains(&upid.to_string().replace('\\', r"\\"))
-    );
+    assert!(recorded.body.contains(&upid.to_string().replace('\\', r"\\")));
     let request = &server.requests()[0];
-    assert!(
-        request.starts_with(&format!("{} HTTP/1.1\r\n", recorded.call)),
-        "{request}"
-    );
+    assert!(request.starts_with(&format!("{} HTTP/1.1\r\n", recorded.call)), "{request}");
     assert!(request.contains("\r\ncontent-type: application/x-www-form-urlencoded\r\n"));
-    assert!(
-        request.ends_with(&format!("\r\n\r\n{}", recorded.form)),
-        "{request}"
-    );
+    assert!(request.ends_with(&format!("\r\n\r\n{}", recorded.form)), "{request}");
 }
 
 #[test]
@@ -72,10 +62,8 @@ fn a_verify_names_its_namespace_and_nothing_else() {
     let root = snapshot.in_namespace(Some(String::new()));
     pbs.start_verify(&root, deadline()).unwrap();
     let body = "\r\n\r\nbackup-type=ct&backup-id=9001&backup-time=1795302876";
-    let expected = [
-        format!("{body}&ns=pve%2Fn100&ignore-verified=0"),
-        format!("{body}&ignore-verified=0"),
-    ];
+    let expected =
+        [format!("{body}&ns=pve%2Fn100&ignore-verified=0"), format!("{body}&ignore-verified=0")];
     for (request, expected) in server.requests().iter().zip(expected) {
         assert!(request.ends_with(&expected), "{request}");
     }
@@ -85,14 +73,8 @@ fn a_verify_names_its_namespace_and_nothing_else() {
 fn a_verify_without_all_three_fields_is_never_sent() {
     let (server, pbs) = answering(answer("200 OK", "{}"));
     let whole: Snapshot = "ct/9001/2026-11-21T23:14:34Z".parse().unwrap();
-    let no_id = Snapshot {
-        backup_id: String::new(),
-        ..whole.clone()
-    };
-    let no_time = Snapshot {
-        backup_time: 0,
-        ..whole
-    };
+    let no_id = Snapshot { backup_id: String::new(), ..whole.clone() };
+    let no_time = Snapshot { backup_time: 0, ..whole };
     for snapshot in [no_id, no_time] {
         let result = pbs.start_verify(&snapshot, deadline());
         assert!(matches!(result, Err(Error::Misconfigured(_))), "{result:?}");
@@ -108,15 +90,9 @@ fn a_task_is_asked_for_on_its_own_node() {
     let dotted = TEXT.replace(":vm:", ":pbs.example.org:").parse().unwrap();
     pbs.status(&dotted, deadline()).unwrap();
     let requests = server.requests();
-    let recorded = exchanges("04-verify.http")
-        .into_iter()
-        .find(|exchange| exchange.title == "poll")
-        .unwrap();
-    assert!(
-        requests[0].starts_with(&format!("{} HTTP", recorded.call)),
-        "{}",
-        requests[0]
-    );
+    let recorded =
+        exchanges("04-verify.http").into_iter().find(|exchange| exchange.title == "poll").unwrap();
+    assert!(requests[0].starts_with(&format!("{} HTTP", recorded.call)), "{}", requests[0]);
     assert!(
         requests[1].starts_with("GET /api2/json/nodes/localhost/tasks/UPID%3Apbs.example.org%3A")
     );
@@ -137,20 +113,13 @@ fn every_recorded_task_status_is_understood() {
             TaskStatus::Running => assert!(text.contains(r#""status":"running""#), "{text}"),
             TaskStatus::Stopped { exitstatus } => {
                 assert!(text.contains(r#""status":"stopped""#), "{text}");
-                assert!(
-                    text.contains(&format!(r#""exitstatus":"{exitstatus}""#)),
-                    "{text}"
-                );
+                assert!(text.contains(&format!(r#""exitstatus":"{exitstatus}""#)), "{text}");
             }
         }
         seen.push(status);
     }
     assert!(seen.contains(&TaskStatus::Running));
-    for text in [
-        "OK",
-        "unknown",
-        "verification failed - please check the log for details",
-    ] {
+    for text in ["OK", "unknown", "verification failed - please check the log for details"] {
         let exitstatus = text.to_owned();
         assert!(seen.contains(&TaskStatus::Stopped { exitstatus }), "{text}");
     }
@@ -159,16 +128,10 @@ fn every_recorded_task_status_is_understood() {
 #[test]
 fn a_status_that_is_not_known_is_neither_running_nor_stopped() {
     let (_server, pbs) = answering(answer("200 OK", r#"{"data":{"status":"paused"}}"#));
-    assert!(matches!(
-        pbs.status(&upid(), deadline()),
-        Err(Error::Invalid(_))
-    ));
+    assert!(matches!(pbs.status(&upid(), deadline()), Err(Error::Invalid(_))));
     let (_server, pbs) = answering(answer("200 OK", r#"{"data":{"status":"stopped"}}"#));
     let exitstatus = "unknown".to_owned();
-    assert_eq!(
-        pbs.status(&upid(), deadline()).unwrap(),
-        TaskStatus::Stopped { exitstatus }
-    );
+    assert_eq!(pbs.status(&upid(), deadline()).unwrap(), TaskStatus::Stopped { exitstatus });
 }
 
 #[test]

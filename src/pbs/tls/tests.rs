@@ -22,10 +22,7 @@ fn ask(config: Arc<ClientConfig>, host: &str, port: u16) -> Result<u16, PbsError
         form: None,
         json: None,
     };
-    let limit = Limit {
-        deadline: Instant::now() + Duration::from_secs(60),
-        body: 1000,
-    };
+    let limit = Limit { deadline: Instant::now() + Duration::from_secs(60), body: 1000 };
     let answer = Client::tls(host, port, config).send(&request, limit)?;
     Ok(answer.status)
 }

@@ -42,11 +42,7 @@ impl Drop for Dir {
 }
 
 fn client_of(path: &Path) -> Client {
-    let file = File::options()
-        .read(true)
-        .custom_flags(libc::O_PATH)
-        .open(path)
-        .unwrap();
+    let file = File::options().read(true).custom_flags(libc::O_PATH).open(path).unwrap();
     Client::unix(file.into())
 }
 
@@ -82,19 +78,11 @@ fn endless(dir: &Dir, start: &'static str, again: &'static str, pause: u64) -> C
     })
 }
 
-const GET: Request<'_> = Request {
-    method: Method::Get,
-    path: "/x?a=%2F",
-    headers: &[],
-    form: None,
-    json: None,
-};
+const GET: Request<'_> =
+    Request { method: Method::Get, path: "/x?a=%2F", headers: &[], form: None, json: None };
 
 fn within(milliseconds: u64) -> Limit {
-    Limit {
-        deadline: Instant::now() + Duration::from_millis(milliseconds),
-        body: 1000,
-    }
+    Limit { deadline: Instant::now() + Duration::from_millis(milliseconds), body: 1000 }
 }
 
 const PLENTY: u64 = 60_000;
@@ -119,10 +107,7 @@ fn assert_late<T: fmt::Debug>(result: Result<T, Failure>, at: Stage) {
 
 #[track_caller]
 fn assert_too_large<T: fmt::Debug>(result: Result<T, Failure>) {
-    assert!(
-        matches!(result, Err(Failure::TooLarge { .. })),
-        "{result:?}"
-    );
+    assert!(matches!(result, Err(Failure::TooLarge { .. })), "{result:?}");
 }
 
 #[track_caller]
@@ -164,42 +149,24 @@ fn requests_say_what_was_asked_and_share_a_connection() {
         let got = client.send(request, within(PLENTY)).unwrap();
         String::from_utf8(got.body).unwrap().to_ascii_lowercase()
     };
-    let first = send(&Request {
-        headers: &[("Authorization", "PBSAPIToken=a")],
-        ..GET
-    });
+    let first = send(&Request { headers: &[("Authorization", "PBSAPIToken=a")], ..GET });
     assert!(first.starts_with("1 get /x?a=%2f http/1.1\r\n"), "{first}");
     assert!(first.contains("\r\nhost: localhost\r\n"), "{first}");
     assert!(first.contains("\r\nauthorization: pbsapitoken=a\r\n"));
     assert!(!first.contains("content-type"));
 
-    let post = Request {
-        method: Method::Post,
-        ..GET
-    };
+    let post = Request { method: Method::Post, ..GET };
     let empty = send(&post);
     assert!(empty.starts_with("2 post /x?a=%2f http/1.1\r\n"), "{empty}");
     assert!(empty.contains("\r\ncontent-length: 0\r\n"), "{empty}");
 
-    let form = send(&Request {
-        form: Some("a=b"),
-        ..post
-    });
+    let form = send(&Request { form: Some("a=b"), ..post });
     assert!(form.contains("\r\ncontent-type: application/x-www-form-urlencoded\r\n"));
-    assert!(
-        form.starts_with('3') && form.ends_with("\r\n\r\na=b"),
-        "{form}"
-    );
+    assert!(form.starts_with('3') && form.ends_with("\r\n\r\na=b"), "{form}");
 
-    let json = send(&Request {
-        json: Some("{}"),
-        ..post
-    });
+    let json = send(&Request { json: Some("{}"), ..post });
     assert!(json.contains("\r\ncontent-type: application/json\r\n"));
-    assert!(
-        json.starts_with('4') && json.ends_with("\r\n\r\n{}"),
-        "{json}"
-    );
+    assert!(json.starts_with('4') && json.ends_with("\r\n\r\n{}"), "{json}");
 }
 
 #[test]
@@ -251,10 +218,7 @@ fn a_body_that_announces_too_much_is_not_even_read() {
 fn an_endless_body_is_cut() {
     for (start, again) in [
         ("HTTP/1.1 200 OK\r\n\r\n", "more"),
-        (
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
-            "4\r\nmore\r\n",
-        ),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "4\r\nmore\r\n"),
     ] {
         let dir = Dir::new();
         let client = endless(&dir, start, again, 0);
@@ -264,17 +228,11 @@ fn an_endless_body_is_cut() {
 
 #[test]
 fn endless_headers_are_cut() {
-    for again in [
-        "X-More: and more and more\r\n",
-        "XXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX",
-    ] {
+    for again in ["X-More: and more and more\r\n", "XXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX"] {
         let dir = Dir::new();
         let client = endless(&dir, "HTTP/1.1 200 OK\r\nX-Start: ", again, 0);
         let result = promptly(|| client.send(&GET, within(PLENTY)));
-        let bounded = matches!(
-            result,
-            Err(Failure::TooLarge { .. } | Failure::Broken { .. })
-        );
+        let bounded = matches!(result, Err(Failure::TooLarge { .. } | Failure::Broken { .. }));
         assert!(bounded, "{result:?}");
     }
 }
@@ -309,10 +267,7 @@ fn a_deadline_that_has_passed_sends_nothing() {
     let dir = Dir::new();
     let client = saying(&dir, answer("200 OK", ""));
     let result = client.send(&GET, within(0));
-    assert!(
-        matches!(result, Err(Failure::TimedOut { .. })),
-        "{result:?}"
-    );
+    assert!(matches!(result, Err(Failure::TimedOut { .. })), "{result:?}");
 }
 
 #[test]
@@ -320,11 +275,7 @@ fn a_server_that_takes_nothing_is_given_up() {
     let dir = Dir::new();
     let listener = UnixListener::bind(dir.file()).unwrap();
     let big = "x".repeat(8 * 1024 * 1024);
-    let post = Request {
-        method: Method::Post,
-        form: Some(&big),
-        ..GET
-    };
+    let post = Request { method: Method::Post, form: Some(&big), ..GET };
     let result = promptly(|| client_of(&dir.file()).send(&post, within(SHORT)));
     assert_late(result, Stage::Send);
     drop(listener);
@@ -416,9 +367,7 @@ fn a_backlog_that_clears_in_time_is_no_failure() {
         }
         let (mut stream, _) = listener.accept().unwrap();
         read_request(&mut BufReader::new(&stream));
-        stream
-            .write_all(answer("200 OK", "at last").as_bytes())
-            .unwrap();
+        stream.write_all(answer("200 OK", "at last").as_bytes()).unwrap();
         drop(waiting);
     });
     let got = client_of(&dir.file()).send(&GET, within(PLENTY)).unwrap();
@@ -470,9 +419,7 @@ fn addresses_of_ipv6_are_taken_with_and_without_brackets() {
     let identity = Identity::self_signed();
     // Nobody listens: what counts is that the address is understood, and named.
     for host in ["::1", "[::1]", "::1%lo"] {
-        let failure = tls_client(&identity, host, 1)
-            .send(&GET, within(PLENTY))
-            .unwrap_err();
+        let failure = tls_client(&identity, host, 1).send(&GET, within(PLENTY)).unwrap_err();
         assert!(matches!(failure, Failure::Connect { .. }), "{failure:?}");
         assert!(failure.to_string().contains("[::1]:1"), "{failure}");
     }
@@ -500,10 +447,7 @@ fn a_hung_handshake_is_named() {
     let port = listener.local_addr().unwrap().port();
     let client = tls_client(&Identity::self_signed(), "127.0.0.1", port);
     let failure = promptly(|| client.send(&GET, within(SHORT))).unwrap_err();
-    assert!(
-        failure.to_string().contains("TLS handshake took too long"),
-        "{failure}"
-    );
+    assert!(failure.to_string().contains("TLS handshake took too long"), "{failure}");
     assert!(failure.unsent());
     assert_late(Err::<(), _>(failure), Stage::Handshake);
 }
@@ -538,11 +482,7 @@ fn an_end_that_tls_did_not_announce_is_an_error() {
 fn a_connection_with_something_left_to_read_is_not_used_again() {
     let identity = Identity::self_signed();
     let server = TestServer::start(&identity, |_| {
-        format!(
-            "{}{}",
-            answer("200 OK", "one"),
-            answer("200 OK", "smuggled")
-        )
+        format!("{}{}", answer("200 OK", "one"), answer("200 OK", "smuggled"))
     });
     let client = tls_client(&identity, "127.0.0.1", server.port);
     for _ in 0..2 {

@@ -84,10 +84,7 @@ impl TestServer {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let log = Arc::new(Mutex::new(Log::default()));
-        let server = TestServer {
-            port,
-            log: log.clone(),
-        };
+        let server = TestServer { port, log: log.clone() };
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 log.lock().unwrap().connections += 1;

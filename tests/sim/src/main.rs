@@ -1,1 +1,75 @@
-fn main() {}
+//! `stillpoint-sim`: a whole backup told as a story, or one recorded run replayed.
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use stillpoint_sim::hooks::Binaries;
+use stillpoint_sim::vzdump::replay::{Options, replay};
+use stillpoint_sim::vzdump::stage::stage;
+use stillpoint_sim::vzdump::trace::Scenario;
+
+/// A simulated Proxmox VE node for Stillpoint. Without a command: a whole backup, told as a story.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Action>,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Replay one recorded run of the real vzdump, and show the end state
+    Replay {
+        /// A file shaped like tests/fixtures/vzdump/traces.json
+        #[arg(long)]
+        trace: PathBuf,
+        /// Name of the scenario in the file
+        #[arg(long)]
+        scenario: String,
+        /// Make the node in this directory and keep it
+        #[arg(long)]
+        root: Option<PathBuf>,
+        /// The hook to call, its sibling programs beside it
+        #[arg(long)]
+        hook: Option<PathBuf>,
+        /// Print the end state as JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("stillpoint-sim: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    let Some(action) = arguments.command else {
+        return stillpoint_sim::story::tell(&Binaries::built()?);
+    };
+    let Action::Replay { trace, scenario, root, hook, json } = action;
+    let binaries = match hook {
+        Some(hook) => Binaries::beside(&hook)?,
+        None => Binaries::built()?,
+    };
+    let scenario = Scenario::load(&trace, &scenario)?;
+    let node = stage(&scenario, root.as_deref(), &binaries, &|_| {})?;
+    let mut options = Options::default();
+    // Failpoints of a test build are set by whoever starts the replay.
+    options.env =
+        std::env::vars().filter(|(name, _)| name.starts_with("STILLPOINT_FAIL")).collect();
+    let report = replay(&node, &scenario, &options)?;
+    if json {
+        let report = serde_json::to_string(&report).context("writing the report")?;
+        println!("{report}");
+    } else {
+        println!("{}", report.text());
+    }
+    Ok(())
+}

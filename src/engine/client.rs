@@ -1,0 +1,189 @@
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use serde::de::DeserializeOwned;
+
+use super::container::{Container, Inspected, Listed, is_id};
+use crate::guest::Guest;
+use crate::sys::http::{Answer, Client, Limit, Method, Request};
+use crate::sys::{bounded, text};
+
+/// Where an engine listens: Docker, Docker as older systems name it, Podman.
+const SOCKETS: [&str; 3] = ["/run/docker.sock", "/var/run/docker.sock", "/run/podman/podman.sock"];
+
+/// A look-up in the guest's file system takes microseconds, unless the guest makes it hang.
+const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
+
+/// Ten thousand running containers, at some 1.5 kB each in a list, are read; more is no answer.
+const ANSWER_LIMIT: usize = 32 << 20;
+
+/// For every request but a stop: an engine in good health answers in milliseconds, a start takes seconds.
+const REQUEST_LIMIT: Duration = Duration::from_secs(30);
+
+/// What the engine answered to a request, or that it did not.
+#[derive(Debug)]
+pub enum Error {
+    /// 404: there is no such container.
+    Gone,
+    /// The engine refused, with its status and its own words.
+    Refused(u16, String),
+    /// No answer, or none that is understood.
+    Failed(String),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Gone => f.write_str("there is no such container"),
+            Error::Refused(status, reason) => write!(f, "the engine answered {status}: {reason}"),
+            Error::Failed(reason) => f.write_str(reason),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// A guest's container engine.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    client: Client,
+}
+
+impl Engine {
+    /// The engine of a running guest; `None` where it has no engine's socket.
+    pub fn of(guest: &Guest) -> Result<Option<Engine>, Error> {
+        let tree = guest.tree.try_clone().map_err(|error| Error::Failed(error.to_string()))?;
+        let found = bounded::within(LOOKUP_LIMIT, move || {
+            for path in SOCKETS {
+                match tree.socket(path) {
+                    Ok(Some(socket)) => return Ok(Some(socket)),
+                    Ok(None) => {}
+                    Err(error) => return Err(format!("{path} in the guest: {error}")),
+                }
+            }
+            Ok(None)
+        });
+        match found {
+            Ok(Ok(socket)) => Ok(socket.map(|socket| Engine { client: Client::unix(socket) })),
+            Ok(Err(reason)) => Err(Error::Failed(reason)),
+            Err(error) => Err(Error::Failed(format!("the guest's file system gives {error}"))),
+        }
+    }
+
+    /// Whether the engine answers.
+    pub fn ping(&self, deadline: Instant) -> Result<(), Error> {
+        self.get("/_ping", deadline).map(drop)
+    }
+
+    /// The ids of the containers that run, paused ones included.
+    pub fn running(&self, deadline: Instant) -> Result<Vec<String>, Error> {
+        self.list("/containers/json", deadline)
+    }
+
+    /// The ids of all containers of a compose service, running or not.
+    pub fn of_service(
+        &self,
+        project: &str,
+        service: &str,
+        deadline: Instant,
+    ) -> Result<Vec<String>, Error> {
+        let filters = serde_json::json!({ "label": [
+            format!("com.docker.compose.project={project}"),
+            format!("com.docker.compose.service={service}"),
+        ]});
+        let filters = percent_encoded(&filters.to_string());
+        self.list(&format!("/containers/json?all=1&filters={filters}"), deadline)
+    }
+
+    /// A container with its settings and its present state.
+    pub fn inspect(&self, id: &str, deadline: Instant) -> Result<Container, Error> {
+        let answer = self.get(&format!("/containers/{}/json", checked(id)?), deadline)?;
+        parsed::<Inspected>(&answer)?.try_into().map_err(Error::Failed)
+    }
+
+    /// Stops a container with its own stop timeout; returns when it has stopped. Already stopped is success.
+    pub fn stop(&self, id: &str, deadline: Instant) -> Result<(), Error> {
+        self.act(id, "stop", deadline)
+    }
+
+    /// Starts a container. Already running is success.
+    pub fn start(&self, id: &str, deadline: Instant) -> Result<(), Error> {
+        self.act(id, "start", deadline.min(Instant::now() + REQUEST_LIMIT))
+    }
+
+    /// Pauses a container.
+    pub fn pause(&self, id: &str, deadline: Instant) -> Result<(), Error> {
+        self.act(id, "pause", deadline.min(Instant::now() + REQUEST_LIMIT))
+    }
+
+    /// Lets a paused container go on.
+    pub fn unpause(&self, id: &str, deadline: Instant) -> Result<(), Error> {
+        self.act(id, "unpause", deadline.min(Instant::now() + REQUEST_LIMIT))
+    }
+
+    fn list(&self, path: &str, deadline: Instant) -> Result<Vec<String>, Error> {
+        let listed: Vec<Listed> = parsed(&self.get(path, deadline)?)?;
+        for container in &listed {
+            checked(&container.id)?;
+        }
+        Ok(listed.into_iter().map(|container| container.id).collect())
+    }
+
+    fn get(&self, path: &str, deadline: Instant) -> Result<Answer, Error> {
+        self.send(Method::Get, path, deadline.min(Instant::now() + REQUEST_LIMIT))
+    }
+
+    fn act(&self, id: &str, verb: &str, deadline: Instant) -> Result<(), Error> {
+        self.send(Method::Post, &format!("/containers/{}/{verb}", checked(id)?), deadline).map(drop)
+    }
+
+    fn send(&self, method: Method, path: &str, deadline: Instant) -> Result<Answer, Error> {
+        let request = Request { method, path, headers: &[], form: None, json: None };
+        let limit = Limit { deadline, body: ANSWER_LIMIT };
+        let answer = self
+            .client
+            .send(&request, limit)
+            .map_err(|failure| Error::Failed(text::printable(&failure.to_string(), 300)))?;
+        match answer.status {
+            // 304: already so (facts/DOCKER.md).
+            200..=299 | 304 => Ok(answer),
+            404 => Err(Error::Gone),
+            status => Err(Error::Refused(status, message(&answer.body))),
+        }
+    }
+}
+
+fn checked(id: &str) -> Result<&str, Error> {
+    if is_id(id) {
+        return Ok(id);
+    }
+    Err(Error::Failed(format!("the engine names a container '{}'", text::printable(id, 80))))
+}
+
+fn parsed<T: DeserializeOwned>(answer: &Answer) -> Result<T, Error> {
+    serde_json::from_slice(&answer.body)
+        .map_err(|error| Error::Failed(format!("the engine's answer is not understood: {error}")))
+}
+
+/// The engine's errors are `{"message": "..."}`.
+fn message(body: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Refusal {
+        message: String,
+    }
+    let words = serde_json::from_slice::<Refusal>(body)
+        .map(|refusal| refusal.message)
+        .unwrap_or_else(|_| String::from_utf8_lossy(body).into_owned());
+    text::printable(words.trim(), 300)
+}
+
+fn percent_encoded(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                char::from(byte).to_string()
+            }
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}

@@ -1,0 +1,244 @@
+use std::collections::HashMap;
+
+use serde::Deserialize;
+
+/// The engine's default stop timeout, in seconds: what a container without its own is given.
+const STOP_TIMEOUT: u64 = 10;
+
+/// A stop timeout below zero means for ever to the engine; no plan waits that long.
+const LONGEST_STOP: u64 = 24 * 3600;
+
+/// What is kept of a label or a path, in bytes: a guest can make them as long as it likes.
+const LONGEST_TEXT: usize = 4096;
+
+/// How many places of data are kept of one container.
+const MOST_DATA: usize = 64;
+
+/// What a container is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Created,
+    Running,
+    Paused,
+    Restarting,
+    Removing,
+    Exited,
+    Dead,
+    /// A state that this version of Stillpoint does not know.
+    Other,
+}
+
+/// A container, as far as a backup is concerned with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    pub id: String,
+    /// Without the leading slash of the API.
+    pub name: String,
+    /// Those of compose and of Stillpoint.
+    pub labels: HashMap<String, String>,
+    pub status: Status,
+    /// When it was last started, in the engine's words: a different one means somebody has started it since.
+    pub started_at: String,
+    pub exit_code: i64,
+    /// How long the engine lets it take to stop before it kills it, in seconds.
+    pub stop_timeout: u64,
+    /// `--rm`: stopping it deletes it.
+    pub auto_remove: bool,
+    /// Where its volumes and bind mounts lie in the guest.
+    pub data: Vec<String>,
+}
+
+impl Container {
+    /// What it takes to keep it, in bytes.
+    pub fn weight(&self) -> usize {
+        let labels = self.labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+        let data = self.data.iter().map(String::len).sum::<usize>();
+        self.id.len() + self.name.len() + self.started_at.len() + labels + data
+    }
+
+    /// A label's value.
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.labels.get(name).map(String::as_str)
+    }
+
+    /// The compose project it belongs to.
+    pub fn project(&self) -> Option<&str> {
+        self.label("com.docker.compose.project")
+    }
+
+    /// The compose service it belongs to.
+    pub fn service(&self) -> Option<&str> {
+        self.label("com.docker.compose.service")
+    }
+
+    /// The services of its project that it depends on:
+    /// `db:service_healthy:false,cache:service_started:false`, as compose writes them.
+    pub fn depends_on(&self) -> impl Iterator<Item = &str> {
+        self.label("com.docker.compose.depends_on")
+            .unwrap_or_default()
+            .split(',')
+            .filter_map(|dependency| dependency.split(':').next())
+            .filter(|service| !service.is_empty())
+    }
+}
+
+/// An id as the engine makes them: nothing that could mean anything else in a path.
+pub fn is_id(id: &str) -> bool {
+    (12..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Listed {
+    pub id: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Inspected {
+    id: String,
+    name: String,
+    state: InspectedState,
+    config: InspectedConfig,
+    host_config: HostConfig,
+    #[serde(default)]
+    mounts: Option<Vec<Mount>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedState {
+    status: String,
+    #[serde(default)]
+    started_at: String,
+    #[serde(default)]
+    exit_code: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedConfig {
+    #[serde(default)]
+    labels: Option<HashMap<String, String>>,
+    #[serde(default)]
+    stop_timeout: Option<i64>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct HostConfig {
+    #[serde(default)]
+    auto_remove: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Mount {
+    #[serde(default)]
+    source: String,
+}
+
+impl TryFrom<Inspected> for Container {
+    type Error = String;
+
+    fn try_from(inspected: Inspected) -> Result<Container, String> {
+        if !is_id(&inspected.id) {
+            return Err("the engine's answer names no container".to_string());
+        }
+        let stop_timeout = match inspected.config.stop_timeout {
+            None => STOP_TIMEOUT,
+            Some(seconds) => u64::try_from(seconds).unwrap_or(LONGEST_STOP).min(LONGEST_STOP),
+        };
+        Ok(Container {
+            id: inspected.id,
+            name: inspected.name.trim_start_matches('/').chars().take(255).collect(),
+            labels: inspected
+                .config
+                .labels
+                .unwrap_or_default()
+                .into_iter()
+                .filter(|(key, value)| {
+                    value.len() <= LONGEST_TEXT
+                        && (key.starts_with("com.docker.compose.")
+                            || key.starts_with("stillpoint."))
+                })
+                .collect(),
+            status: match inspected.state.status.as_str() {
+                "created" => Status::Created,
+                "running" => Status::Running,
+                "paused" => Status::Paused,
+                "restarting" => Status::Restarting,
+                "removing" => Status::Removing,
+                // Podman says "stopped" and "configured" where Docker says "exited" and "created".
+                "exited" | "stopped" => Status::Exited,
+                "configured" | "initialized" => Status::Created,
+                "dead" => Status::Dead,
+                _ => Status::Other,
+            },
+            started_at: inspected.state.started_at.chars().take(64).collect(),
+            exit_code: inspected.state.exit_code,
+            stop_timeout,
+            auto_remove: inspected.host_config.auto_remove,
+            data: inspected
+                .mounts
+                .unwrap_or_default()
+                .into_iter()
+                .map(|mount| mount.source)
+                .filter(|source| source.starts_with('/') && source.len() <= LONGEST_TEXT)
+                .take(MOST_DATA)
+                .collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "3b1f0c2d4e5f60718293a4b5c6d7e8f90123456789abcdef0123456789abcdef";
+
+    fn inspected(config: &str, rest: &str) -> Result<Container, String> {
+        let text = format!(
+            r#"{{"Id":"{ID}","Name":"/shop-db-1","State":{{"Status":"running","StartedAt":"2026-11-21T23:00:00Z","ExitCode":0}},
+            "Config":{config},"HostConfig":{{"AutoRemove":true}}{rest}}}"#
+        );
+        serde_json::from_str::<Inspected>(&text).map_err(|error| error.to_string())?.try_into()
+    }
+
+    #[test]
+    fn a_container_is_read_with_what_the_engine_leaves_out() {
+        let container = inspected(r#"{"Labels":null}"#, "").unwrap();
+        assert_eq!((container.name.as_str(), container.stop_timeout), ("shop-db-1", 10));
+        assert!(container.auto_remove && container.data.is_empty());
+        let mounts = r#","Mounts":[{"Type":"volume","Source":"/var/lib/docker/volumes/pg/_data"},{"Type":"tmpfs","Source":""}]"#;
+        let container = inspected(r#"{"StopTimeout":-1}"#, mounts).unwrap();
+        assert_eq!(container.data, ["/var/lib/docker/volumes/pg/_data"]);
+        assert_eq!(container.stop_timeout, LONGEST_STOP);
+    }
+
+    #[test]
+    fn dependencies_stand_in_a_label() {
+        let label = "com.docker.compose.depends_on";
+        let config = format!(
+            r#"{{"Labels":{{"{label}":"db:service_healthy:false,cache:service_started:false"}}}}"#
+        );
+        let container = inspected(&config, "").unwrap();
+        assert_eq!(container.depends_on().collect::<Vec<_>>(), ["db", "cache"]);
+        assert_eq!(inspected(r#"{"Labels":{}}"#, "").unwrap().depends_on().count(), 0);
+    }
+
+    #[test]
+    fn an_id_is_nothing_but_an_id() {
+        assert!(is_id(ID) && is_id(&ID[..12]));
+        for id in ["", "abc", "../../etc/passwd", "3b1f0c2d4e5f/stop?t=0", &format!("{ID}0")] {
+            assert!(!is_id(id), "{id}");
+        }
+    }
+
+    #[test]
+    fn json_nested_too_deep_crashes_nothing() {
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert!(inspected("{}", &format!(r#","Deep":{deep}"#)).is_ok(), "passed over");
+        assert!(inspected(&format!(r#"{{"Labels":{deep}}}"#), "").is_err());
+    }
+}

@@ -1,0 +1,166 @@
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::sys::{Root, file};
+use crate::vzdump::Vmid;
+
+/// A file in pmxcfs is at most 1 MiB (facts/PVE.md).
+const LIMIT: u64 = 1 << 20;
+
+/// Where the cluster keeps a guest.
+#[derive(Debug)]
+pub enum Place {
+    /// On this node.
+    Here(Config),
+    /// On the named node.
+    Elsewhere(String),
+    /// Nowhere.
+    Gone,
+}
+
+/// The current settings of a guest, without its snapshots' sections.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// `hostname` of a container, `name` of a VM.
+    pub hostname: Option<String>,
+    /// What PVE is doing with the guest: `backup`, `snapshot`, `migrate`, ...
+    pub lock: Option<String>,
+    /// The volume of the root file system (a VM's first disk): another one means another guest.
+    pub root_volume: Option<String>,
+    /// Mount points beside the root file system.
+    pub mounts: Vec<Mount>,
+}
+
+/// A mount point of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Where it is mounted in the guest.
+    pub path: String,
+    /// Whether vzdump puts it into the archive: `backup=1`, and no bind mount or device.
+    pub in_backup: bool,
+}
+
+impl Place {
+    /// Looks a guest up in `/etc/pve`.
+    pub fn of(root: &Root, vmid: Vmid) -> Result<Place> {
+        for directory in ["/etc/pve/lxc", "/etc/pve/qemu-server"] {
+            if let Some(config) = read(&root.path(directory).join(format!("{vmid}.conf")))? {
+                return Ok(Place::Here(config));
+            }
+        }
+        let nodes = match fs::read_dir(root.path("/etc/pve/nodes")) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Place::Gone),
+            other => other.context("/etc/pve/nodes")?,
+        };
+        for node in nodes {
+            let node = node.context("/etc/pve/nodes")?;
+            for kind in ["lxc", "qemu-server"] {
+                let path = node.path().join(kind).join(format!("{vmid}.conf"));
+                if path.exists() {
+                    return Ok(Place::Elsewhere(node.file_name().to_string_lossy().into_owned()));
+                }
+            }
+        }
+        Ok(Place::Gone)
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Config>> {
+    let text = file::read_text(path, LIMIT).with_context(|| path.display().to_string())?;
+    Ok(text.map(|text| Config::parse(&text)))
+}
+
+impl Config {
+    /// Reads a guest's configuration; lines that are not understood are passed over, as PVE does.
+    pub fn parse(text: &str) -> Config {
+        let mut config = Config::default();
+        for line in text.lines().take_while(|line| !line.starts_with('[')) {
+            let Some((key, value)) = line.split_once(':') else { continue };
+            let value = value.trim();
+            match key {
+                "hostname" | "name" => config.hostname = Some(value.to_string()),
+                "lock" => config.lock = Some(value.to_string()),
+                "rootfs" => config.root_volume = volume(value),
+                _ if is_numbered(key, "mp") => config.mounts.extend(mount(value)),
+                _ if is_disk(key) && config.root_volume.is_none() => {
+                    config.root_volume = volume(value).filter(|volume| volume != "none");
+                }
+                _ => {}
+            }
+        }
+        config
+    }
+
+    /// Whether `path` in the guest lies on a volume that is not in the backup.
+    pub fn left_out(&self, path: &str) -> bool {
+        self.mounts
+            .iter()
+            .filter(|mount| Path::new(path).starts_with(&mount.path))
+            .max_by_key(|mount| mount.path.len())
+            .is_some_and(|mount| !mount.in_backup)
+    }
+}
+
+fn volume(value: &str) -> Option<String> {
+    let first = value.split(',').next()?;
+    Some(first.strip_prefix("volume=").unwrap_or(first).to_string())
+}
+
+fn mount(value: &str) -> Option<Mount> {
+    let option =
+        |name: &str| value.split(',').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
+    let path = option("mp")?.trim_end_matches('/').to_string();
+    let own = volume(value).is_some_and(|volume| !volume.starts_with('/'));
+    Some(Mount {
+        path,
+        in_backup: own && matches!(option("backup"), Some("1" | "yes" | "on" | "true")),
+    })
+}
+
+fn is_numbered(key: &str, prefix: &str) -> bool {
+    key.strip_prefix(prefix).is_some_and(|number| {
+        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    })
+}
+
+fn is_disk(key: &str) -> bool {
+    ["scsi", "virtio", "sata", "ide"].iter().any(|prefix| is_numbered(key, prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = "#web: not this\narch: amd64\nhostname: prod-docker\nlock: backup\n\
+        mp0: local:subvol-9001-disk-1,mp=/data,backup=1,size=8G\n\
+        mp1: /mnt/bulk,mp=/data/bulk,backup=1\n\
+        mp2: local:subvol-9001-disk-2,mp=/srv/\n\
+        rootfs: volume=local:subvol-9001-disk-0,size=8G\nunparsable\n\
+        [before-upgrade]\nhostname: old\nlock: snapshot\nrootfs: local:old\n";
+
+    #[test]
+    fn only_the_current_section_counts() {
+        let config = Config::parse(CONFIG);
+        assert_eq!(config.hostname.as_deref(), Some("prod-docker"));
+        assert_eq!(config.lock.as_deref(), Some("backup"));
+        assert_eq!(config.root_volume.as_deref(), Some("local:subvol-9001-disk-0"));
+    }
+
+    #[test]
+    fn volumes_that_are_not_in_the_backup_are_known() {
+        let config = Config::parse(CONFIG);
+        assert!(!config.left_out("/var/lib/docker/volumes/pg"));
+        assert!(!config.left_out("/data/pg"));
+        assert!(!config.left_out("/datadir"));
+        assert!(config.left_out("/data/bulk/pg"), "a bind mount never is");
+        assert!(config.left_out("/srv/pg"), "backup=0 is the default");
+    }
+
+    #[test]
+    fn a_vm_is_known_by_its_first_disk() {
+        let text = "name: win\nide2: none,media=cdrom\nscsi0: local-lvm:vm-100-disk-0,size=32G\n";
+        assert_eq!(Config::parse(text).root_volume.as_deref(), Some("local-lvm:vm-100-disk-0"));
+    }
+}

@@ -1,0 +1,95 @@
+use crate::vzdump::{Call, GuestType, Mode, Phase};
+
+/// Something that is due in a phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Duty {
+    /// Bring back what earlier jobs left at rest, where their workers are dead.
+    BringBackLeftovers,
+    /// Begin the run of this guest.
+    OpenRun,
+    /// Bring the containers to rest.
+    Quiesce,
+    /// Write down what is running, on the node and in the guest.
+    NoteRunning,
+    /// From here on what is brought back no longer disturbs the backup.
+    DataCopied,
+    /// Bring everything back.
+    Resume,
+    /// The archive is complete.
+    NoteComplete,
+    /// Have the server verify the snapshot.
+    StartVerify,
+    /// The backup failed.
+    NoteFailure,
+    /// Journal the run and end it.
+    JournalRun,
+    /// End what runs of this job are left.
+    EndRuns,
+    /// Collect the verifies of this job.
+    CollectVerifies,
+    /// Print a line for each guest; Proxmox VE mails them.
+    Summarize,
+}
+
+/// What is due in a call: the table of the design, phase by phase.
+///
+/// job-init has no duty, for another job may be in the middle of a guest; pre-restart has none, for a failure
+/// there leaves a guest frozen or down. A VM is never quiesced.
+pub fn duties(call: &Call) -> &'static [Duty] {
+    use Duty::*;
+    let subject = call.subject.as_ref();
+    let lxc = subject.is_some_and(|subject| subject.guest_type == GuestType::Lxc);
+    let stop = subject.is_some_and(|subject| subject.mode == Mode::Stop);
+    match (call.phase, lxc, stop) {
+        (Phase::JobInit | Phase::PreRestart, ..) => &[],
+        (Phase::JobStart, ..) => &[BringBackLeftovers],
+        (Phase::BackupStart, ..) => &[OpenRun],
+        (Phase::PreStop, true, false) => &[Quiesce],
+        (Phase::PreStop, true, true) => &[NoteRunning],
+        (Phase::PreStop, false, _) => &[],
+        (Phase::PostRestart, true, _) => &[DataCopied, Resume],
+        (Phase::PostRestart, false, _) => &[],
+        // In stop mode the guest is down now, and started only after this.
+        (Phase::BackupEnd, _, true) => &[DataCopied, NoteComplete, StartVerify],
+        (Phase::BackupEnd, _, false) => &[DataCopied, Resume, NoteComplete, StartVerify],
+        (Phase::BackupAbort, ..) => &[NoteFailure, Resume],
+        (Phase::LogEnd, ..) => &[Resume, JournalRun],
+        (Phase::JobEnd, ..) => &[EndRuns, CollectVerifies, Summarize],
+        (Phase::JobAbort, ..) => &[EndRuns, CollectVerifies],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vzdump::{Subject, Vmid};
+
+    fn call(phase: Phase, mode: Mode, guest_type: GuestType) -> Call {
+        let subject = Subject { mode, vmid: Vmid(9001), guest_type, hostname: None, target: None };
+        Call { phase, subject: Some(subject), storage: None }
+    }
+
+    #[test]
+    fn nothing_is_stopped_but_in_pre_stop_of_a_container_in_snapshot_and_suspend_mode() {
+        for phase in Phase::ALL {
+            for mode in [Mode::Snapshot, Mode::Suspend, Mode::Stop] {
+                for guest_type in [GuestType::Lxc, GuestType::Qemu] {
+                    let due = duties(&call(phase, mode, guest_type)).contains(&Duty::Quiesce);
+                    let meant = phase == Phase::PreStop
+                        && mode != Mode::Stop
+                        && guest_type == GuestType::Lxc;
+                    assert_eq!(due, meant, "{phase:?} {mode} {guest_type:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_due_where_a_failure_would_harm_or_another_job_may_be_at_work() {
+        for mode in [Mode::Snapshot, Mode::Suspend, Mode::Stop] {
+            assert!(duties(&call(Phase::PreRestart, mode, GuestType::Lxc)).is_empty());
+        }
+        let call = Call { phase: Phase::JobInit, subject: None, storage: None };
+        assert!(duties(&call).is_empty());
+    }
+}

@@ -1,0 +1,292 @@
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::{Duty, LOCK_LIMIT};
+use crate::config::{OnError, Settings};
+use crate::guest::{Place, State};
+use crate::quiesce::{self, Quiesced};
+use crate::report::lines::{self, say};
+use crate::run::{Archive, By, Run, Runs, VerifyStart};
+use crate::sys::{Root, signal};
+use crate::verify;
+use crate::vzdump::{Call, GuestType, Job, Mode, Subject, TaskLog};
+
+/// How long post-restart tries before it leaves the rest to the guard.
+const RESUME_LIMIT: Duration = Duration::from_secs(120);
+
+/// How long it waits for the engine of a guest that was just started (stop mode).
+const ENGINE_WAIT: Duration = Duration::from_secs(90);
+
+/// After the Stop button a SIGKILL follows within 5 s (facts/PVE.md).
+const INTERRUPTED_LIMIT: Duration = Duration::from_secs(3);
+
+/// A call about one guest.
+pub struct GuestCall<'a> {
+    pub root: &'a Root,
+    pub settings: &'a Settings,
+    pub job: Job,
+    pub call: &'a Call,
+    pub subject: &'a Subject,
+}
+
+impl GuestCall<'_> {
+    /// Does what is due, under the guest's lock, and returns the exit status.
+    pub fn perform(&self, due: &[Duty]) -> u8 {
+        let vmid = self.subject.vmid;
+        let runs = Runs::of(self.root);
+        let _lock = match runs.lock(vmid, Instant::now() + LOCK_LIMIT) {
+            Ok(lock) => lock,
+            Err(error) => {
+                say(&format!("guest {vmid} is left to whoever brings it back now: {error:#}"));
+                return 0;
+            }
+        };
+        let mut run = match runs.load(vmid) {
+            Ok(Some(run)) if run.job == self.job && !due.contains(&Duty::OpenRun) => run,
+            Ok(None) => self.new_run(),
+            // Another backup's run, or one that can't be read: that comes first.
+            Ok(Some(_)) | Err(_) => match self.end_other_run() {
+                Ok(()) => self.new_run(),
+                Err(error) => {
+                    say(&format!("{} is not quiesced: {error:#}", self.new_run().guest()));
+                    return u8::from(
+                        due.contains(&Duty::Quiesce)
+                            && self.settings.quiesce.on_error == OnError::Fail,
+                    );
+                }
+            },
+        };
+        self.complete(&mut run);
+        let mut status = 0;
+        for duty in due {
+            match self.duty(*duty, &mut run) {
+                Ok(code) => status = status.max(code),
+                Err(error) => say(&format!("{}: {error:#}", run.guest())),
+            }
+        }
+        status
+    }
+
+    fn duty(&self, duty: Duty, run: &mut Run) -> Result<u8> {
+        match duty {
+            Duty::OpenRun => self.open(run)?,
+            Duty::Quiesce => return Ok(self.quiesce(run)),
+            Duty::NoteRunning => self.note_running(run),
+            Duty::DataCopied => self.data_copied(run),
+            Duty::Resume => self.resume(run),
+            Duty::NoteComplete => run.archive = Archive::Complete,
+            Duty::StartVerify => self.start_verify(run)?,
+            Duty::NoteFailure => run.archive = Archive::Failed(self.failure()),
+            Duty::JournalRun => return self.journal(run).map(|()| 0),
+            Duty::BringBackLeftovers | Duty::EndRuns | Duty::CollectVerifies | Duty::Summarize => {}
+        }
+        if matches!(duty, Duty::NoteComplete | Duty::StartVerify | Duty::NoteFailure) {
+            Runs::of(self.root).save(run)?;
+        }
+        Ok(0)
+    }
+
+    /// A run of another job under this guest's VMID: brought back and journalled, where that job is dead.
+    fn end_other_run(&self) -> Result<()> {
+        let runs = Runs::of(self.root);
+        let vmid = self.subject.vmid;
+        if let Ok(Some(other)) = runs.load(vmid)
+            && other.job != self.job
+            && other.job.worker.alive()
+        {
+            anyhow::bail!("another backup ({}) is at work on this guest", other.job.name());
+        }
+        let reason = "the next backup of the guest begins";
+        let deadline = Instant::now() + RESUME_LIMIT;
+        match quiesce::bring_back_locked(self.root, vmid, deadline, "job-start", reason, true)? {
+            quiesce::BroughtBack::NotYet(why) => {
+                anyhow::bail!("an earlier backup is not over: {why}")
+            }
+            quiesce::BroughtBack::Nothing | quiesce::BroughtBack::All(_) => Ok(()),
+        }
+    }
+
+    fn new_run(&self) -> Run {
+        let mut run = Run::new(
+            self.subject.vmid,
+            self.subject.guest_type,
+            self.job.clone(),
+            self.subject.mode,
+        );
+        run.mode_asked = self.job.mode_asked(self.root);
+        if let Ok(Place::Here(config)) = Place::of(self.root, self.subject.vmid) {
+            run.root_volume = config.root_volume;
+            run.hostname = config.hostname;
+        }
+        run.was_running = match self.subject.guest_type {
+            // vzdump calls pre-stop and post-restart only for a guest that runs; the mode of one that does
+            // not is stop.
+            GuestType::Qemu => self.subject.mode != Mode::Stop,
+            GuestType::Lxc => {
+                State::of(self.root, self.subject.vmid).map_or(true, |state| state.is_running())
+            }
+        };
+        run
+    }
+
+    /// What later phases know better.
+    fn complete(&self, run: &mut Run) {
+        run.mode_used = self.subject.mode;
+        for (known, said) in [
+            (&mut run.hostname, &self.subject.hostname),
+            (&mut run.target, &self.subject.target),
+            (&mut run.storage, &self.call.storage),
+        ] {
+            if said.is_some() {
+                known.clone_from(said);
+            }
+        }
+    }
+
+    fn open(&self, run: &Run) -> Result<()> {
+        Runs::of(self.root).save(run)
+    }
+
+    fn quiesce(&self, run: &mut Run) -> u8 {
+        let reason = match quiesce::quiesce(self.root, self.settings, run) {
+            Quiesced::Nothing(why) => {
+                say(&format!("{} has nothing to bring to rest: {why}", run.guest()));
+                run.note(why);
+                self.save(run);
+                return 0;
+            }
+            Quiesced::AtRest if self.job.worker.alive() && !signal::asked_to_stop() => {
+                if let Some(quiesce) = &run.quiesce {
+                    say(&lines::at_rest(quiesce));
+                }
+                return 0;
+            }
+            Quiesced::AtRest => "vzdump ended meanwhile".to_string(),
+            Quiesced::Disturbed(reason) => reason,
+        };
+        run.disturb(reason.clone());
+        let touched = run.is_open();
+        if let Some(quiesce) = run.quiesce.as_mut() {
+            quiesce.over = true;
+        }
+        // Whoever looks now knows that everything has to come back.
+        self.save(run);
+        let fail = self.settings.quiesce.on_error == OnError::Fail;
+        let what = if fail { "it is not backed up" } else { "its backup will be crash-consistent" };
+        say(&format!("{} could not be brought to rest, {what}: {reason}", run.guest()));
+        if touched {
+            let limit = if signal::asked_to_stop() { INTERRUPTED_LIMIT } else { RESUME_LIMIT };
+            self.bring_back(run, limit, Duration::ZERO);
+        }
+        u8::from(fail)
+    }
+
+    fn note_running(&self, run: &mut Run) {
+        match quiesce::note_running(self.root, self.settings, run) {
+            Ok(None) => {
+                let containers = run.quiesce.as_ref().map_or(0, |quiesce| quiesce.steps.len());
+                let containers = crate::sys::text::count(containers, "running container");
+                say(&format!("wrote down {containers}; they are started again after the shutdown"));
+            }
+            Ok(Some(why)) => run.note(why),
+            Err(error) => {
+                let note = format!(
+                    "what runs is not known, the engine's restart policies decide: {error:#}"
+                );
+                say(&note);
+                run.note(note);
+            }
+        }
+        run.was_running = true;
+        run.handed_over = self.job.worker.alive();
+        self.save(run);
+    }
+
+    fn data_copied(&self, run: &mut Run) {
+        if run.subject_to_stop() {
+            // Here the guest is down until its archive is complete; later calls see it up again.
+            run.seen_down |= matches!(State::of(self.root, run.vmid), Ok(State::Stopped));
+        } else if !run.data_copied && run.quiesce.is_some() {
+            quiesce::prove(self.root, run, Instant::now() + RESUME_LIMIT);
+        }
+        run.data_copied = true;
+    }
+
+    fn resume(&self, run: &mut Run) {
+        if !run.is_open() {
+            quiesce::look_again(self.root, run, Instant::now() + RESUME_LIMIT);
+        }
+        let up_again = run.quiesce.as_ref().is_some_and(|quiesce| quiesce.by == By::GuestShutdown);
+        let wait = if up_again { ENGINE_WAIT } else { Duration::ZERO };
+        if run.is_open() {
+            self.bring_back(run, RESUME_LIMIT, wait);
+        }
+    }
+
+    fn bring_back(&self, run: &mut Run, limit: Duration, engine_wait: Duration) {
+        let left = quiesce::resume(self.root, run, Instant::now() + limit, engine_wait);
+        self.save(run);
+        match left {
+            None => lines::back(run).iter().for_each(|line| say(line)),
+            Some(why) => say(&format!("{} is not back yet, its guard goes on: {why}", run.guest())),
+        }
+    }
+
+    fn start_verify(&self, run: &mut Run) -> Result<()> {
+        let started = match verify::start(self.root, run) {
+            Ok(None) => {
+                say(&self.graded(run));
+                return Ok(());
+            }
+            Ok(Some(started)) => started,
+            Err(error) => VerifyStart {
+                state: "unknown".to_string(),
+                upid: None,
+                reason: Some(format!("{error:#}")),
+            },
+        };
+        let verify = match (&started.upid, &started.reason) {
+            (Some(_), _) => "its verify has started on the backup server".to_string(),
+            (None, reason) => {
+                let reason = reason.as_deref().unwrap_or("no reason is known");
+                format!("its verify could not be started: {reason}")
+            }
+        };
+        say(&format!("{}; {verify}", self.graded(run)));
+        run.verify = Some(started);
+        Ok(())
+    }
+
+    fn graded(&self, run: &Run) -> String {
+        match quiesce::grade(run) {
+            (Some(grade), reasons) if reasons.is_empty() => {
+                format!("the grade of this backup is {grade}")
+            }
+            (Some(grade), reasons) => {
+                format!("the grade of this backup is {grade} ({})", reasons.join("; "))
+            }
+            (None, _) => "this backup failed".to_string(),
+        }
+    }
+
+    fn failure(&self) -> String {
+        let log = self.job.upid.as_ref().and_then(|upid| TaskLog::read(self.root, upid).ok());
+        log.and_then(|log| log.failure_of(self.subject.vmid))
+            .unwrap_or_else(|| "vzdump gives no reason".to_string())
+    }
+
+    fn journal(&self, run: &mut Run) -> Result<()> {
+        if run.archive == Archive::Pending {
+            run.archive = Archive::Failed(self.failure());
+        }
+        quiesce::finish(self.root, run)
+    }
+
+    /// A disk that is full is said, and keeps nothing from being brought back.
+    fn save(&self, run: &Run) {
+        if let Err(error) = Runs::of(self.root).save(run) {
+            say(&format!("{}: {error:#}", run.guest()));
+        }
+    }
+}

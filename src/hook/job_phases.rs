@@ -1,0 +1,113 @@
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde_json::Value;
+
+use super::Duty;
+use crate::config::{OnFailure, Settings};
+use crate::journal::{Backup, Entry, Journal, VerifyOutcome};
+use crate::quiesce::{self, BroughtBack};
+use crate::report::lines::{say, summary};
+use crate::run::Runs;
+use crate::sys::{Root, detach, text};
+use crate::verify::{self, Collected};
+use crate::vzdump::Job;
+
+/// For what an earlier job left in one guest.
+const LEFTOVER_LIMIT: Duration = Duration::from_secs(60);
+
+/// Does what is due in a job phase and returns the exit status.
+pub fn perform(root: &Root, settings: &Settings, job: &Job, due: &[Duty]) -> u8 {
+    let mut status = 0;
+    for duty in due {
+        match duty {
+            Duty::BringBackLeftovers => bring_back_leftovers(root),
+            Duty::EndRuns => end_runs(root, job),
+            Duty::CollectVerifies => status = collect(root, settings, job),
+            Duty::Summarize => {
+                if let Err(error) = summarize(root, job) {
+                    say(&format!("the summary can't be made: {error:#}"));
+                }
+            }
+            _ => {}
+        }
+    }
+    status
+}
+
+fn bring_back_leftovers(root: &Root) {
+    match quiesce::recover(root, "job-start", LEFTOVER_LIMIT) {
+        Ok(lines) => lines.iter().for_each(|line| say(line)),
+        Err(error) => say(&format!("what earlier jobs left can't be told: {error:#}")),
+    }
+}
+
+/// A run of this job that log-end did not end.
+fn end_runs(root: &Root, job: &Job) {
+    let runs = Runs::of(root);
+    let guests = runs.guests().unwrap_or_else(|error| {
+        say(&format!("the runs can't be told: {error:#}"));
+        Vec::new()
+    });
+    for vmid in guests {
+        if !matches!(runs.load(vmid), Ok(Some(run)) if run.job == *job) {
+            continue;
+        }
+        let deadline = Instant::now() + LEFTOVER_LIMIT;
+        match quiesce::bring_back(root, vmid, deadline, "job-end", "the job is over", true) {
+            Ok(BroughtBack::Nothing) => {}
+            Ok(BroughtBack::All(count)) => {
+                say(&format!("guest {vmid}: {} started again", text::count(count, "container")));
+            }
+            Ok(BroughtBack::NotYet(why)) => {
+                say(&format!("guest {vmid} is not back yet, its guard goes on: {why}"));
+            }
+            Err(error) => say(&format!("guest {vmid}: {error:#}")),
+        }
+    }
+}
+
+fn collect(root: &Root, settings: &Settings, job: &Job) -> u8 {
+    let deadline = Instant::now() + settings.verify.wait;
+    let collected = verify::collect(root, Some(job), deadline).unwrap_or_else(|error| {
+        say(&format!("the verifies can't be collected: {error:#}"));
+        Collected::default()
+    });
+    if collected.left > 0 {
+        let verifies = text::count(collected.left, "verify").replace("verifys", "verifies");
+        let unit = format!("stillpoint-collect-{}", text::token());
+        match detach::start(root, &unit, &["collect"]) {
+            Ok(_) => say(&format!("{verifies} will be collected when the server is done")),
+            Err(error) => say(&format!("{verifies} can't be waited for: {error:#}")),
+        }
+    }
+    let failed = collected.outcomes.iter().any(|(_, outcome, _)| *outcome == VerifyOutcome::Failed);
+    u8::from(failed && settings.verify.on_failure == OnFailure::FailJob)
+}
+
+/// A line for each guest of the job; Proxmox VE mails them.
+fn summarize(root: &Root, job: &Job) -> Result<()> {
+    let name = job.name();
+    let (mut backups, mut verifies): (Vec<Value>, Vec<Value>) = (Vec::new(), Vec::new());
+    Journal::of(root).read(|entry| {
+        if let Entry::Record(record) = entry
+            && record["job"] == name.as_str()
+        {
+            match record["kind"].as_str() {
+                Some("backup") => backups.push(record),
+                Some("verify") => verifies.push(record),
+                _ => {}
+            }
+        }
+        true
+    })?;
+    for backup in backups {
+        let verify = verifies.iter().find(|verify| verify["run"] == backup["run"]);
+        let verify = verify.and_then(|verify| {
+            let outcome = serde_json::from_value(verify["outcome"].clone()).ok()?;
+            Some((outcome, verify["reason"].as_str()))
+        });
+        say(&summary(&serde_json::from_value::<Backup>(backup.clone())?, verify));
+    }
+    Ok(())
+}

@@ -1,0 +1,12 @@
+//! What happened, for good: `/var/lib/stillpoint/journal.jsonl`, one JSON object a line.
+//!
+//! A record is one write under `flock` and acknowledged only when it is on disk. A line that a power cut tore
+//! is sealed before the next record; damage in the middle is reported and never repaired.
+
+mod file;
+mod record;
+
+pub use file::{Entry, Journal};
+pub use record::{
+    Backup, ContainerRecord, Grade, Outcome, Record, Recovered, Verify, VerifyOutcome,
+};

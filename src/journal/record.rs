@@ -1,0 +1,185 @@
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::run::VerifyStart;
+use crate::vzdump::{GuestType, Mode, Vmid};
+
+/// How consistent a backup is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Grade {
+    /// Every container was stopped, or the guest was shut down.
+    Clean,
+    /// Every container was paused.
+    Paused,
+    /// Some were stopped and some were paused.
+    Mixed,
+    /// Not, or not all, or no longer at rest: as after a power cut.
+    CrashConsistent,
+    /// The guest was not running.
+    Offline,
+    /// There was nothing to bring to rest: no engine, no running container, or a VM.
+    None,
+}
+
+impl fmt::Display for Grade {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Grade::Clean => "clean",
+            Grade::Paused => "paused",
+            Grade::Mixed => "mixed",
+            Grade::CrashConsistent => "crash-consistent",
+            Grade::Offline => "offline",
+            Grade::None => "none",
+        })
+    }
+}
+
+/// Whether there is an archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    Ok,
+    Failed,
+}
+
+/// What is known of a snapshot on a Proxmox Backup Server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VerifyOutcome {
+    /// The snapshot's own state says `ok`, by our task or one started no earlier.
+    Ok,
+    /// The snapshot's own state says `failed`, or the server found no manifest to verify.
+    Failed,
+    /// The server did not look at it.
+    Skipped,
+    /// There is no proof either way.
+    Unknown,
+    /// The server could not be spoken to.
+    Unreachable,
+    /// The server does not let this storage's user do it.
+    Denied,
+}
+
+impl fmt::Display for VerifyOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            VerifyOutcome::Ok => "verified",
+            VerifyOutcome::Failed => "FAILED to verify",
+            VerifyOutcome::Skipped => "verify skipped",
+            VerifyOutcome::Unknown => "verify outcome unknown",
+            VerifyOutcome::Unreachable => "not verified: server unreachable",
+            VerifyOutcome::Denied => "not verified: denied",
+        })
+    }
+}
+
+/// A record of the journal; `kind` tells which.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Record {
+    Backup(Backup),
+    Verify(Verify),
+    Recovered(Recovered),
+}
+
+/// One backup of one guest, made or failed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Backup {
+    /// The run's id.
+    pub run: String,
+    /// The job's UPID; where the caller was no task of Proxmox VE's, its pid and start time in words.
+    pub job: String,
+    pub vmid: Vmid,
+    pub guest_type: GuestType,
+    pub hostname: Option<String>,
+    pub storage: Option<String>,
+    pub target: Option<String>,
+    pub mode_asked: Mode,
+    pub mode_used: Mode,
+    /// RFC 3339, UTC.
+    pub started: String,
+    pub outcome: Outcome,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Only of a backup that was made.
+    pub grade: Option<Grade>,
+    /// Why the grade is `crash-consistent`.
+    pub reasons: Vec<String>,
+    /// What else a person should know.
+    pub notes: Vec<String>,
+    pub containers: Vec<ContainerRecord>,
+    /// From the first stop request to the last confirmed start, in ms; absent where nothing was stopped.
+    pub downtime_ms: Option<u64>,
+    /// How the verify began; its end is a record of its own.
+    pub verify: Option<VerifyStart>,
+}
+
+/// One container in a backup.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    pub name: String,
+    pub id: String,
+    /// The compose project.
+    pub stack: Option<String>,
+    pub service: Option<String>,
+    /// `stop`, `pause` or `none`; `shutdown` where the whole guest was shut down.
+    pub action: String,
+    pub stop_ms: Option<u64>,
+    pub start_ms: Option<u64>,
+    /// `back`, `gone`, `left`, `failed`, or `open` where it is not back yet.
+    pub fate: String,
+    pub error: Option<String>,
+    /// Where data of it lies that is not in the backup.
+    pub not_in_backup: Vec<String>,
+}
+
+/// What the server says of one snapshot.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Verify {
+    /// The run that made the snapshot.
+    pub run: Option<String>,
+    pub job: Option<String>,
+    pub vmid: Vmid,
+    pub storage: String,
+    /// `server:datastore#fingerprint`: the same server under whatever name.
+    pub storage_id: String,
+    pub outcome: VerifyOutcome,
+    pub reason: Option<String>,
+    pub namespace: Option<String>,
+    /// `ct` or `vm`.
+    pub backup_type: String,
+    pub backup_id: String,
+    /// Seconds since 1970.
+    pub backup_time: i64,
+    /// Bytes.
+    pub size: Option<u64>,
+    pub owner: Option<String>,
+    pub protected: Option<bool>,
+    pub encrypted: Option<bool>,
+    /// Of the encryption key.
+    pub key_fingerprint: Option<String>,
+    /// The snapshot's own state, in the server's words.
+    pub verify_state: Option<String>,
+    /// The task that gave it.
+    pub verify_upid: Option<String>,
+    /// The task that we started.
+    pub started_upid: Option<String>,
+}
+
+/// Containers brought back outside the order of a backup.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Recovered {
+    pub run: String,
+    pub job: String,
+    pub vmid: Vmid,
+    /// Who: `guard`, `job-start`, `recover`, `person`.
+    pub by: String,
+    /// Why it was needed.
+    pub reason: String,
+    pub containers: Vec<ContainerRecord>,
+    /// What was done to the guest itself: `thawed`, `unlocked`, `started`.
+    pub guest: Vec<String>,
+    pub downtime_ms: Option<u64>,
+}

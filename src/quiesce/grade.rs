@@ -1,0 +1,43 @@
+use crate::config::Strategy;
+use crate::journal::Grade;
+use crate::run::{Archive, Run};
+use crate::sys::text;
+use crate::vzdump::{GuestType, Mode};
+
+/// The grade of a backup and, where it is crash-consistent, why. `None` where no archive was made.
+///
+/// Decided from what was seen, never from what was meant to be.
+pub fn grade(run: &Run) -> (Option<Grade>, Vec<String>) {
+    if matches!(run.archive, Archive::Failed(_)) {
+        return (None, run.unrest.clone());
+    }
+    let mut reasons = run.unrest.clone();
+    let grade = match (&run.quiesce, run.guest_type, run.mode_used) {
+        _ if !run.was_running => Grade::Offline,
+        (_, GuestType::Qemu, _) => Grade::None,
+        (_, GuestType::Lxc, Mode::Stop) if run.seen_down => Grade::Clean,
+        (_, GuestType::Lxc, Mode::Stop) => {
+            reasons.push("the guest was not seen shut down while its archive was made".to_string());
+            Grade::CrashConsistent
+        }
+        _ if !reasons.is_empty() => Grade::CrashConsistent,
+        (None, ..) => Grade::None,
+        (Some(quiesce), ..) => {
+            let names = |strategy| -> Vec<String> {
+                let steps = quiesce.steps.iter().filter(|step| step.action == strategy);
+                steps.map(|step| text::printable(&step.name, 80)).collect()
+            };
+            let running = names(Strategy::None);
+            match (running.is_empty(), names(Strategy::Stop).len(), names(Strategy::Pause).len()) {
+                (false, ..) => {
+                    reasons.push(format!("left running by its setting: {}", running.join(", ")));
+                    Grade::CrashConsistent
+                }
+                (true, _, 0) => Grade::Clean,
+                (true, 0, _) => Grade::Paused,
+                (true, ..) => Grade::Mixed,
+            }
+        }
+    };
+    (Some(grade), if grade == Grade::CrashConsistent { reasons } else { Vec::new() })
+}

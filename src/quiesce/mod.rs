@@ -1,0 +1,16 @@
+//! Bringing a guest's containers to rest for the instant of the copy, and always back.
+
+mod grade;
+mod guard;
+mod order;
+mod plan;
+mod resume;
+mod settle;
+mod stop;
+
+pub use grade::grade;
+pub use guard::{guard, recover};
+pub use plan::{Plan, plan, survey};
+pub use resume::{look_again, prove, resume};
+pub use settle::{BroughtBack, bring_back, bring_back_locked, finish};
+pub use stop::{Quiesced, note_running, quiesce};

@@ -1,0 +1,211 @@
+//! Work on many things in parallel, each after the things it waits for.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+/// Threads at the most. Their stacks are small: a guest may name ten thousand containers.
+const PARALLEL: usize = 32;
+const STACK: usize = 256 * 1024;
+
+/// How often a coordinator that waits looks up.
+const TICK: Duration = Duration::from_millis(20);
+
+/// What the coordinator is told; its answer says whether to go on.
+pub enum Event<T> {
+    /// The work on this one begins.
+    Begins(usize),
+    /// It has ended with this result.
+    Done(usize, T),
+    /// Nothing has happened for a moment.
+    Look,
+}
+
+/// Calls `work(i)` for every `i` of `waits_for`, in parallel, each when all that it waits for are done. `observe`
+/// is told on the calling thread; when it answers with a break, nothing more is begun and what is under way is
+/// not waited for (its threads end by themselves, or with the process).
+///
+/// `waits_for` must have no cycle; see [`acyclic`].
+pub fn in_order<T, W>(
+    waits_for: &[Vec<usize>],
+    work: W,
+    mut observe: impl FnMut(Event<T>) -> ControlFlow<()>,
+) where
+    T: Send + 'static,
+    W: Fn(usize) -> T + Send + Sync + 'static,
+{
+    // A break needs no answer: returning is all that it asks for.
+    let _ = coordinate(waits_for, Arc::new(work), &mut observe);
+}
+
+fn coordinate<T, W>(
+    waits_for: &[Vec<usize>],
+    work: Arc<W>,
+    observe: &mut impl FnMut(Event<T>) -> ControlFlow<()>,
+) -> ControlFlow<()>
+where
+    T: Send + 'static,
+    W: Fn(usize) -> T + Send + Sync + 'static,
+{
+    let mut missing: Vec<usize> = waits_for.iter().map(Vec::len).collect();
+    let waiting = turned_round(waits_for);
+    let mut ready: VecDeque<usize> = (0..waits_for.len()).filter(|i| missing[*i] == 0).collect();
+    let (sender, receiver) = channel();
+    let mut under_way = 0;
+    loop {
+        observe(Event::Look)?;
+        while under_way < PARALLEL {
+            let Some(index) = ready.pop_front() else { break };
+            observe(Event::Begins(index))?;
+            let (work, sender) = (Arc::clone(&work), sender.clone());
+            let started = thread::Builder::new().stack_size(STACK).spawn(move || {
+                // Nobody listens any more where the coordinator has returned.
+                let _ = sender.send((index, work(index)));
+            });
+            match started {
+                Ok(_) => under_way += 1,
+                // No thread to be had now: one that is under way will make room, else a pause may.
+                Err(_) => {
+                    ready.push_front(index);
+                    if under_way == 0 {
+                        thread::sleep(TICK);
+                    }
+                    break;
+                }
+            }
+        }
+        if under_way == 0 && ready.is_empty() {
+            return ControlFlow::Continue(());
+        }
+        if let Ok((index, result)) = receiver.recv_timeout(TICK) {
+            under_way -= 1;
+            observe(Event::Done(index, result))?;
+            for waiter in &waiting[index] {
+                missing[*waiter] -= 1;
+                if missing[*waiter] == 0 {
+                    ready.push_back(*waiter);
+                }
+            }
+        }
+    }
+}
+
+/// For each index, those that wait for it.
+pub fn turned_round(waits_for: &[Vec<usize>]) -> Vec<Vec<usize>> {
+    let mut waiting: Vec<Vec<usize>> = vec![Vec::new(); waits_for.len()];
+    for (index, others) in waits_for.iter().enumerate() {
+        for other in others.iter().filter(|other| **other < waits_for.len()) {
+            waiting[*other].push(index);
+        }
+    }
+    waiting
+}
+
+/// The indices, each after those it waits for; what waits in a circle is left out.
+pub fn sorted(waits_for: &[Vec<usize>]) -> Vec<usize> {
+    let mut missing: Vec<usize> = waits_for.iter().map(Vec::len).collect();
+    let waiting = turned_round(waits_for);
+    let mut order: Vec<usize> = (0..waits_for.len()).filter(|i| missing[*i] == 0).collect();
+    let mut next = 0;
+    while let Some(index) = order.get(next).copied() {
+        next += 1;
+        for waiter in &waiting[index] {
+            missing[*waiter] -= 1;
+            if missing[*waiter] == 0 {
+                order.push(*waiter);
+            }
+        }
+    }
+    order
+}
+
+/// Takes out of `waits_for` what would make something wait for itself: where only circles are left, the first
+/// thing in them waits no more. Returns how many waits were taken out.
+pub fn acyclic(waits_for: &mut [Vec<usize>]) -> usize {
+    let mut taken_out = 0;
+    loop {
+        let mut in_circle = vec![true; waits_for.len()];
+        for index in sorted(waits_for) {
+            in_circle[index] = false;
+        }
+        let Some(first) = in_circle.iter().position(|in_circle| *in_circle) else {
+            return taken_out;
+        };
+        let before = waits_for[first].len();
+        waits_for[first].retain(|other| !in_circle[*other]);
+        taken_out += before - waits_for[first].len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(waits_for: &[Vec<usize>]) -> Vec<usize> {
+        let mut order = Vec::new();
+        in_order(
+            waits_for,
+            |index| index,
+            |event| {
+                if let Event::Done(index, _) = event {
+                    order.push(index);
+                }
+                ControlFlow::Continue(())
+            },
+        );
+        order
+    }
+
+    #[test]
+    fn nothing_is_done_before_what_it_waits_for() {
+        let waits_for = vec![vec![1, 2], vec![2], vec![], vec![0]];
+        assert_eq!(order(&waits_for), [2, 1, 0, 3]);
+        assert_eq!(order(&[]), [0; 0]);
+    }
+
+    #[test]
+    fn what_does_not_wait_is_done_at_once() {
+        let barrier = Arc::new(std::sync::Barrier::new(3));
+        let mut count = 0;
+        // Each waits for the two others: done only if all three are under way together.
+        in_order(
+            &[vec![], vec![], vec![]],
+            move |_| {
+                barrier.wait();
+            },
+            |event| {
+                count += usize::from(matches!(event, Event::Done(..)));
+                ControlFlow::Continue(())
+            },
+        );
+        assert_eq!(count, 3);
+    }
+
+    #[test]
+    fn a_break_waits_for_nothing() {
+        let mut looks = 0;
+        in_order(
+            &[vec![]],
+            |_| thread::sleep(Duration::from_secs(600)),
+            |_| {
+                looks += 1;
+                if looks > 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            },
+        );
+        assert_eq!(looks, 4);
+    }
+
+    #[test]
+    fn circles_are_opened() {
+        let mut circle = vec![vec![1], vec![2], vec![0], vec![0]];
+        assert_eq!(acyclic(&mut circle), 1);
+        assert_eq!(order(&circle).len(), 4);
+        let mut itself = vec![vec![0]];
+        assert_eq!(acyclic(&mut itself), 1);
+        let mut line = vec![vec![1], vec![2], vec![]];
+        assert_eq!(acyclic(&mut line), 0);
+    }
+}

@@ -1,0 +1,302 @@
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use super::order::{acyclic, sorted};
+use crate::config::{Settings, Strategy};
+use crate::engine::{Container, Engine, Error, Status};
+use crate::guest::Config;
+use crate::run::{Fate, Step};
+use crate::sys::text;
+use crate::vzdump::Vmid;
+
+/// The label with which a container says how it wants to be quiesced: `stop`, `pause` or `none`.
+const STRATEGY_LABEL: &str = "stillpoint.quiesce";
+
+/// What a hostile guest can make us keep, in bytes over all containers.
+const SURVEY_LIMIT: usize = 32 << 20;
+
+/// Dependencies over all containers; a stack has a few dozen.
+const DEPENDENCY_LIMIT: usize = 100_000;
+
+/// What will be done to the containers of a guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    pub steps: Vec<Step>,
+    /// What a person should know about it.
+    pub notes: Vec<String>,
+}
+
+/// The containers that run in a guest, paused and restarting ones included.
+pub fn survey(engine: &Engine, deadline: Instant) -> Result<Vec<Container>> {
+    let mut containers = Vec::new();
+    let mut weight = 0;
+    for id in engine.running(deadline)? {
+        match engine.inspect(&id, deadline) {
+            Ok(container) => {
+                weight += container.weight();
+                containers.push(container);
+            }
+            // It ended between the list and the look.
+            Err(Error::Gone) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if weight > SURVEY_LIMIT {
+            bail!("the engine says more of its containers than can be kept");
+        }
+    }
+    Ok(containers)
+}
+
+/// Decides what is done to which container, and in which order. Only running ones are touched: what was
+/// paused, restarting or stopped before is left as it is.
+pub fn plan(
+    vmid: Vmid,
+    containers: &[Container],
+    settings: &Settings,
+    config: Option<&Config>,
+) -> Plan {
+    let mut plan = Plan::default();
+    let running: Vec<&Container> =
+        containers.iter().filter(|container| container.status == Status::Running).collect();
+    for container in &running {
+        let (action, note) = strategy(container, settings.strategy_of(vmid.0));
+        plan.notes.extend(note);
+        let left_out = |path: &&String| config.is_some_and(|config| config.left_out(path));
+        plan.steps.push(Step {
+            id: container.id.clone(),
+            name: container.name.clone(),
+            project: container.project().map(String::from),
+            service: container.service().map(String::from),
+            action,
+            stop_timeout: container.stop_timeout,
+            started_at: container.started_at.clone(),
+            after: Vec::new(),
+            not_in_backup: container.data.iter().filter(left_out).cloned().collect(),
+            requested: false,
+            stop_ms: None,
+            start_ms: None,
+            failures: 0,
+            fate: Fate::Open,
+        });
+    }
+    let mut after = dependents(&running, &mut plan.notes);
+    if acyclic(&mut after) > 0 {
+        plan.notes.push("containers depend on each other in a circle; it is cut open".to_string());
+    }
+    for (step, after) in plan.steps.iter_mut().zip(after) {
+        step.after = after;
+    }
+    plan
+}
+
+fn strategy(container: &Container, default: Strategy) -> (Strategy, Option<String>) {
+    let name = text::printable(&container.name, 80);
+    let (wanted, note) = match container.label(STRATEGY_LABEL) {
+        None => (default, None),
+        Some("stop") => (Strategy::Stop, None),
+        Some("pause") => (Strategy::Pause, None),
+        Some("none") => (Strategy::None, None),
+        Some(other) => {
+            let other = text::printable(other, 40);
+            let note = format!(
+                "{name}: its label {STRATEGY_LABEL}={other} is not known (stop, pause or none)"
+            );
+            (default, Some(note))
+        }
+    };
+    if wanted == Strategy::Stop && container.auto_remove {
+        // Stopping a --rm container deletes it (facts/DOCKER.md).
+        return (Strategy::Pause, note);
+    }
+    (wanted, note)
+}
+
+/// For each container, those of its project that depend on it.
+fn dependents(containers: &[&Container], notes: &mut Vec<String>) -> Vec<Vec<usize>> {
+    let mut services: HashMap<(&str, &str), Vec<usize>> = HashMap::new();
+    for (index, container) in containers.iter().enumerate() {
+        if let (Some(project), Some(service)) = (container.project(), container.service()) {
+            services.entry((project, service)).or_default().push(index);
+        }
+    }
+    let mut dependents = vec![Vec::new(); containers.len()];
+    let mut count = 0;
+    for (index, container) in containers.iter().enumerate() {
+        let Some(project) = container.project() else { continue };
+        for dependency in container.depends_on() {
+            for other in services.get(&(project, dependency)).into_iter().flatten() {
+                count += 1;
+                if count > DEPENDENCY_LIMIT {
+                    notes.push("there are more dependencies than are followed".to_string());
+                    return dependents;
+                }
+                if !dependents[*other].contains(&index) {
+                    dependents[*other].push(index);
+                }
+            }
+        }
+    }
+    dependents
+}
+
+impl Plan {
+    /// The time limit for the whole: the configured one, or the longest chain of the containers' own stop
+    /// timeouts where that is longer, and always below the hold limit.
+    pub fn time_limit(&self, settings: &Settings) -> Duration {
+        let own = |step: &Step| if step.action == Strategy::Stop { step.stop_timeout } else { 0 };
+        let chain = self.accumulate(own).into_iter().max();
+        // What the engine needs beyond the timeout to kill and to clean up.
+        let chain = Duration::from_secs(chain.unwrap_or(0)) + Duration::from_secs(5);
+        settings.quiesce.time_limit.max(chain).min(settings.quiesce.hold_limit.mul_f32(0.9))
+    }
+
+    /// The steps in the order of stopping, those that are stopped together in one wave.
+    pub fn waves(&self) -> Vec<Vec<&Step>> {
+        let wave_of = self.accumulate(|_| 1);
+        let mut waves = vec![Vec::new(); wave_of.iter().max().copied().unwrap_or(0) as usize];
+        for (step, wave) in self.steps.iter().zip(wave_of) {
+            waves[wave as usize - 1].push(step);
+        }
+        waves
+    }
+
+    /// For each step, the sum of `own` along the longest chain that ends with it.
+    fn accumulate(&self, own: impl Fn(&Step) -> u64) -> Vec<u64> {
+        let after: Vec<Vec<usize>> = self.steps.iter().map(|step| step.after.clone()).collect();
+        let mut sums = vec![0; self.steps.len()];
+        for index in sorted(&after) {
+            let before = after[index].iter().map(|other| sums[*other]).max().unwrap_or(0);
+            sums[index] = before + own(&self.steps[index]);
+        }
+        sums
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(name: &str, labels: &[(&str, &str)]) -> Container {
+        Container {
+            id: format!("{:0>64}", name.len()),
+            name: name.into(),
+            labels: labels
+                .iter()
+                .map(|(key, value)| (key.to_string(), value.to_string()))
+                .collect(),
+            status: Status::Running,
+            started_at: "2026-11-21T23:00:00Z".into(),
+            exit_code: 0,
+            stop_timeout: 10,
+            auto_remove: false,
+            data: Vec::new(),
+        }
+    }
+
+    fn service(name: &str, depends_on: &str) -> Container {
+        container(
+            name,
+            &[
+                ("com.docker.compose.project", "shop"),
+                ("com.docker.compose.service", name),
+                ("com.docker.compose.depends_on", depends_on),
+            ],
+        )
+    }
+
+    fn names(plan: &Plan) -> Vec<Vec<&str>> {
+        plan.waves()
+            .into_iter()
+            .map(|wave| wave.into_iter().map(|step| step.name.as_str()).collect())
+            .collect()
+    }
+
+    fn planned(containers: &[Container]) -> Plan {
+        plan(Vmid(9001), containers, &Settings::default(), None)
+    }
+
+    #[test]
+    fn dependents_stop_before_what_they_depend_on() {
+        let plan = planned(&[
+            service("db", ""),
+            service("web", "db:service_healthy:false,cache:service_started:false"),
+            service("cache", ""),
+            service("proxy", "web:service_started:true"),
+        ]);
+        assert_eq!(names(&plan), [vec!["proxy"], vec!["web"], vec!["db", "cache"]]);
+    }
+
+    #[test]
+    fn another_project_has_services_of_the_same_name() {
+        let mut other = service("web", "db:service_started:false");
+        other.labels.insert("com.docker.compose.project".into(), "blog".into());
+        assert_eq!(names(&planned(&[service("db", ""), other])), [vec!["db", "web"]]);
+    }
+
+    #[test]
+    fn what_does_not_run_is_left_alone() {
+        for status in [Status::Paused, Status::Restarting, Status::Exited, Status::Other] {
+            let container = Container { status, ..service("db", "") };
+            assert!(planned(&[container]).steps.is_empty(), "{status:?}");
+        }
+    }
+
+    #[test]
+    fn a_label_speaks_for_its_container() {
+        let settings = Settings::default();
+        for (label, strategy) in
+            [("stop", Strategy::Stop), ("pause", Strategy::Pause), ("none", Strategy::None)]
+        {
+            let container = container("x", &[("stillpoint.quiesce", label)]);
+            assert_eq!(plan(Vmid(1), &[container], &settings, None).steps[0].action, strategy);
+        }
+        let odd = planned(&[container("x", &[("stillpoint.quiesce", "freeze\x1b")])]);
+        assert_eq!(odd.steps[0].action, Strategy::Stop);
+        assert!(odd.notes[0].contains("freeze\\u{1b}"), "{:?}", odd.notes);
+    }
+
+    #[test]
+    fn a_container_that_a_stop_would_delete_is_paused() {
+        let container = Container { auto_remove: true, ..service("job", "") };
+        assert_eq!(planned(&[container]).steps[0].action, Strategy::Pause);
+    }
+
+    #[test]
+    fn a_circle_is_cut_open() {
+        let plan = planned(&[service("a", "b:x:y"), service("b", "a:x:y"), service("c", "c:x:y")]);
+        assert_eq!(plan.waves().iter().map(Vec::len).sum::<usize>(), 3);
+        assert_eq!(plan.notes.len(), 1);
+    }
+
+    #[test]
+    fn the_time_limit_is_the_longest_chain_but_below_the_hold_limit() {
+        let slow = |name: &str, depends_on: &str, stop_timeout| Container {
+            stop_timeout,
+            ..service(name, depends_on)
+        };
+        let settings = Settings::default();
+        let limit = |containers: &[Container]| planned(containers).time_limit(&settings).as_secs();
+        assert_eq!(limit(&[slow("db", "", 10)]), 60);
+        assert_eq!(limit(&[slow("db", "", 90), slow("web", "db::", 30)]), 125);
+        assert_eq!(limit(&[slow("db", "", 3600)]), 270);
+    }
+
+    #[test]
+    fn a_chain_of_ten_thousand_is_planned() {
+        let containers: Vec<Container> =
+            (0..10_000).map(|i| service(&format!("s{i}"), &format!("s{}:x:y", i + 1))).collect();
+        let plan = planned(&containers);
+        assert_eq!(plan.time_limit(&Settings::default()).as_secs(), 270);
+    }
+
+    #[test]
+    fn data_outside_the_backup_is_named() {
+        let config = Config::parse("mp0: local:x,mp=/srv\n");
+        let container =
+            Container { data: vec!["/srv/pg".into(), "/var/lib/pg".into()], ..service("db", "") };
+        let plan = plan(Vmid(1), &[container], &Settings::default(), Some(&config));
+        assert_eq!(plan.steps[0].not_in_backup, ["/srv/pg"]);
+    }
+}

@@ -1,0 +1,231 @@
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::order::{Event, in_order};
+use super::plan::{Plan, plan, survey};
+use crate::config::{Settings, Strategy};
+use crate::engine::{Engine, Error};
+use crate::guest::{Guest, Place, State};
+use crate::run::{
+    By, Fate, QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesce, Quiesced as Note, Run, Runs, Step,
+};
+use crate::sys::{Root, bounded, clock, detach, signal, text};
+
+/// For asking a guest's engine what runs.
+const SURVEY_LIMIT: Duration = Duration::from_secs(20);
+
+/// For writing a small file into a guest.
+const WRITE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a pause may take: the engine's freezer works in milliseconds.
+const PAUSE_LIMIT: Duration = Duration::from_secs(10);
+
+/// What an engine needs beyond a container's stop timeout to kill it and to clean up after it.
+const STOP_MARGIN: Duration = Duration::from_secs(10);
+
+/// What came of bringing a guest to rest.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Quiesced {
+    /// There was nothing to bring to rest, and why.
+    Nothing(String),
+    /// Everything planned is at rest.
+    AtRest,
+    /// Not everything; what was touched has to be brought back.
+    Disturbed(String),
+}
+
+/// Brings the running containers of a guest to rest. The caller holds the guest's lock.
+///
+/// The plan is durable on the node before the first stop, and the guard is armed. Every confirmed step is
+/// written down.
+pub fn quiesce(root: &Root, settings: &Settings, run: &mut Run) -> Quiesced {
+    match prepare(root, settings, run) {
+        Ok(Prepared::Nothing(why)) => Quiesced::Nothing(why),
+        Ok(Prepared::Engine(engine, limit)) => stop_all(root, run, &engine, limit),
+        Err(error) => Quiesced::Disturbed(format!("{error:#}")),
+    }
+}
+
+/// Writes down what runs, on the node and in the guest, and arms the guard: in stop mode the guest is shut
+/// down as a whole, and its containers have to be up again after its start.
+pub fn note_running(root: &Root, settings: &Settings, run: &mut Run) -> Result<Option<String>> {
+    let (guest, plan) = match look(root, settings, run)? {
+        Look::Nothing(why) => return Ok(Some(why)),
+        Look::Found(guest, _, plan) => (guest, plan),
+    };
+    write_down(root, run, &guest, plan, By::GuestShutdown)?;
+    Ok(None)
+}
+
+enum Look {
+    Nothing(String),
+    Found(Guest, Engine, Plan),
+}
+
+enum Prepared {
+    Nothing(String),
+    Engine(Engine, Duration),
+}
+
+fn prepare(root: &Root, settings: &Settings, run: &mut Run) -> Result<Prepared> {
+    let (guest, engine, plan) = match look(root, settings, run)? {
+        Look::Nothing(why) => return Ok(Prepared::Nothing(why)),
+        Look::Found(guest, engine, plan) => (guest, engine, plan),
+    };
+    let limit = plan.time_limit(settings);
+    write_down(root, run, &guest, plan, By::Stillpoint)?;
+    Ok(Prepared::Engine(engine, limit))
+}
+
+fn look(root: &Root, settings: &Settings, run: &Run) -> Result<Look> {
+    let guest = match State::of(root, run.vmid)? {
+        State::Stopped => return Ok(Look::Nothing("the guest is not running".to_string())),
+        State::Running(guest) => guest,
+    };
+    anyhow::ensure!(!guest.is_frozen(), "the guest is frozen");
+    let Some(engine) = Engine::of(&guest)? else {
+        return Ok(Look::Nothing("the guest has no container engine".to_string()));
+    };
+    let containers = survey(&engine, Instant::now() + SURVEY_LIMIT)
+        .context("the guest's container engine can't be asked what runs")?;
+    let config = match Place::of(root, run.vmid) {
+        Ok(Place::Here(config)) => Some(config),
+        _ => None,
+    };
+    let plan = plan(run.vmid, &containers, settings, config.as_ref());
+    if plan.steps.is_empty() {
+        return Ok(Look::Nothing("no container is running".to_string()));
+    }
+    Ok(Look::Found(guest, engine, plan))
+}
+
+/// Makes the plan durable on the node (without that nothing is stopped) and in the guest (without that a
+/// restore does not start its stacks, which is said), and arms the guard.
+fn write_down(root: &Root, run: &mut Run, guest: &Guest, plan: Plan, by: By) -> Result<()> {
+    for note in plan.notes {
+        run.note(note);
+    }
+    run.quiesce = Some(Quiesce {
+        by,
+        began_ms: None,
+        rested_ms: None,
+        resumed_ms: None,
+        over: false,
+        steps: plan.steps,
+    });
+    if let Err(error) = Runs::of(root).save(run) {
+        run.quiesce = None;
+        return Err(error.context("what runs can't be written down, so nothing is stopped"));
+    }
+    if let Err(error) = note_in_guest(run, guest) {
+        run.note(format!(
+            "what runs can't be written into the guest ({error:#}): a restore will not start its stacks"
+        ));
+    }
+    arm(root, run).inspect_err(|_| {
+        // Nothing was touched yet, so nothing is left to bring back.
+        run.quiesce = None;
+    })
+}
+
+fn note_in_guest(run: &Run, guest: &Guest) -> Result<()> {
+    let content = serde_json::to_vec_pretty(&Note::of(run))?;
+    let tree = guest.tree.try_clone()?;
+    bounded::within(WRITE_LIMIT, move || {
+        tree.replace(QUIESCED_DIRECTORY, QUIESCED_FILE, &content)
+    })??;
+    Ok(())
+}
+
+fn arm(root: &Root, run: &Run) -> Result<()> {
+    let unit = format!("stillpoint-guard-{}-{}", run.vmid, run.id);
+    detach::start(root, &unit, &["guard", &run.vmid.to_string()])
+        .map(drop)
+        .context("nobody would watch over the stopped containers, so nothing is stopped")
+}
+
+fn stop_all(root: &Root, run: &mut Run, engine: &Engine, limit: Duration) -> Quiesced {
+    let deadline = Instant::now() + limit;
+    let runs = Runs::of(root);
+    let Some(quiesce) = run.quiesce.as_mut() else {
+        return Quiesced::Disturbed("there is no plan".to_string());
+    };
+    quiesce.began_ms = Some(clock::boot_ms());
+    let after: Vec<Vec<usize>> = quiesce.steps.iter().map(|step| step.after.clone()).collect();
+    let work = {
+        let engine = engine.clone();
+        let steps = quiesce.steps.clone();
+        move |index: usize| {
+            let step = &steps[index];
+            let began = Instant::now();
+            let done = match step.action {
+                Strategy::Stop => {
+                    let own = Duration::from_secs(step.stop_timeout) + STOP_MARGIN;
+                    engine.stop(&step.id, deadline.min(began + own))
+                }
+                Strategy::Pause => engine.pause(&step.id, deadline.min(began + PAUSE_LIMIT)),
+                Strategy::None => Ok(()),
+            };
+            done.map(|()| u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX))
+        }
+    };
+    let mut trouble: Option<String> = None;
+    in_order(&after, work, |event| {
+        match event {
+            Event::Begins(index) => request(run, index),
+            Event::Done(index, result) => {
+                trouble = confirm(run, index, result).or_else(|| {
+                    let error = runs.save(run).err()?;
+                    Some(format!("what was stopped can't be written down: {error:#}"))
+                });
+            }
+            Event::Look if signal::asked_to_stop() => {
+                trouble = Some("the backup was interrupted".to_string());
+            }
+            Event::Look if Instant::now() >= deadline => {
+                trouble = Some(format!("it took longer than {} s", limit.as_secs()));
+            }
+            Event::Look => {}
+        }
+        if trouble.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    if let Some(trouble) = trouble {
+        return Quiesced::Disturbed(trouble);
+    }
+    if let Some(quiesce) = run.quiesce.as_mut() {
+        quiesce.rested_ms = Some(clock::boot_ms());
+    }
+    match runs.save(run) {
+        Ok(()) => Quiesced::AtRest,
+        Err(error) => Quiesced::Disturbed(format!("it can't be written down: {error:#}")),
+    }
+}
+
+fn request(run: &mut Run, index: usize) {
+    if let Some(step) = step(run, index) {
+        step.requested = true;
+    }
+}
+
+/// Takes in how a stop ended; returns what went wrong.
+fn confirm(run: &mut Run, index: usize, result: Result<u64, Error>) -> Option<String> {
+    let step = step(run, index)?;
+    match result {
+        Ok(ms) => step.stop_ms = (step.action != Strategy::None).then_some(ms),
+        // It ended by itself and was removed: what is gone is at rest.
+        Err(Error::Gone) => step.fate = Fate::Gone,
+        Err(error) => {
+            return Some(format!(
+                "{} could not be stopped: {error}",
+                text::printable(&step.name, 80)
+            ));
+        }
+    }
+    None
+}
+
+fn step(run: &mut Run, index: usize) -> Option<&mut Step> {
+    run.quiesce.as_mut()?.steps.get_mut(index)
+}

@@ -1,0 +1,133 @@
+//! The lines of a hook in the task log: few, calm, complete sentences.
+
+use std::io::Write;
+
+use crate::config::Strategy;
+use crate::journal::{Backup, Grade, Outcome, VerifyOutcome};
+use crate::run::{By, Fate, Quiesce, Run, Step};
+use crate::sys::text::{count, printable, seconds};
+
+/// Prints a line of Stillpoint's. vzdump closes its end of the pipe when it is interrupted; that is no error.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "stillpoint: {}", printable(line, 1000));
+}
+
+/// `stopped 3 containers of 1 stack in 0.41 s`
+pub fn at_rest(quiesce: &Quiesce) -> String {
+    let of = |strategy| quiesce.steps.iter().filter(move |step| step.action == strategy).count();
+    let mut done = Vec::new();
+    for (strategy, word) in [(Strategy::Stop, "stopped"), (Strategy::Pause, "paused")] {
+        if of(strategy) > 0 {
+            done.push(format!("{word} {}", count(of(strategy), "container")));
+        }
+    }
+    if done.is_empty() {
+        return "all running containers are left running by their settings".to_string();
+    }
+    let took = quiesce.rested_ms.zip(quiesce.began_ms).map_or(0, |(end, begin)| end - begin);
+    format!(
+        "{}{} in {}{}",
+        done.join(" and "),
+        stacks(&quiesce.steps),
+        seconds(took),
+        slowest(quiesce)
+    )
+}
+
+fn stacks(steps: &[Step]) -> String {
+    let mut stacks: Vec<&str> = steps.iter().filter_map(|step| step.project.as_deref()).collect();
+    stacks.sort_unstable();
+    stacks.dedup();
+    match stacks.len() {
+        0 => String::new(),
+        number => format!(" of {}", count(number, "stack")),
+    }
+}
+
+/// One that took its whole stop timeout was killed: its program does not listen to the stop signal.
+fn slowest(quiesce: &Quiesce) -> String {
+    let killed = |step: &&Step| {
+        step.action == Strategy::Stop
+            && step.stop_ms.is_some_and(|ms| ms >= step.stop_timeout * 1000)
+    };
+    match quiesce.steps.iter().filter(killed).max_by_key(|step| step.stop_ms) {
+        Some(step) => format!(
+            " ({} did not stop by itself within its {} s)",
+            printable(&step.name, 80),
+            step.stop_timeout
+        ),
+        None => String::new(),
+    }
+}
+
+/// `all 3 containers are back, 1.20 s after the first stop`
+pub fn back(run: &Run) -> Vec<String> {
+    let Some(quiesce) = &run.quiesce else { return Vec::new() };
+    let mut lines = Vec::new();
+    let total = quiesce.steps.len();
+    let number = quiesce.steps.iter().filter(|step| step.fate == Fate::Back).count();
+    let downtime = match (quiesce.by, quiesce.downtime_ms()) {
+        (By::Stillpoint, Some(ms)) => format!(", {} after the first stop", seconds(ms)),
+        _ => String::new(),
+    };
+    let who = match (number == total, total) {
+        (true, 1) => "the container is back".to_string(),
+        (true, _) => format!("all {total} containers are back"),
+        (false, _) => format!("{number} of {} are back", count(total, "container")),
+    };
+    lines.push(format!("{who}{downtime}"));
+    for step in &quiesce.steps {
+        let name = printable(&step.name, 80);
+        match &step.fate {
+            Fate::Gone => lines.push(format!("{name} is not back: it was removed meanwhile")),
+            Fate::Left(why) => lines.push(format!("{name} is left as it is: {why}")),
+            Fate::Failed(why) => lines.push(format!(
+                "{name} could not be started: {why}; look at `docker logs {name}` in the guest"
+            )),
+            Fate::Open | Fate::Back => {}
+        }
+    }
+    lines
+}
+
+/// A guest's line in the summary, which PVE mails.
+pub fn summary(backup: &Backup, verify: Option<(VerifyOutcome, Option<&str>)>) -> String {
+    let guest = match &backup.hostname {
+        Some(hostname) => format!("guest {} ({})", backup.vmid, printable(hostname, 63)),
+        None => format!("guest {}", backup.vmid),
+    };
+    if backup.outcome == Outcome::Failed {
+        let error = backup.error.as_deref().unwrap_or("no reason is known");
+        return format!("{guest}: the backup failed: {}", printable(error, 300));
+    }
+    let mut parts = Vec::new();
+    parts.push(match backup.grade {
+        Some(Grade::CrashConsistent) => {
+            format!("crash-consistent backup ({})", backup.reasons.join("; "))
+        }
+        Some(Grade::Offline) => "backup of a guest that was not running".to_string(),
+        Some(Grade::None) | None => "backup without anything to bring to rest".to_string(),
+        Some(grade) => format!("{grade} backup"),
+    });
+    if let Some(ms) = backup.downtime_ms {
+        parts.push(format!("containers down for {}", seconds(ms)));
+    }
+    match (verify, &backup.verify) {
+        (Some((outcome, reason)), _) => {
+            let reason =
+                reason.map_or(String::new(), |reason| format!(" ({})", printable(reason, 300)));
+            parts.push(format!("{outcome}{reason}"));
+        }
+        (None, Some(_)) => parts.push("the verify is still under way".to_string()),
+        (None, None) => {}
+    }
+    let not_back = backup.containers.iter().filter(|container| container.fate != "back").count();
+    if not_back > 0 {
+        parts.push(format!("{} not back", count(not_back, "container")));
+    }
+    let left_out = backup.containers.iter().any(|container| !container.not_in_backup.is_empty());
+    if left_out {
+        parts.push("some container data lies on volumes that are not in the backup".to_string());
+    }
+    format!("{guest}: {}", parts.join(", "))
+}

@@ -1,0 +1,218 @@
+//! The durable record of one backup of one guest, from backup-start until it is journalled and everything
+//! that ran is back.
+//!
+//! It lies at `/var/lib/stillpoint/runs/VMID.json`. Whoever changes it holds the guest's lock.
+
+mod quiesced;
+mod store;
+
+pub use quiesced::{QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesced, QuiescedContainer};
+pub use store::{Damaged, Runs};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Strategy;
+use crate::sys::{clock, text};
+use crate::vzdump::{GuestType, Job, Mode, Vmid};
+
+/// The version of the record's shape.
+pub const SCHEMA: u32 = 1;
+
+/// One backup of one guest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Run {
+    pub schema: u32,
+    /// Unique: also in the file in the guest, so that the two are known to belong together.
+    pub id: String,
+    pub vmid: Vmid,
+    pub guest_type: GuestType,
+    pub job: Job,
+    pub hostname: Option<String>,
+    pub storage: Option<String>,
+    pub target: Option<String>,
+    pub mode_asked: Mode,
+    pub mode_used: Mode,
+    /// RFC 3339, UTC.
+    pub opened: String,
+    /// The volume of the guest's root; another one later means another guest under the same VMID.
+    pub root_volume: Option<String>,
+    /// Whether the guest ran when the backup began.
+    pub was_running: bool,
+    /// What was planned and done to its containers; `None` where there was nothing to do.
+    pub quiesce: Option<Quiesce>,
+    /// Why the guest was not brought to rest, or no longer was when its data was copied.
+    pub unrest: Vec<String>,
+    /// What a person should know about this backup.
+    pub notes: Vec<String>,
+    pub archive: Archive,
+    /// The guest's data has been copied: what is brought back now no longer disturbs the backup.
+    pub data_copied: bool,
+    /// Seen down while its archive was made (stop mode).
+    pub seen_down: bool,
+    /// vzdump went on to shut the guest down after the plan was written (stop mode).
+    pub handed_over: bool,
+    /// What was done to the guest itself after vzdump had died: `thawed`, `unlocked`, `started`.
+    pub revived: Vec<String>,
+    /// How the verify began, where there is one.
+    pub verify: Option<VerifyStart>,
+    /// The `backup` record is in the journal; the run stays only for what is not back yet.
+    pub journalled: bool,
+}
+
+/// What became of the archive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Archive {
+    Pending,
+    Complete,
+    Failed(String),
+}
+
+/// The beginning of a verify, as backup-end saw it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VerifyStart {
+    /// `started`, or the outcome where it could not be started.
+    pub state: String,
+    pub upid: Option<String>,
+    pub reason: Option<String>,
+}
+
+/// The containers of a guest on their way down and up.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Quiesce {
+    /// Whether we stop the containers, or the guest is shut down as a whole (stop mode).
+    pub by: By,
+    /// Milliseconds on the boot clock when the first stop was requested.
+    pub began_ms: Option<u64>,
+    /// Likewise when everything was at rest.
+    pub rested_ms: Option<u64>,
+    /// Likewise when the last start was confirmed.
+    pub resumed_ms: Option<u64>,
+    /// Given up, or brought back before the data was copied: nothing more is requested, and what the steps say
+    /// of requests is the whole truth.
+    pub over: bool,
+    pub steps: Vec<Step>,
+}
+
+/// Who brings the containers to rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum By {
+    Stillpoint,
+    GuestShutdown,
+}
+
+/// One container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    pub id: String,
+    pub name: String,
+    pub project: Option<String>,
+    pub service: Option<String>,
+    pub action: Strategy,
+    /// In seconds, the container's own.
+    pub stop_timeout: u64,
+    /// When the engine had last started it, in its words.
+    pub started_at: String,
+    /// The steps that are stopped before this one, and started after it: the containers that depend on it.
+    pub after: Vec<usize>,
+    /// Where data of this container lies that is not in the backup.
+    pub not_in_backup: Vec<String>,
+    /// Its stop (or pause) has been requested, as far as was written down; see [`Quiesce::over`].
+    pub requested: bool,
+    /// How long the stop (or pause) took in ms; set when it was confirmed.
+    pub stop_ms: Option<u64>,
+    /// How long the start (or unpause) took in ms; set when it was confirmed.
+    pub start_ms: Option<u64>,
+    /// Starts that failed so far.
+    pub failures: u32,
+    pub fate: Fate,
+}
+
+/// What became of a container after the backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fate {
+    /// Not known to be back yet.
+    Open,
+    /// Runs again, or never stopped.
+    Back,
+    /// Removed, and not created anew.
+    Gone,
+    /// Somebody else has started it and it has ended since, or changed it in another way.
+    Left(String),
+    /// Could not be started, with the engine's last word.
+    Failed(String),
+}
+
+impl Run {
+    /// A run that begins now and knows only what every caller knows.
+    pub fn new(vmid: Vmid, guest_type: GuestType, job: Job, mode: Mode) -> Run {
+        Run {
+            schema: SCHEMA,
+            id: text::token(),
+            vmid,
+            guest_type,
+            job,
+            hostname: None,
+            storage: None,
+            target: None,
+            mode_asked: mode,
+            mode_used: mode,
+            opened: clock::rfc3339(clock::now()),
+            root_volume: None,
+            was_running: false,
+            quiesce: None,
+            unrest: Vec::new(),
+            notes: Vec::new(),
+            archive: Archive::Pending,
+            data_copied: false,
+            seen_down: false,
+            handed_over: false,
+            revived: Vec::new(),
+            verify: None,
+            journalled: false,
+        }
+    }
+
+    /// Whether containers may still have to be brought back.
+    pub fn is_open(&self) -> bool {
+        self.quiesce
+            .as_ref()
+            .is_some_and(|quiesce| quiesce.steps.iter().any(|step| step.fate == Fate::Open))
+    }
+
+    /// Whether vzdump shuts the guest down for this backup.
+    pub fn subject_to_stop(&self) -> bool {
+        self.mode_used == Mode::Stop && self.was_running
+    }
+
+    /// The guest in words: `guest 9001 (prod-docker)`.
+    pub fn guest(&self) -> String {
+        match &self.hostname {
+            Some(hostname) => format!("guest {} ({})", self.vmid, text::printable(hostname, 63)),
+            None => format!("guest {}", self.vmid),
+        }
+    }
+
+    /// Adds a note once.
+    pub fn note(&mut self, note: String) {
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+
+    /// Adds a reason for unrest once.
+    pub fn disturb(&mut self, reason: String) {
+        if !self.unrest.contains(&reason) {
+            self.unrest.push(reason);
+        }
+    }
+}
+
+impl Quiesce {
+    /// From the first stop request to the last confirmed start, in ms.
+    pub fn downtime_ms(&self) -> Option<u64> {
+        Some(self.resumed_ms?.saturating_sub(self.began_ms?))
+    }
+}

@@ -1,0 +1,73 @@
+use serde::{Deserialize, Serialize};
+
+use super::Run;
+use crate::config::Strategy;
+use crate::vzdump::Vmid;
+
+/// Where the guest itself keeps what was running.
+pub const QUIESCED_DIRECTORY: &str = "/var/lib/stillpoint";
+
+/// The file's name in there.
+pub const QUIESCED_FILE: &str = "quiesced.json";
+
+/// What was running in a guest when its data was copied: it lies in the guest, and so in the backup, for the
+/// restore may happen on a host that knows nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quiesced {
+    pub schema: u32,
+    /// The run's id.
+    pub run: String,
+    pub vmid: Vmid,
+    /// RFC 3339, UTC.
+    pub time: String,
+    pub containers: Vec<QuiescedContainer>,
+}
+
+/// A container that was running.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuiescedContainer {
+    pub id: String,
+    pub name: String,
+    pub project: Option<String>,
+    pub service: Option<String>,
+    pub action: Strategy,
+    /// It is started only if it does not run and this is still when it was last started.
+    pub started_at: String,
+    /// The containers, by their place in the list, that are started after this one.
+    pub after: Vec<usize>,
+}
+
+impl Quiesced {
+    /// A note that names no container.
+    pub fn empty() -> Quiesced {
+        Quiesced {
+            schema: super::SCHEMA,
+            run: String::new(),
+            vmid: Vmid(0),
+            time: String::new(),
+            containers: Vec::new(),
+        }
+    }
+
+    /// What to write into the guest of this run.
+    pub fn of(run: &Run) -> Quiesced {
+        let steps = run.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
+        Quiesced {
+            schema: super::SCHEMA,
+            run: run.id.clone(),
+            vmid: run.vmid,
+            time: run.opened.clone(),
+            containers: steps
+                .map(|step| QuiescedContainer {
+                    id: step.id.clone(),
+                    name: step.name.clone(),
+                    project: step.project.clone(),
+                    service: step.service.clone(),
+                    action: step.action,
+                    started_at: step.started_at.clone(),
+                    after: step.after.clone(),
+                })
+                .collect(),
+        }
+    }
+}

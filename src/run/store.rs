@@ -1,0 +1,121 @@
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use super::{Run, SCHEMA};
+use crate::sys::lock::{self, Lock};
+use crate::sys::{Root, file};
+use crate::vzdump::Vmid;
+
+/// Ten thousand containers at some 500 bytes each.
+const LIMIT: u64 = 16 << 20;
+
+/// A run's file that holds no run of ours: cut off, garbage, or of another version.
+#[derive(Debug)]
+pub struct Damaged {
+    pub path: PathBuf,
+    pub reason: String,
+}
+
+impl std::fmt::Display for Damaged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} is damaged: {}", self.path.display(), self.reason)
+    }
+}
+
+impl std::error::Error for Damaged {}
+
+/// The runs of this node.
+#[derive(Clone, Debug)]
+pub struct Runs {
+    root: Root,
+}
+
+impl Runs {
+    /// The runs below `/var/lib/stillpoint/runs`.
+    pub fn of(root: &Root) -> Runs {
+        Runs { root: root.clone() }
+    }
+
+    /// Takes a guest's lock; one for all that changes its run or its containers. Let go by dropping it, or by
+    /// the kernel with the process.
+    pub fn lock(&self, vmid: Vmid, deadline: Instant) -> Result<Lock> {
+        let path = self.root.path(&format!("/run/stillpoint/guest-{vmid}.lock"));
+        lock::take(&path, deadline).with_context(|| format!("the lock of guest {vmid}"))
+    }
+
+    /// The run of a guest, if there is one. A file that holds none is the error [`Damaged`].
+    pub fn load(&self, vmid: Vmid) -> Result<Option<Run>> {
+        let path = self.path(vmid);
+        let bytes = match file::read(&path, LIMIT) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+                return Err(Damaged { path, reason: error.to_string() }.into());
+            }
+            other => other.with_context(|| path.display().to_string())?,
+        };
+        match serde_json::from_slice::<Run>(&bytes) {
+            Ok(run) if run.schema == SCHEMA && run.vmid == vmid => Ok(Some(run)),
+            Ok(run) => {
+                let reason = format!("it is of schema {} and guest {}", run.schema, run.vmid);
+                Err(Damaged { path, reason }.into())
+            }
+            Err(error) => Err(Damaged { path, reason: error.to_string() }.into()),
+        }
+    }
+
+    /// Writes a run durably.
+    pub fn save(&self, run: &Run) -> Result<()> {
+        let path = self.path(run.vmid);
+        let write = || -> Result<()> {
+            fs::create_dir_all(self.directory())?;
+            Ok(file::replace(&path, &serde_json::to_vec_pretty(run)?, 0o600)?)
+        };
+        write().with_context(|| path.display().to_string())
+    }
+
+    /// Removes a guest's run.
+    pub fn remove(&self, vmid: Vmid) -> Result<()> {
+        let path = self.path(vmid);
+        file::remove(&path).with_context(|| path.display().to_string())
+    }
+
+    /// Puts a damaged run's file aside, out of the way and kept for a person, and says where it lies then.
+    pub fn put_aside(&self, vmid: Vmid) -> Result<PathBuf> {
+        let directory = self.root.path("/var/lib/stillpoint/damaged");
+        let aside = directory.join(format!("{vmid}-{}.json", crate::sys::text::token()));
+        fs::create_dir_all(&directory)
+            .and_then(|()| fs::rename(self.path(vmid), &aside))
+            .with_context(|| aside.display().to_string())?;
+        Ok(aside)
+    }
+
+    /// The guests that have a run.
+    pub fn guests(&self) -> Result<Vec<Vmid>> {
+        let directory = self.directory();
+        let entries = match fs::read_dir(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.with_context(|| directory.display().to_string())?,
+        };
+        let mut guests = Vec::new();
+        for entry in entries {
+            let name = entry.with_context(|| directory.display().to_string())?.file_name();
+            let vmid: Option<Vmid> =
+                name.to_str().and_then(|name| name.strip_suffix(".json")?.parse().ok());
+            guests.extend(vmid);
+        }
+        guests.sort();
+        Ok(guests)
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.root.path("/var/lib/stillpoint/runs")
+    }
+
+    fn path(&self, vmid: Vmid) -> PathBuf {
+        self.directory().join(format!("{vmid}.json"))
+    }
+}

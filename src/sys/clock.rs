@@ -1,0 +1,30 @@
+//! Wall clock for people, boot clock for durations.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use nix::time::{ClockId, clock_gettime};
+
+/// Milliseconds since the node booted, sleep included (`CLOCK_BOOTTIME`): the same in every process, and not
+/// moved when somebody sets the clock. Comparable only within one boot, see [`boot_id`].
+pub fn boot_ms() -> u64 {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| {
+        u64::try_from(time.tv_sec()).unwrap_or(0) * 1000
+            + u64::try_from(time.tv_nsec()).unwrap_or(0) / 1_000_000
+    })
+}
+
+/// The kernel's id of this boot; empty where it can't be read.
+pub fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|id| id.trim().to_string())
+        .unwrap_or_default()
+}
+
+/// Now, in UTC.
+pub fn now() -> DateTime<Utc> {
+    Utc::now()
+}
+
+/// RFC 3339 in UTC with milliseconds, as every time in the journal is written.
+pub fn rfc3339(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Millis, true)
+}

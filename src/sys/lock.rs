@@ -1,0 +1,41 @@
+//! Advisory locks that the kernel drops with their holder: never stale.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+/// A held `flock`; dropping it lets go.
+pub struct Lock {
+    _file: Flock<fs::File>,
+}
+
+/// Takes the lock on `path` (the file is made where missing and never removed), waiting until `deadline`.
+///
+/// The error is `TimedOut` where somebody else held it all the while.
+pub fn take(path: &Path, deadline: Instant) -> io::Result<Lock> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(Lock { _file: lock }),
+            Err((back, Errno::EWOULDBLOCK | Errno::EINTR)) => file = back,
+            Err((_, errno)) => return Err(errno.into()),
+        }
+        if Instant::now() >= deadline {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("{} is held by another process", path.display()),
+            ));
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}

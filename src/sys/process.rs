@@ -1,0 +1,195 @@
+//! Processes named so that a reused pid is never taken for the old one.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::{Deserialize, Serialize};
+
+use super::clock;
+
+/// One process for as long as it lives: its pid, when it started and in which boot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// The process id in the node's pid namespace.
+    pub pid: i32,
+    /// Start time in clock ticks since boot (field 22 of `/proc/PID/stat`).
+    pub started: u64,
+    /// The boot in which it ran; pids and ticks begin anew with the next.
+    pub boot: String,
+}
+
+impl Process {
+    /// The process that has this pid now.
+    pub fn find(pid: i32) -> io::Result<Process> {
+        Ok(Process { pid, started: stat(pid)?.started, boot: clock::boot_id() })
+    }
+
+    /// The caller's parent.
+    pub fn parent() -> io::Result<Process> {
+        Process::find(nix::unistd::getppid().as_raw())
+    }
+
+    /// Whether this very process still runs; one that has died and not been waited for is dead.
+    pub fn alive(&self) -> bool {
+        self.boot == clock::boot_id()
+            && stat(self.pid).is_ok_and(|now| now.started == self.started && !now.dead)
+    }
+
+    /// Whether it ran in this boot of the node.
+    pub fn is_of_this_boot(&self) -> bool {
+        self.boot == clock::boot_id()
+    }
+
+    /// A handle that tells when the process ends; `None` when it has ended already.
+    pub fn watch(&self) -> io::Result<Option<Pidfd>> {
+        let pidfd = match Pidfd::open(self.pid) {
+            Ok(pidfd) => pidfd,
+            Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        // Looked at after opening: the descriptor is then this process's or the process is gone.
+        Ok(self.alive().then_some(pidfd))
+    }
+}
+
+/// A pidfd: it stays with its process when the pid is given to another.
+pub struct Pidfd(OwnedFd);
+
+impl Pidfd {
+    /// Opens the process that has `pid` now.
+    pub fn open(pid: i32) -> io::Result<Pidfd> {
+        // SAFETY: pidfd_open takes a pid and flags and returns a new descriptor or -1.
+        let fd = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid, 0) };
+        let fd = Errno::result(fd)?;
+        let fd = i32::try_from(fd).map_err(io::Error::other)?;
+        // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+        Ok(Pidfd(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Whether the process has ended, waiting for that at most `limit`.
+    pub fn ended_within(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, timeout) {
+                Ok(0) | Err(Errno::EINTR) if Instant::now() < deadline => {}
+                Ok(ready) => return ready > 0,
+                Err(_) => return false,
+            }
+        }
+    }
+}
+
+impl AsRawFd for Pidfd {
+    fn as_raw_fd(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+}
+
+struct Stat {
+    dead: bool,
+    session: i32,
+    started: u64,
+}
+
+/// The fields of `/proc/PID/stat` that matter here; the command name in it may hold anything.
+fn stat(pid: i32) -> io::Result<Stat> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    parse_stat(&text).ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat is not understood")))
+}
+
+fn parse_stat(text: &str) -> Option<Stat> {
+    let mut fields = text[text.rfind(')')? + 1..].split_ascii_whitespace();
+    let state = fields.next()?;
+    let session = fields.nth(2)?.parse().ok()?;
+    let started = fields.nth(15)?.parse().ok()?;
+    Some(Stat { dead: matches!(state, "Z" | "X"), session, started })
+}
+
+/// The session a process belongs to.
+pub fn session_of(pid: i32) -> io::Result<i32> {
+    stat(pid).map(|stat| stat.session)
+}
+
+/// The living processes of a session.
+pub fn session_members(session: i32) -> io::Result<Vec<i32>> {
+    let mut members = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        // A process that ended since the directory was read is no member.
+        if stat(pid).is_ok_and(|stat| stat.session == session && !stat.dead) {
+            members.push(pid);
+        }
+    }
+    Ok(members)
+}
+
+/// The arguments of a process, bad UTF-8 replaced.
+pub fn arguments(pid: i32) -> io::Result<Vec<String>> {
+    let bytes = super::file::read(format!("/proc/{pid}/cmdline").as_ref(), 1 << 20)?;
+    Ok(bytes
+        .split(|byte| *byte == 0)
+        .filter(|argument| !argument.is_empty())
+        .map(|argument| String::from_utf8_lossy(argument).into_owned())
+        .collect())
+}
+
+/// The processes of the node whose first argument begins with `prefix`.
+pub fn with_title(prefix: &str) -> io::Result<Vec<(i32, String)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        // A process that ended since the directory was read is none.
+        let title = arguments(pid).ok().and_then(|arguments| arguments.into_iter().next());
+        found.extend(title.filter(|title| title.starts_with(prefix)).map(|title| (pid, title)));
+    }
+    Ok(found)
+}
+
+/// Whether something is mounted at a path that begins with `prefix`.
+pub fn mounted(prefix: &str) -> io::Result<bool> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    Ok(mounts
+        .lines()
+        .any(|line| line.split(' ').nth(1).is_some_and(|path| path.starts_with(prefix))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_name_can_hold_anything() {
+        let text = "42 (a) R 1 (b) S 1 42 40 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 777 0 0";
+        let stat = parse_stat(text).unwrap();
+        assert_eq!((stat.session, stat.started, stat.dead), (40, 777, false));
+    }
+
+    #[test]
+    fn a_process_is_not_its_successor() {
+        let mut child = std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap();
+        let process = Process::find(i32::try_from(child.id()).unwrap()).unwrap();
+        assert!(process.alive());
+        let watch = process.watch().unwrap().unwrap();
+        assert!(!watch.ended_within(Duration::from_millis(1)));
+        let reused = Process { started: process.started + 1, ..process.clone() };
+        assert!(!reused.alive());
+        assert!(reused.watch().unwrap().is_none());
+        let rebooted = Process { boot: "other".into(), ..process.clone() };
+        assert!(!rebooted.alive());
+        child.kill().unwrap();
+        assert!(watch.ended_within(Duration::from_secs(60)));
+        // Not waited for yet: a zombie runs nothing any more.
+        assert!(!process.alive());
+        child.wait().unwrap();
+        assert!(process.watch().unwrap().is_none());
+    }
+}

@@ -1,0 +1,63 @@
+//! Programs of the node, run to their end within a limit.
+
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// No program that Stillpoint calls says more than this.
+const OUTPUT: u64 = 64 * 1024;
+
+/// Runs a program and gives its standard output; past the limit it is killed and that is an error, as is any
+/// exit status but 0. Standard input is at end of file, standard error is dropped.
+///
+/// Name programs by absolute path: vzdump leaves its hooks no PATH.
+pub fn run(command: &mut Command, limit: Duration) -> Result<String> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("it could not be started")?;
+    let deadline = Instant::now() + limit;
+    let status = loop {
+        if let Some(status) = child.try_wait().context("its end could not be awaited")? {
+            break status;
+        }
+        if Instant::now() >= deadline {
+            child.kill().context("it could not be killed")?;
+            child.wait().context("its end could not be awaited")?;
+            bail!("it did not end within {} s", limit.as_secs());
+        }
+        thread::sleep(Duration::from_millis(1));
+    };
+    if !status.success() {
+        bail!("it ended with {status}");
+    }
+    let mut output = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        stdout.take(OUTPUT).read_to_end(&mut output).context("its output could not be read")?;
+    }
+    Ok(String::from_utf8_lossy(&output).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_hangs_is_killed() {
+        let error = run(Command::new("/bin/sleep").arg("60"), Duration::from_millis(30));
+        assert!(error.unwrap_err().to_string().contains("did not end"));
+    }
+
+    #[test]
+    fn status_and_output_are_told() {
+        let limit = Duration::from_secs(60);
+        assert_eq!(run(Command::new("/bin/echo").arg("42"), limit).unwrap(), "42\n");
+        assert!(run(&mut Command::new("/bin/false"), limit).is_err());
+        assert!(run(&mut Command::new("/nowhere/program"), limit).is_err());
+    }
+}

@@ -1,0 +1,70 @@
+//! Text for people and for names.
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// `text` with control characters escaped and cut after `limit` characters, for printing what the guest or a
+/// server said.
+pub fn printable(text: &str, limit: usize) -> String {
+    let mut out = String::new();
+    for (count, character) in text.chars().enumerate() {
+        if count == limit {
+            out.push('…');
+            break;
+        }
+        // Bidirectional overrides reorder a terminal's line as escape codes do.
+        if character.is_control()
+            || matches!(character, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        {
+            // Writing to a String does not fail.
+            let _ = write!(out, "\\u{{{:x}}}", u32::from(character));
+        } else {
+            out.push(character);
+        }
+    }
+    out
+}
+
+/// `1 container`, `2 containers`.
+pub fn count(number: usize, noun: &str) -> String {
+    match number {
+        1 => format!("1 {noun}"),
+        _ => format!("{number} {noun}s"),
+    }
+}
+
+/// Milliseconds as seconds: `0.41 s`, `12.3 s`, `185 s`.
+pub fn seconds(ms: u64) -> String {
+    let seconds = ms as f64 / 1000.0;
+    match ms {
+        0..10_000 => format!("{seconds:.2} s"),
+        10_000..100_000 => format!("{seconds:.1} s"),
+        _ => format!("{seconds:.0} s"),
+    }
+}
+
+/// A short name that no other call on this node gives: boot clock, pid and a counter.
+pub fn token() -> String {
+    static COUNTER: AtomicU32 = AtomicU32::new(0);
+    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+    format!("{:x}-{:x}-{count:x}", super::clock::now().timestamp_micros(), std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escape_codes_are_made_visible() {
+        assert_eq!(printable("db\x1b[31m\r\n", 99), "db\\u{1b}[31m\\u{d}\\u{a}");
+        assert_eq!(printable("a\u{202e}b", 99), "a\\u{202e}b");
+        assert_eq!(printable("abcdef", 3), "abc…");
+    }
+
+    #[test]
+    fn durations_read_well() {
+        assert_eq!(seconds(412), "0.41 s");
+        assert_eq!(seconds(12_345), "12.3 s");
+        assert_eq!(seconds(185_000), "185 s");
+    }
+}

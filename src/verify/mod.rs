@@ -1,0 +1,9 @@
+//! Proving a backup on the Proxmox Backup Server: a verify is started for that one snapshot, and its outcome is
+//! read from the snapshot's own state.
+
+mod collect;
+mod judge;
+mod pending;
+
+pub use collect::{Collected, collect};
+pub use pending::{Pending, start};

@@ -1,0 +1,77 @@
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Mode, TaskLog, Upid, Vmid};
+use crate::sys::Root;
+use crate::sys::file;
+use crate::sys::process::{self, Process};
+
+/// One run of vzdump over one or more guests: the worker process that calls the hook.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Missing where the parent is no task of PVE's.
+    pub upid: Option<Upid>,
+    /// The worker.
+    pub worker: Process,
+    /// The session that the worker leads; whatever of vzdump still lives is in it.
+    pub session: i32,
+}
+
+impl Job {
+    /// The job that the calling hook belongs to: its parent is the worker.
+    pub fn of_parent() -> io::Result<Job> {
+        let worker = Process::parent()?;
+        let upid = process::arguments(worker.pid)?
+            .first()
+            .and_then(|argument| Upid::from_command_line(argument));
+        let session = process::session_of(worker.pid)?;
+        Ok(Job { upid, worker, session })
+    }
+
+    /// The job's name: its UPID, or where it has none its worker's pid and start time.
+    pub fn name(&self) -> String {
+        match &self.upid {
+            Some(upid) => upid.to_string(),
+            None => format!("process {} started {}", self.worker.pid, self.worker.started),
+        }
+    }
+
+    /// Whether the worker or anything else of its session still runs.
+    ///
+    /// A worker that does not lead a session of its own (vzdump in a person's shell) speaks for itself alone.
+    pub fn alive(&self) -> bool {
+        self.worker.alive()
+            || (self.session == self.worker.pid
+                && self.worker.boot == crate::sys::clock::boot_id()
+                && process::session_members(self.session).is_ok_and(|members| !members.is_empty()))
+    }
+
+    /// Whether another vzdump is at work on this guest. One that waits for the node's lock, or is at another
+    /// guest, is not; one whose log can't be read is taken to be.
+    pub fn another_at(&self, root: &Root, vmid: Vmid) -> bool {
+        let Ok(tasks) = process::with_title("task UPID:") else { return true };
+        tasks
+            .into_iter()
+            .filter(|(pid, _)| *pid != self.worker.pid)
+            .filter_map(|(_, title)| Upid::from_command_line(&title))
+            .filter(|upid| upid.is_backup() && Some(upid) != self.upid.as_ref())
+            .any(|upid| TaskLog::read(root, &upid).map_or(true, |log| log.is_at(vmid)))
+    }
+
+    /// The mode that was asked for: the task log's first line, else `mode:` of `/etc/vzdump.conf`, else
+    /// snapshot (facts/PVE.md).
+    pub fn mode_asked(&self, root: &Root) -> Mode {
+        self.upid
+            .as_ref()
+            .and_then(|upid| TaskLog::read(root, upid).ok())
+            .and_then(|log| log.mode_asked())
+            .or_else(|| configured_mode(root))
+            .unwrap_or(Mode::Snapshot)
+    }
+}
+
+fn configured_mode(root: &Root) -> Option<Mode> {
+    let text = file::read_text(&root.path("/etc/vzdump.conf"), 1 << 20).ok()??;
+    text.lines().find_map(|line| Mode::from_word(line.strip_prefix("mode:")?.trim()))
+}

@@ -1,0 +1,90 @@
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// PVE's name of a task: `UPID:NODE:PID:PSTART:STARTTIME:TYPE:ID:USER:`, numbers in hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Upid(String);
+
+impl Upid {
+    /// The UPID in a worker's command line, `task UPID:...:`.
+    pub fn from_command_line(first_argument: &str) -> Option<Upid> {
+        Upid::parse(first_argument.strip_prefix("task ")?.trim_end_matches(' '))
+    }
+
+    /// Checks the shape; the text is used as part of a file's name, so nothing else may be in it.
+    pub fn parse(text: &str) -> Option<Upid> {
+        let fields: Vec<&str> = text.split(':').collect();
+        let [tag, node, pid, pstart, starttime, kind, _, user, end] = fields.as_slice() else {
+            return None;
+        };
+        let hexadecimal = |field: &str, length: std::ops::RangeInclusive<usize>| {
+            length.contains(&field.len()) && field.bytes().all(|byte| byte.is_ascii_hexdigit())
+        };
+        let well_formed = *tag == "UPID"
+            && end.is_empty()
+            && !node.is_empty()
+            && !kind.is_empty()
+            && !user.is_empty()
+            && hexadecimal(pid, 8..=8)
+            && hexadecimal(pstart, 8..=9)
+            && hexadecimal(starttime, 8..=8)
+            && text.len() <= 255
+            && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/');
+        well_formed.then(|| Upid(text.to_string()))
+    }
+
+    /// The task's log below the node's root: the directory is the start time's last digit.
+    pub fn log_path(&self) -> String {
+        let starttime = self.0.split(':').nth(4).unwrap_or_default();
+        let directory = starttime.get(7..).unwrap_or_default();
+        format!("/var/log/pve/tasks/{directory}/{}", self.0)
+    }
+
+    /// Whether it is a task of vzdump's.
+    pub fn is_backup(&self) -> bool {
+        self.0.split(':').nth(5) == Some("vzdump")
+    }
+
+    /// The node it runs on.
+    pub fn node(&self) -> &str {
+        self.0.split(':').nth(1).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Upid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TASK: &str = "UPID:pve1:00006B5F:00A1B2C3:6B02265C:vzdump:9001:root@pam:";
+
+    #[test]
+    fn a_worker_is_known_by_its_command_line() {
+        let upid = Upid::from_command_line(&format!("task {TASK}")).unwrap();
+        assert_eq!(upid.to_string(), TASK);
+        assert_eq!(upid.node(), "pve1");
+        assert_eq!(upid.log_path(), format!("/var/log/pve/tasks/C/{TASK}"));
+    }
+
+    #[test]
+    fn anything_else_is_no_upid() {
+        assert_eq!(Upid::from_command_line(TASK), None);
+        for text in [
+            "",
+            "UPID:",
+            "UPID:pve1:00006B5F:00A1B2C3:6B02265C:vzdump:9001:root@pam",
+            "UPID:pve1:00006B5F:00A1B2C3:6B02265:vzdump:9001:root@pam:",
+            "UPID:pve1:0000/B5F:00A1B2C3:6B02265C:vzdump:9001:root@pam:",
+            "UPID:../..:00006B5F:00A1B2C3:6B02265C:vzdump:9001:root@pam:",
+        ] {
+            assert_eq!(Upid::parse(text), None, "{text}");
+        }
+    }
+}

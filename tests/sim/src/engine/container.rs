@@ -1,0 +1,259 @@
+//! A container: what it was made as, and what it is doing.
+
+use chrono::{DateTime, Utc};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Compose's label for the stack.
+pub const PROJECT: &str = "com.docker.compose.project";
+/// Compose's label for the service within the stack.
+pub const SERVICE: &str = "com.docker.compose.service";
+/// Compose's label for the order of starting.
+pub const DEPENDS_ON: &str = "com.docker.compose.depends_on";
+
+/// What the engine does with a container that ended, or that it finds at its own start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restart {
+    /// Stays down.
+    No,
+    /// Comes back, even when it was stopped by hand.
+    Always,
+    /// Comes back unless it was stopped by hand.
+    UnlessStopped,
+    /// Comes back when it ended with an error.
+    OnFailure,
+}
+
+impl Restart {
+    /// The engine's own word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::Always => "always",
+            Self::UnlessStopped => "unless-stopped",
+            Self::OnFailure => "on-failure",
+        }
+    }
+}
+
+/// How a container is made, and how it behaves.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// Without the leading slash.
+    pub name: String,
+    /// Image reference.
+    pub image: String,
+    /// Labels, those of Compose among them.
+    pub labels: BTreeMap<String, String>,
+    /// Restart policy.
+    pub restart: Restart,
+    /// `--rm`: the engine removes it when it ends.
+    pub auto_remove: bool,
+    /// Stop timeout in seconds; without one the engine takes 10.
+    pub stop_timeout: Option<i64>,
+    /// Needs the full stop timeout and is killed then.
+    pub ignores_sigterm: bool,
+    /// From SIGTERM to the exit.
+    pub stop_takes: Duration,
+    /// From the start request to the answer.
+    pub start_takes: Duration,
+    /// It has a health check and is healthy that long after its start.
+    pub healthy_after: Option<Duration>,
+    /// That many starts answer 500.
+    pub failing_starts: u32,
+    /// Named volumes and where they are mounted.
+    pub volumes: Vec<(String, String)>,
+    /// What it is doing when the simulation begins.
+    pub status: Status,
+}
+
+impl Spec {
+    /// A running service of a Compose stack that restarts unless stopped.
+    pub fn service(project: &str, service: &str) -> Self {
+        let labels = [
+            (PROJECT, project),
+            (SERVICE, service),
+            (DEPENDS_ON, ""),
+            ("com.docker.compose.container-number", "1"),
+            ("com.docker.compose.oneoff", "False"),
+        ];
+        Self {
+            name: service.to_owned(),
+            image: format!("{service}:latest"),
+            labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+            restart: Restart::UnlessStopped,
+            auto_remove: false,
+            stop_timeout: None,
+            ignores_sigterm: false,
+            stop_takes: Duration::from_millis(60),
+            start_takes: Duration::from_millis(60),
+            healthy_after: None,
+            failing_starts: 0,
+            volumes: Vec::new(),
+            status: Status::Running,
+        }
+    }
+
+    /// With Compose's label of the services it needs, e.g. `db:service_healthy:false`.
+    pub fn depends_on(mut self, services: &str) -> Self {
+        self.labels.insert(DEPENDS_ON.to_owned(), services.to_owned());
+        self
+    }
+
+    /// With a label.
+    pub fn label(mut self, name: &str, value: &str) -> Self {
+        self.labels.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// With another restart policy.
+    pub fn restart(mut self, restart: Restart) -> Self {
+        self.restart = restart;
+        self
+    }
+
+    /// With the time a stop and a start take, in milliseconds.
+    pub fn takes(mut self, stop: u64, start: u64) -> Self {
+        self.stop_takes = Duration::from_millis(stop);
+        self.start_takes = Duration::from_millis(start);
+        self
+    }
+
+    /// In that state when the simulation begins.
+    pub fn status(mut self, status: Status) -> Self {
+        self.status = status;
+        self
+    }
+}
+
+/// The engine's states of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// Made and never started.
+    Created,
+    /// Running.
+    Running,
+    /// Running and frozen by the engine.
+    Paused,
+    /// Between an exit and the next start by the policy.
+    Restarting,
+    /// Ended.
+    Exited,
+}
+
+impl Status {
+    /// The engine's own word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Restarting => "restarting",
+            Self::Exited => "exited",
+        }
+    }
+
+    /// What the engine calls `Running`: a paused container counts, and so does a restarting one.
+    pub fn is_alive(self) -> bool {
+        matches!(self, Self::Running | Self::Paused | Self::Restarting)
+    }
+}
+
+/// A container of the engine.
+#[derive(Debug, Clone)]
+pub struct Container {
+    /// 64 hex digits.
+    pub id: String,
+    /// How it was made.
+    pub spec: Spec,
+    /// What it does now.
+    pub status: Status,
+    /// Exit status of its last run.
+    pub exit_code: i64,
+    /// When it was made.
+    pub created: DateTime<Utc>,
+    /// Its last start.
+    pub started_at: Option<DateTime<Utc>>,
+    /// Its last end.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// The engine's memory of `docker stop`.
+    pub stopped_by_hand: bool,
+    /// A stop is under way.
+    pub stopping: bool,
+}
+
+impl Container {
+    /// A container as the specification wants it.
+    pub fn new(id: String, spec: Spec) -> Self {
+        let now = Utc::now();
+        let started = (spec.status != Status::Created).then_some(now);
+        Self {
+            id,
+            status: spec.status,
+            exit_code: 0,
+            created: now,
+            started_at: started,
+            finished_at: (spec.status == Status::Exited).then_some(now),
+            stopped_by_hand: false,
+            stopping: false,
+            spec,
+        }
+    }
+
+    /// The Compose stack it belongs to.
+    pub fn project(&self) -> Option<&str> {
+        self.spec.labels.get(PROJECT).map(String::as_str)
+    }
+
+    /// The Compose service it is.
+    pub fn service(&self) -> Option<&str> {
+        self.spec.labels.get(SERVICE).map(String::as_str)
+    }
+
+    /// Whether it is the same thing to a person, though perhaps under another id.
+    pub fn is_same_service(&self, other: &Self) -> bool {
+        match (self.project(), self.service()) {
+            (Some(project), Some(service)) => {
+                other.project() == Some(project) && other.service() == Some(service)
+            }
+            _ => self.spec.name == other.spec.name,
+        }
+    }
+
+    /// `starting` or `healthy`, where it has a health check.
+    pub fn health(&self) -> Option<&'static str> {
+        let after = self.spec.healthy_after?;
+        let age = Utc::now() - self.started_at?;
+        let healthy = age.to_std().is_ok_and(|age| age >= after);
+        Some(match (self.status.is_alive(), healthy) {
+            (true, true) => "healthy",
+            (true, false) => "starting",
+            (false, _) => "unhealthy",
+        })
+    }
+
+    pub(super) fn ended(&mut self, exit_code: i64) {
+        self.status = Status::Exited;
+        self.exit_code = exit_code;
+        self.finished_at = Some(Utc::now());
+        self.stopping = false;
+    }
+
+    pub(super) fn began(&mut self) {
+        self.status = Status::Running;
+        self.exit_code = 0;
+        self.started_at = Some(Utc::now());
+        self.stopped_by_hand = false;
+        self.stopping = false;
+    }
+
+    /// Whether the engine starts it again when it starts itself (`facts/DOCKER.md`).
+    pub(super) fn returns_at_boot(&self) -> bool {
+        match self.spec.restart {
+            Restart::No => false,
+            Restart::Always => self.status != Status::Created,
+            Restart::UnlessStopped => self.status != Status::Created && !self.stopped_by_hand,
+            Restart::OnFailure => self.exit_code != 0 && !self.stopped_by_hand,
+        }
+    }
+}

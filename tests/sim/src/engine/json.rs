@@ -1,0 +1,156 @@
+//! The engine's answers as JSON: the fields of the Docker Engine API that a client may look at.
+
+use super::EngineConfig;
+use super::container::Container;
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde_json::{Value, json};
+
+/// What Docker writes where nothing happened yet.
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
+fn time(at: Option<DateTime<Utc>>) -> String {
+    at.map_or(NEVER.to_owned(), |at| at.to_rfc3339_opts(SecondsFormat::Nanos, true))
+}
+
+fn human(container: &Container) -> String {
+    let base = match container.status.name() {
+        "running" | "paused" => "Up 2 minutes".to_owned(),
+        "exited" => format!("Exited ({}) 2 seconds ago", container.exit_code),
+        "restarting" => format!("Restarting ({}) 1 second ago", container.exit_code),
+        _ => "Created".to_owned(),
+    };
+    match (container.status.name(), container.health()) {
+        ("paused", _) => format!("{base} (Paused)"),
+        ("running", Some("starting")) => format!("{base} (health: starting)"),
+        ("running", Some(health)) => format!("{base} ({health})"),
+        _ => base,
+    }
+}
+
+fn mounts(container: &Container) -> Value {
+    let mounts = container.spec.volumes.iter().map(|(name, destination)| {
+        json!({
+            "Type": "volume", "Name": name, "Driver": "local", "Mode": "z", "RW": true,
+            "Source": format!("/var/lib/docker/volumes/{name}/_data"),
+            "Destination": destination, "Propagation": "",
+        })
+    });
+    Value::Array(mounts.collect())
+}
+
+/// One entry of `GET /containers/json`.
+pub fn entry(container: &Container) -> Value {
+    let spec = &container.spec;
+    json!({
+        "Id": container.id,
+        "Names": [format!("/{}", spec.name)],
+        "Image": spec.image,
+        "ImageID": format!("sha256:{}", container.id),
+        "Command": "/entrypoint.sh",
+        "Created": container.created.timestamp(),
+        "Ports": [],
+        "Labels": spec.labels,
+        "State": container.status.name(),
+        "Status": human(container),
+        "HostConfig": {"NetworkMode": "shop_default"},
+        "NetworkSettings": {"Networks": {"shop_default": {"IPAddress": "172.18.0.2"}}},
+        "Mounts": mounts(container),
+    })
+}
+
+/// The answer to `GET /containers/ID/json`.
+pub fn inspect(container: &Container) -> Value {
+    let spec = &container.spec;
+    let alive = container.status.is_alive();
+    let mut state = json!({
+        "Status": container.status.name(),
+        "Running": alive,
+        "Paused": container.status.name() == "paused",
+        "Restarting": container.status.name() == "restarting",
+        "OOMKilled": false,
+        "Dead": false,
+        "Pid": if alive { 1234 } else { 0 },
+        "ExitCode": container.exit_code,
+        "Error": "",
+        "StartedAt": time(container.started_at),
+        "FinishedAt": time(container.finished_at),
+    });
+    if let Some(health) = container.health() {
+        state["Health"] = json!({"Status": health, "FailingStreak": 0, "Log": []});
+    }
+    let mut config = json!({
+        "Hostname": &container.id[..12],
+        "User": "",
+        "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+        "Cmd": ["serve"],
+        "Image": spec.image,
+        "Entrypoint": ["/entrypoint.sh"],
+        "Labels": spec.labels,
+        "StopSignal": "SIGTERM",
+    });
+    if let Some(timeout) = spec.stop_timeout {
+        config["StopTimeout"] = json!(timeout);
+    }
+    json!({
+        "Id": container.id,
+        "Created": time(Some(container.created)),
+        "Path": "/entrypoint.sh",
+        "Args": ["serve"],
+        "State": state,
+        "Image": format!("sha256:{}", container.id),
+        "Name": format!("/{}", spec.name),
+        "RestartCount": 0,
+        "Driver": "overlay2",
+        "Platform": "linux",
+        "HostConfig": {
+            "Binds": null,
+            "NetworkMode": "shop_default",
+            "RestartPolicy": {"Name": spec.restart.name(), "MaximumRetryCount": 0},
+            "AutoRemove": spec.auto_remove,
+            "Privileged": false,
+        },
+        "Mounts": mounts(container),
+        "Config": config,
+        "NetworkSettings": {"Networks": {"shop_default": {"IPAddress": "172.18.0.2"}}},
+    })
+}
+
+/// The answer to `GET /version`.
+pub fn version(config: &EngineConfig) -> Value {
+    json!({
+        "Platform": {"Name": "Docker Engine - Community"},
+        "Components": [{"Name": "Engine", "Version": config.version, "Details": {}}],
+        "Version": config.version,
+        "ApiVersion": config.api,
+        "MinAPIVersion": config.min_api,
+        "GitCommit": "0000000",
+        "GoVersion": "go1.25.3",
+        "Os": "linux",
+        "Arch": "amd64",
+        "KernelVersion": "6.17.2-1-pve",
+        "BuildTime": "2026-01-01T00:00:00.000000000+00:00",
+    })
+}
+
+/// The answer to `GET /info`.
+pub fn info(config: &EngineConfig, containers: &[Container]) -> Value {
+    let count = |status: &str| {
+        let all = containers.iter().filter(|c| c.status.name() == status);
+        all.count()
+    };
+    json!({
+        "ID": "5c1f5a0e-0000-4000-8000-000000000000",
+        "Containers": containers.len(),
+        "ContainersRunning": count("running"),
+        "ContainersPaused": count("paused"),
+        "ContainersStopped": count("exited") + count("created"),
+        "Images": 4,
+        "Driver": "overlay2",
+        "DockerRootDir": "/var/lib/docker",
+        "Name": "guest",
+        "ServerVersion": config.version,
+        "LiveRestoreEnabled": false,
+        "Swarm": {"LocalNodeState": "inactive"},
+        "Warnings": null,
+    })
+}

@@ -1,0 +1,296 @@
+//! The Docker engine of a simulated guest, and the guest's power switch.
+//!
+//! Two threads per guest: one watches the marker files that say whether the guest runs, boots and
+//! stops the engine accordingly; one accepts connections while the engine is up. Semantics follow
+//! `facts/DOCKER.md`: what a stop, a start, a shutdown and a power cut leave behind.
+
+mod actions;
+mod api;
+pub mod container;
+mod guest;
+mod hostile;
+mod json;
+pub mod stack;
+
+pub use hostile::Hostile;
+
+use anyhow::{Context, Result};
+use container::{Container, Spec};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How an engine presents itself.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Version of the engine.
+    pub version: String,
+    /// Highest API version it speaks.
+    pub api: String,
+    /// Lowest API version it speaks.
+    pub min_api: String,
+    /// Real seconds for one second of a stop timeout: 0.05 makes ten seconds half a second.
+    pub time_scale: f64,
+    /// From the guest's start to the engine's first answer.
+    pub boot_takes: Duration,
+    /// What it does instead of answering.
+    pub hostile: Option<Hostile>,
+}
+
+impl Default for EngineConfig {
+    /// The newest engine, for it refuses the most.
+    fn default() -> Self {
+        Self {
+            version: "29.0.1".to_owned(),
+            api: "1.52".to_owned(),
+            min_api: "1.44".to_owned(),
+            time_scale: 0.05,
+            boot_takes: Duration::from_millis(150),
+            hostile: None,
+        }
+    }
+}
+
+/// Something that happened to a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// A client asked to stop it, and it ran.
+    StopAsked,
+    /// It ended, with that exit status.
+    Stopped(i64),
+    /// A client asked to start it, and it did not run.
+    StartAsked,
+    /// It runs.
+    Started,
+    /// It was started by the engine itself, at the guest's boot.
+    StartedByPolicy,
+    /// It was paused.
+    Paused,
+    /// It was unpaused.
+    Unpaused,
+    /// It is gone.
+    Removed,
+    /// A command ran in it.
+    Ran,
+}
+
+/// An entry of the engine's history.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// When.
+    pub at: Instant,
+    /// Name of the container.
+    pub name: String,
+    /// Id of the container.
+    pub id: String,
+    /// What.
+    pub what: What,
+}
+
+/// A guest's engine.
+pub struct Engine {
+    inner: Arc<Inner>,
+    life: Option<JoinHandle<()>>,
+}
+
+struct Inner {
+    dir: PathBuf,
+    config: Mutex<EngineConfig>,
+    state: Mutex<State>,
+    changed: Condvar,
+    ended: AtomicBool,
+    ids: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    containers: Vec<Container>,
+    events: Vec<Event>,
+    execs: Vec<(String, String, i64)>,
+    /// The engine answers.
+    up: bool,
+    /// Counts the guest's boots: what began in another one is void.
+    boots: u64,
+    streams: Vec<std::os::unix::net::UnixStream>,
+}
+
+impl Engine {
+    /// The engine of the guest in that directory (`guests/VMID`), which boots when the marker
+    /// `running` is there.
+    ///
+    /// # Errors
+    /// When the guest's directories cannot be made.
+    pub fn new(dir: &Path, config: EngineConfig, containers: Vec<Spec>) -> Result<Self> {
+        let run = dir.join("root/run");
+        std::fs::create_dir_all(&run).with_context(|| format!("making {}", run.display()))?;
+        let inner = Arc::new(Inner {
+            dir: dir.to_owned(),
+            config: Mutex::new(config),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            ended: AtomicBool::new(false),
+            ids: AtomicU64::new(1),
+        });
+        for spec in containers {
+            inner.add(spec);
+        }
+        if !inner.is_on() {
+            let mut state = inner.lock();
+            state.boots = 1;
+            for container in state.containers.iter_mut().filter(|c| c.status.is_alive()) {
+                container.ended(0);
+            }
+        }
+        let watched = Arc::clone(&inner);
+        let life = std::thread::Builder::new()
+            .name("guest".to_owned())
+            .spawn(move || guest::live(&watched))
+            .context("starting the guest's thread")?;
+        let life = Some(life);
+        Ok(Self { inner, life })
+    }
+
+    /// All containers as they are now.
+    pub fn containers(&self) -> Vec<Container> {
+        self.inner.lock().containers.clone()
+    }
+
+    /// Everything that has happened, in order.
+    pub fn events(&self) -> Vec<Event> {
+        self.inner.lock().events.clone()
+    }
+
+    /// How often that happened to the container of that name, whatever the exit status.
+    pub fn count(&self, name: &str, what: What) -> usize {
+        let same = |event: &&Event| {
+            event.name == name
+                && std::mem::discriminant(&event.what) == std::mem::discriminant(&what)
+        };
+        self.inner.lock().events.iter().filter(same).count()
+    }
+
+    /// Makes one more container.
+    pub fn add(&self, spec: Spec) {
+        self.inner.add(spec);
+    }
+
+    /// Replaces a container as `docker compose up --force-recreate` does: another id, and running
+    /// when `running` says so. False when there is none of that name.
+    pub fn recreate(&self, name: &str, running: bool) -> bool {
+        let Some(old) = self.remove(name) else {
+            return false;
+        };
+        let status = if running { container::Status::Running } else { container::Status::Created };
+        self.inner.add(old.spec.status(status));
+        true
+    }
+
+    /// Removes a container as `docker rm --force` does.
+    pub fn remove(&self, name: &str) -> Option<Container> {
+        let mut state = self.inner.lock();
+        let at = state.containers.iter().position(|c| c.spec.name == name)?;
+        let old = state.containers.remove(at);
+        state.record(&old, What::Removed);
+        self.inner.changed.notify_all();
+        Some(old)
+    }
+
+    /// Changes how the engine behaves from the next request on.
+    pub fn configure(&self, change: impl FnOnce(&mut EngineConfig)) {
+        change(&mut self.inner.config());
+    }
+
+    /// Changes how a container is made. False when there is none of that name.
+    pub fn modify(&self, name: &str, change: impl FnOnce(&mut Container)) -> bool {
+        let mut state = self.inner.lock();
+        let found = state.containers.iter_mut().find(|c| c.spec.name == name);
+        found.map(change).is_some()
+    }
+
+    /// Whether the engine answers.
+    pub fn is_up(&self) -> bool {
+        self.inner.lock().up
+    }
+
+    /// Shuts the guest down as `pct shutdown` does, and returns when it is off: the engine ends its
+    /// containers gracefully and remembers none of them as stopped by hand.
+    pub fn shut_down(&self) {
+        guest::shut_down(&self.inner);
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.inner.ended.store(true, Ordering::SeqCst);
+        self.inner.changed.notify_all();
+        if let Some(life) = self.life.take()
+            && life.join().is_err()
+        {
+            eprintln!("a simulated guest's thread panicked");
+        }
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn config(&self) -> MutexGuard<'_, EngineConfig> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, spec: Spec) {
+        let id = self.next_id();
+        self.lock().containers.push(Container::new(id, spec));
+        self.changed.notify_all();
+    }
+
+    /// 64 hex digits, never the same twice.
+    fn next_id(&self) -> String {
+        let count = self.ids.fetch_add(1, Ordering::SeqCst);
+        let mut seed = count.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5157_11a9;
+        let mut id = String::new();
+        for _ in 0..4 {
+            seed = seed.rotate_left(23).wrapping_mul(0xbf58_476d_1ce4_e5b9) ^ count;
+            id.push_str(&format!("{seed:016x}"));
+        }
+        id
+    }
+
+    fn is_on(&self) -> bool {
+        self.dir.join("running").exists()
+    }
+
+    fn is_frozen(&self) -> bool {
+        self.dir.join("frozen").exists()
+    }
+}
+
+impl State {
+    fn record(&mut self, container: &Container, what: What) {
+        self.events.push(Event {
+            at: Instant::now(),
+            name: container.spec.name.clone(),
+            id: container.id.clone(),
+            what,
+        });
+    }
+
+    /// By id, by an unambiguous beginning of it, or by name, as the engine finds them.
+    fn find(&self, reference: &str) -> Option<usize> {
+        let name = reference.trim_start_matches('/');
+        let exact = |c: &Container| c.id == name || c.spec.name == name;
+        if let Some(at) = self.containers.iter().position(exact) {
+            return Some(at);
+        }
+        let mut begins = self.containers.iter().enumerate();
+        let mut begins = begins.by_ref().filter(|(_, c)| c.id.starts_with(name));
+        match (begins.next(), begins.next()) {
+            (Some((at, _)), None) if !name.is_empty() => Some(at),
+            _ => None,
+        }
+    }
+}

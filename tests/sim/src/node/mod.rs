@@ -1,0 +1,472 @@
+//! A simulated PVE node: a directory laid out as `tests/README.md` promises, and the guests in it.
+
+pub mod backups;
+pub mod config;
+mod tools;
+
+use crate::engine::container::Spec;
+use crate::engine::{Engine, EngineConfig};
+use crate::hooks::Binaries;
+use crate::process;
+use anyhow::{Context, Result, bail};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// The node's name.
+pub const NAME: &str = "sim";
+
+/// Container or virtual machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A container, with an engine inside.
+    Lxc,
+    /// A virtual machine: nobody looks into it.
+    Qemu,
+}
+
+/// How a guest is made.
+#[derive(Debug, Clone)]
+pub struct GuestSpec {
+    /// Its number.
+    pub vmid: u32,
+    /// Container or virtual machine.
+    pub kind: Kind,
+    /// Its host name.
+    pub hostname: String,
+    /// Whether it runs when the simulation begins.
+    pub running: bool,
+    /// Volumes that are in the backup: 1 is the root alone.
+    pub volumes: u32,
+    /// What its engine runs.
+    pub containers: Vec<Spec>,
+    /// Its engine.
+    pub engine: EngineConfig,
+}
+
+impl GuestSpec {
+    /// A running container with the stack [`shop`](crate::engine::stack::shop).
+    pub fn lxc(vmid: u32) -> Self {
+        Self {
+            vmid,
+            kind: Kind::Lxc,
+            hostname: format!("guest-{vmid}"),
+            running: true,
+            volumes: 1,
+            containers: crate::engine::stack::shop(),
+            engine: EngineConfig::default(),
+        }
+    }
+
+    /// A running virtual machine.
+    pub fn qemu(vmid: u32) -> Self {
+        Self { kind: Kind::Qemu, containers: Vec::new(), ..Self::lxc(vmid) }
+    }
+}
+
+/// A guest of the node.
+pub struct Guest {
+    /// Its number.
+    pub vmid: u32,
+    /// Container or virtual machine.
+    pub kind: Kind,
+    /// Whether it ran when the simulation began.
+    pub running_before: bool,
+    /// Its engine; a virtual machine has none to see.
+    pub engine: Option<Engine>,
+    dir: PathBuf,
+    conf: PathBuf,
+}
+
+/// A node in a directory. Dropping it ends every process that it knows to use the directory, and
+/// removes the directory unless it was given.
+pub struct Node {
+    root: PathBuf,
+    keep: bool,
+    binaries: Binaries,
+    guests: BTreeMap<u32, Arc<Guest>>,
+    backups: Option<backups::BackupServer>,
+}
+
+static NODES: AtomicU32 = AtomicU32::new(0);
+
+impl Node {
+    /// A node without guests, in `root` (kept) or else in a temporary directory.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or filled.
+    pub fn new(root: Option<&Path>, binaries: &Binaries) -> Result<Self> {
+        let keep = root.is_some();
+        let root = match root {
+            Some(root) => root.to_owned(),
+            None => {
+                let count = NODES.fetch_add(1, Ordering::SeqCst);
+                let name = format!("stillpoint-sim-{}-{count}", std::process::id());
+                std::env::temp_dir().join(name)
+            }
+        };
+        for dir in [
+            "etc/pve/priv/storage",
+            "etc/pve/nodes/sim/lxc",
+            "etc/pve/nodes/sim/qemu-server",
+            "etc/stillpoint",
+            "guests",
+            "run",
+            "tmp",
+            "usr/bin",
+            "usr/sbin",
+            "var/lib/stillpoint",
+            "var/log/pve/tasks",
+            "var/run",
+        ] {
+            let dir = root.join(dir);
+            fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+        }
+        let root = root.canonicalize().context("resolving the node's root")?;
+        let node =
+            Self { root, keep, binaries: binaries.clone(), guests: BTreeMap::new(), backups: None };
+        node.link("nodes/sim/lxc", "etc/pve/lxc")?;
+        node.link("nodes/sim/qemu-server", "etc/pve/qemu-server")?;
+        node.write("etc/hostname", "sim\n")?;
+        node.write("etc/pve/storage.cfg", "")?;
+        if !node.path("etc/vzdump.conf").exists() {
+            node.write("etc/vzdump.conf", "# mode: snapshot\n")?;
+        }
+        tools::install(&node)?;
+        Ok(node)
+    }
+
+    /// Where the node's file system begins: the value of `STILLPOINT_ROOT`.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The programs that the node has installed.
+    pub fn binaries(&self) -> &Binaries {
+        &self.binaries
+    }
+
+    /// A path of the node, given without its leading slash.
+    pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.root.join(path)
+    }
+
+    /// Writes a file of the node, with the directories above it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, path: &str, text: &str) -> Result<()> {
+        let path = self.path(path);
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+        }
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
+    }
+
+    fn link(&self, target: &str, path: &str) -> Result<()> {
+        let path = self.path(path);
+        if path.symlink_metadata().is_ok() {
+            return Ok(());
+        }
+        std::os::unix::fs::symlink(target, &path)
+            .with_context(|| format!("linking {}", path.display()))
+    }
+
+    /// Adds a section to storage.cfg, given as its lines.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn add_storage(&self, kind: &str, id: &str, keys: &[(&str, &str)]) -> Result<()> {
+        let path = self.path("etc/pve/storage.cfg");
+        let mut text = fs::read_to_string(&path).context("reading storage.cfg")?;
+        text.push_str(&format!("{kind}: {id}\n"));
+        for (key, value) in keys {
+            text.push_str(&format!("\t{key} {value}\n"));
+        }
+        text.push('\n');
+        self.write("etc/pve/storage.cfg", &text)
+    }
+
+    /// Makes a guest. One that runs has its engine up when this returns.
+    ///
+    /// # Errors
+    /// When its files cannot be made, or its engine does not come up.
+    pub fn add_guest(&mut self, spec: GuestSpec) -> Result<Arc<Guest>> {
+        let vmid = spec.vmid;
+        let place = match spec.kind {
+            Kind::Lxc => "lxc",
+            Kind::Qemu => "qemu-server",
+        };
+        let conf = format!("etc/pve/nodes/{NAME}/{place}/{vmid}.conf");
+        self.write(&conf, &config::text(&spec))?;
+        let dir = self.path(format!("guests/{vmid}"));
+        for inside in ["root/etc", "root/run", "root/var/lib", "root/tmp"] {
+            let inside = dir.join(inside);
+            fs::create_dir_all(&inside).with_context(|| format!("making {}", inside.display()))?;
+        }
+        self.link("/run", &format!("guests/{vmid}/root/var/run"))?;
+        self.write(&format!("guests/{vmid}/root/etc/hostname"), &format!("{}\n", spec.hostname))?;
+        self.write(&format!("guests/{vmid}/root/etc/machine-id"), &format!("{vmid:032x}\n"))?;
+        for (marker, there) in [("running", spec.running), ("frozen", false), ("shutdown", false)] {
+            set_marker(&dir, marker, there)?;
+        }
+        let engine = match spec.kind {
+            Kind::Lxc => Some(Engine::new(&dir, spec.engine, spec.containers)?),
+            Kind::Qemu => None,
+        };
+        let guest = Arc::new(Guest {
+            vmid,
+            kind: spec.kind,
+            running_before: spec.running,
+            engine,
+            dir,
+            conf: self.path(conf),
+        });
+        if spec.running && guest.engine.is_some() {
+            guest.wait_for_engine(Duration::from_secs(10))?;
+        }
+        self.guests.insert(vmid, Arc::clone(&guest));
+        Ok(guest)
+    }
+
+    /// All guests, by number.
+    pub fn guests(&self) -> impl Iterator<Item = &Arc<Guest>> {
+        self.guests.values()
+    }
+
+    /// One guest.
+    ///
+    /// # Errors
+    /// When there is none of that number.
+    pub fn guest(&self, vmid: u32) -> Result<&Arc<Guest>> {
+        self.guests.get(&vmid).with_context(|| format!("the simulated node has no guest {vmid}"))
+    }
+
+    /// The journal's records, oldest first; none while there is no journal.
+    ///
+    /// # Errors
+    /// When it cannot be read, or a line is no JSON.
+    pub fn journal(&self) -> Result<Vec<serde_json::Value>> {
+        let path = self.path("var/lib/stillpoint/journal.jsonl");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+        };
+        let lines = text.lines().filter(|line| !line.is_empty());
+        lines
+            .map(|line| {
+                serde_json::from_str(line).with_context(|| format!("journal line {line:?}"))
+            })
+            .collect()
+    }
+
+    /// The names in `var/lib/stillpoint/runs`: backups under way, or left over.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn runs_left(&self) -> Result<Vec<String>> {
+        let path = self.path("var/lib/stillpoint/runs");
+        let entries = match fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let name = entry.context("reading runs")?.file_name();
+            let name = name.to_string_lossy().into_owned();
+            if name.ends_with(".json") {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Processes whose environment names this node: the hooks, guards and collectors.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read.
+    pub fn processes(&self) -> Result<Vec<process::Found>> {
+        process::with_environment("STILLPOINT_ROOT", &self.root.to_string_lossy())
+    }
+
+    /// Kills all processes of this node.
+    ///
+    /// # Errors
+    /// When one of them cannot be killed, or new ones come faster than they can be killed.
+    pub fn kill_processes(&self) -> Result<()> {
+        for _ in 0..100 {
+            let found = self.processes()?;
+            if found.is_empty() {
+                return Ok(());
+            }
+            for process in found {
+                process::kill(process.pid, nix::sys::signal::Signal::SIGKILL)?;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        bail!("processes of {} cannot be ended", self.root.display())
+    }
+
+    /// What a power cut does to the node: every process and every guest is gone, and `/run` empty.
+    ///
+    /// # Errors
+    /// When something of it stays.
+    pub fn power_cut(&self) -> Result<()> {
+        self.kill_processes()?;
+        for guest in self.guests() {
+            guest.set_marker("running", false)?;
+            guest.set_marker("frozen", false)?;
+            guest.wait_down(Duration::from_secs(5))?;
+        }
+        Ok(())
+    }
+
+    /// What PVE does at boot, up to the moment when a unit may run `stillpoint recover`: left-over
+    /// backup locks go, others stay, and the guests that ran when the simulation began are started
+    /// where no lock keeps them down.
+    ///
+    /// # Errors
+    /// When a guest's files cannot be changed.
+    pub fn boot(&self) -> Result<()> {
+        for guest in self.guests() {
+            if guest.lock()?.as_deref() == Some("backup") {
+                guest.set_lock(None)?;
+            }
+            if guest.running_before && guest.lock()?.is_none() {
+                guest.set_marker("running", true)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Err(error) = self.kill_processes() {
+            eprintln!("{error:#}");
+        }
+        self.guests.clear();
+        if !self.keep
+            && let Err(error) = fs::remove_dir_all(&self.root)
+        {
+            eprintln!("{} stays: {error}", self.root.display());
+        }
+    }
+}
+
+impl Guest {
+    /// Its directory: `guests/VMID`.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether it runs.
+    pub fn is_running(&self) -> bool {
+        self.dir.join("running").exists()
+    }
+
+    /// Whether it is frozen.
+    pub fn is_frozen(&self) -> bool {
+        self.dir.join("frozen").exists()
+    }
+
+    /// Sets or removes one of its marker files, `running` or `frozen`.
+    ///
+    /// # Errors
+    /// When the file can be neither made nor removed.
+    pub fn set_marker(&self, name: &str, there: bool) -> Result<()> {
+        set_marker(&self.dir, name, there)
+    }
+
+    /// The lock in its config.
+    ///
+    /// # Errors
+    /// When the config cannot be read.
+    pub fn lock(&self) -> Result<Option<String>> {
+        Ok(config::lock(&self.config()?))
+    }
+
+    /// Its config as it stands.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn config(&self) -> Result<String> {
+        fs::read_to_string(&self.conf).with_context(|| format!("reading {}", self.conf.display()))
+    }
+
+    /// Replaces its config, as pmxcfs does: at once.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn set_config(&self, text: &str) -> Result<()> {
+        let temporary = self.conf.with_extension(format!("conf.tmp.{}", std::process::id()));
+        fs::write(&temporary, text)
+            .and_then(|()| fs::rename(&temporary, &self.conf))
+            .with_context(|| format!("writing {}", self.conf.display()))
+    }
+
+    /// Sets or removes the lock in its config.
+    ///
+    /// # Errors
+    /// When the config cannot be read or written.
+    pub fn set_lock(&self, lock: Option<&str>) -> Result<()> {
+        self.set_config(&config::with_lock(&self.config()?, lock))
+    }
+
+    /// Shuts it down gracefully; returns when it is off.
+    ///
+    /// # Errors
+    /// When its marker cannot be removed.
+    pub fn shut_down(&self) -> Result<()> {
+        match &self.engine {
+            Some(engine) => engine.shut_down(),
+            None => self.set_marker("running", false)?,
+        }
+        self.wait_down(Duration::from_secs(30))
+    }
+
+    /// Waits until its engine answers.
+    ///
+    /// # Errors
+    /// When it does not in that time.
+    pub fn wait_for_engine(&self, limit: Duration) -> Result<()> {
+        self.wait(limit, "its engine did not come up", |engine| engine.is_up())
+    }
+
+    fn wait_down(&self, limit: Duration) -> Result<()> {
+        self.wait(limit, "its engine did not go down", |engine| !engine.is_up())
+    }
+
+    fn wait(
+        &self,
+        limit: Duration,
+        complaint: &str,
+        until: impl Fn(&Engine) -> bool,
+    ) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        while !self.engine.as_ref().is_none_or(&until) {
+            if Instant::now() > deadline {
+                bail!("guest {}: {complaint}", self.vmid);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+}
+
+fn set_marker(dir: &Path, name: &str, there: bool) -> Result<()> {
+    let path = dir.join(name);
+    let changed = if there { fs::write(&path, "") } else { fs::remove_file(&path) };
+    match changed {
+        Err(error) if there || error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("changing {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,111 @@
+//! The node's programs: Stillpoint's own as symlinks to the real ones, PVE's as small scripts that
+//! keep PVE's rules about locks.
+
+use super::Node;
+use anyhow::{Context, Result};
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+/// `pct`: a locked guest is neither started nor stopped, and `unlock` edits the config.
+const PCT: &str = r#"#!/bin/sh
+# The simulated node's pct.
+here=$(dirname "$(readlink -f "$0")")
+root=${here%/usr/sbin}
+command=$1
+vmid=$2
+conf=$root/etc/pve/lxc/$vmid.conf
+guest=$root/guests/$vmid
+echo "$*" >>"$root/var/log/pct.log"
+if [ ! -e "$conf" ]; then
+    echo "Configuration file 'nodes/sim/lxc/$vmid.conf' does not exist" >&2
+    exit 2
+fi
+lock=$(sed -n '/^\[/q; s/^lock: *//p' "$conf")
+unlocked() {
+    if [ -n "$lock" ]; then
+        echo "CT is locked ($lock)" >&2
+        exit 255
+    fi
+}
+case $command in
+start)
+    unlocked
+    if [ -e "$guest/running" ]; then
+        echo "CT $vmid already running" >&2
+        exit 255
+    fi
+    : >"$guest/running"
+    ;;
+stop)
+    unlocked
+    rm -f "$guest/running" "$guest/frozen"
+    ;;
+shutdown)
+    unlocked
+    : >"$guest/shutdown"
+    while [ -e "$guest/running" ]; do sleep 0.02; done
+    ;;
+unlock)
+    sed '1,/^\[/{/^lock:/d;}' "$conf" >"$root/tmp/$vmid.conf.$$" && mv "$root/tmp/$vmid.conf.$$" "$root/etc/pve/nodes/sim/lxc/$vmid.conf"
+    ;;
+resume)
+    unlocked
+    rm -f "$guest/frozen"
+    ;;
+status)
+    if [ -e "$guest/running" ]; then echo "status: running"; else echo "status: stopped"; fi
+    ;;
+config)
+    sed '/^\[/,$d' "$conf"
+    ;;
+*)
+    echo "ERROR: unknown command 'pct $command'" >&2
+    exit 255
+    ;;
+esac
+"#;
+
+const LXC_UNFREEZE: &str = r#"#!/bin/sh
+# The simulated node's lxc-unfreeze: takes -n VMID or VMID.
+here=$(dirname "$(readlink -f "$0")")
+root=${here%/usr/bin}
+for word in "$@"; do
+    case $word in
+    [0-9]*) vmid=$word ;;
+    --name=*) vmid=${word#--name=} ;;
+    esac
+done
+if [ ! -e "$root/guests/$vmid/running" ]; then
+    echo "lxc-unfreeze: $vmid: Container is not running" >&2
+    exit 1
+fi
+rm -f "$root/guests/$vmid/frozen"
+"#;
+
+/// Fills `usr` of the node.
+pub fn install(node: &Node) -> Result<()> {
+    script(&node.path("usr/sbin/pct"), PCT)?;
+    script(&node.path("usr/bin/lxc-unfreeze"), LXC_UNFREEZE)?;
+    fs::create_dir_all(node.path("usr/libexec/stillpoint")).context("making usr/libexec")?;
+    fs::create_dir_all(node.path("var/log")).context("making var/log")?;
+    let binaries = node.binaries();
+    for (target, path) in [
+        (&binaries.stillpoint, "usr/bin/stillpoint"),
+        (&binaries.vzdump_hook, "usr/libexec/stillpoint/vzdump-hook"),
+        (&binaries.guest_hook, "usr/libexec/stillpoint/guest-hook"),
+    ] {
+        let path = node.path(path);
+        if path.symlink_metadata().is_ok() {
+            fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+        }
+        symlink(target, &path).with_context(|| format!("linking {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn script(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text)
+        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755)))
+        .with_context(|| format!("writing {}", path.display()))
+}

@@ -1,0 +1,159 @@
+//! A whole backup on the simulated node, told as a timeline that a newcomer understands.
+
+use crate::engine::What;
+use crate::hooks::Binaries;
+use crate::node::Node;
+use crate::vzdump::plan::Step;
+use crate::vzdump::replay::{Happening, Options, replay};
+use crate::vzdump::report::Report;
+use crate::vzdump::stage::stage;
+use crate::vzdump::trace::Scenario;
+use anyhow::{Context, Result, bail};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+/// Recorded runs of the real vzdump; the story is the one to a backup server.
+const RECORDED: &str =
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/vzdump/traces.json"));
+const CHAPTER: &str = "lxc-snapshot-pbs";
+
+/// One line of the timeline.
+struct Line {
+    at: Instant,
+    who: &'static str,
+    text: String,
+}
+
+type Lines = Arc<Mutex<Vec<Line>>>;
+
+/// Acts the backup out and prints the story.
+///
+/// # Errors
+/// When the simulation fails, or the backup does not end as promised.
+pub fn tell(binaries: &Binaries) -> Result<()> {
+    let scenario = Scenario::parse(RECORDED)?.into_iter().find(|found| found.name == CHAPTER);
+    let scenario = scenario.context("the recording to tell is not there")?;
+    let node = stage(&scenario, None, binaries, &|_| {})?;
+    println!(
+        "A Proxmox node with one container guest, 9001. In it Docker runs a small shop: a database, a\n\
+         cache and a web server. vzdump is about to back the guest up to a Proxmox Backup Server, in\n\
+         mode snapshot. It calls Stillpoint at every phase, exactly as a real vzdump was recorded to.\n"
+    );
+    let lines = Lines::default();
+    let observed = Arc::clone(&lines);
+    let options = Options {
+        observer: Some(Arc::new(move |happening| observe(&observed, happening))),
+        ..Options::default()
+    };
+    let begin = Instant::now();
+    let report = replay(&node, &scenario, &options)?;
+    let mut lines = std::mem::take(&mut *lines.lock().unwrap_or_else(PoisonError::into_inner));
+    let containers = containers(&node);
+    let downtime = downtime(&containers);
+    lines.extend(containers);
+    lines.sort_by_key(|line| line.at);
+    let said = said(&report);
+    for line in &lines {
+        let seconds = line.at.duration_since(begin).as_secs_f64();
+        println!("{seconds:7.3} s  {:<10} {}", line.who, line.text);
+        for words in said.get(&line.text).into_iter().flatten() {
+            println!("{:21} | {words}", "");
+        }
+    }
+    finish(&report, downtime)
+}
+
+fn observe(lines: &Lines, happening: &Happening) {
+    let (who, text) = match happening {
+        Happening::Called(argv) => ("hook", argv.join(" ")),
+        Happening::Did(Step::Freeze(_)) => ("vzdump", "freezes the guest".to_owned()),
+        Happening::Did(Step::Instant(_)) => (
+            "vzdump",
+            "takes the storage snapshot: this instant is what the backup holds".to_owned(),
+        ),
+        Happening::Did(Step::Thaw(_)) => ("vzdump", "thaws the guest".to_owned()),
+        Happening::Did(Step::ArchiveBegins(_)) => {
+            ("vzdump", "reads the snapshot and sends it to the backup server".to_owned())
+        }
+        Happening::Did(Step::ArchiveEnds(_)) => ("vzdump", "the archive is complete".to_owned()),
+        Happening::Worker(upid) => ("vzdump", format!("begins the job {upid}")),
+        _ => return,
+    };
+    let line = Line { at: Instant::now(), who, text };
+    lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+}
+
+fn containers(node: &Node) -> Vec<Line> {
+    let engines = node.guests().filter_map(|guest| guest.engine.as_ref());
+    let events = engines.flat_map(crate::engine::Engine::events);
+    let told = events.filter_map(|event| {
+        let name = &event.name;
+        let text = match event.what {
+            What::StopAsked => format!("{name} is asked to stop"),
+            What::Stopped(code) => format!("{name} is down (exit status {code})"),
+            What::StartAsked => format!("{name} is asked to start"),
+            What::Started => format!("{name} is up"),
+            What::StartedByPolicy => format!("{name} is up, started by the engine"),
+            What::Paused => format!("{name} is paused"),
+            What::Unpaused => format!("{name} goes on"),
+            What::Removed => format!("{name} is gone"),
+            What::Ran => format!("{name} runs a command"),
+        };
+        Some(Line { at: event.at, who: "container", text })
+    });
+    told.collect()
+}
+
+fn downtime(containers: &[Line]) -> Option<std::time::Duration> {
+    let first = containers.iter().find(|line| line.text.ends_with("asked to stop"))?;
+    let last = containers.iter().rev().find(|line| line.text.ends_with("is up"))?;
+    Some(last.at.duration_since(first.at))
+}
+
+/// What the hook said in each call, from the task log.
+fn said(report: &Report) -> BTreeMap<String, Vec<String>> {
+    let mut said: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for call in &report.calls {
+        said.insert(call.argv.join(" "), call.said.clone());
+    }
+    said
+}
+
+fn finish(report: &Report, downtime: Option<std::time::Duration>) -> Result<()> {
+    println!();
+    for task in &report.pbs_tasks {
+        let ended = task["exitstatus"].as_str().unwrap_or("still running");
+        let snapshot = task["snapshot"].as_str().unwrap_or_default();
+        println!(
+            "On the backup server: task {} of {snapshot}: {ended}",
+            task["type"].as_str().unwrap_or("?")
+        );
+    }
+    println!("In the journal:");
+    for record in &report.journal {
+        let kind = record["kind"].as_str().unwrap_or("?");
+        let facts = ["outcome", "grade", "state", "downtime_ms", "target"];
+        let facts = facts.iter().filter_map(|fact| match &record[fact] {
+            serde_json::Value::Null => None,
+            serde_json::Value::String(text) => Some(format!("{fact} {text}")),
+            other => Some(format!("{fact} {other}")),
+        });
+        println!("  {kind}: {}", facts.collect::<Vec<_>>().join(", "));
+    }
+    if let Some(downtime) = downtime {
+        println!(
+            "The shop was down for {:.2} s; the backup holds it cleanly shut down.",
+            downtime.as_secs_f64()
+        );
+    }
+    let lost = report.lost();
+    if !lost.is_empty() {
+        bail!("containers that ran before do not run now: {}", lost.join(", "));
+    }
+    if !report.runs_left.is_empty() {
+        bail!("left over in runs: {}", report.runs_left.join(", "));
+    }
+    println!("Every container that ran before runs again.");
+    Ok(())
+}

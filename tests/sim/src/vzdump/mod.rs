@@ -1,0 +1,14 @@
+//! vzdump as it was recorded: the recordings, what vzdump does between two hook calls, and the
+//! processes that act it out.
+
+pub mod daemon;
+pub mod failure;
+pub mod log;
+pub mod plan;
+pub mod replay;
+pub mod report;
+pub mod result;
+pub mod stage;
+pub mod trace;
+pub mod wire;
+pub mod worker;

@@ -1,0 +1,109 @@
+//! Looks at the node after a replay.
+
+use super::report::{CallReport, ContainerReport, GuestReport, InstantReport, Report};
+use super::trace::Scenario;
+use crate::engine::What;
+use crate::engine::container::{Container, Status};
+use crate::node::{Guest, Node};
+use anyhow::{Context, Result};
+
+/// What the backups have of the guests.
+pub type Instants = Vec<InstantReport>;
+
+/// The containers of each guest as they are.
+pub type Before = Vec<(u32, Container)>;
+
+/// All containers as they are.
+pub fn running(node: &Node) -> Before {
+    let of = |guest: &std::sync::Arc<Guest>| {
+        let engine = guest.engine.as_ref();
+        let containers = engine.map(crate::engine::Engine::containers).unwrap_or_default();
+        let vmid = guest.vmid;
+        containers.into_iter().map(move |container| (vmid, container))
+    };
+    node.guests().flat_map(of).collect()
+}
+
+/// What a backup of the guest made now would have.
+///
+/// # Errors
+/// When the note in the guest is there and cannot be read.
+pub fn instant(guest: &Guest) -> Result<InstantReport> {
+    let containers = guest.engine.as_ref().map(crate::engine::Engine::containers);
+    let running = containers.unwrap_or_default().into_iter();
+    let running = running.filter(|c| c.status == Status::Running).map(|c| c.spec.name);
+    let note = guest.dir().join("root/var/lib/stillpoint/quiesced.json");
+    let note = match std::fs::read_to_string(&note) {
+        Ok(text) => Some(serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error).context("reading the note in the guest"),
+    };
+    Ok(InstantReport { vmid: guest.vmid, running: running.collect(), note })
+}
+
+/// The end state.
+///
+/// # Errors
+/// When the node cannot be read.
+pub fn report(
+    node: &Node,
+    scenario: &Scenario,
+    before: &Before,
+    calls: Vec<CallReport>,
+    instants: Instants,
+    upid: Option<&str>,
+) -> Result<Report> {
+    let mut containers = Vec::new();
+    for (vmid, then) in before {
+        let engine = node.guest(*vmid)?.engine.as_ref().context("a container without an engine")?;
+        let now = engine.containers();
+        let same = now.iter().filter(|now| now.is_same_service(then));
+        let now = same.max_by_key(|now| now.status.is_alive());
+        let name = &then.spec.name;
+        containers.push(ContainerReport {
+            guest: *vmid,
+            name: name.clone(),
+            running_before: then.status == Status::Running,
+            running_after: now.is_some_and(|now| now.status == Status::Running),
+            status_after: now.map_or("removed", |now| now.status.name()).to_owned(),
+            stops: engine.count(name, What::StopAsked),
+            starts: engine.count(name, What::StartAsked),
+            pauses: engine.count(name, What::Paused),
+        });
+    }
+    let mut guests = Vec::new();
+    for guest in node.guests() {
+        guests.push(GuestReport {
+            vmid: guest.vmid,
+            running_before: guest.running_before,
+            running_after: guest.is_running(),
+            frozen_after: guest.is_frozen(),
+            lock_after: guest.lock()?,
+        });
+    }
+    let task_log = match upid {
+        Some(upid) => {
+            let start = upid.split(':').nth(4).unwrap_or_default();
+            let digit = &start[start.len().saturating_sub(1)..];
+            let path = node.path(format!("var/log/pve/tasks/{digit}/{upid}"));
+            let log =
+                std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+            String::from_utf8_lossy(&log).lines().map(str::to_owned).collect()
+        }
+        None => Vec::new(),
+    };
+    Ok(Report {
+        scenario: scenario.name.clone(),
+        exit_code_recorded: scenario.exit_code,
+        calls,
+        containers,
+        guests,
+        instants,
+        journal: node.journal()?,
+        pbs_tasks: node.backup_server().map(|server| server.tasks()).unwrap_or_default(),
+        runs_left: node.runs_left()?,
+        processes_left: node.processes()?.into_iter().map(|found| found.command).collect(),
+        settled_ms: 0,
+        task_log,
+    })
+}
