@@ -13,6 +13,7 @@ use super::storage::{self, Secret, Target};
 use super::{encode, fields, tls};
 use crate::sys::Root;
 use crate::sys::http::{Answer, Client, Failure, Limit, Method, Request};
+use crate::sys::text;
 
 /// The longest answer of a call that asks about one thing, in bytes. A manifest has 1 kB and more with long notes.
 pub(super) const SMALL: usize = 1024 * 1024;
@@ -283,22 +284,10 @@ pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
     })
 }
 
-/// Text of a server made fit for a terminal and a journal: bounded, with control and format characters escaped.
+/// Text of a server made fit for a terminal and a journal: one line, bounded, with control characters escaped.
 pub(super) fn printable(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
-    let mut characters = text.trim().chars();
-    let mut printable = String::new();
-    for character in characters.by_ref().take(REASON) {
-        match character {
-            '\n' | '\t' => printable.push(' '),
-            plain @ ('"' | '\'' | '\\') => printable.push(plain),
-            other => printable.extend(other.escape_debug()),
-        }
-    }
-    if characters.next().is_some() {
-        printable.push('…');
-    }
-    printable
+    text::printable(&text.trim().replace(['\n', '\t'], " "), REASON)
 }
 
 /// A limit for a question with a short answer.
