@@ -8,7 +8,7 @@ use crate::guest::{Place, State};
 use crate::quiesce::{self, Quiesced};
 use crate::report::lines::{self, say};
 use crate::run::{Archive, By, Run, Runs, VerifyStart};
-use crate::sys::{Root, signal};
+use crate::sys::{Root, failpoint, signal};
 use crate::verify;
 use crate::vzdump::{Call, GuestType, Job, Mode, Subject, TaskLog};
 
@@ -145,7 +145,9 @@ impl GuestCall<'_> {
     }
 
     fn open(&self, run: &Run) -> Result<()> {
-        Runs::of(self.root).save(run)
+        Runs::of(self.root).save(run)?;
+        failpoint::reach(self.root, "opened");
+        Ok(())
     }
 
     fn quiesce(&self, run: &mut Run) -> u8 {
@@ -209,6 +211,7 @@ impl GuestCall<'_> {
             run.seen_down |= matches!(State::of(self.root, run.vmid), Ok(State::Stopped));
         } else if !run.data_copied && run.quiesce.is_some() {
             quiesce::prove(self.root, run, Instant::now() + RESUME_LIMIT);
+            failpoint::reach(self.root, "proven");
         }
         run.data_copied = true;
     }

@@ -8,7 +8,7 @@ use crate::config::Strategy;
 use crate::engine::{Container, Engine, Error, Status};
 use crate::guest::{Place, State};
 use crate::run::{By, Fate, Run, Runs, Step};
-use crate::sys::{Root, clock, text};
+use crate::sys::{Root, clock, failpoint, text};
 
 /// Starts of one container before it is reported as failed, over all who try.
 const MOST_FAILURES: u32 = 8;
@@ -127,7 +127,9 @@ fn one_round(root: &Root, run: &mut Run, engine: &Engine, deadline: Instant) {
         |event| {
             if let Event::Done(index, result) = event {
                 record(run, index, result);
+                failpoint::reach(root, "started");
                 save(root, run);
+                failpoint::reach(root, "start-confirmed");
             }
             if Instant::now() >= deadline {
                 ControlFlow::Break(())
