@@ -91,7 +91,7 @@ impl Engine {
             format!("com.docker.compose.project={project}"),
             format!("com.docker.compose.service={service}"),
         ]});
-        let filters = percent_encoded(&filters.to_string());
+        let filters = text::percent_encoded(&filters.to_string());
         self.list(&format!("/containers/json?all=1&filters={filters}"), deadline)
     }
 
@@ -175,15 +175,4 @@ fn message(body: &[u8]) -> String {
         .map(|refusal| refusal.message)
         .unwrap_or_else(|_| String::from_utf8_lossy(body).into_owned());
     text::printable(words.trim(), 300)
-}
-
-fn percent_encoded(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                char::from(byte).to_string()
-            }
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
 }

@@ -10,7 +10,7 @@ use crate::config::Settings;
 use crate::guest::{self, Config, Place, State};
 use crate::report::log;
 use crate::run::{By, Run, Runs};
-use crate::sys::{Root, detach, process};
+use crate::sys::{Root, detach, failpoint, process};
 use crate::vzdump::{Mode, Vmid};
 
 /// How often the guard looks at the run while vzdump lives; its end wakes it at once.
@@ -32,6 +32,7 @@ pub fn guard(root: &Root, vmid: Vmid) -> Result<()> {
     let settings = Settings::load(root);
     let runs = Runs::of(root);
     let armed = Instant::now();
+    failpoint::reach(root, "guard-armed");
     let mut id = None;
     let mut watch = None;
     loop {
@@ -76,6 +77,7 @@ fn due(settings: &Settings, run: &Run, armed: Instant) -> Option<String> {
 
 fn after_death(root: &Root, settings: &Settings, vmid: Vmid, mut run: Option<Run>) -> Result<()> {
     let died = Instant::now();
+    failpoint::reach(root, "guard-woken");
     let runs = Runs::of(root);
     let mut pause = FIRST_PAUSE;
     let mut told = String::new();

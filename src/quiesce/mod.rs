@@ -11,6 +11,6 @@ mod stop;
 pub use grade::grade;
 pub use guard::{guard, recover};
 pub use plan::{Plan, plan, survey};
-pub use resume::{look_again, prove, resume};
+pub use resume::{look_again, resume};
 pub use settle::{BroughtBack, bring_back, bring_back_locked, finish};
 pub use stop::{Quiesced, note_running, quiesce};

@@ -8,7 +8,7 @@ use crate::config::Strategy;
 use crate::engine::{Container, Engine, Error, Status};
 use crate::guest::{Place, State};
 use crate::run::{By, Fate, Run, Runs, Step};
-use crate::sys::{Root, clock, text};
+use crate::sys::{Root, clock, failpoint, text};
 
 /// Starts of one container before it is reported as failed, over all who try.
 const MOST_FAILURES: u32 = 8;
@@ -49,6 +49,10 @@ pub fn resume(
         Ok(engine) => engine,
         Err(why) => return Some(why),
     };
+    if run.proof_due {
+        prove(run, &engine, deadline);
+        failpoint::reach(root, "proven");
+    }
     for round in 0..=PAUSES.len() {
         one_round(root, run, &engine, deadline);
         let Some(pause) = PAUSES.get(round).filter(|_| run.is_open()) else { break };
@@ -127,7 +131,9 @@ fn one_round(root: &Root, run: &mut Run, engine: &Engine, deadline: Instant) {
         |event| {
             if let Event::Done(index, result) = event {
                 record(run, index, result);
+                failpoint::reach(root, "started");
                 save(root, run);
+                failpoint::reach(root, "start-confirmed");
             }
             if Instant::now() >= deadline {
                 ControlFlow::Break(())
@@ -299,26 +305,17 @@ fn ended_by_itself(step: &Step, container: &Container) -> bool {
 }
 
 /// Looks, before anything is brought back, whether what was brought to rest still is: a grade is proven, not
-/// assumed. What is not goes into the run's reasons. The caller holds the guest's lock.
-pub fn prove(root: &Root, run: &mut Run, deadline: Instant) {
-    let Some(quiesce) = &run.quiesce else { return };
-    if quiesce.by != By::Stillpoint || quiesce.over || !run.is_open() {
-        return;
-    }
-    let mut reasons = Vec::new();
-    match reach(root, run, Instant::now()) {
-        Err(why) => {
-            reasons.push(format!("it can't be proven that the containers stayed at rest: {why}"))
-        }
-        Ok(engine) => {
-            for step in quiesce.steps.iter().filter(|step| step.fate == Fate::Open) {
-                reasons.extend(moved(&engine, step, deadline));
-            }
-        }
-    }
+/// assumed. What is not goes into the run's reasons.
+fn prove(run: &mut Run, engine: &Engine, deadline: Instant) {
+    let open = run.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
+    let reasons: Vec<String> = open
+        .filter(|step| step.fate == Fate::Open)
+        .filter_map(|step| moved(engine, step, deadline))
+        .collect();
     for reason in reasons {
         run.disturb(reason);
     }
+    run.proof_due = false;
 }
 
 fn moved(engine: &Engine, step: &Step, deadline: Instant) -> Option<String> {

@@ -14,7 +14,7 @@ use crate::run::{
     Step,
 };
 use crate::sys::process::Process;
-use crate::sys::{Root, bounded, clock, text};
+use crate::sys::{Root, bounded, clock, failpoint, text};
 use crate::vzdump::{GuestType, Job, Mode, Vmid};
 
 /// A plan of ten thousand containers.
@@ -118,6 +118,7 @@ fn started(run: &Run) -> usize {
 pub fn finish(root: &Root, run: &mut Run) -> Result<()> {
     if !run.journalled {
         Journal::of(root).append(&Record::Backup(backup_record(run)))?;
+        failpoint::reach(root, "journalled");
         run.journalled = true;
     }
     if run.is_open() { Runs::of(root).save(run) } else { close(root, run) }
@@ -139,6 +140,7 @@ pub fn close(root: &Root, run: &Run) -> Result<()> {
             (note.run == id).then(|| guest.tree.remove(QUIESCED_DIRECTORY, QUIESCED_FILE))
         });
     }
+    failpoint::reach(root, "closing");
     Runs::of(root).remove(run.vmid)
 }
 

@@ -11,7 +11,7 @@ use crate::guest::{Guest, Place, State};
 use crate::run::{
     By, Fate, QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesce, Quiesced as Note, Run, Runs, Step,
 };
-use crate::sys::{Root, bounded, clock, detach, signal, text};
+use crate::sys::{Root, bounded, clock, detach, failpoint, signal, text};
 
 /// For asking a guest's engine what runs.
 const SURVEY_LIMIT: Duration = Duration::from_secs(20);
@@ -119,15 +119,19 @@ fn write_down(root: &Root, run: &mut Run, guest: &Guest, plan: Plan, by: By) -> 
         run.quiesce = None;
         return Err(error.context("what runs can't be written down, so nothing is stopped"));
     }
+    failpoint::reach(root, "planned");
     if let Err(error) = note_in_guest(run, guest) {
         run.note(format!(
             "what runs can't be written into the guest ({error:#}): a restore will not start its stacks"
         ));
     }
+    failpoint::reach(root, "noted");
     arm(root, run).inspect_err(|_| {
         // Nothing was touched yet, so nothing is left to bring back.
         run.quiesce = None;
-    })
+    })?;
+    failpoint::reach(root, "armed");
+    Ok(())
 }
 
 fn note_in_guest(run: &Run, guest: &Guest) -> Result<()> {
@@ -174,12 +178,16 @@ fn stop_all(root: &Root, run: &mut Run, engine: &Engine, limit: Duration) -> Qui
     let mut trouble: Option<String> = None;
     in_order(&after, work, |event| {
         match event {
-            Event::Begins(index) => request(run, index),
+            Event::Begins(index) => {
+                request(run, index);
+                failpoint::reach(root, "stop-requested");
+            }
             Event::Done(index, result) => {
                 trouble = confirm(run, index, result).or_else(|| {
                     let error = runs.save(run).err()?;
                     Some(format!("what was stopped can't be written down: {error:#}"))
                 });
+                failpoint::reach(root, "stop-confirmed");
             }
             Event::Look if signal::asked_to_stop() => {
                 trouble = Some("the backup was interrupted".to_string());

@@ -47,6 +47,8 @@ pub struct Run {
     pub archive: Archive,
     /// The guest's data has been copied: what is brought back now no longer disturbs the backup.
     pub data_copied: bool,
+    /// Whether the containers stayed at rest until then has not been looked at yet.
+    pub proof_due: bool,
     /// Seen down while its archive was made (stop mode).
     pub seen_down: bool,
     /// vzdump went on to shut the guest down after the plan was written (stop mode).
@@ -167,6 +169,7 @@ impl Run {
             notes: Vec::new(),
             archive: Archive::Pending,
             data_copied: false,
+            proof_due: false,
             seen_down: false,
             handed_over: false,
             revived: Vec::new(),
@@ -185,6 +188,12 @@ impl Run {
     /// Whether vzdump shuts the guest down for this backup.
     pub fn subject_to_stop(&self) -> bool {
         self.mode_used == Mode::Stop && self.was_running
+    }
+
+    /// Whether we have brought containers to rest and they are meant to be so still.
+    pub fn is_at_rest(&self) -> bool {
+        let meant = |quiesce: &Quiesce| quiesce.by == By::Stillpoint && !quiesce.over;
+        self.quiesce.as_ref().is_some_and(meant) && self.is_open()
     }
 
     /// The guest in words: `guest 9001 (prod-docker)`.
