@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::storage::{self, Secret, Target};
-use super::{encode, fields, tls};
+use super::{fields, tls};
 use crate::sys::Root;
 use crate::sys::http::{Answer, Client, Failure, Limit, Method, Request};
 use crate::sys::text;
@@ -143,7 +143,7 @@ impl Pbs {
 
     /// The path of a call on this storage's datastore.
     pub(super) fn datastore(&self, call: &str) -> String {
-        let store = encode(&self.target.datastore);
+        let store = text::percent_encoded(&self.target.datastore);
         format!("/api2/json/admin/datastore/{store}/{call}")
     }
 
@@ -236,7 +236,7 @@ impl Pbs {
         let granted: Granted = data(&accept(answer)?)?;
         match granted.csrf {
             Some(csrf) if !granted.ticket.starts_with("PBS:!tfa!") => Ok(Ticket {
-                cookie: format!("PBSAuthCookie={}", encode(&granted.ticket)).into(),
+                cookie: format!("PBSAuthCookie={}", text::percent_encoded(&granted.ticket)).into(),
                 csrf: csrf.into(),
             }),
             _ => Err(Error::Denied {

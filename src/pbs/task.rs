@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::Snapshot;
 use super::client::{Error, Pbs, small};
-use super::{Snapshot, encode};
+use crate::sys::text::percent_encoded;
 
 /// The unique id of a task, such as
 /// `UPID:vm:00005DF6:00029750:00000004:6B02265A:verify_snapshot:tank\x3a-ct-9001-6B0225DA:felhom@pbs!n100:`.
@@ -59,7 +60,7 @@ impl Upid {
             dotted if dotted.contains('.') => "localhost",
             plain => plain,
         };
-        let (node, upid) = (encode(node), encode(&self.text));
+        let (node, upid) = (percent_encoded(node), percent_encoded(&self.text));
         format!("/api2/json/nodes/{node}/tasks/{upid}/{call}")
     }
 }
