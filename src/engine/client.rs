@@ -1,9 +1,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use serde::de::DeserializeOwned;
-
-use super::container::{Container, Inspected, Listed, is_id};
+use super::container::{Container, is_id};
 use crate::guest::Guest;
 use crate::sys::http::{Answer, Client, Limit, Method, Request};
 use crate::sys::{bounded, text};
@@ -98,7 +96,7 @@ impl Engine {
     /// A container with its settings and its present state.
     pub fn inspect(&self, id: &str, deadline: Instant) -> Result<Container, Error> {
         let answer = self.get(&format!("/containers/{}/json", checked(id)?), deadline)?;
-        parsed::<Inspected>(&answer)?.try_into().map_err(Error::Failed)
+        Container::parse(&answer.body).map_err(not_understood)
     }
 
     /// Stops a container with its own stop timeout; returns when it has stopped. Already stopped is success.
@@ -122,11 +120,7 @@ impl Engine {
     }
 
     fn list(&self, path: &str, deadline: Instant) -> Result<Vec<String>, Error> {
-        let listed: Vec<Listed> = parsed(&self.get(path, deadline)?)?;
-        for container in &listed {
-            checked(&container.id)?;
-        }
-        Ok(listed.into_iter().map(|container| container.id).collect())
+        Container::parse_list(&self.get(path, deadline)?.body).map_err(not_understood)
     }
 
     fn get(&self, path: &str, deadline: Instant) -> Result<Answer, Error> {
@@ -160,9 +154,8 @@ fn checked(id: &str) -> Result<&str, Error> {
     Err(Error::Failed(format!("the engine names a container '{}'", text::printable(id, 80))))
 }
 
-fn parsed<T: DeserializeOwned>(answer: &Answer) -> Result<T, Error> {
-    serde_json::from_slice(&answer.body)
-        .map_err(|error| Error::Failed(format!("the engine's answer is not understood: {error}")))
+fn not_understood(why: String) -> Error {
+    Error::Failed(format!("the engine's answer is not understood: {why}"))
 }
 
 /// The engine's errors are `{"message": "..."}`.
