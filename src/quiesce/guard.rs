@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::settle::{BroughtBack, bring_back};
+use super::bring_back::{BroughtBack, bring_back};
 use crate::config::Settings;
 use crate::guest::{self, Config, Place, State};
 use crate::report::log;

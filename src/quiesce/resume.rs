@@ -223,7 +223,7 @@ impl Effort {
                 Status::Paused => {
                     return Ok(Back::Fate(Fate::Left("somebody else has paused it".to_string())));
                 }
-                Status::Exited | Status::Created if ended_by_itself(step, &container) => {
+                Status::Exited | Status::Created if self.is_its_own_affair(step, &container) => {
                     let why = "it was started again and has ended since".to_string();
                     return Ok(Back::Fate(Fate::Left(why)));
                 }
@@ -250,6 +250,14 @@ impl Effort {
             (By::Stillpoint, Strategy::Pause) if unanswered => STOP_MARGIN,
             _ => Duration::ZERO,
         }
+    }
+
+    /// Started since we looked, by whomever, and ended: without an error, or long after the backup, that is not
+    /// ours to change. One that has just failed is started again.
+    fn is_its_own_affair(&self, step: &Step, container: &Container) -> bool {
+        container.id == step.id
+            && container.started_at != step.started_at
+            && (container.exit_code == 0 || self.by == By::Note)
     }
 
     fn start(&self, container: &Container) -> Result<Back, Error> {
@@ -293,15 +301,6 @@ impl Effort {
 fn started(container: &Container, began: Instant) -> Back {
     let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     Back::Started { id: container.id.clone(), ms }
-}
-
-/// Started since we looked, by whomever, and ended without an error: that is its own business. One that
-/// failed is started again.
-fn ended_by_itself(step: &Step, container: &Container) -> bool {
-    container.id == step.id
-        && container.started_at != step.started_at
-        && container.exit_code == 0
-        && container.status == Status::Exited
 }
 
 /// Looks, before anything is brought back, whether what was brought to rest still is: a grade is proven, not
@@ -359,8 +358,12 @@ pub fn look_again(root: &Root, run: &mut Run, deadline: Instant) {
     }
 }
 
-/// A disk that is full is no reason to leave anything down: the run is then merely older than it should be.
+/// A disk that is full is no reason to leave anything down: the run is then merely older than it should be. What
+/// was read from a note in the guest is no run of this node's.
 fn save(root: &Root, run: &mut Run) {
+    if run.quiesce.as_ref().is_some_and(|quiesce| quiesce.by == By::Note) {
+        return;
+    }
     if let Err(error) = Runs::of(root).save(run) {
         run.note(format!("{error:#}"));
     }

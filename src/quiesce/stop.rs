@@ -3,21 +3,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use super::note;
 use super::order::{Event, in_order};
 use super::plan::{Plan, plan, survey};
 use crate::config::{Settings, Strategy};
 use crate::engine::{Engine, Error};
 use crate::guest::{Guest, Place, State};
-use crate::run::{
-    By, Fate, QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesce, Quiesced as Note, Run, Runs, Step,
-};
-use crate::sys::{Root, bounded, clock, detach, failpoint, signal, text};
+use crate::run::{By, Fate, Quiesce, Run, Runs, Step};
+use crate::sys::{Root, clock, detach, failpoint, signal, text};
 
 /// For asking a guest's engine what runs.
 const SURVEY_LIMIT: Duration = Duration::from_secs(20);
-
-/// For writing a small file into a guest.
-const WRITE_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a pause may take: the engine's freezer works in milliseconds.
 const PAUSE_LIMIT: Duration = Duration::from_secs(10);
@@ -120,7 +116,7 @@ fn write_down(root: &Root, run: &mut Run, guest: &Guest, plan: Plan, by: By) -> 
         return Err(error.context("what runs can't be written down, so nothing is stopped"));
     }
     failpoint::reach(root, "planned");
-    if let Err(error) = note_in_guest(run, guest) {
+    if let Err(error) = note::write(run, guest) {
         run.note(format!(
             "what runs can't be written into the guest ({error:#}): a restore will not start its stacks"
         ));
@@ -131,15 +127,6 @@ fn write_down(root: &Root, run: &mut Run, guest: &Guest, plan: Plan, by: By) -> 
         run.quiesce = None;
     })?;
     failpoint::reach(root, "armed");
-    Ok(())
-}
-
-fn note_in_guest(run: &Run, guest: &Guest) -> Result<()> {
-    let content = serde_json::to_vec_pretty(&Note::of(run))?;
-    let tree = guest.tree.try_clone()?;
-    bounded::within(WRITE_LIMIT, move || {
-        tree.replace(QUIESCED_DIRECTORY, QUIESCED_FILE, &content)
-    })??;
     Ok(())
 }
 

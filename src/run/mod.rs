@@ -102,6 +102,8 @@ pub struct Quiesce {
 pub enum By {
     Stillpoint,
     GuestShutdown,
+    /// Either, as the note in the guest says: in an earlier life of the guest.
+    Note,
 }
 
 /// One container.
