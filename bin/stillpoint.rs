@@ -44,6 +44,9 @@ enum Command {
     /// Watch over a guest while its containers are stopped (called by the hook)
     #[command(hide = true)]
     Guard { vmid: Vmid },
+    /// Bring up what a started guest says was running (called by the hook)
+    #[command(hide = true)]
+    Settle { vmid: Vmid },
     /// Collect the outcomes of verifies (called by the hook)
     #[command(hide = true)]
     Collect,
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Resume { vmid } => command::resume(&root, vmid),
         Command::Recover => command::recover(&root),
         Command::Guard { vmid } => stillpoint::quiesce::guard(&root, vmid),
+        Command::Settle { vmid } => stillpoint::quiesce::settle(&root, vmid),
         Command::Collect => command::collect(&root),
     };
     match done {

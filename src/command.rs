@@ -23,12 +23,13 @@ const COLLECT_LIMIT: Duration = Duration::from_secs(24 * 3600);
 /// A person waits no longer than this.
 const PERSON_LIMIT: Duration = Duration::from_secs(180);
 
-/// Runs `guard VMID` or `collect`, which the hook starts for what must outlive vzdump, and returns the exit
-/// status; `None` for any other arguments.
+/// Runs `guard VMID`, `settle VMID` or `collect`, which a hook starts for what must outlive its caller, and returns
+/// the exit status; `None` for any other arguments.
 pub fn detached(root: &Root, arguments: &[String]) -> Option<u8> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["guard", vmid] => vmid.parse().and_then(|vmid| quiesce::guard(root, vmid)),
+        ["settle", vmid] => vmid.parse().and_then(|vmid| quiesce::settle(root, vmid)),
         ["collect"] => collect(root),
         _ => return None,
     };

@@ -235,6 +235,13 @@ mod tests {
     }
 
     #[test]
+    fn the_example_writes_the_defaults() {
+        let example = load(include_str!("../packaging/config.toml"));
+        assert_eq!(example.complaint, None);
+        assert_eq!(format!("{example:?}"), format!("{:?}", Settings::default()));
+    }
+
+    #[test]
     fn a_broken_file_leaves_the_defaults_and_says_where() {
         for text in
             ["[quiesce]\nhold-limit = \"5\"\n", "[quiesce]\nhold-limt = \"5min\"\n", "[quiesce\n"]

@@ -95,11 +95,11 @@ fn prepare(pbs: &SimPbs, exchange: &Exchange) -> Vec<u8> {
         if let Some(body) = &body {
             finish_what_is_over(state, exchange, body);
         }
-        state.set_clock(date.timestamp());
+        state.stop_clock(date.timestamp());
         if let Some(upid) = body.as_ref().and_then(|body| body["data"].as_str()) {
             let upid = Upid::parse(upid).expect("a task id");
             state.last_task = upid.task_id - 1;
-            state.set_clock(upid.starttime);
+            state.stop_clock(upid.starttime);
         }
     });
     let request = String::from_utf8(exchange.request.clone()).expect("a request in UTF-8");
@@ -112,7 +112,7 @@ fn prepare(pbs: &SimPbs, exchange: &Exchange) -> Vec<u8> {
 fn finish_what_is_over(state: &mut State, exchange: &Exchange, body: &Value) {
     let data = &body["data"];
     if let (Some(upid), Some(end)) = (data["upid"].as_str(), data["endtime"].as_i64()) {
-        state.set_clock(end);
+        state.stop_clock(end);
         assert!(state.finish(upid), "{}: no task {upid}", exchange.place);
     }
     for entry in data.as_array().into_iter().flatten() {

@@ -1,9 +1,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use serde::de::DeserializeOwned;
-
-use super::container::{Container, Inspected, Listed, is_id};
+use super::container::{Container, is_id};
 use crate::guest::Guest;
 use crate::sys::http::{Answer, Client, Limit, Method, Request};
 use crate::sys::{bounded, text};
@@ -91,14 +89,14 @@ impl Engine {
             format!("com.docker.compose.project={project}"),
             format!("com.docker.compose.service={service}"),
         ]});
-        let filters = percent_encoded(&filters.to_string());
+        let filters = text::percent_encoded(&filters.to_string());
         self.list(&format!("/containers/json?all=1&filters={filters}"), deadline)
     }
 
     /// A container with its settings and its present state.
     pub fn inspect(&self, id: &str, deadline: Instant) -> Result<Container, Error> {
         let answer = self.get(&format!("/containers/{}/json", checked(id)?), deadline)?;
-        parsed::<Inspected>(&answer)?.try_into().map_err(Error::Failed)
+        Container::parse(&answer.body).map_err(not_understood)
     }
 
     /// Stops a container with its own stop timeout; returns when it has stopped. Already stopped is success.
@@ -122,11 +120,7 @@ impl Engine {
     }
 
     fn list(&self, path: &str, deadline: Instant) -> Result<Vec<String>, Error> {
-        let listed: Vec<Listed> = parsed(&self.get(path, deadline)?)?;
-        for container in &listed {
-            checked(&container.id)?;
-        }
-        Ok(listed.into_iter().map(|container| container.id).collect())
+        Container::parse_list(&self.get(path, deadline)?.body).map_err(not_understood)
     }
 
     fn get(&self, path: &str, deadline: Instant) -> Result<Answer, Error> {
@@ -160,9 +154,8 @@ fn checked(id: &str) -> Result<&str, Error> {
     Err(Error::Failed(format!("the engine names a container '{}'", text::printable(id, 80))))
 }
 
-fn parsed<T: DeserializeOwned>(answer: &Answer) -> Result<T, Error> {
-    serde_json::from_slice(&answer.body)
-        .map_err(|error| Error::Failed(format!("the engine's answer is not understood: {error}")))
+fn not_understood(why: String) -> Error {
+    Error::Failed(format!("the engine's answer is not understood: {why}"))
 }
 
 /// The engine's errors are `{"message": "..."}`.
@@ -175,15 +168,4 @@ fn message(body: &[u8]) -> String {
         .map(|refusal| refusal.message)
         .unwrap_or_else(|_| String::from_utf8_lossy(body).into_owned());
     text::printable(words.trim(), 300)
-}
-
-fn percent_encoded(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                char::from(byte).to_string()
-            }
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
 }

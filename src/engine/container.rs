@@ -2,6 +2,8 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
+use crate::sys::text;
+
 /// The engine's default stop timeout, in seconds: what a container without its own is given.
 const STOP_TIMEOUT: u64 = 10;
 
@@ -49,6 +51,22 @@ pub struct Container {
 }
 
 impl Container {
+    /// Reads the engine's answer to an inspection.
+    pub fn parse(answer: &[u8]) -> Result<Container, String> {
+        serde_json::from_slice::<Inspected>(answer).map_err(|error| error.to_string())?.try_into()
+    }
+
+    /// Reads the ids in the engine's answer to a list.
+    pub fn parse_list(answer: &[u8]) -> Result<Vec<String>, String> {
+        let listed: Vec<Listed> =
+            serde_json::from_slice(answer).map_err(|error| error.to_string())?;
+        let ids: Vec<String> = listed.into_iter().map(|container| container.id).collect();
+        match ids.iter().find(|id| !is_id(id)) {
+            Some(other) => Err(format!("a container named '{}'", text::printable(other, 80))),
+            None => Ok(ids),
+        }
+    }
+
     /// What it takes to keep it, in bytes.
     pub fn weight(&self) -> usize {
         let labels = self.labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
@@ -89,13 +107,13 @@ pub fn is_id(id: &str) -> bool {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Listed {
-    pub id: String,
+struct Listed {
+    id: String,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Inspected {
+struct Inspected {
     id: String,
     name: String,
     state: InspectedState,
@@ -202,7 +220,7 @@ mod tests {
             r#"{{"Id":"{ID}","Name":"/shop-db-1","State":{{"Status":"running","StartedAt":"2026-11-21T23:00:00Z","ExitCode":0}},
             "Config":{config},"HostConfig":{{"AutoRemove":true}}{rest}}}"#
         );
-        serde_json::from_str::<Inspected>(&text).map_err(|error| error.to_string())?.try_into()
+        Container::parse(text.as_bytes())
     }
 
     #[test]

@@ -11,7 +11,9 @@ pub enum Duty {
     Quiesce,
     /// Write down what is running, on the node and in the guest.
     NoteRunning,
-    /// From here on what is brought back no longer disturbs the backup.
+    /// Remember that a VM runs: this phase comes only then.
+    SeeRunning,
+    /// From here on what is brought back no longer disturbs the backup; whether anything did is looked at before.
     DataCopied,
     /// Bring everything back.
     Resume,
@@ -25,8 +27,10 @@ pub enum Duty {
     JournalRun,
     /// End what runs of this job are left.
     EndRuns,
-    /// Collect the verifies of this job and print the summary.
-    CollectAndSummarize,
+    /// Collect the verifies of this job.
+    CollectVerifies,
+    /// Print a line for each guest; Proxmox VE mails them.
+    Summarize,
 }
 
 /// What is due in a call: the table of the design, phase by phase.
@@ -44,7 +48,7 @@ pub fn duties(call: &Call) -> &'static [Duty] {
         (Phase::BackupStart, ..) => &[OpenRun],
         (Phase::PreStop, true, false) => &[Quiesce],
         (Phase::PreStop, true, true) => &[NoteRunning],
-        (Phase::PreStop, false, _) => &[],
+        (Phase::PreStop, false, _) => &[SeeRunning],
         (Phase::PostRestart, true, _) => &[DataCopied, Resume],
         (Phase::PostRestart, false, _) => &[],
         // In stop mode the guest is down now, and started only after this.
@@ -52,7 +56,8 @@ pub fn duties(call: &Call) -> &'static [Duty] {
         (Phase::BackupEnd, _, false) => &[DataCopied, Resume, NoteComplete, StartVerify],
         (Phase::BackupAbort, ..) => &[NoteFailure, Resume],
         (Phase::LogEnd, ..) => &[Resume, JournalRun],
-        (Phase::JobEnd | Phase::JobAbort, ..) => &[EndRuns, CollectAndSummarize],
+        (Phase::JobEnd, ..) => &[EndRuns, CollectVerifies, Summarize],
+        (Phase::JobAbort, ..) => &[EndRuns, CollectVerifies],
     }
 }
 

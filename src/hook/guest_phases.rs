@@ -8,7 +8,7 @@ use crate::guest::{Place, State};
 use crate::quiesce::{self, Quiesced};
 use crate::report::lines::{self, say};
 use crate::run::{Archive, By, Run, Runs, VerifyStart};
-use crate::sys::{Root, signal};
+use crate::sys::{Root, failpoint, signal};
 use crate::verify;
 use crate::vzdump::{Call, GuestType, Job, Mode, Subject, TaskLog};
 
@@ -73,15 +73,19 @@ impl GuestCall<'_> {
             Duty::OpenRun => self.open(run)?,
             Duty::Quiesce => return Ok(self.quiesce(run)),
             Duty::NoteRunning => self.note_running(run),
+            Duty::SeeRunning => run.was_running = true,
             Duty::DataCopied => self.data_copied(run),
             Duty::Resume => self.resume(run),
             Duty::NoteComplete => run.archive = Archive::Complete,
             Duty::StartVerify => self.start_verify(run)?,
             Duty::NoteFailure => run.archive = Archive::Failed(self.failure()),
             Duty::JournalRun => return self.journal(run).map(|()| 0),
-            Duty::BringBackLeftovers | Duty::EndRuns | Duty::CollectAndSummarize => {}
+            Duty::BringBackLeftovers | Duty::EndRuns | Duty::CollectVerifies | Duty::Summarize => {}
         }
-        if matches!(duty, Duty::NoteComplete | Duty::StartVerify | Duty::NoteFailure) {
+        if matches!(
+            duty,
+            Duty::SeeRunning | Duty::NoteComplete | Duty::StartVerify | Duty::NoteFailure
+        ) {
             Runs::of(self.root).save(run)?;
         }
         Ok(0)
@@ -145,7 +149,9 @@ impl GuestCall<'_> {
     }
 
     fn open(&self, run: &Run) -> Result<()> {
-        Runs::of(self.root).save(run)
+        Runs::of(self.root).save(run)?;
+        failpoint::reach(self.root, "opened");
+        Ok(())
     }
 
     fn quiesce(&self, run: &mut Run) -> u8 {
@@ -207,8 +213,9 @@ impl GuestCall<'_> {
         if run.subject_to_stop() {
             // Here the guest is down until its archive is complete; later calls see it up again.
             run.seen_down |= matches!(State::of(self.root, run.vmid), Ok(State::Stopped));
-        } else if !run.data_copied && run.quiesce.is_some() {
-            quiesce::prove(self.root, run, Instant::now() + RESUME_LIMIT);
+        } else if !run.data_copied {
+            // Done with the first look at the engine, so that it costs the containers no time of its own.
+            run.proof_due = run.is_at_rest();
         }
         run.data_copied = true;
     }

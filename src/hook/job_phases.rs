@@ -23,7 +23,12 @@ pub fn perform(root: &Root, settings: &Settings, job: &Job, due: &[Duty]) -> u8 
         match duty {
             Duty::BringBackLeftovers => bring_back_leftovers(root),
             Duty::EndRuns => end_runs(root, job),
-            Duty::CollectAndSummarize => status = collect_and_summarize(root, settings, job),
+            Duty::CollectVerifies => status = collect(root, settings, job),
+            Duty::Summarize => {
+                if let Err(error) = summarize(root, job) {
+                    say(&format!("the summary can't be made: {error:#}"));
+                }
+            }
             _ => {}
         }
     }
@@ -62,15 +67,12 @@ fn end_runs(root: &Root, job: &Job) {
     }
 }
 
-fn collect_and_summarize(root: &Root, settings: &Settings, job: &Job) -> u8 {
+fn collect(root: &Root, settings: &Settings, job: &Job) -> u8 {
     let deadline = Instant::now() + settings.verify.wait;
     let collected = verify::collect(root, Some(job), deadline).unwrap_or_else(|error| {
         say(&format!("the verifies can't be collected: {error:#}"));
         Collected::default()
     });
-    if let Err(error) = summarize(root, job) {
-        say(&format!("the summary can't be made: {error:#}"));
-    }
     if collected.left > 0 {
         let verifies = text::count(collected.left, "verify").replace("verifys", "verifies");
         let unit = format!("stillpoint-collect-{}", text::token());

@@ -1,4 +1,4 @@
-//! What one call of vzdump comes to.
+//! What one call of a hook comes to.
 
 mod duties;
 mod guest_phases;
@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crate::config::Settings;
 use crate::report::lines::say;
-use crate::sys::Root;
-use crate::vzdump::{Call, Job};
+use crate::sys::{Root, detach, text};
+use crate::vzdump::{Call, Job, Vmid};
 
 /// A hook waits this long for the guest's lock; who holds it longer is the one that brings the guest back.
 const LOCK_LIMIT: Duration = Duration::from_secs(30);
@@ -43,5 +43,16 @@ pub fn vzdump(root: &Root, call: &Call) -> u8 {
             guest_phases::GuestCall { root, settings: &settings, job, call, subject }.perform(due)
         }
         None => job_phases::perform(root, &settings, &job, due),
+    }
+}
+
+/// Does what is due in a call of the guest hookscript, `VMID PHASE`: after each start, what the guest says was
+/// running when it was backed up is brought up.
+pub fn guest(root: &Root, arguments: &[String]) {
+    let [vmid, phase, ..] = arguments else { return };
+    let (Ok(vmid), "post-start") = (vmid.parse::<Vmid>(), phase.as_str()) else { return };
+    let unit = format!("stillpoint-settle-{vmid}-{}", text::token());
+    if let Err(error) = detach::start(root, &unit, &["settle", &vmid.to_string()]) {
+        say(&format!("what was running in guest {vmid} is not brought up: {error:#}"));
     }
 }

@@ -8,5 +8,5 @@ mod record;
 
 pub use file::{Entry, Journal};
 pub use record::{
-    Backup, ContainerRecord, Grade, Outcome, Record, Recovered, Verify, VerifyOutcome,
+    Backup, ContainerRecord, Grade, Outcome, Record, Recovered, Settled, Verify, VerifyOutcome,
 };

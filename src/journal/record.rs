@@ -82,6 +82,7 @@ pub enum Record {
     Backup(Backup),
     Verify(Verify),
     Recovered(Recovered),
+    Settled(Settled),
 }
 
 /// One backup of one guest, made or failed.
@@ -182,4 +183,19 @@ pub struct Recovered {
     /// What was done to the guest itself: `thawed`, `unlocked`, `started`.
     pub guest: Vec<String>,
     pub downtime_ms: Option<u64>,
+}
+
+/// Containers brought up after the start of a guest that held a note of what was running.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Settled {
+    /// The run that wrote the note.
+    pub run: String,
+    pub vmid: Vmid,
+    /// When that run began, RFC 3339, UTC.
+    pub quiesced: String,
+    pub containers: Vec<ContainerRecord>,
+    /// From the look at the note until everything was up, in ms.
+    pub took_ms: u64,
+    /// Why not everything is up.
+    pub left: Option<String>,
 }

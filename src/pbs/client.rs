@@ -10,9 +10,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::storage::{self, Secret, Target};
-use super::{encode, fields, tls};
+use super::{fields, tls};
 use crate::sys::Root;
 use crate::sys::http::{Answer, Client, Failure, Limit, Method, Request};
+use crate::sys::text;
 
 /// The longest answer of a call that asks about one thing, in bytes. A manifest has 1 kB and more with long notes.
 pub(super) const SMALL: usize = 1024 * 1024;
@@ -142,7 +143,7 @@ impl Pbs {
 
     /// The path of a call on this storage's datastore.
     pub(super) fn datastore(&self, call: &str) -> String {
-        let store = encode(&self.target.datastore);
+        let store = text::percent_encoded(&self.target.datastore);
         format!("/api2/json/admin/datastore/{store}/{call}")
     }
 
@@ -235,7 +236,7 @@ impl Pbs {
         let granted: Granted = data(&accept(answer)?)?;
         match granted.csrf {
             Some(csrf) if !granted.ticket.starts_with("PBS:!tfa!") => Ok(Ticket {
-                cookie: format!("PBSAuthCookie={}", encode(&granted.ticket)).into(),
+                cookie: format!("PBSAuthCookie={}", text::percent_encoded(&granted.ticket)).into(),
                 csrf: csrf.into(),
             }),
             _ => Err(Error::Denied {
@@ -272,28 +273,21 @@ fn data<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
 }
 
 pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    // serde would take a list for an object, by the order of the fields.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        let text = format!("expected an object: {}", printable(body));
+        return Err(Error::Invalid(text));
+    }
     serde_json::from_slice(body).map_err(|error| {
         let text = error.to_string();
         Error::Invalid(printable(text.as_bytes()))
     })
 }
 
-/// Text of a server made fit for a terminal and a journal: bounded, with control characters escaped.
+/// Text of a server made fit for a terminal and a journal: one line, bounded, with control characters escaped.
 pub(super) fn printable(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
-    let mut characters = text.trim().chars();
-    let mut printable = String::new();
-    for character in characters.by_ref().take(REASON) {
-        match character {
-            '\n' | '\t' => printable.push(' '),
-            control if control.is_control() => printable.extend(control.escape_default()),
-            other => printable.push(other),
-        }
-    }
-    if characters.next().is_some() {
-        printable.push('…');
-    }
-    printable
+    text::printable(&text.trim().replace(['\n', '\t'], " "), REASON)
 }
 
 /// A limit for a question with a short answer.
@@ -302,4 +296,4 @@ pub(super) fn small(deadline: Instant) -> Limit {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,6 +1,8 @@
 //! Proxmox Backup Server: the storage that PVE knows, a client for it, its snapshots and its tasks.
 
 mod client;
+#[cfg(test)]
+mod recorded;
 mod snapshot;
 pub mod storage;
 mod task;
@@ -12,24 +14,12 @@ pub use snapshot::{
 };
 pub use task::{TaskStatus, Upid, skipped};
 
-/// Percent-encodes everything but RFC 3986's unreserved characters, for path segments, queries and forms alike.
-fn encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                encoded.push(char::from(byte));
-            }
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
-}
+use crate::sys::text::percent_encoded;
 
 /// A query or form of the given fields.
 fn fields(pairs: &[(&str, &str)]) -> String {
     let pairs: Vec<String> =
-        pairs.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
+        pairs.iter().map(|(name, value)| format!("{name}={}", percent_encoded(value))).collect();
     pairs.join("&")
 }
 
@@ -40,10 +30,10 @@ mod tests {
     #[test]
     fn encoding_is_the_one_the_server_was_asked_with() {
         assert_eq!(
-            encode(r"UPID:vm:00005DF6:x\x2d:felhom@pbs!n100:"),
+            percent_encoded(r"UPID:vm:00005DF6:x\x2d:felhom@pbs!n100:"),
             "UPID%3Avm%3A00005DF6%3Ax%5Cx2d%3Afelhom%40pbs%21n100%3A"
         );
-        assert_eq!(encode("a/b ä"), "a%2Fb%20%C3%A4");
+        assert_eq!(percent_encoded("a/b ä"), "a%2Fb%20%C3%A4");
         assert_eq!(fields(&[("ns", "a&b=c"), ("x", "1")]), "ns=a%26b%3Dc&x=1");
     }
 }

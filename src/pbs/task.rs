@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::Snapshot;
 use super::client::{Error, Pbs, small};
-use super::{Snapshot, encode};
+use crate::sys::text::percent_encoded;
 
 /// The unique id of a task, such as
 /// `UPID:vm:00005DF6:00029750:00000004:6B02265A:verify_snapshot:tank\x3a-ct-9001-6B0225DA:felhom@pbs!n100:`.
@@ -59,7 +60,7 @@ impl Upid {
             dotted if dotted.contains('.') => "localhost",
             plain => plain,
         };
-        let (node, upid) = (encode(node), encode(&self.text));
+        let (node, upid) = (percent_encoded(node), percent_encoded(&self.text));
         format!("/api2/json/nodes/{node}/tasks/{upid}/{call}")
     }
 }
@@ -74,12 +75,12 @@ impl FromStr for Upid {
         };
         let hex = |digits: &str| {
             let plain = digits.len() >= 8 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-            plain.then(|| i64::from_str_radix(digits, 16).ok()).flatten()
+            plain.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
         };
         let numbers = [pid, pstart, task].iter().all(|digits| hex(digits).is_some());
         let words = [node, kind, user].iter().all(|word| !word.is_empty());
         let printable = !text.chars().any(|character| character.is_control());
-        match hex(start) {
+        match hex(start).and_then(|start| i64::try_from(start).ok()) {
             Some(started) if numbers && words && printable => {
                 Ok(Upid { text: text.to_owned(), node: (*node).to_owned(), started })
             }

@@ -205,8 +205,8 @@ fn explain_certificate(error: &CertificateError) -> String {
     use CertificateError as C;
     let text = match error {
         C::BadSignature => {
-            "bad signature: the server presents a certificate without holding its key; whoever answers there is \
-             not the server that this certificate belongs to"
+            "bad signature: the server presents a certificate without holding its key, or a forged one; \
+             whoever answers there is not your backup server"
         }
         C::Expired | C::ExpiredContext { .. } => "the server's certificate has expired",
         C::NotValidYet | C::NotValidYetContext { .. } => {

@@ -12,6 +12,9 @@ pub fn grade(run: &Run) -> (Option<Grade>, Vec<String>) {
         return (None, run.unrest.clone());
     }
     let mut reasons = run.unrest.clone();
+    if run.proof_due {
+        reasons.push("it was not seen whether the containers stayed at rest".to_string());
+    }
     let grade = match (&run.quiesce, run.guest_type, run.mode_used) {
         _ if !run.was_running => Grade::Offline,
         (_, GuestType::Qemu, _) => Grade::None,

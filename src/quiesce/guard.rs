@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::settle::{BroughtBack, bring_back};
+use super::bring_back::{BroughtBack, bring_back};
 use crate::config::Settings;
 use crate::guest::{self, Config, Place, State};
 use crate::report::log;
 use crate::run::{By, Run, Runs};
-use crate::sys::{Root, detach, process};
+use crate::sys::{Root, detach, failpoint, process};
 use crate::vzdump::{Mode, Vmid};
 
 /// How often the guard looks at the run while vzdump lives; its end wakes it at once.
@@ -32,6 +32,7 @@ pub fn guard(root: &Root, vmid: Vmid) -> Result<()> {
     let settings = Settings::load(root);
     let runs = Runs::of(root);
     let armed = Instant::now();
+    failpoint::reach(root, "guard-armed");
     let mut id = None;
     let mut watch = None;
     loop {
@@ -76,6 +77,7 @@ fn due(settings: &Settings, run: &Run, armed: Instant) -> Option<String> {
 
 fn after_death(root: &Root, settings: &Settings, vmid: Vmid, mut run: Option<Run>) -> Result<()> {
     let died = Instant::now();
+    failpoint::reach(root, "guard-woken");
     let runs = Runs::of(root);
     let mut pause = FIRST_PAUSE;
     let mut told = String::new();
@@ -85,6 +87,12 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, mut run: Option<Run
         None => "the run's file is damaged".to_string(),
     };
     loop {
+        match runs.load(vmid) {
+            Ok(None) => return Ok(()),
+            Ok(now) => run = now,
+            // Damaged: bring_back knows what to do.
+            Err(_) => {}
+        }
         if let Some(run) = &run {
             seen_down |= matches!(State::of(root, vmid), Ok(State::Stopped));
             if may_still_go_down(run, died) && !seen_down {
@@ -106,11 +114,16 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, mut run: Option<Run
             log::warning(vmid, &format!("{reason}; its containers are not back yet: {left}"));
             told = left;
         }
-        run = runs.load(vmid).ok().flatten().or(run);
-        if let Some(run) = &run
-            && let Err(error) = revive(root, settings, run)
-        {
-            log::warning(vmid, &format!("the guest can't be brought back: {error:#}"));
+        let revived = run.as_ref().map_or(Ok(false), |run| revive(root, settings, run));
+        match revived {
+            Ok(true) => {
+                pause = FIRST_PAUSE;
+                continue;
+            }
+            Ok(false) => {}
+            Err(error) => {
+                log::warning(vmid, &format!("the guest can't be brought back: {error:#}"))
+            }
         }
         thread::sleep(pause);
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -126,32 +139,33 @@ fn may_still_go_down(run: &Run, died: Instant) -> bool {
 }
 
 /// Thaws or starts a guest that vzdump's death left frozen or down, once nothing of vzdump lives, no other job
-/// is at the guest and the lock in its configuration is that backup's.
-fn revive(root: &Root, settings: &Settings, run: &Run) -> Result<()> {
+/// is at the guest and the lock in its configuration is that backup's. Returns whether it did.
+fn revive(root: &Root, settings: &Settings, run: &Run) -> Result<bool> {
     if !run.was_running || !run.job.worker.is_of_this_boot() || run.job.alive() {
-        return Ok(());
+        return Ok(false);
     }
     let lock = match Place::of(root, run.vmid)? {
         Place::Here(Config { lock, .. }) => lock,
         // A node without configurations: there is no lock to respect either.
         Place::Gone if run.root_volume.is_none() => None,
-        Place::Gone | Place::Elsewhere(_) => return Ok(()),
+        Place::Gone | Place::Elsewhere(_) => return Ok(false),
     };
     if !matches!(lock.as_deref(), None | Some("backup" | "snapshot")) {
-        return Ok(());
+        return Ok(false);
     }
     let frozen = match State::of(root, run.vmid)? {
         State::Running(guest) if guest.is_frozen() => true,
-        State::Running(_) => return Ok(()),
+        State::Running(_) => return Ok(false),
         // A guest that somebody shut down during a snapshot backup is none of ours.
-        State::Stopped if run.mode_used != Mode::Stop => return Ok(()),
+        State::Stopped if run.mode_used != Mode::Stop => return Ok(false),
         State::Stopped => false,
     };
     if run.job.another_at(root, run.vmid) || process::mounted("/mnt/vzsnap")? {
-        return Ok(());
+        return Ok(false);
     }
     if !settings.resume.revive_guest {
-        return tell_how(root, run, frozen, lock.is_some());
+        tell_how(root, run, frozen, lock.is_some())?;
+        return Ok(false);
     }
     let mut done = Vec::new();
     if frozen {
@@ -169,7 +183,7 @@ fn revive(root: &Root, settings: &Settings, run: &Run) -> Result<()> {
         run.vmid,
         &format!("vzdump died and left the guest; it was {}", done.join(" and ")),
     );
-    note_revived(root, run.vmid, &done)
+    note_revived(root, run.vmid, &done).map(|()| true)
 }
 
 fn note_revived(root: &Root, vmid: Vmid, done: &[&str]) -> Result<()> {

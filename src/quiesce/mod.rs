@@ -1,16 +1,21 @@
 //! Bringing a guest's containers to rest for the instant of the copy, and always back.
 
+mod bring_back;
+mod finish;
 mod grade;
 mod guard;
+mod note;
 mod order;
 mod plan;
 mod resume;
 mod settle;
 mod stop;
 
+pub use bring_back::{BroughtBack, bring_back, bring_back_locked};
+pub use finish::finish;
 pub use grade::grade;
 pub use guard::{guard, recover};
 pub use plan::{Plan, plan, survey};
-pub use resume::{look_again, prove, resume};
-pub use settle::{BroughtBack, bring_back, bring_back_locked, finish};
+pub use resume::{look_again, resume};
+pub use settle::settle;
 pub use stop::{Quiesced, note_running, quiesce};

@@ -1,6 +1,7 @@
 //! Work on many things in parallel, each after the things it waits for.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread;
@@ -13,40 +14,55 @@ const STACK: usize = 256 * 1024;
 /// How often a coordinator that waits looks up.
 const TICK: Duration = Duration::from_millis(20);
 
-/// Calls `work(i)` for every `i` of `waits_for`, in parallel, each when all that it waits for are done; hands
-/// each result to `done` on the calling thread. Stops handing out work when `give_up` says so, and then
-/// returns without waiting for what is under way (its threads end by themselves, or with the process).
+/// What the coordinator is told; its answer says whether to go on.
+pub enum Event<T> {
+    /// The work on this one begins.
+    Begins(usize),
+    /// It has ended with this result.
+    Done(usize, T),
+    /// Nothing has happened for a moment.
+    Look,
+}
+
+/// Calls `work(i)` for every `i` of `waits_for`, in parallel, each when all that it waits for are done. `observe`
+/// is told on the calling thread; when it answers with a break, nothing more is begun and what is under way is
+/// not waited for (its threads end by themselves, or with the process).
 ///
 /// `waits_for` must have no cycle; see [`acyclic`].
 pub fn in_order<T, W>(
     waits_for: &[Vec<usize>],
     work: W,
-    mut done: impl FnMut(usize, T),
-    mut give_up: impl FnMut() -> bool,
+    mut observe: impl FnMut(Event<T>) -> ControlFlow<()>,
 ) where
     T: Send + 'static,
     W: Fn(usize) -> T + Send + Sync + 'static,
 {
+    // A break needs no answer: returning is all that it asks for.
+    let _ = coordinate(waits_for, Arc::new(work), &mut observe);
+}
+
+fn coordinate<T, W>(
+    waits_for: &[Vec<usize>],
+    work: Arc<W>,
+    observe: &mut impl FnMut(Event<T>) -> ControlFlow<()>,
+) -> ControlFlow<()>
+where
+    T: Send + 'static,
+    W: Fn(usize) -> T + Send + Sync + 'static,
+{
     let mut missing: Vec<usize> = waits_for.iter().map(Vec::len).collect();
-    let mut waiting: Vec<Vec<usize>> = vec![Vec::new(); waits_for.len()];
-    for (index, others) in waits_for.iter().enumerate() {
-        for other in others {
-            waiting[*other].push(index);
-        }
-    }
+    let waiting = turned_round(waits_for);
     let mut ready: VecDeque<usize> = (0..waits_for.len()).filter(|i| missing[*i] == 0).collect();
-    let work = Arc::new(work);
     let (sender, receiver) = channel();
     let mut under_way = 0;
     loop {
-        if give_up() {
-            return;
-        }
+        observe(Event::Look)?;
         while under_way < PARALLEL {
             let Some(index) = ready.pop_front() else { break };
+            observe(Event::Begins(index))?;
             let (work, sender) = (Arc::clone(&work), sender.clone());
             let started = thread::Builder::new().stack_size(STACK).spawn(move || {
-                // Nobody listens any more where the coordinator has given up.
+                // Nobody listens any more where the coordinator has returned.
                 let _ = sender.send((index, work(index)));
             });
             match started {
@@ -62,11 +78,11 @@ pub fn in_order<T, W>(
             }
         }
         if under_way == 0 && ready.is_empty() {
-            return;
+            return ControlFlow::Continue(());
         }
         if let Ok((index, result)) = receiver.recv_timeout(TICK) {
             under_way -= 1;
-            done(index, result);
+            observe(Event::Done(index, result))?;
             for waiter in &waiting[index] {
                 missing[*waiter] -= 1;
                 if missing[*waiter] == 0 {
@@ -77,15 +93,21 @@ pub fn in_order<T, W>(
     }
 }
 
-/// The indices, each after those it waits for; what waits in a circle is left out.
-pub fn sorted(waits_for: &[&[usize]]) -> Vec<usize> {
-    let mut missing: Vec<usize> = waits_for.iter().map(|others| others.len()).collect();
+/// For each index, those that wait for it.
+pub fn turned_round(waits_for: &[Vec<usize>]) -> Vec<Vec<usize>> {
     let mut waiting: Vec<Vec<usize>> = vec![Vec::new(); waits_for.len()];
     for (index, others) in waits_for.iter().enumerate() {
-        for other in *others {
+        for other in others.iter().filter(|other| **other < waits_for.len()) {
             waiting[*other].push(index);
         }
     }
+    waiting
+}
+
+/// The indices, each after those it waits for; what waits in a circle is left out.
+pub fn sorted(waits_for: &[Vec<usize>]) -> Vec<usize> {
+    let mut missing: Vec<usize> = waits_for.iter().map(Vec::len).collect();
+    let waiting = turned_round(waits_for);
     let mut order: Vec<usize> = (0..waits_for.len()).filter(|i| missing[*i] == 0).collect();
     let mut next = 0;
     while let Some(index) = order.get(next).copied() {
@@ -105,9 +127,8 @@ pub fn sorted(waits_for: &[&[usize]]) -> Vec<usize> {
 pub fn acyclic(waits_for: &mut [Vec<usize>]) -> usize {
     let mut taken_out = 0;
     loop {
-        let others: Vec<&[usize]> = waits_for.iter().map(Vec::as_slice).collect();
-        let mut in_circle = vec![true; others.len()];
-        for index in sorted(&others) {
+        let mut in_circle = vec![true; waits_for.len()];
+        for index in sorted(waits_for) {
             in_circle[index] = false;
         }
         let Some(first) = in_circle.iter().position(|in_circle| *in_circle) else {
@@ -125,7 +146,16 @@ mod tests {
 
     fn order(waits_for: &[Vec<usize>]) -> Vec<usize> {
         let mut order = Vec::new();
-        in_order(waits_for, |index| index, |index, _| order.push(index), || false);
+        in_order(
+            waits_for,
+            |index| index,
+            |event| {
+                if let Event::Done(index, _) = event {
+                    order.push(index);
+                }
+                ControlFlow::Continue(())
+            },
+        );
         order
     }
 
@@ -146,25 +176,26 @@ mod tests {
             move |_| {
                 barrier.wait();
             },
-            |_, ()| count += 1,
-            || false,
+            |event| {
+                count += usize::from(matches!(event, Event::Done(..)));
+                ControlFlow::Continue(())
+            },
         );
         assert_eq!(count, 3);
     }
 
     #[test]
-    fn giving_up_waits_for_nothing() {
+    fn a_break_waits_for_nothing() {
         let mut looks = 0;
-        let hang = |_| thread::sleep(Duration::from_secs(600));
         in_order(
             &[vec![]],
-            hang,
-            |_, ()| panic!("it hangs"),
-            || {
+            |_| thread::sleep(Duration::from_secs(600)),
+            |_| {
                 looks += 1;
-                looks > 3
+                if looks > 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             },
         );
+        assert_eq!(looks, 4);
     }
 
     #[test]

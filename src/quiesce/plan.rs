@@ -74,6 +74,7 @@ pub fn plan(
             started_at: container.started_at.clone(),
             after: Vec::new(),
             not_in_backup: container.data.iter().filter(left_out).cloned().collect(),
+            requested: false,
             stop_ms: None,
             start_ms: None,
             failures: 0,
@@ -163,7 +164,7 @@ impl Plan {
 
     /// For each step, the sum of `own` along the longest chain that ends with it.
     fn accumulate(&self, own: impl Fn(&Step) -> u64) -> Vec<u64> {
-        let after: Vec<&[usize]> = self.steps.iter().map(|step| step.after.as_slice()).collect();
+        let after: Vec<Vec<usize>> = self.steps.iter().map(|step| step.after.clone()).collect();
         let mut sums = vec![0; self.steps.len()];
         for index in sorted(&after) {
             let before = after[index].iter().map(|other| sums[*other]).max().unwrap_or(0);

@@ -1,14 +1,14 @@
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::ops::ControlFlow;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::order::in_order;
+use super::order::{Event, in_order, turned_round};
 use crate::config::Strategy;
 use crate::engine::{Container, Engine, Error, Status};
 use crate::guest::{Place, State};
 use crate::run::{By, Fate, Run, Runs, Step};
-use crate::sys::{Root, clock, text};
+use crate::sys::{Root, clock, failpoint, text};
 
 /// Starts of one container before it is reported as failed, over all who try.
 const MOST_FAILURES: u32 = 8;
@@ -49,6 +49,10 @@ pub fn resume(
         Ok(engine) => engine,
         Err(why) => return Some(why),
     };
+    if run.proof_due {
+        prove(run, &engine, deadline);
+        failpoint::reach(root, "proven");
+    }
     for round in 0..=PAUSES.len() {
         one_round(root, run, &engine, deadline);
         let Some(pause) = PAUSES.get(round).filter(|_| run.is_open()) else { break };
@@ -117,24 +121,26 @@ fn one_round(root: &Root, run: &mut Run, engine: &Engine, deadline: Instant) {
     let Some(quiesce) = run.quiesce.as_ref() else { return };
     let steps = quiesce.steps.clone();
     // What a container depends on is started before it: stopping, turned round.
-    let mut before = vec![Vec::new(); steps.len()];
-    for (index, step) in steps.iter().enumerate() {
-        for dependent in step.after.iter().filter(|dependent| **dependent < steps.len()) {
-            before[*dependent].push(index);
-        }
-    }
+    let after: Vec<Vec<usize>> = steps.iter().map(|step| step.after.clone()).collect();
     let known: HashSet<String> = steps.iter().map(|step| step.id.clone()).collect();
-    let effort =
-        Arc::new(Effort { engine: engine.clone(), by: quiesce.by, known, steps, deadline });
-    let worker = Arc::clone(&effort);
+    let (by, over) = (quiesce.by, quiesce.over);
+    let effort = Effort { engine: engine.clone(), by, over, known, steps, deadline };
     in_order(
-        &before,
-        move |index| worker.bring_back(index),
-        |index, result| {
-            record(run, index, result);
-            save(root, run);
+        &turned_round(&after),
+        move |index| effort.bring_back(index),
+        |event| {
+            if let Event::Done(index, result) = event {
+                record(run, index, result);
+                failpoint::reach(root, "started");
+                save(root, run);
+                failpoint::reach(root, "start-confirmed");
+            }
+            if Instant::now() >= deadline {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         },
-        || Instant::now() >= deadline,
     );
 }
 
@@ -182,6 +188,7 @@ fn record(run: &mut Run, index: usize, result: Back) {
 struct Effort {
     engine: Engine,
     by: By,
+    over: bool,
     known: HashSet<String>,
     steps: Vec<Step>,
     deadline: Instant,
@@ -197,7 +204,7 @@ impl Effort {
     }
 
     fn try_to(&self, step: &Step) -> Result<Back, Error> {
-        let may_be_stopped_until = Instant::now() + window(step, self.by);
+        let may_be_stopped_until = Instant::now() + self.window(step);
         loop {
             let container = match self.engine.inspect(&step.id, self.deadline) {
                 Ok(container) => container,
@@ -216,7 +223,7 @@ impl Effort {
                 Status::Paused => {
                     return Ok(Back::Fate(Fate::Left("somebody else has paused it".to_string())));
                 }
-                Status::Exited | Status::Created if ended_by_itself(step, &container) => {
+                Status::Exited | Status::Created if self.is_its_own_affair(step, &container) => {
                     let why = "it was started again and has ended since".to_string();
                     return Ok(Back::Fate(Fate::Left(why)));
                 }
@@ -231,6 +238,26 @@ impl Effort {
             }
             thread::sleep(LOOK);
         }
+    }
+
+    /// How long a container that runs may yet be stopped by a request of ours whose answer nobody saw.
+    fn window(&self, step: &Step) -> Duration {
+        let unanswered = step.stop_ms.is_none() && (step.requested || !self.over);
+        match (self.by, step.action) {
+            (By::Stillpoint, Strategy::Stop) if unanswered => {
+                Duration::from_secs(step.stop_timeout) + STOP_MARGIN
+            }
+            (By::Stillpoint, Strategy::Pause) if unanswered => STOP_MARGIN,
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Started since we looked, by whomever, and ended: without an error, or long after the backup, that is not
+    /// ours to change. One that has just failed is started again.
+    fn is_its_own_affair(&self, step: &Step, container: &Container) -> bool {
+        container.id == step.id
+            && container.started_at != step.started_at
+            && (container.exit_code == 0 || self.by == By::Note)
     }
 
     fn start(&self, container: &Container) -> Result<Back, Error> {
@@ -276,47 +303,18 @@ fn started(container: &Container, began: Instant) -> Back {
     Back::Started { id: container.id.clone(), ms }
 }
 
-/// How long a container that runs may yet be stopped by a request of ours whose answer nobody saw.
-fn window(step: &Step, by: By) -> Duration {
-    match (by, step.action) {
-        (By::Stillpoint, Strategy::Stop) if step.stop_ms.is_none() => {
-            Duration::from_secs(step.stop_timeout) + STOP_MARGIN
-        }
-        (By::Stillpoint, Strategy::Pause) if step.stop_ms.is_none() => STOP_MARGIN,
-        _ => Duration::ZERO,
-    }
-}
-
-/// Started since we looked, by whomever, and ended without an error: that is its own business. One that
-/// failed is started again.
-fn ended_by_itself(step: &Step, container: &Container) -> bool {
-    container.id == step.id
-        && container.started_at != step.started_at
-        && container.exit_code == 0
-        && container.status == Status::Exited
-}
-
 /// Looks, before anything is brought back, whether what was brought to rest still is: a grade is proven, not
-/// assumed. What is not goes into the run's reasons. The caller holds the guest's lock.
-pub fn prove(root: &Root, run: &mut Run, deadline: Instant) {
-    let Some(quiesce) = &run.quiesce else { return };
-    if quiesce.by != By::Stillpoint || quiesce.over || !run.is_open() {
-        return;
-    }
-    let mut reasons = Vec::new();
-    match reach(root, run, Instant::now()) {
-        Err(why) => {
-            reasons.push(format!("it can't be proven that the containers stayed at rest: {why}"))
-        }
-        Ok(engine) => {
-            for step in quiesce.steps.iter().filter(|step| step.fate == Fate::Open) {
-                reasons.extend(moved(&engine, step, deadline));
-            }
-        }
-    }
+/// assumed. What is not goes into the run's reasons.
+fn prove(run: &mut Run, engine: &Engine, deadline: Instant) {
+    let open = run.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
+    let reasons: Vec<String> = open
+        .filter(|step| step.fate == Fate::Open)
+        .filter_map(|step| moved(engine, step, deadline))
+        .collect();
     for reason in reasons {
         run.disturb(reason);
     }
+    run.proof_due = false;
 }
 
 fn moved(engine: &Engine, step: &Step, deadline: Instant) -> Option<String> {
@@ -360,8 +358,12 @@ pub fn look_again(root: &Root, run: &mut Run, deadline: Instant) {
     }
 }
 
-/// A disk that is full is no reason to leave anything down: the run is then merely older than it should be.
+/// A disk that is full is no reason to leave anything down: the run is then merely older than it should be. What
+/// was read from a note in the guest is no run of this node's.
 fn save(root: &Root, run: &mut Run) {
+    if run.quiesce.as_ref().is_some_and(|quiesce| quiesce.by == By::Note) {
+        return;
+    }
     if let Err(error) = Runs::of(root).save(run) {
         run.note(format!("{error:#}"));
     }

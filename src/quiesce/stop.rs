@@ -1,22 +1,19 @@
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::order::in_order;
+use super::note;
+use super::order::{Event, in_order};
 use super::plan::{Plan, plan, survey};
 use crate::config::{Settings, Strategy};
-use crate::engine::Engine;
+use crate::engine::{Engine, Error};
 use crate::guest::{Guest, Place, State};
-use crate::run::{
-    By, Fate, QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesce, Quiesced as Note, Run, Runs,
-};
-use crate::sys::{Root, bounded, clock, detach, signal, text};
+use crate::run::{By, Fate, Quiesce, Run, Runs, Step};
+use crate::sys::{Root, clock, detach, failpoint, signal, text};
 
 /// For asking a guest's engine what runs.
 const SURVEY_LIMIT: Duration = Duration::from_secs(20);
-
-/// For writing a small file into a guest.
-const WRITE_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a pause may take: the engine's freezer works in milliseconds.
 const PAUSE_LIMIT: Duration = Duration::from_secs(10);
@@ -118,23 +115,18 @@ fn write_down(root: &Root, run: &mut Run, guest: &Guest, plan: Plan, by: By) -> 
         run.quiesce = None;
         return Err(error.context("what runs can't be written down, so nothing is stopped"));
     }
-    if let Err(error) = note_in_guest(run, guest) {
+    failpoint::reach(root, "planned");
+    if let Err(error) = note::write(run, guest) {
         run.note(format!(
             "what runs can't be written into the guest ({error:#}): a restore will not start its stacks"
         ));
     }
+    failpoint::reach(root, "noted");
     arm(root, run).inspect_err(|_| {
         // Nothing was touched yet, so nothing is left to bring back.
         run.quiesce = None;
-    })
-}
-
-fn note_in_guest(run: &Run, guest: &Guest) -> Result<()> {
-    let content = serde_json::to_vec_pretty(&Note::of(run))?;
-    let tree = guest.tree.try_clone()?;
-    bounded::within(WRITE_LIMIT, move || {
-        tree.replace(QUIESCED_DIRECTORY, QUIESCED_FILE, &content)
-    })??;
+    })?;
+    failpoint::reach(root, "armed");
     Ok(())
 }
 
@@ -171,38 +163,29 @@ fn stop_all(root: &Root, run: &mut Run, engine: &Engine, limit: Duration) -> Qui
         }
     };
     let mut trouble: Option<String> = None;
-    let failed = std::cell::Cell::new(false);
-    let mut confirm = |index: usize, result: Result<u64, crate::engine::Error>| {
-        let Some(quiesce) = run.quiesce.as_mut() else { return };
-        let step = &mut quiesce.steps[index];
-        match result {
-            Ok(ms) => step.stop_ms = (step.action != Strategy::None).then_some(ms),
-            // It ended by itself and was removed: not running is at rest.
-            Err(crate::engine::Error::Gone) => step.fate = Fate::Gone,
-            Err(error) => {
-                let name = text::printable(&step.name, 80);
-                trouble.get_or_insert(format!("{name} could not be stopped: {error}"));
-                failed.set(true);
+    in_order(&after, work, |event| {
+        match event {
+            Event::Begins(index) => {
+                request(run, index);
+                failpoint::reach(root, "stop-requested");
             }
+            Event::Done(index, result) => {
+                trouble = confirm(run, index, result).or_else(|| {
+                    let error = runs.save(run).err()?;
+                    Some(format!("what was stopped can't be written down: {error:#}"))
+                });
+                failpoint::reach(root, "stop-confirmed");
+            }
+            Event::Look if signal::asked_to_stop() => {
+                trouble = Some("the backup was interrupted".to_string());
+            }
+            Event::Look if Instant::now() >= deadline => {
+                trouble = Some(format!("it took longer than {} s", limit.as_secs()));
+            }
+            Event::Look => {}
         }
-        if let Err(error) = runs.save(run) {
-            trouble.get_or_insert(format!("what was stopped can't be written down: {error:#}"));
-            failed.set(true);
-        }
-    };
-    let mut asked = false;
-    let mut late = false;
-    in_order(&after, work, &mut confirm, || {
-        asked = signal::asked_to_stop();
-        late = Instant::now() >= deadline;
-        asked || late || failed.get()
+        if trouble.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
-    if asked {
-        return Quiesced::Disturbed("the backup was interrupted".to_string());
-    }
-    if late {
-        return Quiesced::Disturbed(format!("it took longer than {} s", limit.as_secs()));
-    }
     if let Some(trouble) = trouble {
         return Quiesced::Disturbed(trouble);
     }
@@ -213,4 +196,31 @@ fn stop_all(root: &Root, run: &mut Run, engine: &Engine, limit: Duration) -> Qui
         Ok(()) => Quiesced::AtRest,
         Err(error) => Quiesced::Disturbed(format!("it can't be written down: {error:#}")),
     }
+}
+
+fn request(run: &mut Run, index: usize) {
+    if let Some(step) = step(run, index) {
+        step.requested = true;
+    }
+}
+
+/// Takes in how a stop ended; returns what went wrong.
+fn confirm(run: &mut Run, index: usize, result: Result<u64, Error>) -> Option<String> {
+    let step = step(run, index)?;
+    match result {
+        Ok(ms) => step.stop_ms = (step.action != Strategy::None).then_some(ms),
+        // It ended by itself and was removed: what is gone is at rest.
+        Err(Error::Gone) => step.fate = Fate::Gone,
+        Err(error) => {
+            return Some(format!(
+                "{} could not be stopped: {error}",
+                text::printable(&step.name, 80)
+            ));
+        }
+    }
+    None
+}
+
+fn step(run: &mut Run, index: usize) -> Option<&mut Step> {
+    run.quiesce.as_mut()?.steps.get_mut(index)
 }

@@ -47,6 +47,8 @@ pub struct Run {
     pub archive: Archive,
     /// The guest's data has been copied: what is brought back now no longer disturbs the backup.
     pub data_copied: bool,
+    /// Whether the containers stayed at rest until then has not been looked at yet.
+    pub proof_due: bool,
     /// Seen down while its archive was made (stop mode).
     pub seen_down: bool,
     /// vzdump went on to shut the guest down after the plan was written (stop mode).
@@ -88,7 +90,8 @@ pub struct Quiesce {
     pub rested_ms: Option<u64>,
     /// Likewise when the last start was confirmed.
     pub resumed_ms: Option<u64>,
-    /// Brought back before the data was copied, or given up: nothing more is to be stopped.
+    /// Given up, or brought back before the data was copied: nothing more is requested, and what the steps say
+    /// of requests is the whole truth.
     pub over: bool,
     pub steps: Vec<Step>,
 }
@@ -99,6 +102,8 @@ pub struct Quiesce {
 pub enum By {
     Stillpoint,
     GuestShutdown,
+    /// Either, as the note in the guest says: in an earlier life of the guest.
+    Note,
 }
 
 /// One container.
@@ -117,6 +122,8 @@ pub struct Step {
     pub after: Vec<usize>,
     /// Where data of this container lies that is not in the backup.
     pub not_in_backup: Vec<String>,
+    /// Its stop (or pause) has been requested, as far as was written down; see [`Quiesce::over`].
+    pub requested: bool,
     /// How long the stop (or pause) took in ms; set when it was confirmed.
     pub stop_ms: Option<u64>,
     /// How long the start (or unpause) took in ms; set when it was confirmed.
@@ -164,6 +171,7 @@ impl Run {
             notes: Vec::new(),
             archive: Archive::Pending,
             data_copied: false,
+            proof_due: false,
             seen_down: false,
             handed_over: false,
             revived: Vec::new(),
@@ -182,6 +190,12 @@ impl Run {
     /// Whether vzdump shuts the guest down for this backup.
     pub fn subject_to_stop(&self) -> bool {
         self.mode_used == Mode::Stop && self.was_running
+    }
+
+    /// Whether we have brought containers to rest and they are meant to be so still.
+    pub fn is_at_rest(&self) -> bool {
+        let meant = |quiesce: &Quiesce| quiesce.by == By::Stillpoint && !quiesce.over;
+        self.quiesce.as_ref().is_some_and(meant) && self.is_open()
     }
 
     /// The guest in words: `guest 9001 (prod-docker)`.

@@ -38,6 +38,17 @@ pub struct QuiescedContainer {
 }
 
 impl Quiesced {
+    /// Whether it is of this shape, and every container that it refers to is there. The guest may have changed it.
+    pub fn is_sound(&self) -> bool {
+        let count = self.containers.len();
+        self.schema == super::SCHEMA
+            && self
+                .containers
+                .iter()
+                .flat_map(|container| &container.after)
+                .all(|other| *other < count)
+    }
+
     /// A note that names no container.
     pub fn empty() -> Quiesced {
         Quiesced {

@@ -45,7 +45,9 @@ fn start_unit(root: &Root, unit: &str, arguments: &[&str]) -> Result<()> {
     let mut systemd_run = Command::new(root.path("/usr/bin/systemd-run"));
     systemd_run
         .args(["--quiet", "--collect", "--no-ask-password", "--unit", unit])
-        .args(["--property", "Type=exec", "--property", "OOMScoreAdjust=-500", "--"])
+        .args(["--property", "Type=exec", "--property", "OOMScoreAdjust=-500"])
+        .args(root.directory().map(|dir| format!("--setenv=STILLPOINT_ROOT={}", dir.display())))
+        .arg("--")
         .arg(program)
         .args(arguments)
         .stdin(Stdio::null())

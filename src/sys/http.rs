@@ -358,3 +358,8 @@ impl Resolver for NoResolver {
         Ok(addresses)
     }
 }
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+pub(crate) mod testserver;

@@ -3,6 +3,7 @@
 pub mod bounded;
 pub mod clock;
 pub mod detach;
+pub mod failpoint;
 pub mod file;
 pub mod http;
 pub mod lock;

@@ -366,3 +366,6 @@ fn receive(tls: &mut ClientConnection, socket: &Socket, deadline: Instant) -> Re
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,6 +25,23 @@ pub fn printable(text: &str, limit: usize) -> String {
     out
 }
 
+/// Percent-encodes everything but RFC 3986's unreserved characters: for path segments, queries and forms alike.
+pub fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                encoded.push(char::from(byte));
+            }
+            _ => {
+                // Writing to a String does not fail.
+                let _ = write!(encoded, "%{byte:02X}");
+            }
+        }
+    }
+    encoded
+}
+
 /// `1 container`, `2 containers`.
 pub fn count(number: usize, noun: &str) -> String {
     match number {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use stillpoint_sim::pbs::store::Verification;
+use stillpoint_sim::pbs::snapshot::Verification;
 use stillpoint_sim::pbs::upid::Upid;
 use stillpoint_sim::pbs::{
     Backup, ChunkDamage, Config, Damage, Datastore, SimPbs, SnapshotId, State,

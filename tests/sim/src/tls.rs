@@ -1,18 +1,16 @@
-//! Server certificates like those of a backup server, and servers that only pretend.
+//! Server certificates like those of a backup server, and servers that only pretend to have them.
 
-use std::io::Read;
-use std::net::{Shutdown, TcpListener, TcpStream};
+mod impostor;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use chrono::{Datelike, TimeDelta, Utc};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SupportedProtocolVersion};
+
+pub use impostor::{Impostor, OldServer};
 
 /// A self-signed certificate and its key.
 #[derive(Clone)]
@@ -156,101 +154,4 @@ pub fn base64(bytes: &[u8]) -> String {
         }
     }
     text
-}
-
-/// A server that shows somebody else's certificate without having its key.
-///
-/// Who only compares fingerprints talks to it; who checks the handshake's signature does not.
-pub struct Impostor {
-    port: u16,
-    handshakes: Arc<AtomicUsize>,
-    heard: Arc<AtomicBool>,
-    stop: Arc<AtomicBool>,
-}
-
-#[derive(Debug)]
-struct Stolen(Arc<CertifiedKey>);
-
-impl ResolvesServerCert for Stolen {
-    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0))
-    }
-}
-
-impl Impostor {
-    /// Listens on 127.0.0.1 with the leaf certificate of `victim` and a key of its own.
-    ///
-    /// # Errors
-    /// When no port can be had.
-    pub fn start(victim: &Identity, versions: Versions) -> Result<Self> {
-        let other = Identity::new(&["localhost"])?;
-        let signer = rustls::crypto::ring::sign::any_supported_type(&other.key())
-            .context("load the impostor's key")?;
-        let stolen = CertifiedKey::new(vec![victim.certificate.clone()], signer);
-        let config = builder(versions)?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(Stolen(Arc::new(stolen))));
-        let config = Arc::new(config);
-        let listener = TcpListener::bind("127.0.0.1:0").context("listen")?;
-        let impostor = Self {
-            port: listener.local_addr().context("own address")?.port(),
-            handshakes: Arc::default(),
-            heard: Arc::default(),
-            stop: Arc::default(),
-        };
-        let (handshakes, heard) = (impostor.handshakes.clone(), impostor.heard.clone());
-        let stop = impostor.stop.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                if stop.load(Ordering::SeqCst) {
-                    return;
-                }
-                handshakes.fetch_add(1, Ordering::SeqCst);
-                // A client that hangs up in the handshake is what the test hopes for.
-                if let Ok(count) = listen(stream, &config)
-                    && count > 0
-                {
-                    heard.store(true, Ordering::SeqCst);
-                }
-            }
-        });
-        Ok(impostor)
-    }
-
-    /// The port it listens on.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// How many clients have connected.
-    pub fn connections(&self) -> usize {
-        self.handshakes.load(Ordering::SeqCst)
-    }
-
-    /// Whether a client went on after the handshake and sent any byte of a request.
-    pub fn heard_request(&self) -> bool {
-        self.heard.load(Ordering::SeqCst)
-    }
-}
-
-impl Drop for Impostor {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        if let Ok(stream) = TcpStream::connect(("127.0.0.1", self.port)) {
-            drop(stream);
-        }
-    }
-}
-
-fn listen(tcp: TcpStream, config: &Arc<ServerConfig>) -> Result<usize> {
-    tcp.set_read_timeout(Some(Duration::from_secs(2))).context("set a time limit")?;
-    let connection = rustls::ServerConnection::new(config.clone()).context("start TLS")?;
-    let mut stream = rustls::StreamOwned::new(connection, tcp);
-    let mut request = [0; 1024];
-    let count = stream.read(&mut request).context("read the request")?;
-    stream.sock.shutdown(Shutdown::Both).context("hang up")?;
-    if count == 0 {
-        bail!("the client said nothing");
-    }
-    Ok(count)
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::params::{Kind, Params, optional, required};
 use super::state::State;
-use super::{datastore, tasks};
+use super::{datastore, snapshots, start, tasks};
 use crate::http::{Answer, Body, BodyWriter, Request};
 
 /// A refusal: status and plain text.
@@ -111,18 +111,18 @@ fn route(state: &mut State, request: &Request, auth_id: &str, call: &[&str]) -> 
         ("GET", ["admin", "datastore", store, what]) => {
             let call = match *what {
                 "status" => datastore::status,
-                "snapshots" => datastore::snapshots,
-                "groups" => datastore::groups,
+                "snapshots" => snapshots::snapshots,
+                "groups" => snapshots::groups,
                 "namespace" => datastore::namespaces,
-                "files" => datastore::files,
-                "notes" => datastore::notes,
-                "download-decoded" => datastore::download_decoded,
+                "files" => snapshots::files,
+                "notes" => snapshots::notes,
+                "download-decoded" => snapshots::download_decoded,
                 _ => return None,
             };
             call(state, request, auth_id, store)
         }
         ("POST", ["admin", "datastore", store, "verify"]) => {
-            super::start::verify(state, request, auth_id, store)
+            start::verify(state, request, auth_id, store)
         }
         ("GET", ["nodes", node, "tasks"]) => tasks::list(state, request, auth_id, node),
         ("GET", ["nodes", node, "tasks", upid, "status"]) => {

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::store::{ChunkDamage, Damage, Datastore, File, Group, Snapshot, SnapshotId, hex};
+use super::snapshot::{Damage, File, Snapshot, SnapshotId, hex};
+use super::store::{ChunkDamage, Datastore, Group};
 
 /// A backup that has just been written, or is being written.
 ///

@@ -11,12 +11,17 @@ pub mod backup;
 mod datastore;
 pub mod fault;
 pub mod params;
+pub mod plan;
 mod server;
+pub mod snapshot;
+mod snapshots;
 mod start;
 pub mod state;
 pub mod store;
 pub mod task;
 mod tasks;
+#[cfg(test)]
+mod tests;
 pub mod upid;
 pub mod verify;
 
@@ -31,8 +36,9 @@ pub use backup::Backup;
 pub use fault::Fault;
 use fault::Rule;
 use server::Server;
+pub use snapshot::{Damage, SnapshotId};
 pub use state::{Restart, State};
-pub use store::{ChunkDamage, Damage, Datastore, Maintenance, SnapshotId};
+pub use store::{ChunkDamage, Datastore, Maintenance};
 
 /// How the server is set up before it starts.
 #[derive(Clone)]
@@ -87,6 +93,7 @@ impl SimPbs {
             verify_time: config.verify_time,
             unauthorized_delay: config.unauthorized_delay,
             clock_ahead: 0,
+            clock_stopped: None,
             access: access::Access::default(),
             datastores: std::collections::BTreeMap::new(),
             tasks: Vec::new(),

@@ -152,11 +152,11 @@ impl Server {
 
     fn answer(&self, request: &Request) -> Answer {
         let target = target(request);
-        let (found, delay, ahead) = {
+        let (found, delay, now) = {
             let mut state = lock(&self.state);
             state.requests.push(target.clone());
             let found = state.take_fault(&target);
-            (found, state.unauthorized_delay, state.clock_ahead)
+            (found, state.unauthorized_delay, state.now_millis())
         };
         let unauthorized = || {
             std::thread::sleep(delay);
@@ -172,10 +172,7 @@ impl Server {
                 }
             }
         });
-        if ahead == 0 {
-            return answer;
-        }
-        let date = chrono::Utc::now() + chrono::TimeDelta::milliseconds(ahead);
+        let date = chrono::DateTime::from_timestamp_millis(now).unwrap_or_default();
         let date = date.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
         answer.with_header("date", &date)
     }

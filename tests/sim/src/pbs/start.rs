@@ -5,9 +5,9 @@ use serde_json::json;
 use super::api::{Failure, Outcome, Reply};
 use super::datastore::{check_owner, check_rights, open};
 use super::params::{Kind, Params, optional};
+use super::plan::{Filter, Target};
+use super::snapshot::SnapshotId;
 use super::state::State;
-use super::store::SnapshotId;
-use super::task::{Filter, Target};
 use crate::http::Request;
 
 /// `POST /admin/datastore/STORE/verify`

@@ -8,8 +8,10 @@ use chrono::Utc;
 use super::access::Access;
 use super::backup::Backup;
 use super::fault::Rule;
-use super::store::{ChunkDamage, Datastore, SnapshotId};
-use super::task::{Filter, Target, Task};
+use super::plan::{Filter, Target};
+use super::snapshot::SnapshotId;
+use super::store::{ChunkDamage, Datastore};
+use super::task::Task;
 use super::upid::Upid;
 
 /// How a restart treats running tasks.
@@ -38,6 +40,8 @@ pub struct State {
     pub unauthorized_delay: Duration,
     /// Milliseconds by which the server's clock is ahead.
     pub clock_ahead: i64,
+    /// Where the server's clock stands still (epoch milliseconds), if it does.
+    pub clock_stopped: Option<i64>,
     /// Users, tokens and their rights.
     pub access: Access,
     /// The datastores by name.
@@ -53,12 +57,13 @@ pub struct State {
 impl State {
     /// The server's time in epoch milliseconds.
     pub fn now_millis(&self) -> i64 {
-        Utc::now().timestamp_millis() + self.clock_ahead
+        let running = || Utc::now().timestamp_millis() + self.clock_ahead;
+        self.clock_stopped.unwrap_or_else(running)
     }
 
-    /// Sets the server's clock to the beginning of that second of the epoch; it goes on from there.
-    pub fn set_clock(&mut self, epoch: i64) {
-        self.clock_ahead = epoch * 1000 - Utc::now().timestamp_millis();
+    /// Stops the server's clock at that second of the epoch.
+    pub fn stop_clock(&mut self, epoch: i64) {
+        self.clock_stopped = Some(epoch * 1000);
     }
 
     /// The server's time in epoch seconds.

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::store::{ChunkDamage, Damage, Datastore, File, MANIFEST, Snapshot, SnapshotId};
+use super::snapshot::{Damage, File, MANIFEST, Snapshot, SnapshotId};
+use super::store::{ChunkDamage, Datastore};
 
 /// The result of checking one snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]

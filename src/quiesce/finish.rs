@@ -1,0 +1,131 @@
+//! From a run that is over to its records, and the end of the run.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::grade::grade;
+use super::note;
+use crate::config::Strategy;
+use crate::guest::State;
+use crate::journal::{Backup, ContainerRecord, Journal, Outcome, Record, Recovered, Settled};
+use crate::run::{Archive, By, Fate, Quiesce, Run, Runs, Step};
+use crate::sys::{Root, clock, failpoint};
+
+/// Journals a run whose backup is over; ends the run where everything is back.
+pub fn finish(root: &Root, run: &mut Run) -> Result<()> {
+    if !run.journalled {
+        Journal::of(root).append(&Record::Backup(backup_record(run)))?;
+        failpoint::reach(root, "journalled");
+        run.journalled = true;
+    }
+    if run.is_open() { Runs::of(root).save(run) } else { close(root, run) }
+}
+
+/// Removes the run, and the note in the guest if it is this run's. A guest that is down keeps its note: it
+/// starts nothing that somebody else has started since.
+pub fn close(root: &Root, run: &Run) -> Result<()> {
+    if run.quiesce.is_some()
+        && let Ok(State::Running(guest)) = State::of(root, run.vmid)
+        && !guest.is_frozen()
+    {
+        // What the guest makes of its own file system is its own affair.
+        let _ = note::remove(&run.id, &guest);
+    }
+    failpoint::reach(root, "closing");
+    Runs::of(root).remove(run.vmid)
+}
+
+fn backup_record(run: &Run) -> Backup {
+    let (grade, reasons) = grade(run);
+    let error = match &run.archive {
+        Archive::Complete => None,
+        Archive::Failed(reason) => Some(reason.clone()),
+        Archive::Pending => Some("vzdump never said that the archive is complete".to_string()),
+    };
+    Backup {
+        run: run.id.clone(),
+        job: run.job.name(),
+        vmid: run.vmid,
+        guest_type: run.guest_type,
+        hostname: run.hostname.clone(),
+        storage: run.storage.clone(),
+        target: run.target.clone(),
+        mode_asked: run.mode_asked,
+        mode_used: run.mode_used,
+        started: run.opened.clone(),
+        outcome: if error.is_none() { Outcome::Ok } else { Outcome::Failed },
+        grade: if error.is_none() { grade } else { None },
+        error,
+        reasons,
+        notes: run.notes.clone(),
+        containers: container_records(run),
+        downtime_ms: downtime_ms(run),
+        verify: run.verify.clone(),
+    }
+}
+
+/// The record of containers brought back outside the order of a backup.
+pub fn recovered(run: &Run, by: &str, reason: &str) -> Recovered {
+    Recovered {
+        run: run.id.clone(),
+        job: run.job.name(),
+        vmid: run.vmid,
+        by: by.to_string(),
+        reason: reason.to_string(),
+        containers: container_records(run),
+        guest: run.revived.clone(),
+        downtime_ms: downtime_ms(run),
+    }
+}
+
+/// The record of containers brought up after the start of a guest.
+pub fn settled(run: &Run, took: Duration, left: Option<String>) -> Settled {
+    Settled {
+        run: run.id.clone(),
+        vmid: run.vmid,
+        quiesced: run.opened.clone(),
+        containers: container_records(run),
+        took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        left,
+    }
+}
+
+/// The boot clock begins anew with each boot.
+fn downtime_ms(run: &Run) -> Option<u64> {
+    let same_boot = run.job.worker.boot == clock::boot_id();
+    run.quiesce.as_ref().filter(|_| same_boot).and_then(Quiesce::downtime_ms)
+}
+
+/// The containers of a run as the journal tells them.
+fn container_records(run: &Run) -> Vec<ContainerRecord> {
+    let Some(quiesce) = &run.quiesce else { return Vec::new() };
+    let record = |step: &Step| {
+        let (fate, error) = match &step.fate {
+            Fate::Open => ("open", None),
+            Fate::Back => ("back", None),
+            Fate::Gone => ("gone", None),
+            Fate::Left(why) => ("left", Some(why.clone())),
+            Fate::Failed(why) => ("failed", Some(why.clone())),
+        };
+        let action = match (quiesce.by, step.action) {
+            (By::GuestShutdown, _) => "shutdown",
+            (_, Strategy::Stop) => "stop",
+            (_, Strategy::Pause) => "pause",
+            (_, Strategy::None) => "none",
+        };
+        ContainerRecord {
+            name: step.name.clone(),
+            id: step.id.clone(),
+            stack: step.project.clone(),
+            service: step.service.clone(),
+            action: action.to_string(),
+            stop_ms: step.stop_ms,
+            start_ms: step.start_ms,
+            fate: fate.to_string(),
+            error,
+            not_in_backup: step.not_in_backup.clone(),
+        }
+    };
+    quiesce.steps.iter().map(record).collect()
+}

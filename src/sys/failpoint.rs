@@ -1,0 +1,35 @@
+//! Points at which a fault test stops a process; compiled only into builds with debug assertions.
+
+/// Marks a step boundary.
+///
+/// With `STILLPOINT_FAILPOINT=NAME=kill` in the environment the process dies here of SIGKILL; with `NAME=halt`
+/// it makes the file `failpoint-hit` in the node's directory and waits there to be killed. `NAME#3` means the
+/// third time only.
+#[cfg(debug_assertions)]
+pub fn reach(root: &super::Root, name: &str) {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    static TIMES: AtomicU32 = AtomicU32::new(0);
+    let Ok(wanted) = std::env::var("STILLPOINT_FAILPOINT") else { return };
+    let Some((point, action)) = wanted.split_once('=') else { return };
+    let (point, nth) = point.split_once('#').unwrap_or((point, "1"));
+    if point != name || TIMES.fetch_add(1, Ordering::Relaxed) + 1 != nth.parse().unwrap_or(1) {
+        return;
+    }
+    match (action, root.directory()) {
+        ("kill", _) => {
+            let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
+        }
+        ("halt", Some(directory)) => {
+            let _ = std::fs::write(directory.join("failpoint-hit"), std::process::id().to_string());
+            loop {
+                std::thread::sleep(std::time::Duration::from_secs(1));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Marks a step boundary; in this build nothing happens there.
+#[cfg(not(debug_assertions))]
+pub fn reach(_root: &super::Root, _name: &str) {}
