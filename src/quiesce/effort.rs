@@ -46,6 +46,8 @@ pub struct Effort {
     pub known: HashSet<String>,
     pub steps: Vec<Step>,
     pub deadline: Instant,
+    /// So long it waits for what runs and may yet be stopped by a request that is under way.
+    pub patience: Instant,
 }
 
 impl Effort {
@@ -88,7 +90,7 @@ impl Effort {
                     return Err(Error::Refused(409, format!("it is {:?}", container.status)));
                 }
             }
-            if Instant::now() >= self.deadline {
+            if Instant::now() >= self.patience {
                 return Ok(Back::StillStopping);
             }
             thread::sleep(LOOK);

@@ -21,6 +21,9 @@ const FAILING_FOR_MS: u64 = 60_000;
 const PAUSES: [Duration; 3] =
     [Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(3)];
 
+/// Most stops that are under way end within this.
+const STOPS_SOON: Duration = Duration::from_secs(1);
+
 /// An engine that is there but does not answer within this is as good as not up.
 const PING_LIMIT: Duration = Duration::from_secs(5);
 
@@ -57,8 +60,13 @@ pub fn resume(
         prove(run, &engine, deadline);
         failpoint::reach(root, "proven");
     }
+    // What still runs, and may yet be stopped, keeps what depends on it waiting no longer than this.
+    one_round(root, run, &engine, deadline, deadline.min(Instant::now() + STOPS_SOON));
     for round in 0..=PAUSES.len() {
-        one_round(root, run, &engine, deadline);
+        if !run.is_open() {
+            break;
+        }
+        one_round(root, run, &engine, deadline, deadline);
         let Some(pause) = PAUSES.get(round).filter(|_| run.is_open()) else { break };
         if Instant::now() + *pause >= deadline {
             break;
@@ -127,7 +135,7 @@ fn reach(root: &Root, vmid: Vmid, until: Instant) -> Result<Engine, String> {
     }
 }
 
-fn one_round(root: &Root, run: &mut Run, engine: &Engine, deadline: Instant) {
+fn one_round(root: &Root, run: &mut Run, engine: &Engine, deadline: Instant, patience: Instant) {
     let Some(quiesce) = run.quiesce.as_ref() else { return };
     let steps = quiesce.steps.clone();
     // What a container depends on is started before it: stopping, turned round.
@@ -135,7 +143,8 @@ fn one_round(root: &Root, run: &mut Run, engine: &Engine, deadline: Instant) {
     let known: HashSet<String> = steps.iter().map(|step| step.id.clone()).collect();
     let (by, over) = (quiesce.by, quiesce.over);
     let since = quiesce.requests_ended_ms.unwrap_or(0);
-    let effort = Effort { engine: engine.clone(), by, over, since, known, steps, deadline };
+    let effort =
+        Effort { engine: engine.clone(), by, over, since, known, steps, deadline, patience };
     in_order(
         &turned_round(&after),
         move |index| effort.bring_back(index),
