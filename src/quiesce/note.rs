@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::guest::Guest;
-use crate::run::{By, Fate, QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesce, Quiesced, Run, Step};
+use crate::run::{By, QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesce, Quiesced, Run, Step};
 use crate::sys::bounded;
 use crate::sys::process::Process;
 use crate::vzdump::{GuestType, Job, Mode, Vmid};
@@ -47,32 +47,8 @@ pub fn remove(run_id: &str, guest: &Guest) -> Result<()> {
 /// A run as far as the note in a guest knows it; its job is nobody's.
 pub fn run_of(note: Quiesced, vmid: Vmid, by: By) -> Run {
     let nobody = Process { pid: 0, started: 0, boot: String::new() };
-    let steps = note.containers.into_iter().map(|container| Step {
-        id: container.id,
-        name: container.name,
-        project: container.project,
-        service: container.service,
-        action: container.action,
-        stop_timeout: 10,
-        started_at: container.started_at,
-        after: container.after,
-        not_in_backup: Vec::new(),
-        requested: false,
-        stop_ms: None,
-        start_ms: None,
-        failures: 0,
-        failing_since_ms: None,
-        fate: Fate::Open,
-    });
-    let quiesce = Quiesce {
-        by,
-        began_ms: None,
-        requests_ended_ms: None,
-        rested_ms: None,
-        resumed_ms: None,
-        over: false,
-        steps: steps.collect(),
-    };
+    let steps = note.containers.into_iter().map(Step::from).collect();
+    let quiesce = Quiesce::new(by, steps);
     Run {
         id: note.run,
         opened: note.time,
