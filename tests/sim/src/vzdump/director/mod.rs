@@ -67,6 +67,10 @@ pub struct Director<'a> {
     printed: usize,
     returned: Vec<(Option<u32>, String)>,
     instants: Instants,
+    /// A kill that comes when vzdump itself is at work.
+    working: Option<Kill>,
+    /// The Stop button was pressed during the present call, which the recording does not know.
+    stopped: bool,
 }
 
 impl<'a> Director<'a> {
@@ -112,6 +116,8 @@ impl<'a> Director<'a> {
             printed: first.unwrap_or(0),
             returned: Vec::new(),
             instants: Instants::default(),
+            working: None,
+            stopped: false,
         })
     }
 
@@ -183,6 +189,7 @@ impl<'a> Director<'a> {
         let deadline = ended + self.options.settle;
         loop {
             self.hear_daemon()?;
+            self.kill_at_failpoint(0, 0)?;
             let busy = self.node.backup_server().is_some_and(|server| server.is_busy());
             let at_work =
                 busy || !self.node.runs_left()?.is_empty() || !self.node.processes()?.is_empty();
