@@ -8,14 +8,15 @@ mod note;
 mod order;
 mod plan;
 mod resume;
+mod revive;
 mod settle;
 mod stop;
 
-pub use bring_back::{BroughtBack, bring_back, bring_back_locked};
+pub use bring_back::{BroughtBack, Errand, bring_back, bring_back_locked};
 pub use finish::finish;
 pub use grade::grade;
 pub use guard::{guard, recover};
 pub use plan::{Plan, plan, survey};
 pub use resume::{look_again, resume};
 pub use settle::settle;
-pub use stop::{Quiesced, note_running, quiesce};
+pub use stop::{Quiesced, arm, note_running, quiesce};

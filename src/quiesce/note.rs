@@ -48,37 +48,34 @@ pub fn remove(run_id: &str, guest: &Guest) -> Result<()> {
     Ok(())
 }
 
-/// A run's file is damaged: the note in the guest says the same. `None` where there is none; the damaged file
-/// is then put aside.
+/// A run's file is damaged: the note in the guest says the same. It is used in memory, and the damaged file stays
+/// until everything is back. `None` where there is no note; the file is then out of the way.
 pub fn reconstruct(root: &Root, vmid: Vmid, damaged: &Damaged) -> Result<Option<Run>> {
     let guest = match State::of(root, vmid)? {
         State::Running(guest) if !guest.is_frozen() => guest,
         _ => anyhow::bail!("{damaged}; the note in the guest can be read when it runs"),
     };
-    let note = read(&guest)?;
-    let aside = Runs::of(root).put_aside(vmid)?;
-    let mut run = match note.filter(|note| note.vmid == vmid) {
-        Some(note) => run_of(note, vmid, By::Stillpoint),
-        None => {
-            let reason = format!(
-                "{damaged}, and the guest holds no note of what was running; the file is kept as {}",
-                aside.display()
-            );
-            let mut run = run_of(Quiesced::empty(), vmid, By::Stillpoint);
-            run.disturb(reason.clone());
-            Journal::of(root).append(&Record::Recovered(recovered(
-                &run,
-                "damaged run",
-                &reason,
-            )))?;
-            return Ok(None);
-        }
+    let note = read(&guest)?.filter(|note| note.vmid == vmid);
+    let runs = Runs::of(root);
+    let Some(note) = note else {
+        let kept = runs.keep_damaged(vmid)?;
+        let reason = format!(
+            "{damaged}, and the guest holds no note of what was running; the file is kept as {}",
+            kept.display()
+        );
+        let run = run_of(Quiesced::empty(), vmid, By::Stillpoint);
+        Journal::of(root).append(&Record::Recovered(recovered(&run, "damaged run", &reason)))?;
+        runs.remove(vmid)?;
+        return Ok(None);
     };
-    run.note(format!(
-        "{damaged}; the note in the guest was used, the file is kept as {}",
-        aside.display()
-    ));
-    Runs::of(root).save(&run)?;
+    let mut run = run_of(note, vmid, By::Stillpoint);
+    // A full disk keeps no copy, and that keeps nothing from being brought back.
+    run.note(match runs.keep_damaged(vmid) {
+        Ok(kept) => format!("{damaged}; it is kept as {}", kept.display()),
+        Err(error) => format!("{damaged}; no copy is kept: {error:#}"),
+    });
+    // Whose backup it was is not known, so there is none to journal.
+    run.journalled = true;
     Ok(Some(run))
 }
 
@@ -99,11 +96,13 @@ pub fn run_of(note: Quiesced, vmid: Vmid, by: By) -> Run {
         stop_ms: None,
         start_ms: None,
         failures: 0,
+        failing_since_ms: None,
         fate: Fate::Open,
     });
     let quiesce = Quiesce {
         by,
         began_ms: None,
+        requests_ended_ms: None,
         rested_ms: None,
         resumed_ms: None,
         over: false,

@@ -9,9 +9,15 @@ use crate::engine::{Container, Engine, Error, Status};
 use crate::guest::{Place, State};
 use crate::run::{By, Fate, Run, Runs, Step};
 use crate::sys::{Root, clock, failpoint, text};
+use crate::vzdump::Vmid;
 
-/// Starts of one container before it is reported as failed, over all who try.
-const MOST_FAILURES: u32 = 8;
+/// A container that cannot start is reported as failed after so many tries, over all who try, and so long: an
+/// engine that is being restarted refuses everything for a while.
+const MOST_FAILURES: u32 = 6;
+const FAILING_FOR_MS: u64 = 60_000;
+
+/// A program that ends within this after its start has failed to come up; one that ends later was up.
+const COMING_UP: Duration = Duration::from_secs(10);
 
 /// Pauses between rounds of one call; who comes later tries again.
 const PAUSES: [Duration; 3] =
@@ -45,10 +51,13 @@ pub fn resume(
         save(root, run);
         return None;
     }
-    let engine = match reach(root, run, Instant::now() + engine_wait) {
+    let engine = match reach(root, run.vmid, Instant::now() + engine_wait) {
         Ok(engine) => engine,
         Err(why) => return Some(why),
     };
+    if let Some(quiesce) = run.quiesce.as_mut() {
+        quiesce.requests_ended_ms.get_or_insert_with(clock::boot_ms);
+    }
     if run.proof_due {
         prove(run, &engine, deadline);
         failpoint::reach(root, "proven");
@@ -93,9 +102,15 @@ fn give_up(run: &mut Run, why: &str) {
     }
 }
 
-fn reach(root: &Root, run: &Run, until: Instant) -> Result<Engine, String> {
+/// Waits until the guest's engine answers, or is known not to.
+pub fn await_engine(root: &Root, vmid: Vmid, until: Instant) {
+    // What stood in the way is found again by whoever asks the engine for something.
+    let _ = reach(root, vmid, until);
+}
+
+fn reach(root: &Root, vmid: Vmid, until: Instant) -> Result<Engine, String> {
     loop {
-        let why = match State::of(root, run.vmid) {
+        let why = match State::of(root, vmid) {
             Ok(State::Stopped) => return Err("the guest is down".to_string()),
             Ok(State::Running(guest)) if guest.is_frozen() => {
                 return Err("the guest is frozen".to_string());
@@ -124,16 +139,22 @@ fn one_round(root: &Root, run: &mut Run, engine: &Engine, deadline: Instant) {
     let after: Vec<Vec<usize>> = steps.iter().map(|step| step.after.clone()).collect();
     let known: HashSet<String> = steps.iter().map(|step| step.id.clone()).collect();
     let (by, over) = (quiesce.by, quiesce.over);
-    let effort = Effort { engine: engine.clone(), by, over, known, steps, deadline };
+    let since = quiesce.requests_ended_ms.unwrap_or(0);
+    let effort = Effort { engine: engine.clone(), by, over, since, known, steps, deadline };
     in_order(
         &turned_round(&after),
         move |index| effort.bring_back(index),
         |event| {
-            if let Event::Done(index, result) = event {
-                record(run, index, result);
-                failpoint::reach(root, "started");
-                save(root, run);
-                failpoint::reach(root, "start-confirmed");
+            match event {
+                Event::Done(index, result) => {
+                    record(run, index, result);
+                    failpoint::reach(root, "started");
+                }
+                Event::WriteDown => {
+                    save(root, run);
+                    failpoint::reach(root, "start-confirmed");
+                }
+                Event::Begins(_) | Event::Look => {}
             }
             if Instant::now() >= deadline {
                 ControlFlow::Break(())
@@ -176,19 +197,28 @@ fn record(run: &mut Run, index: usize, result: Back) {
         }
         Back::Fate(fate) => step.fate = fate,
         Back::StillStopping => {}
-        Back::Failed(error) => {
-            step.failures += 1;
-            if step.failures >= MOST_FAILURES {
-                step.fate = Fate::Failed(error.to_string());
-            }
-        }
+        Back::Failed(Error::Refused(_, why)) => fail(step, why),
+        // No answer says nothing about the container.
+        Back::Failed(_) => {}
     }
+}
+
+fn fail(step: &mut Step, why: String) {
+    let now = clock::boot_ms();
+    step.failures += 1;
+    let since = *step.failing_since_ms.get_or_insert(now);
+    // A boot clock that has begun anew counts anew.
+    step.failing_since_ms = Some(since.min(now));
+    let long = now.saturating_sub(since) >= FAILING_FOR_MS;
+    step.fate = if step.failures >= MOST_FAILURES && long { Fate::Failed(why) } else { Fate::Open };
 }
 
 struct Effort {
     engine: Engine,
     by: By,
     over: bool,
+    /// Since when nothing more is requested, on the boot clock in ms.
+    since: u64,
     known: HashSet<String>,
     steps: Vec<Step>,
     deadline: Instant,
@@ -204,7 +234,7 @@ impl Effort {
     }
 
     fn try_to(&self, step: &Step) -> Result<Back, Error> {
-        let may_be_stopped_until = Instant::now() + self.window(step);
+        let may_be_stopped_until = self.window(step);
         loop {
             let container = match self.engine.inspect(&step.id, self.deadline) {
                 Ok(container) => container,
@@ -215,7 +245,7 @@ impl Effort {
                 Err(error) => return Err(error),
             };
             match container.status {
-                Status::Running if Instant::now() < may_be_stopped_until => {}
+                Status::Running if clock::boot_ms() < may_be_stopped_until => {}
                 Status::Running | Status::Restarting => return Ok(Back::Already),
                 Status::Paused if step.action == Strategy::Pause => {
                     return self.unpause(&container);
@@ -230,7 +260,7 @@ impl Effort {
                 Status::Exited | Status::Created => return self.start(&container),
                 Status::Removing if Instant::now() < self.deadline => {}
                 Status::Removing | Status::Dead | Status::Other => {
-                    return Err(Error::Failed(format!("it is {:?}", container.status)));
+                    return Err(Error::Refused(409, format!("it is {:?}", container.status)));
                 }
             }
             if Instant::now() >= self.deadline {
@@ -240,16 +270,18 @@ impl Effort {
         }
     }
 
-    /// How long a container that runs may yet be stopped by a request of ours whose answer nobody saw.
-    fn window(&self, step: &Step) -> Duration {
+    /// Until when (boot clock, ms) a container that runs may yet be stopped by a request of ours whose answer nobody
+    /// saw.
+    fn window(&self, step: &Step) -> u64 {
         let unanswered = step.stop_ms.is_none() && (step.requested || !self.over);
-        match (self.by, step.action) {
+        let limit = match (self.by, step.action) {
             (By::Stillpoint, Strategy::Stop) if unanswered => {
                 Duration::from_secs(step.stop_timeout) + STOP_MARGIN
             }
             (By::Stillpoint, Strategy::Pause) if unanswered => STOP_MARGIN,
-            _ => Duration::ZERO,
-        }
+            _ => return 0,
+        };
+        self.since.saturating_add(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX))
     }
 
     /// Started since we looked, by whomever, and ended: without an error, or long after the backup, that is not
@@ -257,7 +289,7 @@ impl Effort {
     fn is_its_own_affair(&self, step: &Step, container: &Container) -> bool {
         container.id == step.id
             && container.started_at != step.started_at
-            && (container.exit_code == 0 || self.by == By::Note)
+            && (self.by == By::Note || !failed_to_come_up(container))
     }
 
     fn start(&self, container: &Container) -> Result<Back, Error> {
@@ -306,15 +338,49 @@ fn started(container: &Container, began: Instant) -> Back {
 /// Looks, before anything is brought back, whether what was brought to rest still is: a grade is proven, not
 /// assumed. What is not goes into the run's reasons.
 fn prove(run: &mut Run, engine: &Engine, deadline: Instant) {
-    let open = run.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
-    let reasons: Vec<String> = open
-        .filter(|step| step.fate == Fate::Open)
-        .filter_map(|step| moved(engine, step, deadline))
-        .collect();
-    for reason in reasons {
-        run.disturb(reason);
+    let steps: Vec<Step> = run.quiesce.iter().flat_map(|quiesce| quiesce.steps.clone()).collect();
+    for step in steps.iter().filter(|step| step.fate == Fate::Open) {
+        if let Some(reason) = moved(engine, step, deadline) {
+            run.disturb(reason);
+        }
+    }
+    match newcomers(&steps, engine, deadline) {
+        Ok(names) => {
+            for name in names {
+                run.disturb(format!("{name} was started while the data was copied"));
+            }
+        }
+        Err(error) => run.disturb(format!("it can't be proven that nothing was started: {error}")),
+    }
+    let killed = |step: &&Step| {
+        step.action == Strategy::Stop
+            && step.stop_ms.is_some_and(|ms| ms >= step.stop_timeout.saturating_mul(1000))
+    };
+    for step in steps.iter().filter(killed) {
+        let name = text::printable(&step.name, 80);
+        run.note(format!("{name} did not stop by itself within its {} s", step.stop_timeout));
     }
     run.proof_due = false;
+}
+
+/// The names of containers that run and that the plan does not know.
+fn newcomers(steps: &[Step], engine: &Engine, deadline: Instant) -> Result<Vec<String>, Error> {
+    let known: HashSet<&str> = steps.iter().map(|step| step.id.as_str()).collect();
+    let mut names = Vec::new();
+    for id in engine.running(deadline)? {
+        if known.contains(id.as_str()) {
+            continue;
+        }
+        match engine.inspect(&id, deadline) {
+            Ok(container) if container.status == Status::Running => {
+                names.push(text::printable(&container.name, 80));
+            }
+            Ok(_) | Err(Error::Gone) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    names.truncate(20);
+    Ok(names)
 }
 
 fn moved(engine: &Engine, step: &Step, deadline: Instant) -> Option<String> {
@@ -335,27 +401,27 @@ fn moved(engine: &Engine, step: &Step, deadline: Instant) -> Option<String> {
     }
 }
 
-/// Looks at what was started whether it still runs, and opens it again where it failed: a program that finds
-/// its database not ready yet may give up after a second.
+/// Looks at what was started whether it came up, and opens it again where it did not: a program that finds its
+/// database not ready yet may give up after a second. One that was up and has ended since has ended for a reason
+/// of its own.
 pub fn look_again(root: &Root, run: &mut Run, deadline: Instant) {
-    let started = |step: &&mut Step| step.fate == Fate::Back && step.start_ms.is_some();
-    let Some(quiesce) = run.quiesce.as_ref() else { return };
-    if !quiesce.steps.iter().any(|step| step.fate == Fate::Back && step.start_ms.is_some()) {
+    let started = |step: &Step| step.fate == Fate::Back && step.start_ms.is_some();
+    let Some(quiesce) = run.quiesce.as_mut() else { return };
+    if !quiesce.steps.iter().any(started) {
         return;
     }
     // Without an answer there is nothing to learn; what was confirmed stays confirmed.
-    let Ok(engine) = reach(root, run, Instant::now()) else { return };
-    let Some(quiesce) = run.quiesce.as_mut() else { return };
-    for step in quiesce.steps.iter_mut().filter(started) {
+    let Ok(engine) = reach(root, run.vmid, Instant::now()) else { return };
+    for step in quiesce.steps.iter_mut().filter(|step| started(step)) {
         let Ok(container) = engine.inspect(&step.id, deadline) else { continue };
-        if container.status == Status::Exited && container.exit_code != 0 {
-            step.failures += 1;
-            step.fate = match step.failures {
-                MOST_FAILURES.. => Fate::Failed(format!("it ends with {}", container.exit_code)),
-                _ => Fate::Open,
-            };
+        if container.status == Status::Exited && failed_to_come_up(&container) {
+            fail(step, format!("it ends with {} right after its start", container.exit_code));
         }
     }
+}
+
+fn failed_to_come_up(container: &Container) -> bool {
+    container.exit_code != 0 && container.ran_for().is_some_and(|time| time < COMING_UP)
 }
 
 /// A disk that is full is no reason to leave anything down: the run is then merely older than it should be. What

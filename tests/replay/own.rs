@@ -1,11 +1,11 @@
 //! Runs that were not recorded.
 
 use stillpoint_sim::engine::stack::throwaway;
-use stillpoint_sim::vzdump::replay::{Kill, Moment, Options, Victim, replay};
+use stillpoint_sim::vzdump::replay::{Kill, Moment, Options, Victim};
 use stillpoint_sim::vzdump::trace::{Call, Scenario};
 
 use super::made::{at, killed_after, like, recording, second_guest};
-use super::promise::{keeps_its_promises, node_for, played, played_with};
+use super::promise::{keeps_its_promises, node_for, played, played_on, played_with};
 
 #[test]
 fn the_beginning_of_another_job_changes_nothing() {
@@ -128,7 +128,7 @@ fn a_backup_server_that_is_down_fails_no_backup() {
     let scenario = recording("lxc-snapshot-pbs");
     let node = node_for(&scenario, &|_| {});
     node.backup_server().unwrap().pbs.go_down();
-    let report = replay(&node, &scenario, &Options::default()).unwrap();
+    let report = played_on(&node, &scenario, &Options::default());
     keeps_its_promises(&report);
     assert_eq!(report.records("backup")[0]["outcome"], "ok");
     let verify = report.records("verify");
@@ -151,7 +151,7 @@ fn a_guest_that_is_locked_keeps_its_lock() {
 fn a_throwaway_container_is_never_stopped() {
     let scenario = recording("lxc-snapshot-1vol");
     let node = node_for(&scenario, &|guest| guest.containers.push(throwaway()));
-    let report = replay(&node, &scenario, &Options::default()).unwrap();
+    let report = played_on(&node, &scenario, &Options::default());
     keeps_its_promises(&report);
     let import = report.containers.iter().find(|container| container.name == "import").unwrap();
     assert_eq!(import.stops, 0);

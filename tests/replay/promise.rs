@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use stillpoint_sim::hooks::Binaries;
 use stillpoint_sim::node::{GuestSpec, Node};
@@ -16,6 +17,15 @@ pub fn node_for(scenario: &Scenario, adjust: &dyn Fn(&mut GuestSpec)) -> Node {
     stage(scenario, None, &binaries, adjust).unwrap()
 }
 
+/// A machine is one node: of two at once, each would see the other's vzdump in `/proc`.
+static ONE_NODE: Mutex<()> = Mutex::new(());
+
+/// Replays a scenario on that node.
+pub fn played_on(node: &Node, scenario: &Scenario, options: &Options) -> Report {
+    let _one = ONE_NODE.lock().unwrap_or_else(PoisonError::into_inner);
+    replay(node, scenario, options).unwrap()
+}
+
 /// Replays a scenario on a node of its own.
 pub fn played(scenario: &Scenario) -> Report {
     played_with(scenario, &Options::default())
@@ -23,8 +33,7 @@ pub fn played(scenario: &Scenario) -> Report {
 
 /// The same with options.
 pub fn played_with(scenario: &Scenario, options: &Options) -> Report {
-    let node = node_for(scenario, &|_| {});
-    replay(&node, scenario, options).unwrap()
+    played_on(&node_for(scenario, &|_| {}), scenario, options)
 }
 
 /// What was promised whatever happens.

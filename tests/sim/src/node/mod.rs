@@ -37,6 +37,20 @@ pub struct Node {
 
 static NODES: AtomicU32 = AtomicU32::new(0);
 
+/// A directory that nobody has used before, not even one whose process number came again.
+fn temporary() -> Result<PathBuf> {
+    loop {
+        let count = NODES.fetch_add(1, Ordering::SeqCst);
+        let name = format!("stillpoint-sim-{}-{count}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        match fs::create_dir(&dir) {
+            Ok(()) => return Ok(dir),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).with_context(|| format!("making {}", dir.display())),
+        }
+    }
+}
+
 impl Node {
     /// A node without guests, in `root` (kept) or else in a temporary directory.
     ///
@@ -46,11 +60,7 @@ impl Node {
         let keep = root.is_some();
         let root = match root {
             Some(root) => root.to_owned(),
-            None => {
-                let count = NODES.fetch_add(1, Ordering::SeqCst);
-                let name = format!("stillpoint-sim-{}-{count}", std::process::id());
-                std::env::temp_dir().join(name)
-            }
+            None => temporary()?,
         };
         for dir in [
             "etc/pve/priv/storage",
