@@ -62,12 +62,17 @@ pub fn resume(
         prove(run, &engine, deadline);
         failpoint::reach(root, "proven");
     }
-    for round in 0..=PAUSES.len() {
-        one_round(root, run, &engine, deadline);
-        let Some(pause) = PAUSES.get(round).filter(|_| run.is_open()) else { break };
-        if Instant::now() + *pause >= deadline {
+    let mut pauses = PAUSES.iter();
+    while run.is_open() {
+        let pause = match one_round(root, run, &engine, deadline) {
+            Round::StillStopping => Some(&PAUSES[0]),
+            Round::Over => pauses.next(),
+        };
+        let Some(pause) =
+            pause.filter(|pause| run.is_open() && Instant::now() + **pause < deadline)
+        else {
             break;
-        }
+        };
         thread::sleep(*pause);
     }
     let mut steps = run.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
@@ -132,26 +137,41 @@ fn reach(root: &Root, vmid: Vmid, until: Instant) -> Result<Engine, String> {
     }
 }
 
-fn one_round(root: &Root, run: &mut Run, engine: &Engine, deadline: Instant) {
-    let Some(quiesce) = run.quiesce.as_ref() else { return };
+/// What a round of bringing back came to.
+#[derive(PartialEq)]
+enum Round {
+    /// Something runs that may yet be stopped by a request that is under way.
+    StillStopping,
+    Over,
+}
+
+fn one_round(root: &Root, run: &mut Run, engine: &Engine, deadline: Instant) -> Round {
+    let Some(quiesce) = run.quiesce.as_ref() else { return Round::Over };
     let steps = quiesce.steps.clone();
     // What a container depends on is started before it: stopping, turned round.
     let after: Vec<Vec<usize>> = steps.iter().map(|step| step.after.clone()).collect();
     let known: HashSet<String> = steps.iter().map(|step| step.id.clone()).collect();
     let (by, over) = (quiesce.by, quiesce.over);
     let since = quiesce.requests_ended_ms.unwrap_or(0);
-    let effort = Effort { engine: engine.clone(), by, over, since, known, steps, deadline };
+    let engine = engine.clone();
+    let effort = Effort { engine, by, over, since, known, steps, deadline };
+    let (mut came_to, mut news) = (Round::Over, false);
     in_order(
         &turned_round(&after),
         move |index| effort.bring_back(index),
         |event| {
             match event {
                 Event::Done(index, result) => {
-                    record(run, index, result);
+                    match result {
+                        Back::StillStopping => came_to = Round::StillStopping,
+                        _ => news |= record(run, index, result),
+                    }
                     failpoint::reach(root, "started");
                 }
                 Event::WriteDown => {
-                    save(root, run);
+                    if std::mem::take(&mut news) {
+                        save(root, run);
+                    }
                     failpoint::reach(root, "start-confirmed");
                 }
                 Event::Begins(_) | Event::Look => {}
@@ -163,6 +183,7 @@ fn one_round(root: &Root, run: &mut Run, engine: &Engine, deadline: Instant) {
             }
         },
     );
+    came_to
 }
 
 /// What bringing back one container came to.
@@ -176,16 +197,17 @@ enum Back {
     },
     /// The end of it.
     Fate(Fate),
-    /// It runs, but may yet be stopped by a request that is under way.
+    /// It runs, but may yet be stopped by a request that is under way. What depends on it does not wait for that.
     StillStopping,
     Failed(Error),
 }
 
-fn record(run: &mut Run, index: usize, result: Back) {
-    let Some(quiesce) = run.quiesce.as_mut() else { return };
-    let Some(step) = quiesce.steps.get_mut(index) else { return };
+/// Returns whether there is something new to write down.
+fn record(run: &mut Run, index: usize, result: Back) -> bool {
+    let Some(quiesce) = run.quiesce.as_mut() else { return false };
+    let Some(step) = quiesce.steps.get_mut(index) else { return false };
     if step.fate != Fate::Open {
-        return;
+        return false;
     }
     match result {
         Back::Already => step.fate = Fate::Back,
@@ -196,11 +218,12 @@ fn record(run: &mut Run, index: usize, result: Back) {
             quiesce.resumed_ms = Some(clock::boot_ms());
         }
         Back::Fate(fate) => step.fate = fate,
-        Back::StillStopping => {}
+        Back::StillStopping => return false,
         Back::Failed(Error::Refused(_, why)) => fail(step, why),
         // No answer says nothing about the container.
-        Back::Failed(_) => {}
+        Back::Failed(_) => return false,
     }
+    true
 }
 
 fn fail(step: &mut Step, why: String) {
@@ -245,7 +268,9 @@ impl Effort {
                 Err(error) => return Err(error),
             };
             match container.status {
-                Status::Running if clock::boot_ms() < may_be_stopped_until => {}
+                Status::Running if clock::boot_ms() < may_be_stopped_until => {
+                    return Ok(Back::StillStopping);
+                }
                 Status::Running | Status::Restarting => return Ok(Back::Already),
                 Status::Paused if step.action == Strategy::Pause => {
                     return self.unpause(&container);
@@ -262,9 +287,6 @@ impl Effort {
                 Status::Removing | Status::Dead | Status::Other => {
                     return Err(Error::Refused(409, format!("it is {:?}", container.status)));
                 }
-            }
-            if Instant::now() >= self.deadline {
-                return Ok(Back::StillStopping);
             }
             thread::sleep(LOOK);
         }
