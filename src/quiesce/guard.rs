@@ -156,6 +156,7 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>)
 /// In stop mode the shutdown that vzdump asked for may come after its death.
 fn may_still_go_down(run: &Run, died: Instant) -> bool {
     run.mode_used == Mode::Stop
+        && run.job.worker.is_of_this_boot()
         && run.handed_over
         && !run.data_copied
         && (died.elapsed() < SHUTDOWN_LIMIT || run.job.alive())
