@@ -8,7 +8,7 @@ use stillpoint_sim::vzdump::report::Report;
 
 use super::harness::{Case, Ended, Weight};
 use super::promise::Promise;
-use super::scene::{PATIENCE, Scene, kill, recording};
+use super::scene::{PATIENCE, Scene, kill, recording, wait_for};
 
 /// The recordings, one for each mode.
 pub const MODES: [&str; 4] =
@@ -182,7 +182,7 @@ impl Fault {
     fn is_before_the_guard(&self) -> bool {
         matches!(
             self.boundary,
-            Boundary::Failpoint("opened" | "planned" | "noted" | "armed", _)
+            Boundary::Failpoint("opened", _)
                 | Boundary::Moment("backup-start", _)
                 | Boundary::Moment(_, Moment::After(_))
         )
@@ -209,6 +209,7 @@ impl Fault {
             ..scene.options()
         };
         let everything = self.victim == Victim::Everything;
+        let mut owed = true;
         if everything {
             options.settle = std::time::Duration::ZERO;
         }
@@ -222,17 +223,21 @@ impl Fault {
                 scene.report(Report { calls: report.calls, ..next })
             }
             (true, _) => {
+                owed = scene.owes("cache");
                 scene.node.power_cut()?;
                 scene.mark_again();
                 scene.node.boot()?;
                 scene.node.recover()?;
                 scene.wait_until_quiet()?;
+                wait_for("the engine is up", || scene.engine().is_up())?;
                 scene.report(report)
             }
         };
         let booted = everything && self.after != After::NextJob || self.mode == STOP;
         let begun = !self.is_before_the_backup();
-        Promise { booted, begun, ..Promise::of(&scene, &report) }.kept()
+        // Its own policy leaves it down after a power cut, unless it was down for a backup.
+        let except: &[&str] = if owed { &[] } else { &["cache"] };
+        Promise { booted, begun, except, ..Promise::of(&scene, &report) }.kept()
     }
 
     fn next_job_finds_the_rest(&self, scene: &Scene, report: Report) -> Result<Report> {

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ use stillpoint_sim::vzdump::trace::Scenario;
 pub const VMID: u32 = 9001;
 
 /// How long everything may take to be back and quiet on a slow machine; no measure of speed.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(200);
 
 /// When something happens to the guest.
 #[derive(Clone, Copy)]
@@ -161,6 +161,20 @@ impl Scene {
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(())
+    }
+
+    /// Whether a run says that this container still has to be brought back.
+    pub fn owes(&self, name: &str) -> bool {
+        let run = std::fs::read(self.run_file()).ok();
+        let run: Option<serde_json::Value> = run.and_then(|run| serde_json::from_slice(&run).ok());
+        let steps = run.and_then(|run| run["quiesce"]["steps"].as_array().cloned());
+        let open = |step: &serde_json::Value| step["name"] == name && step["fate"] == "open";
+        steps.is_some_and(|steps| steps.iter().any(open))
+    }
+
+    /// What is known of the backup under way.
+    pub fn run_file(&self) -> PathBuf {
+        self.node.path(format!("var/lib/stillpoint/runs/{VMID}.json"))
     }
 
     /// When the fault came.

@@ -98,7 +98,8 @@ pub fn report(
             running_before: guest.running_before,
             running_after: guest.is_running(),
             frozen_after: guest.is_frozen(),
-            lock_after: guest.lock()?,
+            // A guest that has left the node has no config.
+            lock_after: guest.lock().ok().flatten(),
         });
     }
     let task_log = match upid {
