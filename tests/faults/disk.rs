@@ -99,9 +99,10 @@ fn begin(trouble: Trouble, state: &Path) -> Result<()> {
         Trouble::NoJournal => {
             let journal = state.join("journal.jsonl");
             if journal.exists() {
-                std::fs::remove_file(&journal)?;
+                std::fs::rename(&journal, state.join("journal.jsonl.1"))?;
             }
-            std::fs::create_dir_all(journal)?;
+            // Into a directory that is not there.
+            std::os::unix::fs::symlink("missing/journal.jsonl", journal)?;
         }
     }
     Ok(())
@@ -112,8 +113,8 @@ fn mend(state: &Path) -> Result<()> {
     if state.join("ballast").exists() {
         std::fs::remove_file(state.join("ballast"))?;
     }
-    if state.join("journal.jsonl").is_dir() {
-        std::fs::remove_dir(state.join("journal.jsonl"))?;
+    if state.join("journal.jsonl").is_symlink() {
+        std::fs::remove_file(state.join("journal.jsonl"))?;
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ const CASE: &str = "STILLPOINT_FAULTS_CASE";
 const RESULT: &str = "RESULT ";
 
 /// A case that takes longer than this hangs.
-const PATIENCE: Duration = Duration::from_secs(400);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// Cases of the matrix and random ones in the small part.
 const SMALL_PART: usize = 40;

@@ -134,16 +134,12 @@ fn cut_off_while_vzdump_lives() -> Result<Ended> {
 /// A power cut in the middle of a line of the journal.
 fn torn_journal() -> Result<Ended> {
     let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
-    scene.play(Vec::new());
+    let mut options = scene.options();
+    options.kills = vec![kill("pre-stop", Moment::End, Victim::Everything)];
+    options.settle = Duration::ZERO;
+    scene.play_with(options);
     let path = scene.node.path("var/lib/stillpoint/journal.jsonl");
-    let text = std::fs::read(&path)?;
-    std::fs::write(&path, &text[..text.len() - 7])?;
-    scene.play_with({
-        let mut options = scene.options();
-        options.kills = vec![kill("pre-stop", Moment::End, Victim::Everything)];
-        options.settle = Duration::ZERO;
-        options
-    });
+    std::fs::write(&path, "{\"schema\":1,\"kind\":\"backup\",\"ti")?;
     scene.mark_again();
     scene.node.recover()?;
     scene.wait_until_quiet()?;

@@ -1,6 +1,5 @@
 //! A guest that means harm, with the hook in 256 MiB of address space: the backup goes on, the node is untouched.
 
-use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -284,8 +283,19 @@ fn crowd() -> Result<Ended> {
         }
     })?;
     let mut options = scene.options();
-    options.patience = Duration::from_secs(390);
+    options.patience = Duration::from_secs(800);
     let report = scene.play_with(options);
-    std::io::stdout().flush()?;
+    for call in &report.calls {
+        println!(
+            "{:?} {} ms {:?}",
+            call.argv,
+            call.ms,
+            call.said
+                .iter()
+                .map(|l| l.chars().take(200).collect::<String>())
+                .take(5)
+                .collect::<Vec<_>>()
+        );
+    }
     Promise::of(&scene, &report).kept()
 }
