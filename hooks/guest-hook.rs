@@ -5,19 +5,8 @@
 
 use std::process::ExitCode;
 
-use stillpoint::sys::Root;
-use stillpoint::{command, hook};
+use stillpoint::hook;
 
 fn main() -> ExitCode {
-    let done = std::panic::catch_unwind(|| {
-        let arguments: Vec<String> =
-            std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
-        let root = Root::from_env();
-        if let Some(ended) = command::detached(&root, &arguments) {
-            return ended;
-        }
-        hook::guest(&root, &arguments);
-        0
-    });
-    ExitCode::from(done.unwrap_or(0))
+    hook::run(hook::guest)
 }

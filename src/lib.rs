@@ -4,7 +4,7 @@
 //! library. Rooms, from what Stillpoint does down to the system; a room uses only rooms below it:
 //!
 //! ```text
-//! hook                                         what one call of vzdump comes to
+//! hook, command                                what a call of a hook, or of a person, comes to
 //! quiesce   verify   report                    what Stillpoint does
 //! journal   run                                what it remembers
 //! vzdump    guest    engine     pbs            the four outside worlds, typed

@@ -6,21 +6,44 @@ mod job_phases;
 
 pub use duties::{Duty, duties};
 
+use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::command;
 use crate::config::Settings;
 use crate::report::lines::say;
-use crate::sys::{Root, detach, text};
+use crate::sys::{Root, detach, signal, text};
 use crate::vzdump::{Call, Job, Vmid};
 
 /// A hook waits this long for the guest's lock; who holds it longer is the one that brings the guest back.
 const LOCK_LIMIT: Duration = Duration::from_secs(30);
 
-/// Does what is due in a call and returns the exit status for vzdump.
+/// The whole of a hook's `main`: `hook` gets the node and the arguments, and gives the exit status. A panic, whose
+/// message the caller's log has, is status 0.
+pub fn run(hook: fn(&Root, &[String]) -> u8) -> ExitCode {
+    let done = std::panic::catch_unwind(|| {
+        let arguments: Vec<String> = std::env::args_os()
+            .skip(1)
+            .map(|argument| argument.to_string_lossy().into_owned())
+            .collect();
+        let root = Root::from_env();
+        // Without systemd a hook starts itself again for what must outlive its caller.
+        command::detached(&root, &arguments).unwrap_or_else(|| hook(&root, &arguments))
+    });
+    ExitCode::from(done.unwrap_or(0))
+}
+
+/// Does what is due in a call of vzdump's, `PHASE [MODE VMID]`, and returns the exit status.
 ///
 /// That is 0 but for two deliberate cases: pre-stop with `quiesce.on-error = "fail"` and a guest that could not
 /// be brought to rest, and job-end with `verify.on-failure = "fail-job"` and a verify that failed.
-pub fn vzdump(root: &Root, call: &Call) -> u8 {
+pub fn vzdump(root: &Root, arguments: &[String]) -> u8 {
+    let environment =
+        |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    let Some(call) = &Call::read(arguments, environment) else { return 0 };
+    if let Err(error) = signal::watch() {
+        say(&format!("an interruption will not be noticed: {error}"));
+    }
     let due = duties(call);
     if due.is_empty() {
         return 0;
@@ -48,11 +71,12 @@ pub fn vzdump(root: &Root, call: &Call) -> u8 {
 
 /// Does what is due in a call of the guest hookscript, `VMID PHASE`: after each start, what the guest says was
 /// running when it was backed up is brought up.
-pub fn guest(root: &Root, arguments: &[String]) {
-    let [vmid, phase, ..] = arguments else { return };
-    let (Ok(vmid), "post-start") = (vmid.parse::<Vmid>(), phase.as_str()) else { return };
+pub fn guest(root: &Root, arguments: &[String]) -> u8 {
+    let [vmid, phase, ..] = arguments else { return 0 };
+    let (Ok(vmid), "post-start") = (vmid.parse::<Vmid>(), phase.as_str()) else { return 0 };
     let unit = format!("stillpoint-settle-{vmid}-{}", text::token());
     if let Err(error) = detach::start(root, &unit, &["settle", &vmid.to_string()]) {
         say(&format!("what was running in guest {vmid} is not brought up: {error:#}"));
     }
+    0
 }

@@ -2,8 +2,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use super::damaged::reconstruct;
 use super::finish::{finish, recovered};
-use super::note;
 use super::resume::{look_again, resume};
 use crate::journal::{Journal, Record};
 use crate::run::{Archive, Damaged, Runs};
@@ -63,7 +63,7 @@ pub fn bring_back_locked(
         }
         Ok(Some(run)) => run,
         Err(error) => match error.downcast::<Damaged>() {
-            Ok(damaged) => match note::reconstruct(root, vmid, &damaged)? {
+            Ok(damaged) => match reconstruct(root, vmid, &damaged)? {
                 Some(run) => run,
                 None => return Ok(BroughtBack::Nothing),
             },

@@ -1,12 +1,15 @@
 //! Bringing a guest's containers to rest for the instant of the copy, and always back.
 
 mod bring_back;
+mod damaged;
+mod effort;
 mod finish;
 mod grade;
 mod guard;
 mod note;
 mod order;
 mod plan;
+mod prove;
 mod resume;
 mod revive;
 mod settle;

@@ -4,14 +4,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::finish::recovered;
-use crate::guest::{Guest, State};
-use crate::journal::{Journal, Record};
-use crate::run::{
-    By, Damaged, Fate, QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesce, Quiesced, Run, Runs, Step,
-};
+use crate::guest::Guest;
+use crate::run::{By, QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesce, Quiesced, Run, Step};
+use crate::sys::bounded;
 use crate::sys::process::Process;
-use crate::sys::{Root, bounded};
 use crate::vzdump::{GuestType, Job, Mode, Vmid};
 
 /// A plan of ten thousand containers.
@@ -48,66 +44,11 @@ pub fn remove(run_id: &str, guest: &Guest) -> Result<()> {
     Ok(())
 }
 
-/// A run's file is damaged: the note in the guest says the same. It is used in memory, and the damaged file stays
-/// until everything is back. `None` where there is no note; the file is then out of the way.
-pub fn reconstruct(root: &Root, vmid: Vmid, damaged: &Damaged) -> Result<Option<Run>> {
-    let guest = match State::of(root, vmid)? {
-        State::Running(guest) if !guest.is_frozen() => guest,
-        _ => anyhow::bail!("{damaged}; the note in the guest can be read when it runs"),
-    };
-    let note = read(&guest)?.filter(|note| note.vmid == vmid);
-    let runs = Runs::of(root);
-    let Some(note) = note else {
-        let kept = runs.keep_damaged(vmid)?;
-        let reason = format!(
-            "{damaged}, and the guest holds no note of what was running; the file is kept as {}",
-            kept.display()
-        );
-        let run = run_of(Quiesced::empty(), vmid, By::Stillpoint);
-        Journal::of(root).append(&Record::Recovered(recovered(&run, "damaged run", &reason)))?;
-        runs.remove(vmid)?;
-        return Ok(None);
-    };
-    let mut run = run_of(note, vmid, By::Stillpoint);
-    // A full disk keeps no copy, and that keeps nothing from being brought back.
-    run.note(match runs.keep_damaged(vmid) {
-        Ok(kept) => format!("{damaged}; it is kept as {}", kept.display()),
-        Err(error) => format!("{damaged}; no copy is kept: {error:#}"),
-    });
-    // Whose backup it was is not known, so there is none to journal.
-    run.journalled = true;
-    Ok(Some(run))
-}
-
 /// A run as far as the note in a guest knows it; its job is nobody's.
 pub fn run_of(note: Quiesced, vmid: Vmid, by: By) -> Run {
     let nobody = Process { pid: 0, started: 0, boot: String::new() };
-    let steps = note.containers.into_iter().map(|container| Step {
-        id: container.id,
-        name: container.name,
-        project: container.project,
-        service: container.service,
-        action: container.action,
-        stop_timeout: 10,
-        started_at: container.started_at,
-        after: container.after,
-        not_in_backup: Vec::new(),
-        requested: false,
-        stop_ms: None,
-        start_ms: None,
-        failures: 0,
-        failing_since_ms: None,
-        fate: Fate::Open,
-    });
-    let quiesce = Quiesce {
-        by,
-        began_ms: None,
-        requests_ended_ms: None,
-        rested_ms: None,
-        resumed_ms: None,
-        over: false,
-        steps: steps.collect(),
-    };
+    let steps = note.containers.into_iter().map(Step::from).collect();
+    let quiesce = Quiesce::new(by, steps);
     Run {
         id: note.run,
         opened: note.time,

@@ -7,7 +7,7 @@ use super::order::{acyclic, sorted};
 use crate::config::{Settings, Strategy};
 use crate::engine::{Container, Engine, Error, Status};
 use crate::guest::Config;
-use crate::run::{Fate, Step};
+use crate::run::{QuiescedContainer, Step};
 use crate::sys::text;
 use crate::vzdump::Vmid;
 
@@ -77,22 +77,19 @@ pub fn plan(
         let (action, note) = strategy(container, settings.strategy_of(vmid.0));
         plan.notes.extend(note);
         let left_out = |path: &&String| config.is_some_and(|config| config.left_out(path));
-        plan.steps.push(Step {
+        let known = QuiescedContainer {
             id: container.id.clone(),
             name: container.name.clone(),
             project: container.project().map(String::from),
             service: container.service().map(String::from),
             action,
-            stop_timeout: container.stop_timeout,
             started_at: container.started_at.clone(),
             after: Vec::new(),
+        };
+        plan.steps.push(Step {
+            stop_timeout: container.stop_timeout,
             not_in_backup: container.data.iter().filter(left_out).cloned().collect(),
-            requested: false,
-            stop_ms: None,
-            start_ms: None,
-            failures: 0,
-            failing_since_ms: None,
-            fate: Fate::Open,
+            ..Step::from(known)
         });
     }
     let mut after = dependents(&running, &mut plan.notes);

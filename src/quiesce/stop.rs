@@ -114,15 +114,7 @@ fn write_down(root: &Root, run: &mut Run, guest: &Guest, plan: Plan, by: By) -> 
     for note in plan.notes {
         run.note(note);
     }
-    run.quiesce = Some(Quiesce {
-        by,
-        began_ms: None,
-        requests_ended_ms: None,
-        rested_ms: None,
-        resumed_ms: None,
-        over: false,
-        steps: plan.steps,
-    });
+    run.quiesce = Some(Quiesce::new(by, plan.steps));
     if let Err(error) = Runs::of(root).save(run) {
         run.quiesce = None;
         return Err(error.context("what runs can't be written down, so nothing is stopped"));

@@ -15,6 +15,9 @@ use crate::config::Strategy;
 use crate::sys::{clock, text};
 use crate::vzdump::{GuestType, Job, Mode, Vmid};
 
+/// The engine's default stop timeout, in seconds.
+const STOP_TIMEOUT: u64 = 10;
+
 /// The version of the record's shape.
 pub const SCHEMA: u32 = 1;
 
@@ -247,8 +250,44 @@ impl Run {
 }
 
 impl Quiesce {
+    /// What is planned, before anything is done.
+    pub fn new(by: By, steps: Vec<Step>) -> Quiesce {
+        Quiesce {
+            by,
+            began_ms: None,
+            requests_ended_ms: None,
+            rested_ms: None,
+            resumed_ms: None,
+            over: false,
+            steps,
+        }
+    }
+
     /// From the first stop request to the last confirmed start, in ms.
     pub fn downtime_ms(&self) -> Option<u64> {
         Some(self.resumed_ms?.saturating_sub(self.began_ms?))
+    }
+}
+
+impl From<QuiescedContainer> for Step {
+    /// A step that nothing was done for yet, with the engine's default stop timeout.
+    fn from(container: QuiescedContainer) -> Step {
+        Step {
+            id: container.id,
+            name: container.name,
+            project: container.project,
+            service: container.service,
+            action: container.action,
+            stop_timeout: STOP_TIMEOUT,
+            started_at: container.started_at,
+            after: container.after,
+            not_in_backup: Vec::new(),
+            requested: false,
+            stop_ms: None,
+            start_ms: None,
+            failures: 0,
+            failing_since_ms: None,
+            fate: Fate::Open,
+        }
     }
 }
