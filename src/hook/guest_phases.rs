@@ -234,6 +234,9 @@ impl GuestCall<'_> {
     }
 
     fn data_copied(&self, run: &mut Run) {
+        // An interrupted vzdump calls post-restart also while the guest is still on its way down.
+        run.guest_returned |=
+            self.call.phase == Phase::PostRestart && (!run.subject_to_stop() || run.seen_down);
         if run.subject_to_stop() {
             // Here the guest is down until its archive is complete; later calls see it up again.
             run.seen_down |= matches!(State::of(self.root, run.vmid), Ok(State::Stopped));
@@ -242,7 +245,6 @@ impl GuestCall<'_> {
             run.proof_due = run.is_at_rest();
         }
         run.data_copied = true;
-        run.guest_returned |= self.call.phase == Phase::PostRestart;
     }
 
     fn resume(&self, run: &mut Run) {
