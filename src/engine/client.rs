@@ -71,9 +71,12 @@ impl Engine {
         }
     }
 
-    /// Whether the engine answers.
+    /// Whether the engine answers, whatever it answers.
     pub fn ping(&self, deadline: Instant) -> Result<(), Error> {
-        self.get("/_ping", ACTION_LIMIT, deadline).map(drop)
+        match self.get("/_ping", ACTION_LIMIT, deadline) {
+            Err(Error::Failed(why)) => Err(Error::Failed(why)),
+            Ok(_) | Err(Error::Gone | Error::Refused(..)) => Ok(()),
+        }
     }
 
     /// The ids of the containers that run, paused ones included.

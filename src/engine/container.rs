@@ -115,9 +115,12 @@ impl Container {
     }
 }
 
-/// An id as the engine makes them: nothing that could mean anything else in a path.
+/// An id or a name as engines make them: nothing that could mean anything else in a path.
 pub fn is_id(id: &str) -> bool {
-    (12..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_hexdigit())
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    id.len() <= 128
+        && id.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric())
+        && id.bytes().all(plain)
 }
 
 #[derive(Deserialize)]
@@ -132,7 +135,9 @@ struct Inspected {
     id: String,
     name: String,
     state: InspectedState,
+    #[serde(default)]
     config: InspectedConfig,
+    #[serde(default)]
     host_config: HostConfig,
     #[serde(default)]
     mounts: Option<Vec<Mount>>,
@@ -150,7 +155,7 @@ struct InspectedState {
     exit_code: i64,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct InspectedConfig {
     #[serde(default)]
@@ -159,7 +164,7 @@ struct InspectedConfig {
     stop_timeout: Option<i64>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct HostConfig {
     #[serde(default)]
@@ -267,7 +272,7 @@ mod tests {
     #[test]
     fn an_id_is_nothing_but_an_id() {
         assert!(is_id(ID) && is_id(&ID[..12]));
-        for id in ["", "abc", "../../etc/passwd", "3b1f0c2d4e5f/stop?t=0", &format!("{ID}0")] {
+        for id in ["", "..", "../../etc/passwd", "3b1f0c2d4e5f/stop?t=0", "a%2f", &ID.repeat(3)] {
             assert!(!is_id(id), "{id}");
         }
     }

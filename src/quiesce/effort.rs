@@ -1,7 +1,6 @@
 //! Bringing back one container, whatever state it is found in.
 
 use std::collections::HashSet;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::config::Strategy;
@@ -15,9 +14,6 @@ const COMING_UP: Duration = Duration::from_secs(10);
 /// How long after a container's own stop timeout the engine may still be at stopping it.
 const STOP_MARGIN: Duration = Duration::from_secs(2);
 
-/// How often a container that changes by itself is looked at again.
-const LOOK: Duration = Duration::from_millis(50);
-
 /// What bringing back one container came to.
 pub enum Back {
     /// Nothing to do.
@@ -29,8 +25,9 @@ pub enum Back {
     },
     /// The end of it.
     Fate(Fate),
-    /// It runs, but may yet be stopped by a request that is under way.
-    StillStopping,
+    /// It runs, but may yet be stopped by a request that is under way; or it is being removed. To be looked at
+    /// again, while what depends on it is started: more often than not it runs on.
+    NotKnown,
     Failed(Error),
 }
 
@@ -46,8 +43,6 @@ pub struct Effort {
     pub known: HashSet<String>,
     pub steps: Vec<Step>,
     pub deadline: Instant,
-    /// So long it waits for what runs and may yet be stopped by a request that is under way.
-    pub patience: Instant,
 }
 
 impl Effort {
@@ -61,39 +56,27 @@ impl Effort {
     }
 
     fn try_to(&self, step: &Step) -> Result<Back, Error> {
-        let may_be_stopped_until = self.window(step);
-        loop {
-            let container = match self.engine.inspect(&step.id, self.deadline) {
-                Ok(container) => container,
-                Err(Error::Gone) => match self.successor(step)? {
-                    Some(container) => container,
-                    None => return Ok(Back::Fate(Fate::Gone)),
-                },
-                Err(error) => return Err(error),
-            };
-            match container.status {
-                Status::Running if clock::boot_ms() < may_be_stopped_until => {}
-                Status::Running | Status::Restarting => return Ok(Back::Already),
-                Status::Paused if step.action == Strategy::Pause => {
-                    return self.unpause(&container);
-                }
-                Status::Paused => {
-                    return Ok(Back::Fate(Fate::Left("somebody else has paused it".to_string())));
-                }
-                Status::Exited | Status::Created if self.is_its_own_affair(step, &container) => {
-                    let why = "it was started again and has ended since".to_string();
-                    return Ok(Back::Fate(Fate::Left(why)));
-                }
-                Status::Exited | Status::Created => return self.start(&container),
-                Status::Removing if Instant::now() < self.deadline => {}
-                Status::Removing | Status::Dead | Status::Other => {
-                    return Err(Error::Refused(409, format!("it is {:?}", container.status)));
-                }
+        let container = match self.engine.inspect(&step.id, self.deadline) {
+            Err(Error::Gone) => match self.successor(step)? {
+                Some(container) => container,
+                None => return Ok(Back::Fate(Fate::Gone)),
+            },
+            other => other?,
+        };
+        match container.status {
+            Status::Running if clock::boot_ms() < self.window(step) => Ok(Back::NotKnown),
+            Status::Running | Status::Restarting => Ok(Back::Already),
+            Status::Paused if step.action == Strategy::Pause => self.unpause(&container),
+            Status::Paused => Ok(Back::Fate(Fate::Left("somebody else has paused it".to_string()))),
+            Status::Exited | Status::Created if self.is_its_own_affair(step, &container) => {
+                let why = "it was started again and has ended since".to_string();
+                Ok(Back::Fate(Fate::Left(why)))
             }
-            if Instant::now() >= self.patience {
-                return Ok(Back::StillStopping);
+            Status::Exited | Status::Created => self.start(&container),
+            Status::Removing => Ok(Back::NotKnown),
+            Status::Dead | Status::Other => {
+                Err(Error::Refused(409, format!("it is {:?}", container.status)))
             }
-            thread::sleep(LOOK);
         }
     }
 

@@ -31,6 +31,9 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(120);
 /// A guest that a dead vzdump left frozen or down is thawed or started so often, and then left to a person.
 const MOST_REVIVALS: u32 = 3;
 
+/// Where that fails (a cluster without quorum) it is tried again, with growing pauses up to this.
+const LONGEST_FAILING_PAUSE: Duration = Duration::from_secs(60);
+
 /// For the guard of an earlier run to see that there is a new one.
 const SUCCESSION_LIMIT: Duration = Duration::from_secs(5);
 
@@ -111,6 +114,7 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>)
     let mut told = String::new();
     let mut seen_down = false;
     let mut revivals = 0;
+    let (mut failing_pause, mut not_before) = (FIRST_PAUSE, died);
     loop {
         let run = match runs.load(vmid) {
             Ok(None) => return Ok(()),
@@ -133,13 +137,15 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>)
             Ok(BroughtBack::NotYet(why)) => why,
             Err(error) => format!("{error:#}"),
         };
-        if let Some(run) = run.as_ref().filter(|_| revivals < MOST_REVIVALS)
+        let may_try = revivals < MOST_REVIVALS && Instant::now() >= not_before;
+        if let Some(run) = run.as_ref().filter(|_| may_try)
             && let Some(left) = left_behind(root, run)
         {
             match revive(root, settings, run, left) {
                 Ok(done) => revivals += u32::from(done),
                 Err(error) => {
-                    revivals += 1;
+                    failing_pause = (failing_pause * 2).min(LONGEST_FAILING_PAUSE);
+                    not_before = Instant::now() + failing_pause;
                     log::warning(vmid, &format!("the guest can't be brought back: {error:#}"));
                 }
             }
@@ -156,6 +162,7 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>)
 /// In stop mode the shutdown that vzdump asked for may come after its death.
 fn may_still_go_down(run: &Run, died: Instant) -> bool {
     run.mode_used == Mode::Stop
+        && run.job.worker.is_of_this_boot()
         && run.handed_over
         && !run.data_copied
         && (died.elapsed() < SHUTDOWN_LIMIT || run.job.alive())

@@ -21,9 +21,6 @@ const FAILING_FOR_MS: u64 = 60_000;
 const PAUSES: [Duration; 3] =
     [Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(3)];
 
-/// Most stops that are under way end within this.
-const STOPS_SOON: Duration = Duration::from_secs(1);
-
 /// An engine that is there but does not answer within this is as good as not up.
 const PING_LIMIT: Duration = Duration::from_secs(5);
 
@@ -60,18 +57,16 @@ pub fn resume(
         prove(run, &engine, deadline);
         failpoint::reach(root, "proven");
     }
-    // What still runs, and may yet be stopped, keeps what depends on it waiting no longer than this.
-    one_round(root, run, &engine, deadline, deadline.min(Instant::now() + STOPS_SOON));
-    for round in 0..=PAUSES.len() {
-        if !run.is_open() {
-            break;
+    let mut pauses = PAUSES.iter();
+    loop {
+        let well = one_round(root, run, &engine, deadline);
+        let pause = if well { Some(&LOOK) } else { pauses.next() };
+        match pause {
+            Some(pause) if run.is_open() && Instant::now() + *pause < deadline => {
+                thread::sleep(*pause);
+            }
+            _ => break,
         }
-        one_round(root, run, &engine, deadline, deadline);
-        let Some(pause) = PAUSES.get(round).filter(|_| run.is_open()) else { break };
-        if Instant::now() + *pause >= deadline {
-            break;
-        }
-        thread::sleep(*pause);
     }
     let mut steps = run.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
     let open = steps.find(|step| step.fate == Fate::Open)?;
@@ -135,30 +130,33 @@ fn reach(root: &Root, vmid: Vmid, until: Instant) -> Result<Engine, String> {
     }
 }
 
-fn one_round(root: &Root, run: &mut Run, engine: &Engine, deadline: Instant, patience: Instant) {
-    let Some(quiesce) = run.quiesce.as_ref() else { return };
+/// Tries every container that is not back once. Returns whether none of them failed.
+fn one_round(root: &Root, run: &mut Run, engine: &Engine, deadline: Instant) -> bool {
+    let Some(quiesce) = run.quiesce.as_ref() else { return true };
     let steps = quiesce.steps.clone();
     // What a container depends on is started before it: stopping, turned round.
     let after: Vec<Vec<usize>> = steps.iter().map(|step| step.after.clone()).collect();
     let known: HashSet<String> = steps.iter().map(|step| step.id.clone()).collect();
     let (by, over) = (quiesce.by, quiesce.over);
     let since = quiesce.requests_ended_ms.unwrap_or(0);
-    let effort =
-        Effort { engine: engine.clone(), by, over, since, known, steps, deadline, patience };
+    let effort = Effort { engine: engine.clone(), by, over, since, known, steps, deadline };
+    let (mut well, mut changed) = (true, false);
     in_order(
         &turned_round(&after),
         move |index| effort.bring_back(index),
         |event| {
             match event {
                 Event::Done(index, result) => {
-                    record(run, index, result);
+                    well &= !matches!(result, Back::Failed(_));
+                    changed |= record(run, index, result);
                     failpoint::reach(root, "started");
                 }
-                Event::WriteDown => {
+                Event::WriteDown if changed => {
                     save(root, run);
+                    changed = false;
                     failpoint::reach(root, "start-confirmed");
                 }
-                Event::Begins(_) | Event::Look => {}
+                Event::WriteDown | Event::Begins(_) | Event::Look => {}
             }
             if Instant::now() >= deadline {
                 ControlFlow::Break(())
@@ -167,13 +165,15 @@ fn one_round(root: &Root, run: &mut Run, engine: &Engine, deadline: Instant, pat
             }
         },
     );
+    well
 }
 
-fn record(run: &mut Run, index: usize, result: Back) {
-    let Some(quiesce) = run.quiesce.as_mut() else { return };
-    let Some(step) = quiesce.steps.get_mut(index) else { return };
+/// Takes in what came of one container; returns whether that is something new.
+fn record(run: &mut Run, index: usize, result: Back) -> bool {
+    let Some(quiesce) = run.quiesce.as_mut() else { return false };
+    let Some(step) = quiesce.steps.get_mut(index) else { return false };
     if step.fate != Fate::Open {
-        return;
+        return false;
     }
     match result {
         Back::Already => step.fate = Fate::Back,
@@ -184,11 +184,12 @@ fn record(run: &mut Run, index: usize, result: Back) {
             quiesce.resumed_ms = Some(clock::boot_ms());
         }
         Back::Fate(fate) => step.fate = fate,
-        Back::StillStopping => {}
+        Back::NotKnown => return false,
         Back::Failed(Error::Refused(_, why)) => fail(step, why),
         // No answer says nothing about the container.
-        Back::Failed(_) => {}
+        Back::Failed(_) => return false,
     }
+    true
 }
 
 fn fail(step: &mut Step, why: String) {

@@ -151,6 +151,13 @@ fn stop_all(root: &Root, run: &mut Run, engine: &Engine, limit: Duration) -> Qui
                 Strategy::Pause => engine.pause(&step.id, deadline.min(began + PAUSE_LIMIT)),
                 Strategy::None => Ok(()),
             };
+            // Gone, says an engine; whether it is, says a look.
+            let done = match done {
+                Err(Error::Gone) if engine.inspect(&step.id, deadline).is_ok() => {
+                    Err(Error::Refused(404, "it does not find what it lists".to_string()))
+                }
+                done => done,
+            };
             done.map(|()| u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX))
         }
     };

@@ -3,8 +3,9 @@
 /// Marks a step boundary.
 ///
 /// With `STILLPOINT_FAILPOINT=NAME=kill` in the environment the process dies here of SIGKILL; with `NAME=halt`
-/// it makes the file `failpoint-hit` in the node's directory and waits there to be killed. `NAME#3` means the
-/// third time only.
+/// it makes the file `failpoint-hit` in the node's directory and waits to be killed, or for the file
+/// `failpoint-release`. `NAME#3` means the third time only. One process of a node halts, whoever comes first: the
+/// others have inherited the environment.
 #[cfg(debug_assertions)]
 pub fn reach(root: &super::Root, name: &str) {
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,9 +22,9 @@ pub fn reach(root: &super::Root, name: &str) {
             let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
         }
         ("halt", Some(directory)) => {
-            let _ = std::fs::write(directory.join("failpoint-hit"), std::process::id().to_string());
-            loop {
-                std::thread::sleep(std::time::Duration::from_secs(1));
+            let hit = std::fs::File::create_new(directory.join("failpoint-hit"));
+            while hit.is_ok() && !directory.join("failpoint-release").exists() {
+                std::thread::sleep(std::time::Duration::from_millis(5));
             }
         }
         _ => {}

@@ -18,7 +18,8 @@ pub fn text(spec: &GuestSpec) -> String {
     }
     let mut text = format!(
         "#Docker in a container\narch: amd64\ncores: 2\nfeatures: keyctl=1,nesting=1\n\
-         hostname: {name}\nmemory: 2048\n"
+         {}hostname: {name}\nmemory: 2048\n",
+        if spec.hookscript { "hookscript: local:snippets/stillpoint\n" } else { "" }
     );
     for volume in 1..spec.volumes {
         // Writing to a string cannot fail.

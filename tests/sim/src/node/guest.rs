@@ -32,6 +32,14 @@ impl Guest {
         self.dir.join("running").exists()
     }
 
+    /// Whether Stillpoint's hookscript is set for it.
+    ///
+    /// # Errors
+    /// When its config cannot be read.
+    pub fn has_hookscript(&self) -> Result<bool> {
+        Ok(self.config()?.lines().any(|line| line == "hookscript: local:snippets/stillpoint"))
+    }
+
     /// Whether it is frozen.
     pub fn is_frozen(&self) -> bool {
         self.dir.join("frozen").exists()

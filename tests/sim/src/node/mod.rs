@@ -1,6 +1,7 @@
 //! A simulated PVE node: a directory laid out as `tests/README.md` promises, and the guests in it.
 
 pub mod backups;
+mod boot;
 pub mod config;
 mod guest;
 mod spec;
@@ -277,25 +278,13 @@ impl Node {
             guest.set_marker("frozen", false)?;
             guest.wait_down(Duration::from_secs(5))?;
         }
-        Ok(())
-    }
-
-    /// What PVE does at boot, up to the moment when a unit may run `stillpoint recover`: left-over
-    /// backup locks go, others stay, and the guests that ran when the simulation began are started
-    /// where no lock keeps them down.
-    ///
-    /// # Errors
-    /// When a guest's files cannot be changed.
-    pub fn boot(&self) -> Result<()> {
-        for guest in self.guests() {
-            if guest.lock()?.as_deref() == Some("backup") {
-                guest.set_lock(None)?;
-            }
-            if guest.running_before && guest.lock()?.is_none() {
-                guest.set_marker("running", true)?;
-            }
+        for dir in ["run", "var/run"] {
+            let dir = self.path(dir);
+            fs::remove_dir_all(&dir)
+                .and_then(|()| fs::create_dir(&dir))
+                .with_context(|| format!("emptying {}", dir.display()))?;
         }
-        Ok(())
+        boot::forget_boot(&self.path("var/lib/stillpoint"))
     }
 }
 

@@ -29,6 +29,8 @@ pub struct GuestSpec {
     pub containers: Vec<Spec>,
     /// Its engine.
     pub engine: EngineConfig,
+    /// Stillpoint's hookscript is set: it is called when the guest has started.
+    pub hookscript: bool,
 }
 
 impl GuestSpec {
@@ -42,6 +44,7 @@ impl GuestSpec {
             volumes: 1,
             containers: crate::engine::stack::shop(),
             engine: EngineConfig::default(),
+            hookscript: false,
         }
     }
 

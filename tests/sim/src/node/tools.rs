@@ -36,6 +36,9 @@ start)
         exit 255
     fi
     : >"$guest/running"
+    if grep -q '^hookscript: local:snippets/stillpoint$' "$conf"; then
+        STILLPOINT_ROOT=$root "$root/usr/libexec/stillpoint/guest-hook" "$vmid" post-start
+    fi
     ;;
 stop)
     unlocked

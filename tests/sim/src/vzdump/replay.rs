@@ -22,8 +22,12 @@ pub enum Victim {
     Group,
     /// Every process of Stillpoint that is not in the worker's session: the guard.
     Guard,
+    /// The hook and the guard; vzdump lives.
+    HookAndGuard,
     /// All of them at once.
     Everything,
+    /// Nobody is killed, but SIGTERM goes to the worker's process group, and SIGKILL after the grace.
+    StopButton,
 }
 
 /// When it is killed, within one call of the hook.
@@ -35,6 +39,10 @@ pub enum Moment {
     Actions(usize),
     /// When the call has ended.
     End,
+    /// While vzdump itself is at work after the call: the guest is frozen, or down, or being archived.
+    Working,
+    /// When a process of Stillpoint halts at its failpoint, in whatever phase; one that survives goes on.
+    Failpoint,
 }
 
 /// A kill that the recording does not have.
@@ -97,6 +105,8 @@ pub enum Happening {
     Ended(CallReport),
     /// vzdump did this step.
     Did(Step),
+    /// A kill that the recording does not have is about to come.
+    Kills(Victim),
 }
 
 /// Replays a scenario on a node made for it.

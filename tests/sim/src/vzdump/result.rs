@@ -34,11 +34,13 @@ pub fn instant(guest: &Guest) -> Result<InstantReport> {
     let running = containers.unwrap_or_default().into_iter();
     let running = running.filter(|c| c.status == Status::Running).map(|c| c.spec.name);
     let note = guest.dir().join("root/var/lib/stillpoint/quiesced.json");
-    let note = match std::fs::read_to_string(&note) {
-        Ok(text) => Some(serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error).context("reading the note in the guest"),
-    };
+    // What is no text in its place is no note: the guest may put there what it likes.
+    let readable =
+        note.symlink_metadata().is_ok_and(|found| found.is_file() && found.len() < 1 << 20);
+    let text = readable.then(|| std::fs::read_to_string(&note)).transpose();
+    let text = text.context("reading the note in the guest")?;
+    let note =
+        text.map(|text| serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text)));
     Ok(InstantReport { vmid: guest.vmid, running: running.collect(), note })
 }
 
@@ -98,7 +100,8 @@ pub fn report(
             running_before: guest.running_before,
             running_after: guest.is_running(),
             frozen_after: guest.is_frozen(),
-            lock_after: guest.lock()?,
+            // A guest that has left the node has no config.
+            lock_after: guest.lock().ok().flatten(),
         });
     }
     let task_log = match upid {

@@ -3,7 +3,7 @@
 use super::{Director, Made};
 use crate::vzdump::failure::after_failure;
 use crate::vzdump::log::Sent;
-use crate::vzdump::replay::{Happening, Moment};
+use crate::vzdump::replay::{Happening, Moment, Victim};
 use crate::vzdump::report::CallReport;
 use crate::vzdump::trace::Call;
 use crate::vzdump::wire::{News, Order};
@@ -85,11 +85,13 @@ impl Director<'_> {
             let due = extra.as_ref().is_some_and(|kill| match kill.moment {
                 Moment::After(time) => began.elapsed() >= time,
                 Moment::Actions(count) => actions >= count,
-                Moment::End => false,
+                Moment::End | Moment::Working | Moment::Failpoint => false,
             });
             if let Some(kill) = extra.take_if(|_| due) {
                 self.kill(job, made.pid, kill.victim)?;
+                self.stopped |= kill.victim == Victim::StopButton;
             }
+            self.kill_at_failpoint(job, made.pid)?;
             self.kill_when_due(job)?;
             if began.elapsed() > self.options.patience {
                 let holders = self.node.processes()?;
@@ -110,10 +112,14 @@ impl Director<'_> {
         if let Some(sent) = sent.filter(|_| !self.is_dead(job)) {
             self.send(job, sent)?;
         }
+        self.working = extra.take_if(|kill| matches!(kill.moment, Moment::Working));
         if let Some(kill) = extra.filter(|_| !self.is_dead(job)) {
             self.kill(job, pid, kill.victim)?;
+            self.stopped |= kill.victim == Victim::StopButton;
         }
-        if failed && !self.is_dead(job) && !self.failed_in_recording(&call) {
+        let stopped = std::mem::take(&mut self.stopped);
+        let failed = stopped || failed && !self.failed_in_recording(&call);
+        if failed && !self.is_dead(job) {
             let rest = std::mem::take(&mut self.jobs.steps[job]);
             self.jobs.steps[job] = after_failure(&mut self.jobs.calls, at, &rest);
         }

@@ -4,7 +4,7 @@ use super::Director;
 use crate::engine::What;
 use crate::process::kill;
 use crate::vzdump::log::Sent;
-use crate::vzdump::replay::{Kill, Victim};
+use crate::vzdump::replay::{Happening, Kill, Moment, Victim};
 use crate::vzdump::trace::Call;
 use crate::vzdump::wire::News;
 use anyhow::{Result, bail};
@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 impl Director<'_> {
     pub(super) fn take_kill(&mut self, call: &Call) -> Option<Kill> {
         let meant = |kill: &Kill| {
-            kill.phase == call.phase() && (kill.vmid.is_none() || kill.vmid == call.vmid())
+            !matches!(kill.moment, Moment::Failpoint)
+                && kill.phase == call.phase()
+                && (kill.vmid.is_none() || kill.vmid == call.vmid())
         };
         let at = self.kills.iter().position(meant)?;
         Some(self.kills.remove(at))
@@ -50,9 +52,16 @@ impl Director<'_> {
     }
 
     pub(super) fn kill(&mut self, job: usize, hook: i32, victim: Victim) -> Result<()> {
+        self.tell(&Happening::Kills(victim));
         let worker = self.worker(job)?.pid;
+        let kill_hook = || if hook > 0 { kill(hook, Signal::SIGKILL) } else { Ok(()) };
         match victim {
-            Victim::Hook => kill(hook, Signal::SIGKILL),
+            Victim::Hook => kill_hook(),
+            Victim::HookAndGuard => {
+                self.kill_guards(worker)?;
+                kill_hook()
+            }
+            Victim::StopButton => self.send(job, Sent::Stop),
             Victim::Worker => self.send(job, Sent::KillWorker),
             Victim::Group => self.send(job, Sent::KillGroup),
             Victim::Guard => self.kill_guards(worker),
@@ -62,6 +71,18 @@ impl Director<'_> {
                 self.node.kill_processes()
             }
         }
+    }
+
+    /// Kills whom it is to kill when a process halts at its failpoint, and lets that one go on if it lives.
+    pub(super) fn kill_at_failpoint(&mut self, job: usize, hook: i32) -> Result<()> {
+        let at = self.kills.iter().position(|kill| matches!(kill.moment, Moment::Failpoint));
+        let Some(at) = at.filter(|_| self.node.path("failpoint-hit").exists()) else {
+            return Ok(());
+        };
+        let victim = self.kills.remove(at).victim;
+        self.kill(job, hook, victim)?;
+        self.stopped |= victim == Victim::StopButton;
+        self.node.write("failpoint-release", "")
     }
 
     pub(super) fn kill_guards(&self, session: i32) -> Result<()> {

@@ -32,6 +32,9 @@ pub struct Done {
     pub upid: Option<String>,
 }
 
+/// Nobody of Stillpoint at work for that long means that nobody will be.
+const LULL: Duration = Duration::from_secs(1);
+
 struct Worker {
     wire: Wire,
     pid: i32,
@@ -67,6 +70,10 @@ pub struct Director<'a> {
     printed: usize,
     returned: Vec<(Option<u32>, String)>,
     instants: Instants,
+    /// A kill that comes when vzdump itself is at work.
+    working: Option<Kill>,
+    /// The Stop button was pressed during the present call, which the recording does not know.
+    stopped: bool,
 }
 
 impl<'a> Director<'a> {
@@ -112,6 +119,8 @@ impl<'a> Director<'a> {
             printed: first.unwrap_or(0),
             returned: Vec::new(),
             instants: Instants::default(),
+            working: None,
+            stopped: false,
         })
     }
 
@@ -181,11 +190,19 @@ impl<'a> Director<'a> {
     /// When the node cannot be looked at.
     pub fn settle(&mut self, ended: Instant) -> Result<u64> {
         let deadline = ended + self.options.settle;
+        let mut quiet_since = None;
         loop {
             self.hear_daemon()?;
+            self.kill_at_failpoint(0, 0)?;
             let busy = self.node.backup_server().is_some_and(|server| server.is_busy());
-            let at_work =
-                busy || !self.node.runs_left()?.is_empty() || !self.node.processes()?.is_empty();
+            let at_work = busy || !self.node.processes()?.is_empty();
+            // A run that is left with nobody at work stays so: unless somebody is just being started.
+            let since: &mut Option<Instant> = &mut quiet_since;
+            let quiet = !at_work && since.get_or_insert_with(Instant::now).elapsed() > LULL;
+            if at_work {
+                quiet_since = None;
+            }
+            let at_work = at_work || !self.node.runs_left()?.is_empty() && !quiet;
             if !at_work || Instant::now() > deadline {
                 return Ok(u64::try_from(ended.elapsed().as_millis()).unwrap_or(u64::MAX));
             }

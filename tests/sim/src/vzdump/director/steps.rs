@@ -20,7 +20,12 @@ impl Director<'_> {
                 self.print_log(job, false)?;
                 return self.call(job, *call, *sent);
             }
-            Step::Pause(time) => self.pause(job, *time)?,
+            Step::Pause(time) => {
+                if let Some(kill) = self.working.take() {
+                    self.kill(job, 0, kill.victim)?;
+                }
+                self.pause(job, *time)?;
+            }
             Step::TakeNodeLock => {
                 let worker = self.worker(job)?;
                 if !worker.waits_for_lock {
@@ -64,7 +69,10 @@ impl Director<'_> {
                     bail!("shutting the guest down panicked");
                 }
             }
-            Step::Start(vmid) => guest(*vmid)?.set_marker("running", true)?,
+            Step::Start(vmid) => {
+                guest(*vmid)?.set_marker("running", true)?;
+                self.node.started(*vmid)?;
+            }
             Step::ArchiveBegins(call) | Step::ArchiveEnds(call) | Step::ArchiveFails(call) => {
                 let call = &self.jobs.calls[*call];
                 if let (Some(server), Some(target)) = (self.node.backup_server(), call.pbs_target())
@@ -98,6 +106,7 @@ impl Director<'_> {
         let end = Instant::now() + time;
         while Instant::now() < end && !self.is_dead(job) {
             self.kill_when_due(job)?;
+            self.kill_at_failpoint(job, 0)?;
             std::thread::sleep(Duration::from_millis(2));
         }
         Ok(())

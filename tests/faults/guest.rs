@@ -1,0 +1,127 @@
+//! The guest itself goes down while its containers are at rest.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use stillpoint_sim::engine::What;
+use stillpoint_sim::node::Guest;
+use stillpoint_sim::vzdump::replay::{Moment, Victim};
+
+use super::harness::{Case, Ended};
+use super::promise::{Promise, is_crash_consistent};
+use super::scene::{At, Scene, kill, wait_for};
+
+const FAULT: &str = "guest down while at rest";
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::always(FAULT, "rebooted", rebooted),
+        Case::always(FAULT, "rebooted, its engine comes up late", || late(Vec::new())),
+        Case::always(FAULT, "rebooted, its engine comes up late, and vzdump killed", || {
+            late(vec![kill("pre-stop", Moment::End, Victim::Group)])
+        }),
+        Case::always(FAULT, "stopped by somebody and started later", || stopped(false)),
+        Case::always(FAULT, "stopped by somebody and started later, with hookscript", || {
+            stopped(true)
+        }),
+        Case::always(FAULT, "rolled back later, with a stale note", rolled_back),
+        Case::always(FAULT, "restored on a node that knows nothing", restored),
+    ]
+}
+
+fn reboot(guest: &Arc<Guest>) {
+    guest.set_marker("running", false).unwrap();
+    wait_for("the guest is down", || !guest.engine.as_ref().unwrap().is_up()).unwrap();
+    guest.set_marker("running", true).unwrap();
+}
+
+fn rebooted() -> Result<Ended> {
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    let mark = scene.marker();
+    scene.when(At::Ended("pre-stop"), move |guest| {
+        mark();
+        reboot(guest);
+    });
+    let report = scene.play(Vec::new());
+    is_crash_consistent(&report, "")?;
+    Promise::of(&scene, &report).booted().kept()
+}
+
+fn late(kills: Vec<stillpoint_sim::vzdump::replay::Kill>) -> Result<Ended> {
+    let boot_takes = Duration::from_secs(3);
+    let scene = Scene::new("lxc-snapshot-1vol", &move |guest| guest.engine.boot_takes = boot_takes);
+    let mark = scene.marker();
+    scene.when(At::Ended("pre-stop"), move |guest| {
+        mark();
+        reboot(guest);
+    });
+    let report = scene.play(kills);
+    let kept = Promise::of(&scene, &report).booted().kept()?;
+    Ok(Ended { own_ms: kept.own_ms.map(|ms| ms - 150 + 3000), ..kept })
+}
+
+/// The run stays open, with somebody at watch, until the guest is there again.
+fn stopped(hookscript: bool) -> Result<Ended> {
+    let scene = Scene::new("lxc-snapshot-1vol", &|guest| guest.hookscript = hookscript);
+    scene.when(At::Ended("pre-stop"), |guest| guest.set_marker("running", false).unwrap());
+    let (mark, root) = (scene.marker(), scene.node.root().to_owned());
+    let mark = Arc::new(mark);
+    scene.when(At::Ended("job-end"), move |guest| {
+        let (guest, mark, root) = (Arc::clone(guest), Arc::clone(&mark), root.clone());
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(1500));
+            mark();
+            let mut pct = std::process::Command::new(root.join("usr/sbin/pct"));
+            let done = pct.args(["start", &guest.vmid.to_string()]).status().unwrap();
+            assert!(done.success(), "the guest could not be started");
+        });
+    });
+    let report = scene.play(Vec::new());
+    Promise::of(&scene, &report).booted().kept()
+}
+
+/// A note of long ago comes back with a snapshot: what has been started since stays as it is.
+fn rolled_back() -> Result<Ended> {
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    let note = scene.guest().dir().join("root/var/lib/stillpoint/quiesced.json");
+    let kept = scene.node.path("tmp/note");
+    let from = note.clone();
+    scene.when(At::Ended("pre-stop"), move |_| {
+        std::fs::copy(&from, &kept).unwrap();
+    });
+    let report = scene.play(Vec::new());
+    ensure!(!note.exists(), "the note is still in the guest");
+    std::fs::copy(scene.node.path("tmp/note"), &note)?;
+    assert!(scene.engine().modify("cache", |cache| cache.status = ended()));
+    let settled = scene.stillpoint(&["settle", "9001"]);
+    ensure!(settled.status.success(), "{settled:?}");
+    ensure!(scene.engine().count("cache", What::StartAsked) == 1, "cache was started again");
+    ensure!(!note.exists(), "the stale note is still in the guest");
+    let report = scene.report(report);
+    Promise::of(&scene, &report).except(&["cache"]).kept()
+}
+
+fn ended() -> stillpoint_sim::engine::container::Status {
+    stillpoint_sim::engine::container::Status::Exited
+}
+
+/// The guest as its backup holds it, on a node without any record of it.
+fn restored() -> Result<Ended> {
+    let scene = Scene::new("lxc-snapshot-1vol", &|guest| guest.hookscript = true);
+    let nothing = kill("pre-stop", Moment::End, Victim::Everything);
+    let mut options = scene.options();
+    (options.kills, options.settle) = (vec![nothing], Duration::ZERO);
+    let report = scene.play_with(options);
+    std::fs::remove_dir_all(scene.node.path("var/lib/stillpoint")).context("the node's state")?;
+    scene.node.power_cut()?;
+    scene.mark_again();
+    scene.node.boot()?;
+    scene.wait_until_quiet()?;
+    let report = scene.report(report);
+    let settled = report.records("settled").len();
+    ensure!(settled == 1, "{settled} records\n{}", report.text());
+    let mut promise = Promise::of(&scene, &report).booted();
+    promise.begun = false;
+    promise.kept()
+}

@@ -1,0 +1,220 @@
+//! vzdump is stopped, held up, or left alone with what it began.
+
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use stillpoint_sim::engine::What;
+use stillpoint_sim::node::{Guest, Node};
+use stillpoint_sim::vzdump::replay::{Moment, Options, Victim};
+
+use super::harness::{Case, Ended};
+use super::promise::{Promise, backup, is_crash_consistent};
+use super::scene::{At, PATIENCE, Scene, kill, runs, wait_for};
+
+const FAULT: &str = "vzdump interrupted or held up";
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::always(FAULT, "backup-abort beside a pre-stop that hangs", beside_one_that_hangs),
+        Case::always(FAULT, "backup-abort beside a pre-stop that goes on", beside_one_that_goes_on),
+        Case::always(FAULT, "held longer than the hold limit", held_too_long),
+        Case::always(FAULT, "bringing to rest takes too long", rest_takes_too_long),
+        Case::always(FAULT, "bringing to rest takes too long and that fails", too_long_is_an_error),
+        Case::always(FAULT, "a stop outlives its client", stop_outlives_its_client),
+        Case::always(FAULT, "many resumers at once", many_resumers),
+        Case::always(FAULT, "a resumer beside post-restart", resumer_beside_the_hook),
+        Case::always(FAULT, "killed, and killed again by the next", killed_twice),
+    ]
+}
+
+fn halting(scene: &Scene, point: &str) -> Options {
+    let env = [("STILLPOINT_FAILPOINT".to_owned(), format!("{point}=halt"))];
+    Options { env: env.into(), ..scene.options() }
+}
+
+fn beside_one_that_hangs() -> Result<Ended> {
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    let stop = kill("pre-stop", Moment::Actions(1), Victim::StopButton);
+    let options = Options { kills: vec![stop], ..halting(&scene, "stop-confirmed") };
+    let report = scene.play_with(options);
+    let abort = report.calls.iter().any(|call| call.argv[0] == "backup-abort");
+    ensure!(abort, "there was no backup-abort");
+    Promise::of(&scene, &report).kept()
+}
+
+fn beside_one_that_goes_on() -> Result<Ended> {
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    let release = scene.node.path("failpoint-release");
+    scene.when(At::Called("backup-abort"), move |_| {
+        let release = release.clone();
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            std::fs::write(release, "").unwrap();
+        });
+    });
+    let stop = kill("pre-stop", Moment::Actions(1), Victim::StopButton);
+    let options = Options { kills: vec![stop], ..halting(&scene, "stop-confirmed") };
+    let report = scene.play_with(Options { grace: Duration::from_secs(5), ..options });
+    Promise::of(&scene, &report).kept()
+}
+
+/// vzdump hangs between pre-stop and the snapshot, and then makes the backup nevertheless.
+fn held_too_long() -> Result<Ended> {
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    scene.settings("[quiesce]\nhold-limit = \"2s\"\n");
+    let mark = scene.marker();
+    scene.when(At::Ended("pre-stop"), move |guest| {
+        assert!(!runs(guest, "db"), "the guest was not brought to rest");
+        mark();
+        wait_for("the containers run again", || all_run(guest)).unwrap();
+    });
+    let report = scene.play(Vec::new());
+    is_crash_consistent(&report, "held for 2 s")?;
+    let recovered = report.records("recovered");
+    ensure!(recovered.iter().any(|record| record["by"] == "guard"), "{recovered:?}");
+    let kept = Promise::of(&scene, &report).kept()?;
+    // The limit itself is no time of ours.
+    Ok(Ended { back_ms: kept.back_ms.map(|ms| ms.saturating_sub(2000)), ..kept })
+}
+
+fn all_run(guest: &Guest) -> bool {
+    ["db", "cache", "web"].into_iter().all(|name| runs(guest, name))
+}
+
+fn slow(node: &Scene) {
+    let slow = |stop_takes| {
+        node.engine().modify("db", |db| {
+            db.spec.stop_timeout = Some(600);
+            db.spec.stop_takes = stop_takes;
+        })
+    };
+    assert!(slow(Duration::from_secs(4)));
+    node.engine().configure(|engine| engine.time_scale = 1.0);
+    node.settings("[quiesce]\ntime-limit = \"1s\"\nhold-limit = \"2s\"\n");
+}
+
+fn rest_takes_too_long() -> Result<Ended> {
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    slow(&scene);
+    let mark = scene.marker();
+    scene.when(At::Called("pre-stop"), move |_| mark());
+    let report = scene.play(Vec::new());
+    is_crash_consistent(&report, "long")?;
+    Promise::of(&scene, &report).kept()
+}
+
+fn too_long_is_an_error() -> Result<Ended> {
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    slow(&scene);
+    let settings = "[quiesce]\ntime-limit = \"1s\"\nhold-limit = \"2s\"\non-error = \"fail\"\n";
+    scene.settings(settings);
+    let mark = scene.marker();
+    scene.when(At::Called("pre-stop"), move |_| mark());
+    let mut report = scene.play(Vec::new());
+    let refused = report.calls.iter_mut().find(|call| call.argv[0] == "pre-stop");
+    let refused = refused.context("there was no pre-stop")?;
+    ensure!(refused.exit.take() == Some(1), "the backup was not refused");
+    ensure!(backup(&report)?["outcome"] == "failed", "{}", report.text());
+    Promise::of(&scene, &report).kept()
+}
+
+fn stop_outlives_its_client() -> Result<Ended> {
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    scene.engine().configure(|engine| engine.time_scale = 1.0);
+    assert!(scene.engine().modify("db", |db| db.spec.stop_takes = Duration::from_secs(4)));
+    let report = scene.play(vec![kill("pre-stop", Moment::Actions(2), Victim::Group)]);
+    ensure!(scene.engine().count("db", What::Stopped(0)) == 1, "db was never stopped");
+    Promise::of(&scene, &report).kept()
+}
+
+/// Persons and the guard, all at the same time.
+fn many_resumers() -> Result<Ended> {
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    let persons = Persons::default();
+    let started = persons.clone();
+    let node = NodePaths::of(&scene.node);
+    scene.when(At::Ended("pre-stop"), move |_| started.resume(&node, 4));
+    let report = scene.play(vec![kill("pre-stop", Moment::End, Victim::Group)]);
+    persons.wait()?;
+    once_each(&scene)?;
+    Promise::of(&scene, &report).kept()
+}
+
+fn resumer_beside_the_hook() -> Result<Ended> {
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    let persons = Persons::default();
+    let started = persons.clone();
+    let node = NodePaths::of(&scene.node);
+    let mark = scene.marker();
+    scene.when(At::Called("post-restart"), move |_| {
+        mark();
+        started.resume(&node, 3);
+    });
+    let report = scene.play(Vec::new());
+    persons.wait()?;
+    once_each(&scene)?;
+    Promise::of(&scene, &report).kept()
+}
+
+fn once_each(scene: &Scene) -> Result<()> {
+    for name in ["db", "cache", "web"] {
+        let starts = scene.engine().count(name, What::StartAsked);
+        ensure!(starts == 1, "{name} was started {starts} times");
+    }
+    Ok(())
+}
+
+/// Everything dies at rest; the next job brings the guest back and dies in the middle of that; so does the one after.
+fn killed_twice() -> Result<Ended> {
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    let all = |phase, moment| vec![kill(phase, moment, Victim::Everything)];
+    let cut = |kills| Options { kills, settle: Duration::ZERO, ..scene.options() };
+    scene.play_with(cut(all("pre-stop", Moment::End)));
+    scene.play_with(cut(all("job-start", Moment::Actions(1))));
+    scene.mark_again();
+    scene.node.recover()?;
+    scene.wait_until_quiet()?;
+    let report = scene.play_with(Options { settle: PATIENCE, ..scene.options() });
+    let mut report = scene.report(report);
+    // The third backup was made and is journalled beside the first.
+    report.journal.retain(|record| record["kind"] != "backup" || record["outcome"] != "ok");
+    Promise::of(&scene, &report).kept()
+}
+
+#[derive(Clone)]
+struct NodePaths {
+    root: std::path::PathBuf,
+    program: std::path::PathBuf,
+}
+
+impl NodePaths {
+    fn of(node: &Node) -> Self {
+        Self { root: node.root().to_owned(), program: node.path("usr/bin/stillpoint") }
+    }
+}
+
+/// Persons who are in a hurry.
+#[derive(Clone, Default)]
+struct Persons(std::sync::Arc<Mutex<Vec<Child>>>);
+
+impl Persons {
+    fn resume(&self, node: &NodePaths, count: usize) {
+        for _ in 0..count {
+            let mut command = Command::new(&node.program);
+            command.args(["resume", "9001"]).env_clear().env("STILLPOINT_ROOT", &node.root);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            self.0.lock().unwrap().push(command.spawn().unwrap());
+        }
+    }
+
+    fn wait(&self) -> Result<()> {
+        let mut persons = self.0.lock().unwrap();
+        ensure!(!persons.is_empty(), "nobody was in a hurry");
+        for mut person in persons.drain(..) {
+            person.wait()?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,261 @@
+//! Who dies, at which step, in which mode: all of it.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use stillpoint_sim::vzdump::replay::{Moment, Options, Victim, replay};
+use stillpoint_sim::vzdump::report::Report;
+
+use super::harness::{Case, Ended, Weight};
+use super::promise::Promise;
+use super::scene::{PATIENCE, Scene, kill, recording, wait_for};
+
+/// The recordings, one for each mode.
+pub const MODES: [&str; 4] =
+    ["lxc-snapshot-1vol", "lxc-snapshot-2vol", "lxc-suspend", "lxc-stop-running"];
+
+const STOP: &str = "lxc-stop-running";
+
+const VICTIMS: [Victim; 7] = [
+    Victim::Hook,
+    Victim::Guard,
+    Victim::HookAndGuard,
+    Victim::Worker,
+    Victim::Group,
+    Victim::StopButton,
+    Victim::Everything,
+];
+
+/// Failpoints, as far as one run of the hook, or its guard, comes by them.
+const POINTS: [&str; 7] =
+    ["opened", "planned", "noted", "armed", "guard-armed", "journalled", "closing"];
+
+/// Those of each single container.
+const EACH: [&str; 4] = ["started", "start-confirmed", "stop-requested", "stop-confirmed"];
+
+/// Where in the backup.
+#[derive(Clone, Copy, Debug)]
+pub enum Boundary {
+    Failpoint(&'static str, usize),
+    Moment(&'static str, Moment),
+}
+
+/// What brings back what is left when everything has died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// The node lost its power and boots.
+    Boot,
+    /// Likewise, and the guest's hookscript is called at the guest's start.
+    BootWithHookscript,
+    /// The node lives, and the next job begins, of another guest.
+    NextJob,
+}
+
+/// One fault.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    pub mode: &'static str,
+    pub boundary: Boundary,
+    pub victim: Victim,
+    pub after: After,
+}
+
+pub fn cases() -> Vec<Case> {
+    let mut faults = Vec::new();
+    for mode in MODES {
+        for boundary in boundaries(mode) {
+            for victim in VICTIMS.into_iter().filter(|victim| fits(boundary, *victim)) {
+                for after in ways_back(victim) {
+                    faults.push(Fault { mode, boundary, victim, after: *after });
+                }
+            }
+        }
+    }
+    let case = |fault: Fault| Case {
+        fault: fault.row(),
+        name: fault.name(),
+        weight: Weight::Sampled,
+        run: Box::new(move || fault.run()),
+    };
+    faults.into_iter().map(case).collect()
+}
+
+fn boundaries(mode: &str) -> Vec<Boundary> {
+    let stop = mode == STOP;
+    let mut all = Vec::new();
+    for point in POINTS {
+        all.push(Boundary::Failpoint(point, 1));
+    }
+    if !stop {
+        all.push(Boundary::Failpoint("proven", 1));
+    }
+    for point in EACH {
+        // In stop mode nothing is stopped by us.
+        if !(stop && point.starts_with("stop-")) {
+            all.extend((1..=3).map(|nth| Boundary::Failpoint(point, nth)));
+        }
+    }
+    if stop {
+        all.push(Boundary::Moment("post-restart", Moment::Actions(1)));
+    } else {
+        for phase in ["pre-stop", "post-restart"] {
+            all.extend((1..=3).map(|count| Boundary::Moment(phase, Moment::Actions(count))));
+        }
+    }
+    for phase in [
+        "job-init",
+        "job-start",
+        "backup-start",
+        "pre-stop",
+        "pre-restart",
+        "post-restart",
+        "backup-end",
+        "log-end",
+        "job-end",
+    ] {
+        all.push(Boundary::Moment(phase, Moment::End));
+        if matches!(phase, "pre-stop" | "pre-restart" | "post-restart") {
+            all.push(Boundary::Moment(phase, Moment::Working));
+        }
+    }
+    all
+}
+
+/// Whether there is such a victim then, and vzdump's way on from there is known.
+fn fits(boundary: Boundary, victim: Victim) -> bool {
+    match boundary {
+        Boundary::Failpoint(..) | Boundary::Moment(_, Moment::Actions(_) | Moment::After(_)) => {
+            true
+        }
+        Boundary::Moment("job-init" | "job-start" | "backup-start", _) => {
+            matches!(victim, Victim::Worker | Victim::Group | Victim::StopButton)
+        }
+        Boundary::Moment(_, Moment::Working) => {
+            matches!(victim, Victim::Guard | Victim::Worker | Victim::Group | Victim::Everything)
+        }
+        Boundary::Moment(..) => !matches!(victim, Victim::Hook | Victim::HookAndGuard),
+    }
+}
+
+fn ways_back(victim: Victim) -> &'static [After] {
+    match victim {
+        Victim::Everything => &[After::Boot, After::BootWithHookscript, After::NextJob],
+        _ => &[After::Boot],
+    }
+}
+
+impl Fault {
+    /// The row of the table.
+    pub fn row(&self) -> String {
+        let victim = match self.victim {
+            Victim::Hook => "hook killed",
+            Victim::Guard => "guard killed",
+            Victim::HookAndGuard => "hook and guard killed",
+            Victim::Worker => "vzdump killed",
+            Victim::Group => "vzdump's process group killed",
+            Victim::StopButton => "Stop button",
+            Victim::Everything if self.after == After::NextJob => "everything killed, next job",
+            Victim::Everything => "everything killed, node boots",
+        };
+        victim.to_owned()
+    }
+
+    pub fn name(&self) -> String {
+        let boundary = match self.boundary {
+            Boundary::Failpoint(point, 1) => format!("at-{point}"),
+            Boundary::Failpoint(point, nth) => format!("at-{point}#{nth}"),
+            Boundary::Moment(phase, Moment::Actions(count)) => {
+                format!("in-{phase}-after-{count}-actions")
+            }
+            Boundary::Moment(phase, Moment::After(time)) => {
+                format!("in-{phase}-after-{}-ms", time.as_millis())
+            }
+            Boundary::Moment(phase, Moment::Working) => format!("while-vzdump-works-after-{phase}"),
+            Boundary::Moment(phase, _) => format!("at-the-end-of-{phase}"),
+        };
+        let hookscript = if self.after == After::BootWithHookscript { "-hookscript" } else { "" };
+        let row = self.row().replace([' ', ','], "-").replace('\'', "");
+        format!("{row}{hookscript}-{boundary}-{}", self.mode)
+    }
+
+    /// Nothing was touched yet, so that nobody watches: the next job's start closes the run.
+    fn is_before_the_guard(&self) -> bool {
+        matches!(
+            self.boundary,
+            Boundary::Failpoint("opened", _)
+                | Boundary::Moment("backup-start", _)
+                | Boundary::Moment(_, Moment::After(_))
+        )
+    }
+
+    fn is_before_the_backup(&self) -> bool {
+        matches!(
+            self.boundary,
+            Boundary::Moment("job-init" | "job-start", _)
+                | Boundary::Moment("backup-start", Moment::After(_))
+        )
+    }
+
+    pub fn run(&self) -> Result<Ended> {
+        let hookscript = self.after == After::BootWithHookscript;
+        let scene = Scene::new(self.mode, &|guest| guest.hookscript = hookscript);
+        let (phase, moment) = match self.boundary {
+            Boundary::Failpoint(..) => ("", Moment::Failpoint),
+            Boundary::Moment(phase, moment) => (phase, moment),
+        };
+        let mut options = Options {
+            kills: vec![kill(phase, moment, self.victim)],
+            env: self.env(),
+            ..scene.options()
+        };
+        let everything = self.victim == Victim::Everything;
+        let mut owed = true;
+        if everything {
+            options.settle = std::time::Duration::ZERO;
+        }
+        let report = scene.play_with(options);
+        scene.fault()?;
+        let report = match (everything, self.after) {
+            (false, _) => self.next_job_finds_the_rest(&scene, report)?,
+            (true, After::NextJob) => {
+                let next = Options { settle: PATIENCE, ..Options::default() };
+                let next = replay(&scene.node, &recording("lxc-stopped-guest"), &next)?;
+                scene.report(Report { calls: report.calls, ..next })
+            }
+            (true, _) => {
+                owed = scene.owes("cache");
+                scene.node.power_cut()?;
+                scene.mark_again();
+                scene.node.boot()?;
+                scene.node.recover()?;
+                scene.wait_until_quiet()?;
+                wait_for("the engine is up", || scene.engine().is_up())?;
+                scene.report(report)
+            }
+        };
+        let booted = everything && self.after != After::NextJob || self.mode == STOP;
+        let begun = !self.is_before_the_backup();
+        // Its own policy leaves it down after a power cut, unless it was down for a backup.
+        let except: &[&str] = if owed { &[] } else { &["cache"] };
+        Promise { booted, begun, except, ..Promise::of(&scene, &report) }.kept()
+    }
+
+    fn next_job_finds_the_rest(&self, scene: &Scene, report: Report) -> Result<Report> {
+        let untouched = report.containers.iter().all(|c| c.stops + c.pauses == 0);
+        if report.runs_left.is_empty() || !self.is_before_the_guard() || !untouched {
+            return Ok(report);
+        }
+        scene.node.recover()?;
+        scene.wait_until_quiet()?;
+        Ok(scene.report(report))
+    }
+
+    fn env(&self) -> BTreeMap<String, String> {
+        let point = match self.boundary {
+            Boundary::Failpoint(point, 1) => format!("{point}=halt"),
+            Boundary::Failpoint(point, nth) => format!("{point}#{nth}=halt"),
+            Boundary::Moment(..) => return BTreeMap::new(),
+        };
+        [("STILLPOINT_FAILPOINT".to_owned(), point)].into()
+    }
+}

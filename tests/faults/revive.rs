@@ -1,0 +1,179 @@
+//! A guest that vzdump's death left frozen or down: brought back where it is ours to do, and only there.
+
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use stillpoint_sim::hooks::Binaries;
+use stillpoint_sim::node::Guest;
+use stillpoint_sim::vzdump::replay::{Moment, Victim};
+
+use super::harness::{Case, Ended};
+use super::promise::Promise;
+use super::scene::{At, Scene, binaries, kill};
+
+const FAULT: &str = "guest left frozen or down";
+const STOP: &str = "lxc-stop-running";
+const SUSPEND: &str = "lxc-suspend";
+
+/// How long it is watched that nothing is done that must not be.
+const WATCH: Duration = Duration::from_secs(3);
+
+/// The task of another job, as PVE names its worker.
+const OTHER: &str = "UPID:sim:0000ABCD:0000ABCD:6B025221:vzdump::root@pam:";
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (mode, left) in [(SUSPEND, "frozen"), (STOP, "down")] {
+        let case = |name: &str, run: fn(&'static str) -> Result<Ended>| {
+            Case::always(FAULT, &format!("{name}, {left}"), move || run(mode))
+        };
+        cases.extend([
+            case("under a lock of somebody else", locked_by_another),
+            case("another job is at it", another_job_is_at_it),
+            case("another job waits", another_job_waits),
+            case("another job is at another guest", another_guest),
+            case("a person is to do it", a_person_is_told),
+            case("something of vzdump still lives", vzdump_lives_on),
+        ]);
+    }
+    cases
+}
+
+fn is_back(guest: &Guest) -> bool {
+    guest.is_running() && !guest.is_frozen()
+}
+
+/// vzdump dies at work; for a while nothing may be done to the guest; then `release` clears the way.
+fn not_before(
+    scene: &Scene,
+    victim: Victim,
+    release: impl Fn(&Arc<Guest>) + Send + Sync + 'static,
+) -> Result<Ended> {
+    let early = Arc::new(Mutex::new(None));
+    let (seen, release) = (Arc::clone(&early), Arc::new(release));
+    let mark = Arc::new(scene.marker());
+    scene.when(At::Ended("pre-stop"), move |guest| {
+        let (guest, seen) = (Arc::clone(guest), Arc::clone(&seen));
+        let (release, mark) = (Arc::clone(&release), Arc::clone(&mark));
+        std::thread::spawn(move || {
+            while is_back(&guest) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            std::thread::sleep(WATCH);
+            *seen.lock().unwrap() = Some(is_back(&guest));
+            mark();
+            release(&guest);
+        });
+    });
+    let report = scene.play(vec![kill("pre-stop", Moment::Working, victim)]);
+    let early = *early.lock().unwrap();
+    ensure!(early == Some(false), "brought back too early: {early:?}\n{}", report.text());
+    let kept = Promise::of(scene, &report).booted().kept()?;
+    // The time begins with the kill and holds the one in which nothing may be done.
+    let watched = WATCH.as_millis() as u64;
+    Ok(Ended { back_ms: kept.back_ms.map(|ms| ms.saturating_sub(watched)), ..kept })
+}
+
+fn locked_by_another(mode: &'static str) -> Result<Ended> {
+    let scene = Scene::new(mode, &|_| {});
+    scene.when(At::Ended("pre-stop"), |guest| guest.set_lock(Some("migrate")).unwrap());
+    not_before(&scene, Victim::Group, |guest| guest.set_lock(None).unwrap())
+}
+
+/// Another job's worker, in the middle of that guest, or of none.
+fn other_job(scene: &Scene, at: Option<u32>) -> Result<Child> {
+    let mut log = String::from("INFO: starting new backup job: vzdump 9001 9003\n");
+    if let Some(vmid) = at {
+        log += &format!("INFO: Starting Backup of VM {vmid} (lxc)\n");
+    }
+    scene.node.write(&format!("var/log/pve/tasks/1/{OTHER}"), &log)?;
+    let mut sleep = Command::new("/bin/sleep");
+    sleep.arg0(format!("task {OTHER}")).arg("600").stdin(Stdio::null());
+    Ok(sleep.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
+}
+
+fn another_job_is_at_it(mode: &'static str) -> Result<Ended> {
+    let scene = Scene::new(mode, &|_| {});
+    let job = Mutex::new(other_job(&scene, Some(9001))?);
+    not_before(&scene, Victim::Group, move |_| {
+        let mut job = job.lock().unwrap();
+        job.kill().unwrap();
+        job.wait().unwrap();
+    })
+}
+
+fn at_once_beside(mode: &'static str, at: Option<u32>) -> Result<Ended> {
+    let scene = Scene::new(mode, &|_| {});
+    let mut job = other_job(&scene, at)?;
+    let report = scene.play(vec![kill("pre-stop", Moment::Working, Victim::Group)]);
+    let lives = job.try_wait()?.is_none();
+    job.kill()?;
+    job.wait()?;
+    ensure!(lives, "the other job has ended by itself");
+    Promise::of(&scene, &report).booted().kept()
+}
+
+fn another_job_waits(mode: &'static str) -> Result<Ended> {
+    at_once_beside(mode, None)
+}
+
+fn another_guest(mode: &'static str) -> Result<Ended> {
+    at_once_beside(mode, Some(9003))
+}
+
+/// The commands are named in a mail to root, and nothing is done; the person does it.
+fn a_person_is_told(mode: &'static str) -> Result<Ended> {
+    let scene = Scene::new(mode, &|_| {});
+    scene.settings("[resume]\nrevive-guest = false\n");
+    let sendmail = scene.node.path("usr/sbin/sendmail");
+    let mail = scene.node.path("tmp/mail");
+    let script = format!("#!/bin/sh\nexec /bin/cat >>{}\n", mail.display());
+    std::fs::write(&sendmail, script)?;
+    std::fs::set_permissions(&sendmail, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let root = scene.node.root().to_owned();
+    let kept = not_before(&scene, Victim::Group, move |guest| {
+        let vmid = guest.vmid.to_string();
+        let run = |program: &str, words: &[&str]| {
+            let done = Command::new(root.join(program)).args(words).arg(&vmid).status().unwrap();
+            assert!(done.success(), "{program} {words:?}");
+        };
+        if guest.is_running() {
+            run("usr/bin/lxc-unfreeze", &["-n"]);
+        } else {
+            run("usr/sbin/pct", &["unlock"]);
+            run("usr/sbin/pct", &["start"]);
+        }
+    })?;
+    let mail = std::fs::read_to_string(&mail)?;
+    let command = match mode {
+        STOP => "pct unlock 9001 && pct start 9001",
+        _ => "lxc-unfreeze -n 9001",
+    };
+    ensure!(mail.matches(command).count() == 1, "the mail: {mail}");
+    Ok(kept)
+}
+
+/// A process that vzdump had started lives on in its session, and may have the volumes mounted.
+fn vzdump_lives_on(mode: &'static str) -> Result<Ended> {
+    let directory = std::env::temp_dir().join("hook-with-a-child");
+    std::fs::create_dir_all(&directory)?;
+    let (hook, child) = (directory.join("vzdump-hook"), directory.join("child"));
+    let real = binaries();
+    let script = format!(
+        "#!/bin/sh\nif [ \"$1\" = pre-stop ]; then\n\
+         /bin/sleep 600 </dev/null >/dev/null 2>&1 &\necho $! >{}\nfi\nexec {} \"$@\"\n",
+        child.display(),
+        real.vzdump_hook.display()
+    );
+    std::fs::write(&hook, script)?;
+    std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let wrapped = Binaries { vzdump_hook: hook, ..real };
+    let scene = Scene::with(mode, &wrapped, &|_| {});
+    not_before(&scene, Victim::Worker, move |_| {
+        let pid: i32 = std::fs::read_to_string(&child).unwrap().trim().parse().unwrap();
+        stillpoint_sim::process::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    })
+}
