@@ -12,8 +12,12 @@ const SOCKETS: [&str; 3] = ["/run/docker.sock", "/var/run/docker.sock", "/run/po
 /// A look-up in the guest's file system takes microseconds, unless the guest makes it hang.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
 
-/// Ten thousand running containers, at some 1.5 kB each in a list, are read; more is no answer.
-const ANSWER_LIMIT: usize = 32 << 20;
+/// Ten thousand running containers, at some 1.5 kB each in a list, are read; more is no answer. The words in which
+/// an answer is refused may for a moment take six times as much.
+const LIST_LIMIT: usize = 20 << 20;
+
+/// For every other answer: a container has some 10 kB.
+const ANSWER_LIMIT: usize = 4 << 20;
 
 /// For every request but a stop: an engine in good health answers in milliseconds, a start takes seconds.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
@@ -70,7 +74,7 @@ impl Engine {
 
     /// Whether the engine answers.
     pub fn ping(&self, deadline: Instant) -> Result<(), Error> {
-        self.get("/_ping", deadline).map(drop)
+        self.get("/_ping", ANSWER_LIMIT, deadline).map(drop)
     }
 
     /// The ids of the containers that run, paused ones included.
@@ -95,7 +99,8 @@ impl Engine {
 
     /// A container with its settings and its present state.
     pub fn inspect(&self, id: &str, deadline: Instant) -> Result<Container, Error> {
-        let answer = self.get(&format!("/containers/{}/json", checked(id)?), deadline)?;
+        let answer =
+            self.get(&format!("/containers/{}/json", checked(id)?), ANSWER_LIMIT, deadline)?;
         Container::parse(&answer.body).map_err(not_understood)
     }
 
@@ -120,20 +125,21 @@ impl Engine {
     }
 
     fn list(&self, path: &str, deadline: Instant) -> Result<Vec<String>, Error> {
-        Container::parse_list(&self.get(path, deadline)?.body).map_err(not_understood)
+        Container::parse_list(&self.get(path, LIST_LIMIT, deadline)?.body).map_err(not_understood)
     }
 
-    fn get(&self, path: &str, deadline: Instant) -> Result<Answer, Error> {
-        self.send(Method::Get, path, deadline.min(Instant::now() + REQUEST_LIMIT))
+    fn get(&self, path: &str, body: usize, deadline: Instant) -> Result<Answer, Error> {
+        let deadline = deadline.min(Instant::now() + REQUEST_LIMIT);
+        self.send(Method::Get, path, Limit { deadline, body })
     }
 
     fn act(&self, id: &str, verb: &str, deadline: Instant) -> Result<(), Error> {
-        self.send(Method::Post, &format!("/containers/{}/{verb}", checked(id)?), deadline).map(drop)
+        let limit = Limit { deadline, body: ANSWER_LIMIT };
+        self.send(Method::Post, &format!("/containers/{}/{verb}", checked(id)?), limit).map(drop)
     }
 
-    fn send(&self, method: Method, path: &str, deadline: Instant) -> Result<Answer, Error> {
+    fn send(&self, method: Method, path: &str, limit: Limit) -> Result<Answer, Error> {
         let request = Request { method, path, headers: &[], form: None, json: None };
-        let limit = Limit { deadline, body: ANSWER_LIMIT };
         let answer = self
             .client
             .send(&request, limit)
