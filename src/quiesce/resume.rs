@@ -3,7 +3,7 @@ use std::ops::ControlFlow;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::order::{Event, in_order, turned_round};
+use super::order::{Event, acyclic, in_order, turned_round};
 use crate::config::Strategy;
 use crate::engine::{Container, Engine, Error, Status};
 use crate::guest::{Place, State};
@@ -120,13 +120,12 @@ fn reach(root: &Root, run: &Run, until: Instant) -> Result<Engine, String> {
 fn one_round(root: &Root, run: &mut Run, engine: &Engine, deadline: Instant) {
     let Some(quiesce) = run.quiesce.as_ref() else { return };
     let steps = quiesce.steps.clone();
-    // What a container depends on is started before it: stopping, turned round.
-    let after: Vec<Vec<usize>> = steps.iter().map(|step| step.after.clone()).collect();
+    let waits_for = start_order(&steps);
     let known: HashSet<String> = steps.iter().map(|step| step.id.clone()).collect();
     let (by, over) = (quiesce.by, quiesce.over);
     let effort = Effort { engine: engine.clone(), by, over, known, steps, deadline };
     in_order(
-        &turned_round(&after),
+        &waits_for,
         move |index| effort.bring_back(index),
         |event| {
             if let Event::Done(index, result) = event {
@@ -142,6 +141,16 @@ fn one_round(root: &Root, run: &mut Run, engine: &Engine, deadline: Instant) {
             }
         },
     );
+}
+
+/// For each step, those that are started before it: what it depends on. Stopping, turned round.
+///
+/// A plan has no circle, but a note in the guest may: what waits in one would never be started.
+pub fn start_order(steps: &[Step]) -> Vec<Vec<usize>> {
+    let after: Vec<Vec<usize>> = steps.iter().map(|step| step.after.clone()).collect();
+    let mut waits_for = turned_round(&after);
+    acyclic(&mut waits_for);
+    waits_for
 }
 
 /// What bringing back one container came to.
@@ -177,7 +186,7 @@ fn record(run: &mut Run, index: usize, result: Back) {
         Back::Fate(fate) => step.fate = fate,
         Back::StillStopping => {}
         Back::Failed(error) => {
-            step.failures += 1;
+            step.failures = step.failures.saturating_add(1);
             if step.failures >= MOST_FAILURES {
                 step.fate = Fate::Failed(error.to_string());
             }
@@ -204,7 +213,8 @@ impl Effort {
     }
 
     fn try_to(&self, step: &Step) -> Result<Back, Error> {
-        let may_be_stopped_until = Instant::now() + self.window(step);
+        let may_be_stopped_until =
+            Instant::now().checked_add(self.window(step)).unwrap_or(self.deadline);
         loop {
             let container = match self.engine.inspect(&step.id, self.deadline) {
                 Ok(container) => container,
@@ -245,7 +255,7 @@ impl Effort {
         let unanswered = step.stop_ms.is_none() && (step.requested || !self.over);
         match (self.by, step.action) {
             (By::Stillpoint, Strategy::Stop) if unanswered => {
-                Duration::from_secs(step.stop_timeout) + STOP_MARGIN
+                Duration::from_secs(step.stop_timeout).saturating_add(STOP_MARGIN)
             }
             (By::Stillpoint, Strategy::Pause) if unanswered => STOP_MARGIN,
             _ => Duration::ZERO,
@@ -349,7 +359,7 @@ pub fn look_again(root: &Root, run: &mut Run, deadline: Instant) {
     for step in quiesce.steps.iter_mut().filter(started) {
         let Ok(container) = engine.inspect(&step.id, deadline) else { continue };
         if container.status == Status::Exited && container.exit_code != 0 {
-            step.failures += 1;
+            step.failures = step.failures.saturating_add(1);
             step.fate = match step.failures {
                 MOST_FAILURES.. => Fate::Failed(format!("it ends with {}", container.exit_code)),
                 _ => Fate::Open,
