@@ -10,11 +10,11 @@ use crate::config::Settings;
 use crate::engine::Engine;
 use crate::guest::{Place, State};
 use crate::journal::{Entry, Journal};
-use crate::quiesce::{self, BroughtBack, Plan};
+use crate::quiesce::{self, BroughtBack, Errand, Plan};
 use crate::run::Step;
-use crate::sys::Root;
 use crate::sys::text::{count, printable};
-use crate::verify;
+use crate::sys::{Root, detach};
+use crate::verify::{self, Pending};
 use crate::vzdump::Vmid;
 
 /// A verify that the server has not ended after this is not waited for any longer.
@@ -46,14 +46,17 @@ pub fn recover(root: &Root) -> Result<()> {
     for line in quiesce::recover(root, "recover", PERSON_LIMIT)? {
         print(&line)?;
     }
+    if !Pending::all(root)?.is_empty() {
+        detach::start(root, "stillpoint-collect-boot", &["collect"])?;
+    }
     Ok(())
 }
 
 /// Brings back the containers of a guest now.
 pub fn resume(root: &Root, vmid: Vmid) -> Result<()> {
     let deadline = Instant::now() + PERSON_LIMIT;
-    let reason = "a person asked for it";
-    match quiesce::bring_back(root, vmid, deadline, "person", reason, false)? {
+    let errand = Errand { by: "person", reason: "a person asked for it", close: false, run: None };
+    match quiesce::bring_back(root, vmid, deadline, errand)? {
         BroughtBack::Nothing => print(&format!("Guest {vmid}: nothing is waiting to be started.")),
         BroughtBack::All(number) => {
             print(&format!("Guest {vmid}: {} started.", count(number, "container")))

@@ -29,7 +29,7 @@ use targets::memory::most_of;
 
 /// A sample is cut off at this many places at the most, a long one at fewer.
 const MOST_CUTS: usize = 400;
-const MOST_CUT_BYTES: usize = 1 << 21;
+const MOST_CUT_BYTES: usize = 1 << 19;
 
 fn tests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
@@ -114,11 +114,11 @@ macro_rules! seeded {
 // With how many mutated inputs: fewer where a target writes files.
 seeded! {
     call 3000
-    container 3000
+    container 2000
     container_list 3000
     guest_config 2000
     journal 200
-    pbs_snapshots 1500
+    pbs_snapshots 700
     pbs_upid 3000
     plan 1500
     quiesced 3000
@@ -126,7 +126,7 @@ seeded! {
     settings 800
     storage 800
     target 3000
-    task_log 500
+    task_log 200
     text 1500
     vzdump_upid 3000
 }
@@ -150,7 +150,7 @@ fn long(head: &str, item: &str, tail: &str, size: usize) -> Vec<u8> {
     (text + tail).into_bytes()
 }
 
-/// An engine's answer is read up to 32 MiB: what is made of it must leave room within the 256 MiB that a hook needs.
+/// An engine's answers are read up to some MiB: what is made of them must leave room within the 256 MiB of a hook.
 #[test]
 fn a_hostile_answer_costs_little_more_than_itself() {
     let id = "3b1f0c2d4e5f";
@@ -168,19 +168,19 @@ fn a_hostile_answer_costs_little_more_than_itself() {
         ("paths", format!(r#"{head}"Config":{{}},"Mounts":["#), r#"{"Source":"/a"}"#, "]}"),
         ("passed over", format!(r#"{head}"Config":{{}},"Else":["#), "0", "]}"),
     ] {
-        let answer = long(&head, item, tail, 4 * MIB);
+        let answer = long(&head, item, tail, 2 * MIB);
         let (container, most) = most_of(|| Container::parse(&answer));
         let container = container.unwrap();
         assert!(container.weight() <= MIB, "{what}: {}", container.weight());
         assert!(most <= MIB, "{what}: {most} bytes for an answer of {}", answer.len());
     }
-    let list = long("[", r#"{"Id":"3b1f0c%"}"#, "]", 4 * MIB);
+    let list = long("[", r#"{"Id":"3b1f0c%"}"#, "]", 2 * MIB);
     let (ids, most) = most_of(|| Container::parse_list(&list));
     assert!(ids.is_err_and(|why| why.contains("more containers")));
-    assert!(most <= 3 * MIB, "{most} bytes for a list of {}", list.len());
-    let list = long("[", r#"{"Id":""}"#, "]", 4 * MIB);
+    assert!(most <= 2 * MIB, "{most} bytes for a list of {}", list.len());
+    let list = long("[", r#"{"Id":""}"#, "]", 2 * MIB);
     let (ids, most) = most_of(|| Container::parse_list(&list));
-    assert!(ids.is_err() && most <= 3 * MIB, "{most} bytes for a list of {}", list.len());
+    assert!(ids.is_err() && most <= 2 * MIB, "{most} bytes for a list of {}", list.len());
 }
 
 /// The words in which an answer is refused may quote it, escaped: six times its size, and never twice at once.

@@ -12,12 +12,11 @@ const SOCKETS: [&str; 3] = ["/run/docker.sock", "/var/run/docker.sock", "/run/po
 /// A look-up in the guest's file system takes microseconds, unless the guest makes it hang.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
 
-/// Ten thousand running containers, at some 1.5 kB each in a list, are read; more is no answer. The words in which
-/// an answer is refused may for a moment take six times as much.
-const LIST_LIMIT: usize = 20 << 20;
-
-/// For every other answer: a container has some 10 kB.
-const ANSWER_LIMIT: usize = 4 << 20;
+/// Ten thousand running containers, at some 1.5 kB each in a list; one container in full; what a stop or a start
+/// has to say: in bytes.
+const LIST_LIMIT: usize = 16 << 20;
+const CONTAINER_LIMIT: usize = 1 << 20;
+const ACTION_LIMIT: usize = 64 << 10;
 
 /// For every request but a stop: an engine in good health answers in milliseconds, a start takes seconds.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
@@ -74,7 +73,7 @@ impl Engine {
 
     /// Whether the engine answers.
     pub fn ping(&self, deadline: Instant) -> Result<(), Error> {
-        self.get("/_ping", ANSWER_LIMIT, deadline).map(drop)
+        self.get("/_ping", ACTION_LIMIT, deadline).map(drop)
     }
 
     /// The ids of the containers that run, paused ones included.
@@ -100,7 +99,7 @@ impl Engine {
     /// A container with its settings and its present state.
     pub fn inspect(&self, id: &str, deadline: Instant) -> Result<Container, Error> {
         let answer =
-            self.get(&format!("/containers/{}/json", checked(id)?), ANSWER_LIMIT, deadline)?;
+            self.get(&format!("/containers/{}/json", checked(id)?), CONTAINER_LIMIT, deadline)?;
         Container::parse(&answer.body).map_err(not_understood)
     }
 
@@ -129,17 +128,23 @@ impl Engine {
     }
 
     fn get(&self, path: &str, body: usize, deadline: Instant) -> Result<Answer, Error> {
-        let deadline = deadline.min(Instant::now() + REQUEST_LIMIT);
-        self.send(Method::Get, path, Limit { deadline, body })
+        self.send(Method::Get, path, body, deadline.min(Instant::now() + REQUEST_LIMIT))
     }
 
     fn act(&self, id: &str, verb: &str, deadline: Instant) -> Result<(), Error> {
-        let limit = Limit { deadline, body: ANSWER_LIMIT };
-        self.send(Method::Post, &format!("/containers/{}/{verb}", checked(id)?), limit).map(drop)
+        let path = format!("/containers/{}/{verb}", checked(id)?);
+        self.send(Method::Post, &path, ACTION_LIMIT, deadline).map(drop)
     }
 
-    fn send(&self, method: Method, path: &str, limit: Limit) -> Result<Answer, Error> {
+    fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: usize,
+        deadline: Instant,
+    ) -> Result<Answer, Error> {
         let request = Request { method, path, headers: &[], form: None, json: None };
+        let limit = Limit { deadline, body };
         let answer = self
             .client
             .send(&request, limit)

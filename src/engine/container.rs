@@ -1,5 +1,7 @@
 use std::collections::HashMap;
+use std::time::Duration;
 
+use chrono::DateTime;
 use serde::Deserialize;
 
 use super::kept::{Ids, Labels, Sources};
@@ -42,12 +44,14 @@ pub struct Container {
     pub id: String,
     /// Without the leading slash of the API.
     pub name: String,
-    /// Those of compose and of Stillpoint.
+    /// Those of compose, of Swarm and of Stillpoint.
     pub labels: HashMap<String, String>,
     pub status: Status,
     /// When it was last started, in the engine's words: a different one means somebody has started it since.
     pub started_at: String,
     pub exit_code: i64,
+    /// When it last ended, in the engine's words.
+    pub finished_at: String,
     /// How long the engine lets it take to stop before it kills it, in seconds.
     pub stop_timeout: u64,
     /// `--rm`: stopping it deletes it.
@@ -72,13 +76,24 @@ impl Container {
     pub fn weight(&self) -> usize {
         let labels = self.labels.iter().map(|(key, value)| LABEL + key.len() + value.len());
         let data = self.data.iter().map(|path| PATH + path.len());
-        let own = self.id.len() + self.name.len() + self.started_at.len();
+        let own = self.id.len() + self.name.len() + self.started_at.len() + self.finished_at.len();
         size_of::<Container>() + own + labels.sum::<usize>() + data.sum::<usize>()
     }
 
     /// A label's value.
     pub fn label(&self, name: &str) -> Option<&str> {
         self.labels.get(name).map(String::as_str)
+    }
+
+    /// Whether Docker Swarm looks after it.
+    pub fn is_swarm_task(&self) -> bool {
+        self.labels.keys().any(|key| key.starts_with("com.docker.swarm."))
+    }
+
+    /// How long it ran when it last ended; `None` where that can't be told, or it runs.
+    pub fn ran_for(&self) -> Option<Duration> {
+        let time = |text: &str| DateTime::parse_from_rfc3339(text).ok();
+        (time(&self.finished_at)? - time(&self.started_at)?).to_std().ok()
     }
 
     /// The compose project it belongs to.
@@ -130,6 +145,8 @@ struct InspectedState {
     #[serde(default)]
     started_at: String,
     #[serde(default)]
+    finished_at: String,
+    #[serde(default)]
     exit_code: i64,
 }
 
@@ -178,6 +195,7 @@ impl TryFrom<Inspected> for Container {
             },
             started_at: inspected.state.started_at.chars().take(64).collect(),
             exit_code: inspected.state.exit_code,
+            finished_at: inspected.state.finished_at.chars().take(64).collect(),
             stop_timeout,
             auto_remove: inspected.host_config.auto_remove,
             data: inspected.mounts.0,

@@ -19,7 +19,10 @@ const MOST_LABELS: usize = 256;
 /// How many places of data are kept of one container.
 const MOST_DATA: usize = 64;
 
-/// Labels: those of compose and of Stillpoint.
+/// What the labels that are kept begin with: those of compose, of Swarm and of Stillpoint.
+const PREFIXES: [&str; 3] = ["com.docker.compose.", "com.docker.swarm.", "stillpoint."];
+
+/// Labels, as far as they mean something here.
 #[derive(Default)]
 pub struct Labels(pub HashMap<String, String>);
 
@@ -49,7 +52,7 @@ impl<'de> Visitor<'de> for Labels {
 
     fn visit_map<M: MapAccess<'de>>(mut self, mut map: M) -> Result<Labels, M::Error> {
         while let Some(key) = map.next_key::<String>()? {
-            let ours = key.starts_with("com.docker.compose.") || key.starts_with("stillpoint.");
+            let ours = PREFIXES.iter().any(|prefix| key.starts_with(prefix));
             if !ours || key.len() > LONGEST_TEXT || self.0.len() == MOST_LABELS {
                 map.next_value::<IgnoredAny>()?;
                 continue;

@@ -29,6 +29,8 @@ pub enum Duty {
     EndRuns,
     /// Collect the verifies of this job.
     CollectVerifies,
+    /// Leave the verifies of this job to be collected later.
+    LeaveVerifies,
     /// Print a line for each guest; Proxmox VE mails them.
     Summarize,
 }
@@ -57,7 +59,7 @@ pub fn duties(call: &Call) -> &'static [Duty] {
         (Phase::BackupAbort, ..) => &[NoteFailure, Resume],
         (Phase::LogEnd, ..) => &[Resume, JournalRun],
         (Phase::JobEnd, ..) => &[EndRuns, CollectVerifies, Summarize],
-        (Phase::JobAbort, ..) => &[EndRuns, CollectVerifies],
+        (Phase::JobAbort, ..) => &[EndRuns, LeaveVerifies],
     }
 }
 

@@ -1,16 +1,16 @@
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::{Duty, LOCK_LIMIT};
 use crate::config::{OnError, Settings};
 use crate::guest::{Place, State};
-use crate::quiesce::{self, Quiesced};
+use crate::quiesce::{self, Errand, Quiesced};
 use crate::report::lines::{self, say};
 use crate::run::{Archive, By, Run, Runs, VerifyStart};
-use crate::sys::{Root, failpoint, signal};
+use crate::sys::{Root, clock, failpoint, signal};
 use crate::verify;
-use crate::vzdump::{Call, GuestType, Job, Mode, Subject, TaskLog};
+use crate::vzdump::{Call, GuestType, Job, Mode, Phase, Subject, TaskLog};
 
 /// How long post-restart tries before it leaves the rest to the guard.
 const RESUME_LIMIT: Duration = Duration::from_secs(120);
@@ -37,10 +37,7 @@ impl GuestCall<'_> {
         let runs = Runs::of(self.root);
         let _lock = match runs.lock(vmid, Instant::now() + LOCK_LIMIT) {
             Ok(lock) => lock,
-            Err(error) => {
-                say(&format!("guest {vmid} is left to whoever brings it back now: {error:#}"));
-                return 0;
-            }
+            Err(error) => return self.left_to_others(due, &error),
         };
         let mut run = match runs.load(vmid) {
             Ok(Some(run)) if run.job == self.job && !due.contains(&Duty::OpenRun) => run,
@@ -48,13 +45,7 @@ impl GuestCall<'_> {
             // Another backup's run, or one that can't be read: that comes first.
             Ok(Some(_)) | Err(_) => match self.end_other_run() {
                 Ok(()) => self.new_run(),
-                Err(error) => {
-                    say(&format!("{} is not quiesced: {error:#}", self.new_run().guest()));
-                    return u8::from(
-                        due.contains(&Duty::Quiesce)
-                            && self.settings.quiesce.on_error == OnError::Fail,
-                    );
-                }
+                Err(error) => return self.left_to_others(due, &error),
             },
         };
         self.complete(&mut run);
@@ -66,6 +57,14 @@ impl GuestCall<'_> {
             }
         }
         status
+    }
+
+    /// Somebody else is at work on this guest. A later phase sees that this one has not looked at it.
+    fn left_to_others(&self, due: &[Duty], error: &anyhow::Error) -> u8 {
+        say(&format!("guest {} is left to others: {error:#}", self.subject.vmid));
+        let refused =
+            due.contains(&Duty::Quiesce) && self.settings.quiesce.on_error == OnError::Fail;
+        u8::from(refused)
     }
 
     fn duty(&self, duty: Duty, run: &mut Run) -> Result<u8> {
@@ -80,7 +79,8 @@ impl GuestCall<'_> {
             Duty::StartVerify => self.start_verify(run)?,
             Duty::NoteFailure => run.archive = Archive::Failed(self.failure()),
             Duty::JournalRun => return self.journal(run).map(|()| 0),
-            Duty::BringBackLeftovers | Duty::EndRuns | Duty::CollectVerifies | Duty::Summarize => {}
+            Duty::BringBackLeftovers | Duty::EndRuns | Duty::CollectVerifies => {}
+            Duty::LeaveVerifies | Duty::Summarize => {}
         }
         if matches!(
             duty,
@@ -101,9 +101,14 @@ impl GuestCall<'_> {
         {
             anyhow::bail!("another backup ({}) is at work on this guest", other.job.name());
         }
-        let reason = "the next backup of the guest begins";
+        let errand = Errand {
+            by: "job-start",
+            reason: "the next backup of the guest begins",
+            close: true,
+            run: None,
+        };
         let deadline = Instant::now() + RESUME_LIMIT;
-        match quiesce::bring_back_locked(self.root, vmid, deadline, "job-start", reason, true)? {
+        match quiesce::bring_back_locked(self.root, vmid, deadline, errand)? {
             quiesce::BroughtBack::NotYet(why) => {
                 anyhow::bail!("an earlier backup is not over: {why}")
             }
@@ -155,7 +160,12 @@ impl GuestCall<'_> {
     }
 
     fn quiesce(&self, run: &mut Run) -> u8 {
-        let reason = match quiesce::quiesce(self.root, self.settings, run) {
+        run.looked_at = true;
+        let quiesced = match self.armed(run) {
+            Ok(()) => quiesce::quiesce(self.root, self.settings, run),
+            Err(error) => Quiesced::Disturbed(format!("{error:#}")),
+        };
+        let reason = match quiesced {
             Quiesced::Nothing(why) => {
                 say(&format!("{} has nothing to bring to rest: {why}", run.guest()));
                 run.note(why);
@@ -175,6 +185,7 @@ impl GuestCall<'_> {
         let touched = run.is_open();
         if let Some(quiesce) = run.quiesce.as_mut() {
             quiesce.over = true;
+            quiesce.requests_ended_ms = Some(clock::boot_ms());
         }
         // Whoever looks now knows that everything has to come back.
         self.save(run);
@@ -188,7 +199,21 @@ impl GuestCall<'_> {
         u8::from(fail)
     }
 
+    /// The guard comes before everything else: its start costs the containers nothing then, and it brings back
+    /// the guest itself too. It reads the run from the disk.
+    fn armed(&self, run: &Run) -> Result<()> {
+        Runs::of(self.root)
+            .save(run)
+            .context("nothing can be written down, so nothing is stopped")?;
+        quiesce::arm(self.root, run)
+    }
+
     fn note_running(&self, run: &mut Run) {
+        run.looked_at = true;
+        run.was_running = true;
+        if let Err(error) = self.armed(run) {
+            say(&format!("{}: {error:#}", run.guest()));
+        }
         match quiesce::note_running(self.root, self.settings, run) {
             Ok(None) => {
                 let containers = run.quiesce.as_ref().map_or(0, |quiesce| quiesce.steps.len());
@@ -204,7 +229,6 @@ impl GuestCall<'_> {
                 run.note(note);
             }
         }
-        run.was_running = true;
         run.handed_over = self.job.worker.alive();
         self.save(run);
     }
@@ -213,11 +237,12 @@ impl GuestCall<'_> {
         if run.subject_to_stop() {
             // Here the guest is down until its archive is complete; later calls see it up again.
             run.seen_down |= matches!(State::of(self.root, run.vmid), Ok(State::Stopped));
-        } else if !run.data_copied {
+        } else if !run.data_copied && !run.proof_due {
             // Done with the first look at the engine, so that it costs the containers no time of its own.
             run.proof_due = run.is_at_rest();
         }
         run.data_copied = true;
+        run.guest_returned |= self.call.phase == Phase::PostRestart;
     }
 
     fn resume(&self, run: &mut Run) {
@@ -278,16 +303,23 @@ impl GuestCall<'_> {
     }
 
     fn failure(&self) -> String {
-        let log = self.job.upid.as_ref().and_then(|upid| TaskLog::read(self.root, upid).ok());
-        log.and_then(|log| log.failure_of(self.subject.vmid))
+        self.task_log()
+            .and_then(|log| log.failure_of(self.subject.vmid))
             .unwrap_or_else(|| "vzdump gives no reason".to_string())
     }
 
     fn journal(&self, run: &mut Run) -> Result<()> {
         if run.archive == Archive::Pending {
-            run.archive = Archive::Failed(self.failure());
+            // Neither backup-end nor backup-abort could be written down; vzdump knows.
+            let finished = self.task_log().is_some_and(|log| log.is_finished(run.vmid));
+            run.archive =
+                if finished { Archive::Complete } else { Archive::Failed(self.failure()) };
         }
-        quiesce::finish(self.root, run)
+        quiesce::finish(self.root, run).map(drop)
+    }
+
+    fn task_log(&self) -> Option<TaskLog> {
+        TaskLog::read(self.root, self.job.upid.as_ref()?).ok()
     }
 
     /// A disk that is full is said, and keeps nothing from being brought back.

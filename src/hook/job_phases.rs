@@ -6,11 +6,11 @@ use serde_json::Value;
 use super::Duty;
 use crate::config::{OnFailure, Settings};
 use crate::journal::{Backup, Entry, Journal, VerifyOutcome};
-use crate::quiesce::{self, BroughtBack};
+use crate::quiesce::{self, BroughtBack, Errand};
 use crate::report::lines::{say, summary};
 use crate::run::Runs;
 use crate::sys::{Root, detach, text};
-use crate::verify::{self, Collected};
+use crate::verify::{self, Collected, Pending};
 use crate::vzdump::Job;
 
 /// For what an earlier job left in one guest.
@@ -24,6 +24,7 @@ pub fn perform(root: &Root, settings: &Settings, job: &Job, due: &[Duty]) -> u8 
             Duty::BringBackLeftovers => bring_back_leftovers(root),
             Duty::EndRuns => end_runs(root, job),
             Duty::CollectVerifies => status = collect(root, settings, job),
+            Duty::LeaveVerifies => leave_verifies(root),
             Duty::Summarize => {
                 if let Err(error) = summarize(root, job) {
                     say(&format!("the summary can't be made: {error:#}"));
@@ -54,7 +55,8 @@ fn end_runs(root: &Root, job: &Job) {
             continue;
         }
         let deadline = Instant::now() + LEFTOVER_LIMIT;
-        match quiesce::bring_back(root, vmid, deadline, "job-end", "the job is over", true) {
+        let errand = Errand { by: "job-end", reason: "the job is over", close: true, run: None };
+        match quiesce::bring_back(root, vmid, deadline, errand) {
             Ok(BroughtBack::Nothing) => {}
             Ok(BroughtBack::All(count)) => {
                 say(&format!("guest {vmid}: {} started again", text::count(count, "container")));
@@ -73,16 +75,26 @@ fn collect(root: &Root, settings: &Settings, job: &Job) -> u8 {
         say(&format!("the verifies can't be collected: {error:#}"));
         Collected::default()
     });
-    if collected.left > 0 {
-        let verifies = text::count(collected.left, "verify").replace("verifys", "verifies");
-        let unit = format!("stillpoint-collect-{}", text::token());
-        match detach::start(root, &unit, &["collect"]) {
-            Ok(_) => say(&format!("{verifies} will be collected when the server is done")),
-            Err(error) => say(&format!("{verifies} can't be waited for: {error:#}")),
-        }
-    }
+    leave_verifies(root);
     let failed = collected.outcomes.iter().any(|(_, outcome, _)| *outcome == VerifyOutcome::Failed);
     u8::from(failed && settings.verify.on_failure == OnFailure::FailJob)
+}
+
+/// What nobody has collected yet, of this job or of one that died, is collected outside of vzdump.
+fn leave_verifies(root: &Root) {
+    let left = match Pending::all(root) {
+        Ok(left) => left.len(),
+        Err(error) => return say(&format!("the verifies can't be told: {error:#}")),
+    };
+    if left == 0 {
+        return;
+    }
+    let verifies = if left == 1 { "1 verify".to_string() } else { format!("{left} verifies") };
+    let unit = format!("stillpoint-collect-{}", text::token());
+    match detach::start(root, &unit, &["collect"]) {
+        Ok(_) => say(&format!("{verifies} will be collected when the server is done")),
+        Err(error) => say(&format!("{verifies} can't be waited for: {error:#}")),
+    }
 }
 
 /// A line for each guest of the job; Proxmox VE mails them.

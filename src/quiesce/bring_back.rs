@@ -2,11 +2,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use super::damaged::reconstruct;
 use super::finish::{finish, recovered};
-use super::note;
 use super::resume::{look_again, resume};
 use crate::journal::{Journal, Record};
-use crate::run::{Archive, Damaged, Run, Runs};
+use crate::run::{Archive, Damaged, Runs};
 use crate::sys::Root;
 use crate::vzdump::Vmid;
 
@@ -21,21 +21,31 @@ pub enum BroughtBack {
     NotYet(String),
 }
 
+/// Who brings back, and why: for the journal.
+#[derive(Clone, Copy, Debug)]
+pub struct Errand<'a> {
+    /// `guard`, `job-start`, `recover`, `settle`, `person`, ...
+    pub by: &'a str,
+    /// Goes into the backup's reasons too, where its data was not copied yet.
+    pub reason: &'a str,
+    /// The job that the run belongs to is over or dead: the run is ended.
+    pub close: bool,
+    /// Only this run, and none that has come after it.
+    pub run: Option<&'a str>,
+}
+
 /// Brings back what a run of this guest left at rest and journals it, for whoever comes outside the order of a
-/// backup: the guard, the boot, the next job, a person.
+/// backup.
 ///
-/// `by` and `reason` go into the journal, and into the backup's reasons where its data was not copied yet. With
-/// `close` the run is ended: the job that it belongs to is over or dead.
+/// What can't be written down (a full disk) keeps nothing from being brought back; it is an error afterwards.
 pub fn bring_back(
     root: &Root,
     vmid: Vmid,
     deadline: Instant,
-    by: &str,
-    reason: &str,
-    close: bool,
+    errand: Errand<'_>,
 ) -> Result<BroughtBack> {
     let _lock = Runs::of(root).lock(vmid, deadline)?;
-    bring_back_locked(root, vmid, deadline, by, reason, close)
+    bring_back_locked(root, vmid, deadline, errand)
 }
 
 /// As [`bring_back`], for a caller that holds the guest's lock already.
@@ -43,60 +53,58 @@ pub fn bring_back_locked(
     root: &Root,
     vmid: Vmid,
     deadline: Instant,
-    by: &str,
-    reason: &str,
-    close: bool,
+    errand: Errand<'_>,
 ) -> Result<BroughtBack> {
     let runs = Runs::of(root);
     let mut run = match runs.load(vmid) {
         Ok(None) => return Ok(BroughtBack::Nothing),
+        Ok(Some(run)) if errand.run.is_some_and(|id| id != run.id) => {
+            return Ok(BroughtBack::Nothing);
+        }
         Ok(Some(run)) => run,
         Err(error) => match error.downcast::<Damaged>() {
-            Ok(damaged) => match note::reconstruct(root, vmid, &damaged)? {
+            Ok(damaged) => match reconstruct(root, vmid, &damaged)? {
                 Some(run) => run,
                 None => return Ok(BroughtBack::Nothing),
             },
             Err(error) => return Err(error),
         },
     };
-    let was_open = run.is_open();
-    if was_open && run.archive == Archive::Pending && !run.data_copied {
-        run.disturb(format!(
-            "its containers were brought back before its data was copied: {reason}"
-        ));
-        if let Some(quiesce) = run.quiesce.as_mut() {
-            quiesce.over = true;
-        }
-        runs.save(&run)?;
-    }
-    let before = started(&run);
+    let before = run.clone();
     let mut left = resume(root, &mut run, deadline, Duration::ZERO);
-    if left.is_none() && was_open {
+    if left.is_none() && before.is_open() {
         look_again(root, &mut run, deadline);
         left = resume(root, &mut run, deadline, Duration::ZERO);
     }
+    let moved = run.fates() != before.fates();
+    if moved && run.archive == Archive::Pending && !run.data_copied {
+        let reason = errand.reason;
+        run.disturb(format!(
+            "its containers were brought back before its data was copied: {reason}"
+        ));
+    }
     if let Some(left) = left {
-        runs.save(&run)?;
+        if moved {
+            runs.save(&run)?;
+        }
         return Ok(BroughtBack::NotYet(left));
     }
-    if was_open {
-        Journal::of(root).append(&Record::Recovered(recovered(&run, by, reason)))?;
+    if before.is_open() {
+        let record = recovered(&run, errand.by, errand.reason);
+        Journal::of(root).append(&Record::Recovered(record))?;
     }
-    if close {
+    if errand.close {
         if run.archive == Archive::Pending {
-            run.archive = Archive::Failed(reason.to_string());
+            run.archive = Archive::Failed(errand.reason.to_string());
         }
-        finish(root, &mut run)?;
-    } else {
+        if let Some(left) = finish(root, &mut run)? {
+            return Ok(BroughtBack::NotYet(left));
+        }
+    } else if moved {
         runs.save(&run)?;
     }
-    match started(&run) - before {
-        0 if !was_open => Ok(BroughtBack::Nothing),
-        count => Ok(BroughtBack::All(count)),
-    }
-}
-
-fn started(run: &Run) -> usize {
-    let steps = run.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
-    steps.filter(|step| step.start_ms.is_some()).count()
+    Ok(match run.started() - before.started() {
+        0 if !before.is_open() => BroughtBack::Nothing,
+        count => BroughtBack::All(count),
+    })
 }

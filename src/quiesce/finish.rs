@@ -6,25 +6,52 @@ use anyhow::Result;
 
 use super::grade::grade;
 use super::note;
+use super::revive::left_behind;
 use crate::config::Strategy;
 use crate::guest::State;
-use crate::journal::{Backup, ContainerRecord, Journal, Outcome, Record, Recovered, Settled};
+use crate::journal::{
+    Backup, ContainerRecord, Entry, Journal, Outcome, Record, Recovered, Settled,
+};
 use crate::run::{Archive, By, Fate, Quiesce, Run, Runs, Step};
 use crate::sys::{Root, clock, failpoint};
 
-/// Journals a run whose backup is over; ends the run where everything is back.
-pub fn finish(root: &Root, run: &mut Run) -> Result<()> {
-    if !run.journalled {
+/// Journals a run whose backup is over, and ends it where everything is back. Returns why it can't be ended yet,
+/// if so.
+pub fn finish(root: &Root, run: &mut Run) -> Result<Option<String>> {
+    let known = run.journalled || run.journalling && is_journalled(root, run)?;
+    if !known {
+        // Known to whoever goes on when this process dies between the record and the run. On a full disk it is not,
+        // and the record may then be there twice, which is better than not at all.
+        run.journalling = true;
+        let _ = Runs::of(root).save(run);
         Journal::of(root).append(&Record::Backup(backup_record(run)))?;
         failpoint::reach(root, "journalled");
-        run.journalled = true;
     }
-    if run.is_open() { Runs::of(root).save(run) } else { close(root, run) }
+    run.journalled = true;
+    if let Some(left) = left_behind(root, run) {
+        Runs::of(root).save(run)?;
+        return Ok(Some(left.to_string()));
+    }
+    if run.is_open() {
+        Runs::of(root).save(run)?;
+        return Ok(Some("not every container is back".to_string()));
+    }
+    close(root, run).map(|()| None)
+}
+
+fn is_journalled(root: &Root, run: &Run) -> Result<bool> {
+    let mut found = false;
+    Journal::of(root).read(|entry| {
+        found = matches!(&entry, Entry::Record(record)
+            if record["kind"] == "backup" && record["run"] == run.id.as_str());
+        !found
+    })?;
+    Ok(found)
 }
 
 /// Removes the run, and the note in the guest if it is this run's. A guest that is down keeps its note: it
 /// starts nothing that somebody else has started since.
-pub fn close(root: &Root, run: &Run) -> Result<()> {
+fn close(root: &Root, run: &Run) -> Result<()> {
     if run.quiesce.is_some()
         && let Ok(State::Running(guest)) = State::of(root, run.vmid)
         && !guest.is_frozen()

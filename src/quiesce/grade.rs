@@ -12,6 +12,9 @@ pub fn grade(run: &Run) -> (Option<Grade>, Vec<String>) {
         return (None, run.unrest.clone());
     }
     let mut reasons = run.unrest.clone();
+    if !run.looked_at {
+        reasons.push("nothing was done before its data was copied, as far as is known".to_string());
+    }
     if run.proof_due {
         reasons.push("it was not seen whether the containers stayed at rest".to_string());
     }

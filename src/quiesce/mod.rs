@@ -1,17 +1,21 @@
 //! Bringing a guest's containers to rest for the instant of the copy, and always back.
 
 mod bring_back;
+mod damaged;
+mod effort;
 mod finish;
 mod grade;
 mod guard;
 mod note;
 mod order;
 mod plan;
+mod prove;
 mod resume;
+mod revive;
 mod settle;
 mod stop;
 
-pub use bring_back::{BroughtBack, bring_back, bring_back_locked};
+pub use bring_back::{BroughtBack, Errand, bring_back, bring_back_locked};
 pub use finish::{finish, recovered};
 pub use grade::grade;
 pub use guard::{guard, recover};
@@ -19,4 +23,4 @@ pub use note::run_of;
 pub use plan::{Plan, plan, survey};
 pub use resume::{look_again, resume, start_order};
 pub use settle::settle;
-pub use stop::{Quiesced, note_running, quiesce};
+pub use stop::{Quiesced, arm, note_running, quiesce};

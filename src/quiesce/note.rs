@@ -4,14 +4,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::finish::recovered;
-use crate::guest::{Guest, State};
-use crate::journal::{Journal, Record};
-use crate::run::{
-    By, Damaged, Fate, QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesce, Quiesced, Run, Runs, Step,
-};
+use crate::guest::Guest;
+use crate::run::{By, Fate, QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesce, Quiesced, Run, Step};
+use crate::sys::bounded;
 use crate::sys::process::Process;
-use crate::sys::{Root, bounded};
 use crate::vzdump::{GuestType, Job, Mode, Vmid};
 
 /// A plan of ten thousand containers.
@@ -48,40 +44,6 @@ pub fn remove(run_id: &str, guest: &Guest) -> Result<()> {
     Ok(())
 }
 
-/// A run's file is damaged: the note in the guest says the same. `None` where there is none; the damaged file
-/// is then put aside.
-pub fn reconstruct(root: &Root, vmid: Vmid, damaged: &Damaged) -> Result<Option<Run>> {
-    let guest = match State::of(root, vmid)? {
-        State::Running(guest) if !guest.is_frozen() => guest,
-        _ => anyhow::bail!("{damaged}; the note in the guest can be read when it runs"),
-    };
-    let note = read(&guest)?;
-    let aside = Runs::of(root).put_aside(vmid)?;
-    let mut run = match note.filter(|note| note.vmid == vmid) {
-        Some(note) => run_of(note, vmid, By::Stillpoint),
-        None => {
-            let reason = format!(
-                "{damaged}, and the guest holds no note of what was running; the file is kept as {}",
-                aside.display()
-            );
-            let mut run = run_of(Quiesced::empty(), vmid, By::Stillpoint);
-            run.disturb(reason.clone());
-            Journal::of(root).append(&Record::Recovered(recovered(
-                &run,
-                "damaged run",
-                &reason,
-            )))?;
-            return Ok(None);
-        }
-    };
-    run.note(format!(
-        "{damaged}; the note in the guest was used, the file is kept as {}",
-        aside.display()
-    ));
-    Runs::of(root).save(&run)?;
-    Ok(Some(run))
-}
-
 /// A run as far as the note in a guest knows it; its job is nobody's.
 pub fn run_of(note: Quiesced, vmid: Vmid, by: By) -> Run {
     let nobody = Process { pid: 0, started: 0, boot: String::new() };
@@ -99,11 +61,13 @@ pub fn run_of(note: Quiesced, vmid: Vmid, by: By) -> Run {
         stop_ms: None,
         start_ms: None,
         failures: 0,
+        failing_since_ms: None,
         fate: Fate::Open,
     });
     let quiesce = Quiesce {
         by,
         began_ms: None,
+        requests_ended_ms: None,
         rested_ms: None,
         resumed_ms: None,
         over: false,

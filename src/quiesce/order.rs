@@ -20,6 +20,8 @@ pub enum Event<T> {
     Begins(usize),
     /// It has ended with this result.
     Done(usize, T),
+    /// Something has ended, and what waited for it has begun: it may be written down without holding up anything.
+    WriteDown,
     /// Nothing has happened for a moment.
     Look,
 }
@@ -55,6 +57,7 @@ where
     let mut ready: VecDeque<usize> = (0..waits_for.len()).filter(|i| missing[*i] == 0).collect();
     let (sender, receiver) = channel();
     let mut under_way = 0;
+    let mut unwritten = false;
     loop {
         observe(Event::Look)?;
         while under_way < PARALLEL {
@@ -77,11 +80,15 @@ where
                 }
             }
         }
+        if std::mem::take(&mut unwritten) {
+            observe(Event::WriteDown)?;
+        }
         if under_way == 0 && ready.is_empty() {
             return ControlFlow::Continue(());
         }
         if let Ok((index, result)) = receiver.recv_timeout(TICK) {
             under_way -= 1;
+            unwritten = true;
             observe(Event::Done(index, result))?;
             for waiter in &waiting[index] {
                 missing[*waiter] -= 1;

@@ -55,6 +55,12 @@ pub fn plan(
     config: Option<&Config>,
 ) -> Plan {
     let mut plan = Plan::default();
+    for container in containers.iter().filter(|container| container.status == Status::Restarting) {
+        plan.notes.push(format!(
+            "{} is restarting again and again and is left alone",
+            text::printable(&container.name, 80)
+        ));
+    }
     let running: Vec<&Container> =
         containers.iter().filter(|container| container.status == Status::Running).collect();
     for container in &running {
@@ -75,6 +81,7 @@ pub fn plan(
             stop_ms: None,
             start_ms: None,
             failures: 0,
+            failing_since_ms: None,
             fate: Fate::Open,
         });
     }
@@ -103,8 +110,9 @@ fn strategy(container: &Container, default: Strategy) -> (Strategy, Option<Strin
             (default, Some(note))
         }
     };
-    if wanted == Strategy::Stop && container.auto_remove {
-        // Stopping a --rm container deletes it (facts/DOCKER.md).
+    // Stopping a --rm container deletes it (facts/DOCKER.md); for a stopped task Swarm starts another container on
+    // the same volumes.
+    if wanted == Strategy::Stop && (container.auto_remove || container.is_swarm_task()) {
         return (Strategy::Pause, note);
     }
     (wanted, note)
@@ -187,6 +195,7 @@ mod tests {
             status: Status::Running,
             started_at: "2026-11-21T23:00:00Z".into(),
             exit_code: 0,
+            finished_at: String::new(),
             stop_timeout: 10,
             auto_remove: false,
             data: Vec::new(),
@@ -202,6 +211,10 @@ mod tests {
                 ("com.docker.compose.depends_on", depends_on),
             ],
         )
+    }
+
+    fn container_of_swarm() -> Container {
+        container("db.1.x", &[("com.docker.swarm.task.id", "x")])
     }
 
     fn names(plan: &Plan) -> Vec<Vec<&str>> {
@@ -259,6 +272,8 @@ mod tests {
     fn a_container_that_a_stop_would_delete_is_paused() {
         let container = Container { auto_remove: true, ..service("job", "") };
         assert_eq!(planned(&[container]).steps[0].action, Strategy::Pause);
+        let task = container_of_swarm();
+        assert_eq!(planned(&[task]).steps[0].action, Strategy::Pause);
     }
 
     #[test]

@@ -2,10 +2,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::bring_back::bring_back_locked;
+use super::bring_back::{Errand, bring_back_locked};
 use super::finish::settled;
 use super::note;
-use super::resume::{look_again, resume};
+use super::resume::{await_engine, look_again, resume};
 use crate::guest::State;
 use crate::journal::{Journal, Record};
 use crate::run::{By, Runs};
@@ -25,7 +25,9 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// started it since.
 pub fn settle(root: &Root, vmid: Vmid) -> Result<()> {
     let runs = Runs::of(root);
-    let deadline = Instant::now() + ENGINE_WAIT + LIMIT;
+    // Waited for without the lock, which others need for their own work.
+    await_engine(root, vmid, Instant::now() + ENGINE_WAIT);
+    let deadline = Instant::now() + LIMIT;
     let _lock = runs.lock(vmid, deadline)?;
     match runs.load(vmid) {
         Ok(None) => {}
@@ -33,15 +35,16 @@ pub fn settle(root: &Root, vmid: Vmid) -> Result<()> {
         Ok(Some(run)) if run.job.worker.alive() => return Ok(()),
         // A run of this node knows more than the note does.
         Ok(Some(_)) | Err(_) => {
-            let reason = "the guest was started";
-            return bring_back_locked(root, vmid, deadline, "settle", reason, true).map(drop);
+            let errand =
+                Errand { by: "settle", reason: "the guest was started", close: true, run: None };
+            return bring_back_locked(root, vmid, deadline, errand).map(drop);
         }
     }
     let State::Running(guest) = State::of(root, vmid)? else { return Ok(()) };
     let Some(found) = note::read(&guest)? else { return Ok(()) };
     let began = Instant::now();
     let mut run = note::run_of(found, vmid, By::Note);
-    let mut left = resume(root, &mut run, deadline, ENGINE_WAIT);
+    let mut left = resume(root, &mut run, deadline, Duration::ZERO);
     if left.is_none() {
         look_again(root, &mut run, deadline);
         left = resume(root, &mut run, deadline, Duration::ZERO);

@@ -32,10 +32,9 @@ pub enum Quiesced {
     Disturbed(String),
 }
 
-/// Brings the running containers of a guest to rest. The caller holds the guest's lock.
+/// Brings the running containers of a guest to rest. The caller holds the guest's lock and has armed the guard.
 ///
-/// The plan is durable on the node before the first stop, and the guard is armed. Every confirmed step is
-/// written down.
+/// The plan is durable on the node before the first stop. Every confirmed step is written down.
 pub fn quiesce(root: &Root, settings: &Settings, run: &mut Run) -> Quiesced {
     match prepare(root, settings, run) {
         Ok(Prepared::Nothing(why)) => Quiesced::Nothing(why),
@@ -44,8 +43,8 @@ pub fn quiesce(root: &Root, settings: &Settings, run: &mut Run) -> Quiesced {
     }
 }
 
-/// Writes down what runs, on the node and in the guest, and arms the guard: in stop mode the guest is shut
-/// down as a whole, and its containers have to be up again after its start.
+/// Writes down what runs, on the node and in the guest: in stop mode the guest is shut down as a whole, and its
+/// containers have to be up again after its start. Returns why there is nothing to write down, if so.
 pub fn note_running(root: &Root, settings: &Settings, run: &mut Run) -> Result<Option<String>> {
     let (guest, plan) = match look(root, settings, run)? {
         Look::Nothing(why) => return Ok(Some(why)),
@@ -53,6 +52,17 @@ pub fn note_running(root: &Root, settings: &Settings, run: &mut Run) -> Result<O
     };
     write_down(root, run, &guest, plan, By::GuestShutdown)?;
     Ok(None)
+}
+
+/// Starts the guard of a run, which is on disk already: it watches over the containers, and over the guest
+/// itself, until the run is closed.
+pub fn arm(root: &Root, run: &Run) -> Result<()> {
+    let unit = format!("stillpoint-guard-{}-{}", run.vmid, run.id);
+    detach::start(root, &unit, &["guard", &run.vmid.to_string()])
+        .map(drop)
+        .context("nobody would watch over stopped containers, so nothing is stopped")?;
+    failpoint::reach(root, "armed");
+    Ok(())
 }
 
 enum Look {
@@ -77,7 +87,8 @@ fn prepare(root: &Root, settings: &Settings, run: &mut Run) -> Result<Prepared> 
 
 fn look(root: &Root, settings: &Settings, run: &Run) -> Result<Look> {
     let guest = match State::of(root, run.vmid)? {
-        State::Stopped => return Ok(Look::Nothing("the guest is not running".to_string())),
+        // vzdump says that it runs.
+        State::Stopped => anyhow::bail!("the guest's init is not found"),
         State::Running(guest) => guest,
     };
     anyhow::ensure!(!guest.is_frozen(), "the guest is frozen");
@@ -98,7 +109,7 @@ fn look(root: &Root, settings: &Settings, run: &Run) -> Result<Look> {
 }
 
 /// Makes the plan durable on the node (without that nothing is stopped) and in the guest (without that a
-/// restore does not start its stacks, which is said), and arms the guard.
+/// restore does not start its stacks, which is said).
 fn write_down(root: &Root, run: &mut Run, guest: &Guest, plan: Plan, by: By) -> Result<()> {
     for note in plan.notes {
         run.note(note);
@@ -106,6 +117,7 @@ fn write_down(root: &Root, run: &mut Run, guest: &Guest, plan: Plan, by: By) -> 
     run.quiesce = Some(Quiesce {
         by,
         began_ms: None,
+        requests_ended_ms: None,
         rested_ms: None,
         resumed_ms: None,
         over: false,
@@ -122,19 +134,7 @@ fn write_down(root: &Root, run: &mut Run, guest: &Guest, plan: Plan, by: By) -> 
         ));
     }
     failpoint::reach(root, "noted");
-    arm(root, run).inspect_err(|_| {
-        // Nothing was touched yet, so nothing is left to bring back.
-        run.quiesce = None;
-    })?;
-    failpoint::reach(root, "armed");
     Ok(())
-}
-
-fn arm(root: &Root, run: &Run) -> Result<()> {
-    let unit = format!("stillpoint-guard-{}-{}", run.vmid, run.id);
-    detach::start(root, &unit, &["guard", &run.vmid.to_string()])
-        .map(drop)
-        .context("nobody would watch over the stopped containers, so nothing is stopped")
 }
 
 fn stop_all(root: &Root, run: &mut Run, engine: &Engine, limit: Duration) -> Quiesced {
@@ -170,11 +170,13 @@ fn stop_all(root: &Root, run: &mut Run, engine: &Engine, limit: Duration) -> Qui
                 failpoint::reach(root, "stop-requested");
             }
             Event::Done(index, result) => {
-                trouble = confirm(run, index, result).or_else(|| {
-                    let error = runs.save(run).err()?;
-                    Some(format!("what was stopped can't be written down: {error:#}"))
-                });
+                trouble = confirm(run, index, result);
                 failpoint::reach(root, "stop-confirmed");
+            }
+            Event::WriteDown => {
+                let failed = runs.save(run).err();
+                trouble = failed
+                    .map(|error| format!("what was stopped can't be written down: {error:#}"));
             }
             Event::Look if signal::asked_to_stop() => {
                 trouble = Some("the backup was interrupted".to_string());

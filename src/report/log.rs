@@ -1,16 +1,19 @@
 //! The system's log, and mail to root, for what happens when nobody watches a task log.
 
 use std::ffi::CStr;
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::syslog::{Facility, LogFlags, Severity, openlog, syslog};
 
-use crate::sys::{Root, text};
+use crate::sys::{Root, program, text};
 use crate::vzdump::Vmid;
 
 const IDENT: &CStr = c"stillpoint";
+
+/// A mail system with a full spool tries for ever.
+const MAIL_LIMIT: Duration = Duration::from_secs(30);
 
 /// Something a person may like to know.
 pub fn notice(vmid: Vmid, message: &str) {
@@ -36,16 +39,11 @@ pub fn mail(root: &Root, subject: &str, body: &str) -> Result<()> {
     if !sendmail.exists() {
         return Ok(());
     }
-    let mut child = Command::new(&sendmail)
-        .args(["-i", "root"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .with_context(|| sendmail.display().to_string())?;
-    if let Some(mut input) = child.stdin.take() {
-        let subject = text::printable(subject, 200);
-        write!(input, "To: root\nSubject: {subject}\n\n{body}\n").context("sendmail")?;
-    }
-    child.wait().context("sendmail").map(drop)
+    let subject = text::printable(subject, 200);
+    let letter = format!("To: root\nSubject: {subject}\n\n{body}\n");
+    let mut command = Command::new(&sendmail);
+    command.args(["-i", "root"]);
+    program::run_with_input(&mut command, letter.as_bytes(), MAIL_LIMIT)
+        .map(drop)
+        .with_context(|| sendmail.display().to_string())
 }

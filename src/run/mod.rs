@@ -50,6 +50,10 @@ pub struct Run {
     pub archive: Archive,
     /// The guest's data has been copied: what is brought back now no longer disturbs the backup.
     pub data_copied: bool,
+    /// Whether pre-stop has come and looked at the guest.
+    pub looked_at: bool,
+    /// vzdump has thawed or started the guest again; what becomes of the guest since is not its doing.
+    pub guest_returned: bool,
     /// Whether the containers stayed at rest until then has not been looked at yet.
     pub proof_due: bool,
     /// Seen down while its archive was made (stop mode).
@@ -60,6 +64,8 @@ pub struct Run {
     pub revived: Vec<String>,
     /// How the verify began, where there is one.
     pub verify: Option<VerifyStart>,
+    /// The `backup` record is about to be written to the journal.
+    pub journalling: bool,
     /// The `backup` record is in the journal; the run stays only for what is not back yet.
     pub journalled: bool,
 }
@@ -89,12 +95,14 @@ pub struct Quiesce {
     pub by: By,
     /// Milliseconds on the boot clock when the first stop was requested.
     pub began_ms: Option<u64>,
+    /// Likewise the moment since which nothing more is requested, as far as that is known: who requested has given
+    /// up, or somebody else has found the guest's lock free.
+    pub requests_ended_ms: Option<u64>,
     /// Likewise when everything was at rest.
     pub rested_ms: Option<u64>,
     /// Likewise when the last start was confirmed.
     pub resumed_ms: Option<u64>,
-    /// Given up, or brought back before the data was copied: nothing more is requested, and what the steps say
-    /// of requests is the whole truth.
+    /// Who requested the stops has given up, and what the steps say of requests is the whole truth.
     pub over: bool,
     pub steps: Vec<Step>,
 }
@@ -131,8 +139,10 @@ pub struct Step {
     pub stop_ms: Option<u64>,
     /// How long the start (or unpause) took in ms; set when it was confirmed.
     pub start_ms: Option<u64>,
-    /// Starts that failed so far.
+    /// Starts that the engine refused, or that ended at once, so far.
     pub failures: u32,
+    /// When the first of them was, on the boot clock in ms.
+    pub failing_since_ms: Option<u64>,
     pub fate: Fate,
 }
 
@@ -174,11 +184,14 @@ impl Run {
             notes: Vec::new(),
             archive: Archive::Pending,
             data_copied: false,
+            looked_at: false,
+            guest_returned: false,
             proof_due: false,
             seen_down: false,
             handed_over: false,
             revived: Vec::new(),
             verify: None,
+            journalling: false,
             journalled: false,
         }
     }
@@ -193,6 +206,18 @@ impl Run {
     /// Whether vzdump shuts the guest down for this backup.
     pub fn subject_to_stop(&self) -> bool {
         self.mode_used == Mode::Stop && self.was_running
+    }
+
+    /// What has become of its containers so far.
+    pub fn fates(&self) -> Vec<Fate> {
+        let steps = self.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
+        steps.map(|step| step.fate.clone()).collect()
+    }
+
+    /// How many containers were started (or unpaused) again.
+    pub fn started(&self) -> usize {
+        let steps = self.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
+        steps.filter(|step| step.start_ms.is_some()).count()
     }
 
     /// Whether we have brought containers to rest and they are meant to be so still.

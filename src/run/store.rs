@@ -85,14 +85,14 @@ impl Runs {
         file::remove(&path).with_context(|| path.display().to_string())
     }
 
-    /// Puts a damaged run's file aside, out of the way and kept for a person, and says where it lies then.
-    pub fn put_aside(&self, vmid: Vmid) -> Result<PathBuf> {
+    /// Copies a damaged run's file for a person to look at, once, and says where the copy lies.
+    pub fn keep_damaged(&self, vmid: Vmid) -> Result<PathBuf> {
         let directory = self.root.path("/var/lib/stillpoint/damaged");
-        let aside = directory.join(format!("{vmid}-{}.json", text::token()));
+        let copy = directory.join(format!("{vmid}.json"));
         fs::create_dir_all(&directory)
-            .and_then(|()| fs::rename(self.path(vmid), &aside))
-            .with_context(|| aside.display().to_string())?;
-        Ok(aside)
+            .and_then(|()| fs::copy(self.path(vmid), &copy))
+            .with_context(|| copy.display().to_string())?;
+        Ok(copy)
     }
 
     /// The guests that have a run.

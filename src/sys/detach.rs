@@ -56,6 +56,9 @@ fn start_unit(root: &Root, unit: &str, arguments: &[&str]) -> Result<()> {
     program::run(&mut systemd_run, UNIT_LIMIT).map(drop).context("systemd-run")
 }
 
+/// Only where no unit can be had: unlike a unit, this process is in the cgroup of the service that vzdump runs in,
+/// and a restart of that service may end it.
+///
 /// The running binary itself is started again: during an upgrade that is still the one that fits.
 fn start_process(arguments: &[&str]) -> io::Result<()> {
     let namespace = pid_1_mount_namespace();

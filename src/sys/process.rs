@@ -28,9 +28,14 @@ impl Process {
         Ok(Process { pid, started: stat(pid)?.started, boot: clock::boot_id() })
     }
 
-    /// The caller's parent.
+    /// The caller's parent. One that has died is an error: PID 1 is nobody's parent by choice.
     pub fn parent() -> io::Result<Process> {
-        Process::find(nix::unistd::getppid().as_raw())
+        let pid = nix::unistd::getppid();
+        let parent = Process::find(pid.as_raw())?;
+        if pid.as_raw() == 1 || nix::unistd::getppid() != pid {
+            return Err(io::Error::other("it has died"));
+        }
+        Ok(parent)
     }
 
     /// Whether this very process still runs; one that has died and not been waited for is dead.
@@ -44,15 +49,11 @@ impl Process {
         self.boot == clock::boot_id()
     }
 
-    /// A handle that tells when the process ends; `None` when it has ended already.
-    pub fn watch(&self) -> io::Result<Option<Pidfd>> {
-        let pidfd = match Pidfd::open(self.pid) {
-            Ok(pidfd) => pidfd,
-            Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => return Ok(None),
-            Err(error) => return Err(error),
-        };
+    /// A handle that tells when the process ends; `None` when it has ended already, or none can be had.
+    pub fn watch(&self) -> Option<Pidfd> {
+        let pidfd = Pidfd::open(self.pid).ok()?;
         // Looked at after opening: the descriptor is then this process's or the process is gone.
-        Ok(self.alive().then_some(pidfd))
+        self.alive().then_some(pidfd)
     }
 }
 
@@ -178,11 +179,11 @@ mod tests {
         let mut child = std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap();
         let process = Process::find(i32::try_from(child.id()).unwrap()).unwrap();
         assert!(process.alive());
-        let watch = process.watch().unwrap().unwrap();
+        let watch = process.watch().unwrap();
         assert!(!watch.ended_within(Duration::from_millis(1)));
         let reused = Process { started: process.started + 1, ..process.clone() };
         assert!(!reused.alive());
-        assert!(reused.watch().unwrap().is_none());
+        assert!(reused.watch().is_none());
         let rebooted = Process { boot: "other".into(), ..process.clone() };
         assert!(!rebooted.alive());
         child.kill().unwrap();
@@ -190,6 +191,6 @@ mod tests {
         // Not waited for yet: a zombie runs nothing any more.
         assert!(!process.alive());
         child.wait().unwrap();
-        assert!(process.watch().unwrap().is_none());
+        assert!(process.watch().is_none());
     }
 }

@@ -1,6 +1,6 @@
 //! Programs of the node, run to their end within a limit.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,12 +15,21 @@ const OUTPUT: u64 = 64 * 1024;
 ///
 /// Name programs by absolute path: vzdump leaves its hooks no PATH.
 pub fn run(command: &mut Command, limit: Duration) -> Result<String> {
+    run_with_input(command, b"", limit)
+}
+
+/// As [`run`], with a few kilobytes on standard input.
+pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> Result<String> {
     let mut child = command
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .context("it could not be started")?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // It fits into the pipe; a program that does not read it has no use for it.
+        let _ = stdin.write_all(input);
+    }
     let deadline = Instant::now() + limit;
     let status = loop {
         if let Some(status) = child.try_wait().context("its end could not be awaited")? {

@@ -79,6 +79,10 @@ fn look(root: &Root, pending: &mut Pending, deadline: Instant) -> Option<End> {
     };
     let storage_id = pbs.target().durable_id();
     let Some(upid) = pending.upid.clone() else {
+        // The order may have reached the server though its answer did not reach us.
+        if let Some(verdict) = found(pending, &pbs, question()) {
+            return Some(End::of(verdict, storage_id, pending, &pbs, question()));
+        }
         return match pending.start(&pbs, question()) {
             Ok(()) => written(root, pending),
             Err(error) => Some(End::unanswered(&error, storage_id)),
@@ -103,18 +107,34 @@ fn look(root: &Root, pending: &mut Pending, deadline: Instant) -> Option<End> {
             Err(error) => Some(End::unanswered(&error, storage_id)),
         };
     }
-    let snapshot = &pending.snapshot;
-    // Owner, protection and size are worth a question, but no outcome hangs on them.
-    let entry = pbs
-        .list(snapshot.backup_type, &snapshot.backup_id, question())
-        .ok()
-        .and_then(|list| list.into_iter().find(|entry| entry.snapshot == *snapshot));
-    Some(End { verdict, storage_id, state: state.ok(), entry })
+    Some(End::of(verdict, storage_id, pending, &pbs, question()))
+}
+
+/// The verdict of a verify that began after ours was ordered, whoever ordered it.
+fn found(pending: &Pending, pbs: &Pbs, deadline: Instant) -> Option<Verdict> {
+    let since = chrono::DateTime::parse_from_rfc3339(&pending.since).ok()?.timestamp();
+    let verification = pbs.state(&pending.snapshot, deadline).ok()?.verification?;
+    if verification.upid.started() < since {
+        return None;
+    }
+    Some(match verification.state {
+        VerifyState::Ok => Verdict { outcome: VerifyOutcome::Ok, reason: None, again: false },
+        VerifyState::Failed => Verdict {
+            outcome: VerifyOutcome::Failed,
+            reason: Some("the server says that the snapshot failed to verify".to_string()),
+            again: false,
+        },
+    })
 }
 
 /// The new task's name is kept, so that whoever goes on finds it; without that the outcome would be lost.
 fn written(root: &Root, pending: &Pending) -> Option<End> {
-    let error = pending.save(root).err()?;
+    let lock = root.path("/run/stillpoint/verifies.lock");
+    let saved = lock::take(&lock, Instant::now() + QUESTION_LIMIT)
+        .map_err(anyhow::Error::from)
+        // One that another collector has closed meanwhile is not brought to life again.
+        .and_then(|_lock| if pending.exists(root) { pending.save(root) } else { Ok(()) });
+    let error = saved.err()?;
     let verdict = Verdict {
         outcome: VerifyOutcome::Unknown,
         reason: Some(format!("{error:#}")),
@@ -124,6 +144,20 @@ fn written(root: &Root, pending: &Pending) -> Option<End> {
 }
 
 impl End {
+    /// With what else the server says of the snapshot: worth two questions, but no outcome hangs on them.
+    fn of(
+        verdict: Verdict,
+        storage_id: String,
+        pending: &Pending,
+        pbs: &Pbs,
+        deadline: Instant,
+    ) -> End {
+        let snapshot = &pending.snapshot;
+        let list = pbs.list(snapshot.backup_type, &snapshot.backup_id, deadline).ok();
+        let entry = list.into_iter().flatten().find(|entry| entry.snapshot == *snapshot);
+        End { verdict, storage_id, state: pbs.state(snapshot, deadline).ok(), entry }
+    }
+
     fn unanswered(error: &Error, storage_id: String) -> End {
         End { verdict: unanswered(error), storage_id, state: None, entry: None }
     }

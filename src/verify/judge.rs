@@ -32,10 +32,16 @@ pub fn judge(
         Err(error @ (Error::Unreachable { .. } | Error::Denied { .. })) => {
             return unanswered(error);
         }
-        // There is a task, and yet no manifest: it is damaged, or the snapshot is gone.
-        Err(error) => {
-            let reason = format!("the server can't read the snapshot: {error}");
+        // The task found fault with it, and there is no manifest to be read: that is the fault.
+        Err(error @ Error::Refused { status: 400..500, .. })
+            if !matches!(exitstatus, "OK" | "unknown") =>
+        {
+            let reason = format!("{exitstatus}; the server can't read the snapshot: {error}");
             return Verdict::new(VerifyOutcome::Failed, Some(reason), false);
+        }
+        Err(error) => {
+            let reason = format!("the server does not tell the snapshot's state: {error}");
+            return Verdict::new(VerifyOutcome::Unknown, Some(reason), true);
         }
     };
     // Of two verifies at once the later one holds the field; it looked at the same data.
@@ -123,6 +129,9 @@ mod tests {
         assert_eq!(outcome("verification failed", &old, None), VerifyOutcome::Failed);
         let gone = Err(Error::Refused { status: 400, reason: "no such file".into() });
         assert_eq!(outcome("verification failed", &gone, None), VerifyOutcome::Failed);
+        assert_eq!(outcome("OK", &gone, None), VerifyOutcome::Unknown, "in maintenance, say");
+        let broken = Err(Error::Refused { status: 500, reason: "x".into() });
+        assert_eq!(outcome("verification failed", &broken, None), VerifyOutcome::Unknown);
     }
 
     #[test]

@@ -82,6 +82,8 @@ pub fn start(root: &Root, run: &Run) -> Result<Option<VerifyStart>> {
         starts: 0,
         since: clock::rfc3339(clock::now()),
     };
+    // Before the order is given: a verify that nobody knows of would never be collected.
+    pending.save(root)?;
     let started = Pbs::open(root, storage).and_then(|pbs| pending.start(&pbs, deadline));
     pending.save(root)?;
     Ok(Some(match started {

@@ -48,7 +48,7 @@ impl Job {
     }
 
     /// Whether another vzdump is at work on this guest. One that waits for the node's lock, or is at another
-    /// guest, is not; one whose log can't be read is taken to be.
+    /// guest, is not; nor is one that has no log on this node. One whose log can't be read is taken to be.
     pub fn another_at(&self, root: &Root, vmid: Vmid) -> bool {
         let Ok(tasks) = process::with_title("task UPID:") else { return true };
         tasks
@@ -56,7 +56,10 @@ impl Job {
             .filter(|(pid, _)| *pid != self.worker.pid)
             .filter_map(|(_, title)| Upid::from_command_line(&title))
             .filter(|upid| upid.is_backup() && Some(upid) != self.upid.as_ref())
-            .any(|upid| TaskLog::read(root, &upid).map_or(true, |log| log.is_at(vmid)))
+            .any(|upid| match TaskLog::read(root, &upid) {
+                Ok(log) => log.is_at(vmid),
+                Err(error) => error.kind() != io::ErrorKind::NotFound,
+            })
     }
 
     /// The mode that was asked for: the task log's first line, else `mode:` of `/etc/vzdump.conf`, else

@@ -61,6 +61,12 @@ impl TaskLog {
         self.tail.lines().rev().find(boundary).is_some_and(|line| line.starts_with(&start))
     }
 
+    /// Whether the job has finished this guest's backup.
+    pub fn is_finished(&self, vmid: Vmid) -> bool {
+        let marker = format!("INFO: Finished Backup of VM {vmid} (");
+        self.tail.lines().any(|line| line.starts_with(&marker))
+    }
+
     /// Why the backup of a guest failed, in vzdump's words.
     pub fn failure_of(&self, vmid: Vmid) -> Option<String> {
         let marker = format!("ERROR: Backup of VM {vmid} failed - ");

@@ -46,7 +46,8 @@ pub fn plan(input: &[u8]) {
     for (step, container) in plan.steps.iter().zip(running) {
         assert_eq!(step.id, container.id);
         assert!(step.after.iter().all(|other| *other < plan.steps.len()), "{:?}", step.after);
-        assert!(!container.auto_remove || step.action != Strategy::Stop, "a stop deletes it");
+        let precious = container.auto_remove || container.is_swarm_task();
+        assert!(!precious || step.action != Strategy::Stop, "a stop deletes it");
         assert!(step.not_in_backup.iter().all(|path| config.left_out(path)));
     }
     plan.notes.iter().for_each(|note| assert_fit_for_a_terminal(note));
@@ -95,10 +96,13 @@ fn check(container: &Container) {
     assert_id(&container.id);
     assert!(!container.name.starts_with('/') && container.name.chars().count() <= 255);
     assert!(container.started_at.chars().count() <= 64);
+    assert!(container.finished_at.chars().count() <= 64);
+    let _ = container.ran_for();
     assert!(container.stop_timeout <= 24 * 3600);
     assert!(container.labels.len() <= 256 && container.data.len() <= 64);
     for (key, value) in &container.labels {
-        assert!(key.starts_with("com.docker.compose.") || key.starts_with("stillpoint."), "{key}");
+        let prefixes = ["com.docker.compose.", "com.docker.swarm.", "stillpoint."];
+        assert!(prefixes.iter().any(|prefix| key.starts_with(prefix)), "{key}");
         assert!(key.len() <= 4096 && value.len() <= 4096);
     }
     assert!(container.data.iter().all(|path| path.starts_with('/') && path.len() <= 4096));

@@ -60,10 +60,10 @@ fn run(arguments: Arguments) -> Result<()> {
     };
     let scenario = Scenario::load(&trace, &scenario)?;
     let node = stage(&scenario, root.as_deref(), &binaries, &|_| {})?;
-    let mut options = Options::default();
     // Failpoints of a test build are set by whoever starts the replay.
-    options.env =
-        std::env::vars().filter(|(name, _)| name.starts_with("STILLPOINT_FAIL")).collect();
+    let failpoint = |(name, _): &(String, String)| name.starts_with("STILLPOINT_FAIL");
+    let options =
+        Options { env: std::env::vars().filter(failpoint).collect(), ..Options::default() };
     let report = replay(&node, &scenario, &options)?;
     if json {
         let report = serde_json::to_string(&report).context("writing the report")?;

@@ -9,7 +9,6 @@ use crate::vzdump::report::Report;
 use crate::vzdump::stage::stage;
 use crate::vzdump::trace::Scenario;
 use anyhow::{Context, Result, bail};
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -53,13 +52,9 @@ pub fn tell(binaries: &Binaries) -> Result<()> {
     let downtime = downtime(&containers);
     lines.extend(containers);
     lines.sort_by_key(|line| line.at);
-    let said = said(&report);
     for line in &lines {
         let seconds = line.at.duration_since(begin).as_secs_f64();
         println!("{seconds:7.3} s  {:<10} {}", line.who, line.text);
-        for words in said.get(&line.text).into_iter().flatten() {
-            println!("{:21} | {words}", "");
-        }
     }
     finish(&report, downtime)
 }
@@ -77,6 +72,10 @@ fn observe(lines: &Lines, happening: &Happening) {
             ("vzdump", "reads the snapshot and sends it to the backup server".to_owned())
         }
         Happening::Did(Step::ArchiveEnds(_)) => ("vzdump", "the archive is complete".to_owned()),
+        Happening::Ended(call) if call.said.is_empty() => return,
+        Happening::Ended(call) => {
+            ("", format!("| {}", call.said.join("\n                       | ")))
+        }
         Happening::Worker(upid) => ("vzdump", format!("begins the job {upid}")),
         _ => return,
     };
@@ -87,7 +86,7 @@ fn observe(lines: &Lines, happening: &Happening) {
 fn containers(node: &Node) -> Vec<Line> {
     let engines = node.guests().filter_map(|guest| guest.engine.as_ref());
     let events = engines.flat_map(crate::engine::Engine::events);
-    let told = events.filter_map(|event| {
+    let told = events.map(|event| {
         let name = &event.name;
         let text = match event.what {
             What::StopAsked => format!("{name} is asked to stop"),
@@ -100,7 +99,7 @@ fn containers(node: &Node) -> Vec<Line> {
             What::Removed => format!("{name} is gone"),
             What::Ran => format!("{name} runs a command"),
         };
-        Some(Line { at: event.at, who: "container", text })
+        Line { at: event.at, who: "container", text }
     });
     told.collect()
 }
@@ -109,15 +108,6 @@ fn downtime(containers: &[Line]) -> Option<std::time::Duration> {
     let first = containers.iter().find(|line| line.text.ends_with("asked to stop"))?;
     let last = containers.iter().rev().find(|line| line.text.ends_with("is up"))?;
     Some(last.at.duration_since(first.at))
-}
-
-/// What the hook said in each call, from the task log.
-fn said(report: &Report) -> BTreeMap<String, Vec<String>> {
-    let mut said: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for call in &report.calls {
-        said.insert(call.argv.join(" "), call.said.clone());
-    }
-    said
 }
 
 fn finish(report: &Report, downtime: Option<std::time::Duration>) -> Result<()> {

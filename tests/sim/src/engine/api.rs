@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 /// Serves one client until it leaves.
-pub fn serve(inner: &Inner, stream: UnixStream) {
+pub fn serve(inner: &Inner, stream: &UnixStream) {
     // A client that leaves in the middle is everyday; what it asked for has been done.
     let _ = serve_connection(stream, &|request| answer(inner, request));
 }

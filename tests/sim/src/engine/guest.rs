@@ -96,12 +96,30 @@ fn accept(inner: &Arc<Inner>, listener: &UnixListener) {
 fn serve(inner: &Arc<Inner>, stream: UnixStream) {
     // Where the listener is non-blocking, what it accepts must not stay so.
     let ready = stream.set_nonblocking(false).and_then(|()| stream.try_clone());
-    match ready {
-        Ok(copy) => inner.lock().streams.push(copy),
+    let copy = match ready {
+        Ok(copy) => copy,
         Err(error) => return eprintln!("the simulated engine loses a client: {error}"),
-    }
+    };
+    let number = copy.as_raw_fd();
+    inner.lock().streams.push(copy);
     let inner = Arc::clone(inner);
-    std::thread::spawn(move || api::serve(&inner, stream));
+    std::thread::spawn(move || {
+        api::serve(&inner, &stream);
+        // The copy would keep the connection open.
+        let mut state = inner.lock();
+        if let Some(at) = state.streams.iter().position(|copy| copy.as_raw_fd() == number) {
+            hang_up(&state.streams.swap_remove(at));
+        }
+    });
+}
+
+fn hang_up(stream: &UnixStream) {
+    match stream.shutdown(std::net::Shutdown::Both) {
+        Err(error) if error.kind() != io::ErrorKind::NotConnected => {
+            eprintln!("a simulated engine's client cannot be left: {error}");
+        }
+        _ => {}
+    }
 }
 
 /// What a power cut, or the end of the guest's init, leaves behind.
@@ -109,8 +127,7 @@ fn power_cut(inner: &Inner) {
     let mut state = inner.lock();
     state.up = false;
     for stream in state.streams.drain(..) {
-        // One that the client closed already cannot be shut down again.
-        let _ = stream.shutdown(std::net::Shutdown::Both);
+        hang_up(&stream);
     }
     for at in 0..state.containers.len() {
         if state.containers[at].status.is_alive() {

@@ -2,10 +2,11 @@
 
 pub mod backups;
 pub mod config;
+mod guest;
+mod spec;
 mod tools;
 
-use crate::engine::container::Spec;
-use crate::engine::{Engine, EngineConfig};
+use crate::engine::Engine;
 use crate::hooks::Binaries;
 use crate::process;
 use anyhow::{Context, Result, bail};
@@ -14,72 +15,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+pub use guest::Guest;
+use guest::set_marker;
+pub use spec::{GuestSpec, Kind};
 
 /// The node's name.
 pub const NAME: &str = "sim";
-
-/// Container or virtual machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A container, with an engine inside.
-    Lxc,
-    /// A virtual machine: nobody looks into it.
-    Qemu,
-}
-
-/// How a guest is made.
-#[derive(Debug, Clone)]
-pub struct GuestSpec {
-    /// Its number.
-    pub vmid: u32,
-    /// Container or virtual machine.
-    pub kind: Kind,
-    /// Its host name.
-    pub hostname: String,
-    /// Whether it runs when the simulation begins.
-    pub running: bool,
-    /// Volumes that are in the backup: 1 is the root alone.
-    pub volumes: u32,
-    /// What its engine runs.
-    pub containers: Vec<Spec>,
-    /// Its engine.
-    pub engine: EngineConfig,
-}
-
-impl GuestSpec {
-    /// A running container with the stack [`shop`](crate::engine::stack::shop).
-    pub fn lxc(vmid: u32) -> Self {
-        Self {
-            vmid,
-            kind: Kind::Lxc,
-            hostname: format!("guest-{vmid}"),
-            running: true,
-            volumes: 1,
-            containers: crate::engine::stack::shop(),
-            engine: EngineConfig::default(),
-        }
-    }
-
-    /// A running virtual machine.
-    pub fn qemu(vmid: u32) -> Self {
-        Self { kind: Kind::Qemu, containers: Vec::new(), ..Self::lxc(vmid) }
-    }
-}
-
-/// A guest of the node.
-pub struct Guest {
-    /// Its number.
-    pub vmid: u32,
-    /// Container or virtual machine.
-    pub kind: Kind,
-    /// Whether it ran when the simulation began.
-    pub running_before: bool,
-    /// Its engine; a virtual machine has none to see.
-    pub engine: Option<Engine>,
-    dir: PathBuf,
-    conf: PathBuf,
-}
 
 /// A node in a directory. Dropping it ends every process that it knows to use the directory, and
 /// removes the directory unless it was given.
@@ -93,6 +36,20 @@ pub struct Node {
 
 static NODES: AtomicU32 = AtomicU32::new(0);
 
+/// A directory that nobody has used before, not even one whose process number came again.
+fn temporary() -> Result<PathBuf> {
+    loop {
+        let count = NODES.fetch_add(1, Ordering::SeqCst);
+        let name = format!("stillpoint-sim-{}-{count}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        match fs::create_dir(&dir) {
+            Ok(()) => return Ok(dir),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).with_context(|| format!("making {}", dir.display())),
+        }
+    }
+}
+
 impl Node {
     /// A node without guests, in `root` (kept) or else in a temporary directory.
     ///
@@ -102,11 +59,7 @@ impl Node {
         let keep = root.is_some();
         let root = match root {
             Some(root) => root.to_owned(),
-            None => {
-                let count = NODES.fetch_add(1, Ordering::SeqCst);
-                let name = format!("stillpoint-sim-{}-{count}", std::process::id());
-                std::env::temp_dir().join(name)
-            }
+            None => temporary()?,
         };
         for dir in [
             "etc/pve/priv/storage",
@@ -357,116 +310,5 @@ impl Drop for Node {
         {
             eprintln!("{} stays: {error}", self.root.display());
         }
-    }
-}
-
-impl Guest {
-    /// Its directory: `guests/VMID`.
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// Whether it runs.
-    pub fn is_running(&self) -> bool {
-        self.dir.join("running").exists()
-    }
-
-    /// Whether it is frozen.
-    pub fn is_frozen(&self) -> bool {
-        self.dir.join("frozen").exists()
-    }
-
-    /// Sets or removes one of its marker files, `running` or `frozen`.
-    ///
-    /// # Errors
-    /// When the file can be neither made nor removed.
-    pub fn set_marker(&self, name: &str, there: bool) -> Result<()> {
-        set_marker(&self.dir, name, there)
-    }
-
-    /// The lock in its config.
-    ///
-    /// # Errors
-    /// When the config cannot be read.
-    pub fn lock(&self) -> Result<Option<String>> {
-        Ok(config::lock(&self.config()?))
-    }
-
-    /// Its config as it stands.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn config(&self) -> Result<String> {
-        fs::read_to_string(&self.conf).with_context(|| format!("reading {}", self.conf.display()))
-    }
-
-    /// Replaces its config, as pmxcfs does: at once.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn set_config(&self, text: &str) -> Result<()> {
-        let temporary = self.conf.with_extension(format!("conf.tmp.{}", std::process::id()));
-        fs::write(&temporary, text)
-            .and_then(|()| fs::rename(&temporary, &self.conf))
-            .with_context(|| format!("writing {}", self.conf.display()))
-    }
-
-    /// Sets or removes the lock in its config.
-    ///
-    /// # Errors
-    /// When the config cannot be read or written.
-    pub fn set_lock(&self, lock: Option<&str>) -> Result<()> {
-        self.set_config(&config::with_lock(&self.config()?, lock))
-    }
-
-    /// Shuts it down gracefully; returns when it is off.
-    ///
-    /// # Errors
-    /// When its marker cannot be removed.
-    pub fn shut_down(&self) -> Result<()> {
-        match &self.engine {
-            Some(engine) => engine.shut_down(),
-            None => self.set_marker("running", false)?,
-        }
-        self.wait_down(Duration::from_secs(30))
-    }
-
-    /// Waits until its engine answers.
-    ///
-    /// # Errors
-    /// When it does not in that time.
-    pub fn wait_for_engine(&self, limit: Duration) -> Result<()> {
-        self.wait(limit, "its engine did not come up", |engine| engine.is_up())
-    }
-
-    fn wait_down(&self, limit: Duration) -> Result<()> {
-        self.wait(limit, "its engine did not go down", |engine| !engine.is_up())
-    }
-
-    fn wait(
-        &self,
-        limit: Duration,
-        complaint: &str,
-        until: impl Fn(&Engine) -> bool,
-    ) -> Result<()> {
-        let deadline = Instant::now() + limit;
-        while !self.engine.as_ref().is_none_or(&until) {
-            if Instant::now() > deadline {
-                bail!("guest {}: {complaint}", self.vmid);
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        Ok(())
-    }
-}
-
-fn set_marker(dir: &Path, name: &str, there: bool) -> Result<()> {
-    let path = dir.join(name);
-    let changed = if there { fs::write(&path, "") } else { fs::remove_file(&path) };
-    match changed {
-        Err(error) if there || error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("changing {}", path.display()))
-        }
-        _ => Ok(()),
     }
 }

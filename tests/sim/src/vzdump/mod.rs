@@ -2,8 +2,10 @@
 //! processes that act it out.
 
 pub mod daemon;
+pub mod director;
 pub mod failure;
 pub mod log;
+pub mod placing;
 pub mod plan;
 pub mod replay;
 pub mod report;

@@ -1,7 +1,8 @@
 //! From a recording to the steps that act it out: the hook calls, and between them what vzdump does
 //! to the guests. Pure, so that it can be read and tested without any process.
 
-use super::log::{self, Mark, Sent};
+use super::log::{self, Sent};
+use super::placing::{Placed, place, runs};
 use super::trace::{Call, Scenario};
 use std::time::Duration;
 
@@ -75,82 +76,6 @@ pub fn plan(scenario: &Scenario) -> Jobs {
         *steps = Job { scenario, mine, placed, owners: &owners, job }.steps();
     }
     Jobs { calls: scenario.calls.clone(), steps }
-}
-
-/// Where a signal arrived.
-#[derive(Debug, Clone)]
-struct Placed {
-    sent: Sent,
-    /// The last call before it.
-    call: usize,
-    /// The hook was at work; else vzdump itself was.
-    in_flight: bool,
-    /// What vzdump had printed before.
-    seen: Vec<String>,
-    /// The SIGKILL that follows the Stop button.
-    killed: Option<Kill>,
-}
-
-/// The SIGKILL 5 s after the Stop button, where the recording shows that it came.
-#[derive(Debug, Clone)]
-struct Kill {
-    call: usize,
-    in_flight: bool,
-    seen: Vec<String>,
-}
-
-fn place(scenario: &Scenario, mark: &Mark) -> Option<Placed> {
-    let calls = &scenario.calls;
-    let before = |call: &Call| call.time().is_none_or(|time| time <= mark.at);
-    let call = calls.iter().take_while(|call| before(call)).count().checked_sub(1)?;
-    let seen = scenario.task_log[..mark.line].to_vec();
-    let after = &scenario.task_log[mark.line..];
-    let words = calls[call].argv.join(" ");
-    let says = |what: &str| after.iter().any(|line| line.contains(what));
-    let hook_died = says(&format!("{words}' failed: interrupted"));
-    let other_died = after
-        .iter()
-        .any(|line| line.starts_with("command '") && line.contains("' failed: interrupted"));
-    let in_flight = hook_died || (!other_died && !moved_on(scenario, call, &seen));
-    let ended =
-        calls.iter().skip(call + 1).any(|call| matches!(call.phase(), "job-end" | "job-abort"));
-    let killed = (mark.sent == Sent::Stop && !ended).then(|| {
-        let last = calls.len() - 1;
-        let seen = scenario.task_log.clone();
-        let in_flight = last > call && !moved_on(scenario, last, &seen);
-        Kill { call: last, in_flight, seen }
-    });
-    Some(Placed { sent: mark.sent, call, in_flight, seen, killed })
-}
-
-/// Whether vzdump had printed something that it prints only after that call.
-fn moved_on(scenario: &Scenario, call: usize, seen: &[String]) -> bool {
-    let call = &scenario.calls[call];
-    let Some(vmid) = call.vmid() else {
-        let mut seen = seen.iter();
-        return seen.any(|line| log::printed_after(line, false, true) == Some(call.phase()));
-    };
-    let stop = call.mode() == Some("stop");
-    let runs = runs(scenario, vmid);
-    log::part(seen, vmid)
-        .iter()
-        .any(|line| log::printed_after(line, stop, runs) == Some(call.phase()))
-}
-
-/// Whether the guest ran when its backup began: as the log says; else one that is backed up in stop
-/// mode and was not asked to stop did not.
-pub fn runs(scenario: &Scenario, vmid: u32) -> bool {
-    for line in log::part(&scenario.task_log, vmid) {
-        if let Some(status) = line.strip_prefix("INFO: status = ") {
-            return status.trim() != "stopped";
-        }
-    }
-    let its = |phase: &'static str| {
-        let calls = scenario.calls.iter();
-        calls.filter(move |call| call.vmid() == Some(vmid) && call.phase() == phase)
-    };
-    !(its("backup-start").any(|call| call.mode() == Some("stop"))
-        && its("pre-stop").next().is_none())
 }
 
 /// Which job each call belongs to. A job-init in the middle of a job is another job's, whose further
@@ -317,15 +242,13 @@ impl Job<'_> {
             ("backup-start", "stop") if !runs => {
                 steps.extend([Step::Instant(vmid), Step::ArchiveBegins(at), Step::Pause(gap)]);
             }
-            ("pre-stop", "snapshot") if runs => {
-                // A call that was interrupted is followed by no snapshot.
-                if self.sent_in(at).is_none() {
-                    let freeze = [Step::Freeze(vmid), Step::Lock(vmid, "snapshot")];
-                    let thaw = [Step::Thaw(vmid), Step::Lock(vmid, "backup")];
-                    steps.extend(freeze);
-                    steps.extend([Step::Instant(vmid), Step::Pause(gap / 2)]);
-                    steps.extend(thaw);
-                }
+            // A call that was interrupted is followed by no snapshot.
+            ("pre-stop", "snapshot") if runs && self.sent_in(at).is_none() => {
+                let freeze = [Step::Freeze(vmid), Step::Lock(vmid, "snapshot")];
+                let thaw = [Step::Thaw(vmid), Step::Lock(vmid, "backup")];
+                steps.extend(freeze);
+                steps.extend([Step::Instant(vmid), Step::Pause(gap / 2)]);
+                steps.extend(thaw);
             }
             ("pre-stop", "suspend") if self.sent_in(at).is_none() => {
                 steps.extend([Step::Freeze(vmid), Step::Instant(vmid), Step::Pause(gap)]);
@@ -344,12 +267,14 @@ impl Job<'_> {
             _ => {}
         }
         // vzdump unlocks when the archive is done or has failed: in stop mode before the restart.
-        let over = call.phase() == "backup-end" || self.failed_after(call, next);
-        if over && !steps.iter().any(|step| matches!(step, Step::Unlock(_))) {
-            if call.phase() != "backup-end" {
-                steps.push(Step::ArchiveFails(at));
-            }
+        let ended =
+            |at: &usize| calls[*at].vmid() == Some(vmid) && calls[*at].phase() == "backup-end";
+        if call.phase() == "backup-end" {
             steps.push(Step::Unlock(vmid));
+        } else if self.failed_after(call, next)
+            && !self.mine.iter().any(|mine| *mine < at && ended(mine))
+        {
+            steps.extend([Step::ArchiveFails(at), Step::Unlock(vmid)]);
         }
         steps
     }

@@ -18,6 +18,8 @@ pub struct Report {
     pub guests: Vec<GuestReport>,
     /// What ran in each guest at the instant whose state is in the backup.
     pub instants: Vec<InstantReport>,
+    /// What happened to containers since the first job began.
+    pub events: Vec<EventReport>,
     /// The journal's records.
     pub journal: Vec<Value>,
     /// The tasks of the simulated backup server.
@@ -84,6 +86,19 @@ pub struct GuestReport {
     pub frozen_after: bool,
     /// The lock in its config now.
     pub lock_after: Option<String>,
+}
+
+/// Something that happened to a container.
+#[derive(Debug, Clone, Serialize)]
+pub struct EventReport {
+    /// Milliseconds since the first job began.
+    pub ms: u64,
+    /// The guest.
+    pub guest: u32,
+    /// The container.
+    pub name: String,
+    /// What, in one word: `StopAsked`, `Started`, ...
+    pub what: String,
 }
 
 /// What the backup has of a guest.

@@ -1,11 +1,12 @@
 //! Looks at the node after a replay.
 
-use super::report::{CallReport, ContainerReport, GuestReport, InstantReport, Report};
+use super::report::{CallReport, ContainerReport, EventReport, GuestReport, InstantReport, Report};
 use super::trace::Scenario;
 use crate::engine::What;
 use crate::engine::container::{Container, Status};
 use crate::node::{Guest, Node};
 use anyhow::{Context, Result};
+use std::time::Instant;
 
 /// What the backups have of the guests.
 pub type Instants = Vec<InstantReport>;
@@ -41,6 +42,24 @@ pub fn instant(guest: &Guest) -> Result<InstantReport> {
     Ok(InstantReport { vmid: guest.vmid, running: running.collect(), note })
 }
 
+/// What happened in all engines since then, in order.
+fn events(node: &Node, since: Instant) -> Vec<EventReport> {
+    let mut events = Vec::new();
+    for guest in node.guests() {
+        for event in guest.engine.iter().flat_map(crate::engine::Engine::events) {
+            let ms = event.at.saturating_duration_since(since).as_millis();
+            events.push(EventReport {
+                ms: u64::try_from(ms).unwrap_or(u64::MAX),
+                guest: guest.vmid,
+                name: event.name,
+                what: format!("{:?}", event.what),
+            });
+        }
+    }
+    events.sort_by_key(|event| event.ms);
+    events
+}
+
 /// The end state.
 ///
 /// # Errors
@@ -48,6 +67,7 @@ pub fn instant(guest: &Guest) -> Result<InstantReport> {
 pub fn report(
     node: &Node,
     scenario: &Scenario,
+    begin: Instant,
     before: &Before,
     calls: Vec<CallReport>,
     instants: Instants,
@@ -99,6 +119,7 @@ pub fn report(
         containers,
         guests,
         instants,
+        events: events(node, begin),
         journal: node.journal()?,
         pbs_tasks: node.backup_server().map(|server| server.tasks()).unwrap_or_default(),
         runs_left: node.runs_left()?,

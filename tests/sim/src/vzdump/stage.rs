@@ -1,7 +1,7 @@
 //! The node that a recording was made on, as far as the recording tells.
 
 use super::log;
-use super::plan::runs;
+use super::placing::runs;
 use super::trace::{Call, Scenario};
 use crate::hooks::Binaries;
 use crate::node::{GuestSpec, Kind, Node};

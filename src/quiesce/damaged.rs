@@ -1,0 +1,40 @@
+use anyhow::Result;
+
+use super::finish::recovered;
+use super::note::{read, run_of};
+use crate::guest::State;
+use crate::journal::{Journal, Record};
+use crate::run::{By, Damaged, Quiesced, Run, Runs};
+use crate::sys::Root;
+use crate::vzdump::Vmid;
+
+/// A run's file is damaged: the note in the guest says the same. It is used in memory, and the damaged file stays
+/// until everything is back. `None` where there is no note; the file is then out of the way.
+pub fn reconstruct(root: &Root, vmid: Vmid, damaged: &Damaged) -> Result<Option<Run>> {
+    let guest = match State::of(root, vmid)? {
+        State::Running(guest) if !guest.is_frozen() => guest,
+        _ => anyhow::bail!("{damaged}; the note in the guest can be read when it runs"),
+    };
+    let note = read(&guest)?.filter(|note| note.vmid == vmid);
+    let runs = Runs::of(root);
+    let Some(note) = note else {
+        let kept = runs.keep_damaged(vmid)?;
+        let reason = format!(
+            "{damaged}, and the guest holds no note of what was running; the file is kept as {}",
+            kept.display()
+        );
+        let run = run_of(Quiesced::empty(), vmid, By::Stillpoint);
+        Journal::of(root).append(&Record::Recovered(recovered(&run, "damaged run", &reason)))?;
+        runs.remove(vmid)?;
+        return Ok(None);
+    };
+    let mut run = run_of(note, vmid, By::Stillpoint);
+    // A full disk keeps no copy, and that keeps nothing from being brought back.
+    run.note(match runs.keep_damaged(vmid) {
+        Ok(kept) => format!("{damaged}; it is kept as {}", kept.display()),
+        Err(error) => format!("{damaged}; no copy is kept: {error:#}"),
+    });
+    // Whose backup it was is not known, so there is none to journal.
+    run.journalled = true;
+    Ok(Some(run))
+}

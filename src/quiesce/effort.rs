@@ -1,0 +1,166 @@
+//! Bringing back one container, whatever state it is found in.
+
+use std::collections::HashSet;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::config::Strategy;
+use crate::engine::{Container, Engine, Error, Status};
+use crate::run::{By, Fate, Step};
+use crate::sys::clock;
+
+/// A program that ends within this after its start has failed to come up; one that ends later was up.
+const COMING_UP: Duration = Duration::from_secs(10);
+
+/// How long after a container's own stop timeout the engine may still be at stopping it.
+const STOP_MARGIN: Duration = Duration::from_secs(2);
+
+/// How often a container that changes by itself is looked at again.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What bringing back one container came to.
+pub enum Back {
+    /// Nothing to do.
+    Already,
+    /// Started (or unpaused) under this id, in so many ms.
+    Started {
+        id: String,
+        ms: u64,
+    },
+    /// The end of it.
+    Fate(Fate),
+    /// It runs, but may yet be stopped by a request that is under way.
+    StillStopping,
+    Failed(Error),
+}
+
+/// What is known to everybody who brings back one of a run's containers.
+pub struct Effort {
+    pub engine: Engine,
+    pub by: By,
+    /// The steps say of every request whether it was made.
+    pub over: bool,
+    /// Since when nothing more is requested, on the boot clock in ms.
+    pub since: u64,
+    /// The ids of all containers of the run.
+    pub known: HashSet<String>,
+    pub steps: Vec<Step>,
+    pub deadline: Instant,
+}
+
+impl Effort {
+    /// Brings back the container of that step, after what it depends on.
+    pub fn bring_back(&self, index: usize) -> Back {
+        let step = &self.steps[index];
+        if step.fate != Fate::Open || step.action == Strategy::None && self.by == By::Stillpoint {
+            return Back::Already;
+        }
+        self.try_to(step).unwrap_or_else(Back::Failed)
+    }
+
+    fn try_to(&self, step: &Step) -> Result<Back, Error> {
+        let may_be_stopped_until = self.window(step);
+        loop {
+            let container = match self.engine.inspect(&step.id, self.deadline) {
+                Ok(container) => container,
+                Err(Error::Gone) => match self.successor(step)? {
+                    Some(container) => container,
+                    None => return Ok(Back::Fate(Fate::Gone)),
+                },
+                Err(error) => return Err(error),
+            };
+            match container.status {
+                Status::Running if clock::boot_ms() < may_be_stopped_until => {}
+                Status::Running | Status::Restarting => return Ok(Back::Already),
+                Status::Paused if step.action == Strategy::Pause => {
+                    return self.unpause(&container);
+                }
+                Status::Paused => {
+                    return Ok(Back::Fate(Fate::Left("somebody else has paused it".to_string())));
+                }
+                Status::Exited | Status::Created if self.is_its_own_affair(step, &container) => {
+                    let why = "it was started again and has ended since".to_string();
+                    return Ok(Back::Fate(Fate::Left(why)));
+                }
+                Status::Exited | Status::Created => return self.start(&container),
+                Status::Removing if Instant::now() < self.deadline => {}
+                Status::Removing | Status::Dead | Status::Other => {
+                    return Err(Error::Refused(409, format!("it is {:?}", container.status)));
+                }
+            }
+            if Instant::now() >= self.deadline {
+                return Ok(Back::StillStopping);
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// Until when (boot clock, ms) a container that runs may yet be stopped by a request of ours whose answer nobody
+    /// saw.
+    fn window(&self, step: &Step) -> u64 {
+        let unanswered = step.stop_ms.is_none() && (step.requested || !self.over);
+        let limit = match (self.by, step.action) {
+            (By::Stillpoint, Strategy::Stop) if unanswered => {
+                Duration::from_secs(step.stop_timeout).saturating_add(STOP_MARGIN)
+            }
+            (By::Stillpoint, Strategy::Pause) if unanswered => STOP_MARGIN,
+            _ => return 0,
+        };
+        self.since.saturating_add(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Started since we looked, by whomever, and ended: without an error, or long after the backup, that is not
+    /// ours to change. One that has just failed is started again.
+    fn is_its_own_affair(&self, step: &Step, container: &Container) -> bool {
+        container.id == step.id
+            && container.started_at != step.started_at
+            && (self.by == By::Note || !failed_to_come_up(container))
+    }
+
+    fn start(&self, container: &Container) -> Result<Back, Error> {
+        let began = Instant::now();
+        self.engine.start(&container.id, self.deadline)?;
+        Ok(started(container, began))
+    }
+
+    fn unpause(&self, container: &Container) -> Result<Back, Error> {
+        let began = Instant::now();
+        self.engine.unpause(&container.id, self.deadline)?;
+        Ok(started(container, began))
+    }
+
+    /// The container that stands in a removed one's place: of the same compose service, and none of those we
+    /// know already.
+    fn successor(&self, step: &Step) -> Result<Option<Container>, Error> {
+        let (Some(project), Some(service)) = (&step.project, &step.service) else {
+            return Ok(None);
+        };
+        let mut best: Option<Container> = None;
+        for id in self.engine.of_service(project, service, self.deadline)? {
+            if self.known.contains(&id) {
+                continue;
+            }
+            let container = match self.engine.inspect(&id, self.deadline) {
+                Err(Error::Gone) => continue,
+                other => other?,
+            };
+            let rank = |container: &Container| {
+                (container.name == step.name, container.status == Status::Running)
+            };
+            if best.as_ref().is_none_or(|best| rank(&container) > rank(best)) {
+                best = Some(container);
+            }
+        }
+        Ok(best)
+    }
+}
+
+fn started(container: &Container, began: Instant) -> Back {
+    let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Back::Started { id: container.id.clone(), ms }
+}
+
+/// Whether a container that was started ended again at once, and with an error.
+pub fn failed_to_come_up(container: &Container) -> bool {
+    container.exit_code != 0 && container.ran_for().is_some_and(|time| time < COMING_UP)
+}

@@ -1,0 +1,133 @@
+//! A guest that vzdump's death left frozen or down.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::config::Settings;
+use crate::guest::{self, Config, Place, State};
+use crate::report::log;
+use crate::run::{Run, Runs};
+use crate::sys::{Root, process};
+use crate::vzdump::{GuestType, Mode, Vmid};
+
+/// For the guest's lock, to write down what was done.
+const LOCK_LIMIT: Duration = Duration::from_secs(60);
+
+/// How a dead vzdump left the guest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    Frozen,
+    Down,
+}
+
+impl std::fmt::Display for Left {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Left::Frozen => "the guest is frozen",
+            Left::Down => "the guest is down",
+        })
+    }
+}
+
+/// How vzdump left the guest, where it needs to be thawed, or started after it was shut down for the backup. Once
+/// vzdump had thawed or started it again, or in another boot of the node, its state is somebody else's doing.
+///
+/// What can't be told is taken for well.
+pub fn left_behind(root: &Root, run: &Run) -> Option<Left> {
+    let ours = run.was_running
+        && run.guest_type == GuestType::Lxc
+        && !run.guest_returned
+        && run.job.worker.is_of_this_boot();
+    match State::of(root, run.vmid).ok().filter(|_| ours)? {
+        State::Running(guest) if guest.is_frozen() => Some(Left::Frozen),
+        State::Stopped if run.mode_used == Mode::Stop && !gone(root, run) => Some(Left::Down),
+        _ => None,
+    }
+}
+
+/// The guest is no longer on this node.
+fn gone(root: &Root, run: &Run) -> bool {
+    run.root_volume.is_some() && !matches!(Place::of(root, run.vmid), Ok(Place::Here(_)) | Err(_))
+}
+
+/// Thaws or starts the guest, once nothing of vzdump lives, no other job is at the guest and the lock in its
+/// configuration is that backup's or none. Returns whether it did.
+pub fn revive(root: &Root, settings: &Settings, run: &Run, left: Left) -> Result<bool> {
+    let lock = match Place::of(root, run.vmid)? {
+        Place::Here(Config { lock, .. }) => lock,
+        // A node without configurations: there is no lock to respect either.
+        Place::Gone | Place::Elsewhere(_) => None,
+    };
+    let ours = matches!(lock.as_deref(), None | Some("backup" | "snapshot"));
+    if !ours
+        || run.job.alive()
+        || run.job.another_at(root, run.vmid)
+        || process::mounted("/mnt/vzsnap")?
+    {
+        return Ok(false);
+    }
+    if !settings.resume.revive_guest {
+        tell_how(root, run, left, lock.is_some())?;
+        return Ok(false);
+    }
+    let mut done = Vec::new();
+    match left {
+        Left::Frozen => {
+            guest::thaw(root, run.vmid)?;
+            done.push("thawed");
+        }
+        Left::Down => {
+            if lock.is_some() {
+                guest::lift_lock(root, run.vmid)?;
+                done.push("unlocked");
+            }
+            guest::start(root, run.vmid)?;
+            done.push("started");
+        }
+    }
+    let words = done.join(" and ");
+    log::notice(run.vmid, &format!("vzdump died and left the guest; it was {words}"));
+    note_revived(root, run.vmid, &done);
+    Ok(true)
+}
+
+/// For the journal; the guest is back whether or not this can be written down.
+fn note_revived(root: &Root, vmid: Vmid, done: &[&str]) {
+    change(root, vmid, |run| {
+        for word in done {
+            if !run.revived.iter().any(|known| known == word) {
+                run.revived.push(word.to_string());
+            }
+        }
+    });
+}
+
+fn change(root: &Root, vmid: Vmid, change: impl FnOnce(&mut Run)) {
+    let runs = Runs::of(root);
+    let changed = runs.lock(vmid, Instant::now() + LOCK_LIMIT).and_then(|_lock| {
+        let Some(mut run) = runs.load(vmid)? else { return Ok(()) };
+        change(&mut run);
+        runs.save(&run)
+    });
+    if let Err(error) = changed {
+        log::warning(vmid, &format!("{error:#}"));
+    }
+}
+
+/// The setting is that a person decides: the commands, once.
+fn tell_how(root: &Root, run: &Run, left: Left, locked: bool) -> Result<()> {
+    let vmid = run.vmid;
+    let commands = match (left, locked) {
+        (Left::Frozen, _) => format!("lxc-unfreeze -n {vmid}"),
+        (Left::Down, true) => format!("pct unlock {vmid} && pct start {vmid}"),
+        (Left::Down, false) => format!("pct start {vmid}"),
+    };
+    let message = format!("vzdump died; {left}: {}. To bring it back: {commands}", run.guest());
+    if run.notes.contains(&message) {
+        return Ok(());
+    }
+    log::warning(vmid, &message);
+    change(root, vmid, |run| run.note(message.clone()));
+    log::mail(root, &format!("Stillpoint: {left} ({vmid})"), &message)
+}

@@ -1,0 +1,236 @@
+//! The director of a replay: walks the plan, orders the workers about, acts on the guests, sends the
+//! signals, and waits at the end for what may go on in the background.
+
+mod calling;
+mod killing;
+mod printing;
+mod steps;
+
+use super::log;
+use super::plan::{Jobs, plan};
+use super::replay::{Happening, Kill, Options};
+use super::report::CallReport;
+use super::result::Instants;
+use super::trace::Scenario;
+use super::wire::{Ended, Job, News, Order, SOCKET, Wire};
+use crate::node::Node;
+use crate::process::ROLE;
+use anyhow::{Context, Result, bail};
+use std::collections::BTreeMap;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What the jobs of a replay came to.
+pub struct Done {
+    /// The hook's calls.
+    pub calls: Vec<CallReport>,
+    /// What the backups hold.
+    pub instants: Instants,
+    /// The first job's task id.
+    pub upid: Option<String>,
+}
+
+struct Worker {
+    wire: Wire,
+    pid: i32,
+    upid: String,
+    dead: bool,
+    /// A lock was ordered and is not yet there.
+    waits_for_lock: bool,
+    kill_at: Option<Instant>,
+}
+
+struct Made {
+    report: CallReport,
+    pid: i32,
+    /// vzdump went on without learning how it ended.
+    left: bool,
+}
+
+/// Directs one replay.
+pub struct Director<'a> {
+    node: &'a Node,
+    scenario: &'a Scenario,
+    options: &'a Options,
+    jobs: Jobs,
+    listener: UnixListener,
+    socket: PathBuf,
+    daemon: Wire,
+    child: Child,
+    workers: Vec<Option<Worker>>,
+    made: Vec<Made>,
+    reaped: BTreeMap<i32, Ended>,
+    kills: Vec<Kill>,
+    /// How many lines of the recorded log have been printed, and what has returned so far.
+    printed: usize,
+    returned: Vec<(Option<u32>, String)>,
+    instants: Instants,
+}
+
+impl<'a> Director<'a> {
+    /// Starts the workers' parent and makes the plan.
+    ///
+    /// # Errors
+    /// When a process does not come up.
+    pub fn new(node: &'a Node, scenario: &'a Scenario, options: &'a Options) -> Result<Self> {
+        let name = node.root().file_name().unwrap_or_default().to_string_lossy();
+        let socket =
+            format!("{name:.40}-{}-{:?}.sock", std::process::id(), std::thread::current().id());
+        let socket = std::env::temp_dir().join(socket.replace(['(', ')'], ""));
+        if socket.exists() {
+            std::fs::remove_file(&socket).context("removing an old socket")?;
+        }
+        let listener = UnixListener::bind(&socket).context("opening the director's socket")?;
+        let child = Command::new("/proc/self/exe")
+            .env_clear()
+            .env(ROLE, "daemon")
+            .env(SOCKET, &socket)
+            .stdin(Stdio::null())
+            .spawn()
+            .context("starting the workers' parent")?;
+        let mut daemon = accept(&listener)?;
+        if !matches!(daemon.receive(Duration::from_secs(10))?, Some(News::Daemon)) {
+            bail!("the workers' parent does not report");
+        }
+        let jobs = plan(scenario);
+        let first = scenario.task_log.iter().position(|line| line.starts_with(log::FIRST));
+        Ok(Self {
+            node,
+            scenario,
+            options,
+            workers: jobs.steps.iter().map(|_| None).collect(),
+            jobs,
+            listener,
+            socket,
+            daemon,
+            child,
+            made: Vec::new(),
+            reaped: BTreeMap::new(),
+            kills: options.kills.clone(),
+            printed: first.unwrap_or(0),
+            returned: Vec::new(),
+            instants: Instants::default(),
+        })
+    }
+
+    fn tell(&self, happening: &Happening) {
+        if let Some(observer) = &self.options.observer {
+            observer(happening);
+        }
+    }
+
+    /// Starts a job's worker, unless it has one.
+    fn start_worker(&mut self, job: usize) -> Result<()> {
+        if self.workers[job].is_some() {
+            return Ok(());
+        }
+        let vmids = self.scenario.vmids();
+        let id = match vmids[..] {
+            [only] => only.to_string(),
+            _ => String::new(),
+        };
+        let root = self.node.root().to_owned();
+        self.daemon.send(&Order::Spawn(Job { number: job, id, root }))?;
+        let mut wire = accept(&self.listener)?;
+        let Some(News::Worker { pid, upid, .. }) = wire.receive(Duration::from_secs(10))? else {
+            bail!("a worker does not report");
+        };
+        self.tell(&Happening::Worker(upid.clone()));
+        self.workers[job] =
+            Some(Worker { wire, pid, upid, dead: false, waits_for_lock: false, kill_at: None });
+        Ok(())
+    }
+
+    fn worker(&mut self, job: usize) -> Result<&mut Worker> {
+        self.workers[job].as_mut().context("a job without a worker")
+    }
+
+    fn is_dead(&self, job: usize) -> bool {
+        self.workers[job].as_ref().is_some_and(|worker| worker.dead)
+    }
+
+    /// Runs all jobs, one after the other as the node's lock has it.
+    ///
+    /// # Errors
+    /// When the simulation fails.
+    pub fn run_jobs(&mut self) -> Result<()> {
+        (0..self.jobs.steps.len()).try_for_each(|job| self.run_job(job))
+    }
+
+    /// Runs what is left of a job's steps, to its end.
+    fn run_job(&mut self, job: usize) -> Result<()> {
+        self.start_worker(job)?;
+        while !self.is_dead(job) && !self.jobs.steps[job].is_empty() {
+            self.step(job)?;
+        }
+        if !self.is_dead(job) {
+            self.print_log(job, true)?;
+            let code = self.scenario.exit_code.unwrap_or(0);
+            let worker = self.worker(job)?;
+            worker.wire.send(&Order::Exit(code))?;
+            self.wait_for_end(job)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing of Stillpoint is at work any more: milliseconds that took.
+    ///
+    /// # Errors
+    /// When the node cannot be looked at.
+    pub fn settle(&mut self, ended: Instant) -> Result<u64> {
+        let deadline = ended + self.options.settle;
+        loop {
+            self.hear_daemon()?;
+            let busy = self.node.backup_server().is_some_and(|server| server.is_busy());
+            let at_work =
+                busy || !self.node.runs_left()?.is_empty() || !self.node.processes()?.is_empty();
+            if !at_work || Instant::now() > deadline {
+                return Ok(u64::try_from(ended.elapsed().as_millis()).unwrap_or(u64::MAX));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What the jobs came to, with the ends of those calls that vzdump did not wait for.
+    pub fn finish(mut self) -> Done {
+        let reaped = &self.reaped;
+        let calls = self.made.drain(..).map(|made| {
+            let mut report = made.report;
+            if let Some(ended) = reaped.get(&made.pid).filter(|_| made.left) {
+                report.exit = ended.exit;
+                report.signal = ended.signal;
+            }
+            report
+        });
+        let calls = calls.collect();
+        let instants = std::mem::take(&mut self.instants);
+        let first = self.workers.first().and_then(Option::as_ref);
+        Done { calls, instants, upid: first.map(|worker| worker.upid.clone()) }
+    }
+}
+
+impl Drop for Director<'_> {
+    fn drop(&mut self) {
+        self.workers.clear();
+        let ended = self.daemon.send(&Order::Exit(0)).and_then(|()| {
+            self.child.wait().context("waiting for the workers' parent")?;
+            std::fs::remove_file(&self.socket).context("removing the director's socket")
+        });
+        if let Err(error) = ended {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+fn accept(listener: &UnixListener) -> Result<Wire> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+    let mut wanted = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+    if poll(&mut wanted, PollTimeout::from(10_000u16)).context("waiting for a process")? == 0 {
+        bail!("a process of the simulation did not come up");
+    }
+    let (stream, _) = listener.accept().context("hearing a process")?;
+    Ok(Wire::new(stream))
+}

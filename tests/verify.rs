@@ -1,0 +1,166 @@
+//! The proof of a backup: what the journal and the job say of it, whatever the server does.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::Value;
+use stillpoint_sim::hooks::Binaries;
+use stillpoint_sim::node::Node;
+use stillpoint_sim::node::backups::TOKEN;
+use stillpoint_sim::pbs::{Restart, SnapshotId};
+use stillpoint_sim::tls::{Identity, Versions};
+use stillpoint_sim::vzdump::replay::{Happening, Options, replay};
+use stillpoint_sim::vzdump::report::Report;
+use stillpoint_sim::vzdump::stage::stage;
+use stillpoint_sim::vzdump::trace::Scenario;
+
+fn scenario() -> Scenario {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/vzdump/traces.json");
+    Scenario::load(Path::new(file), "lxc-snapshot-pbs").unwrap()
+}
+
+fn node() -> Arc<Node> {
+    let binaries = Binaries::beside(Path::new(env!("CARGO_BIN_EXE_vzdump-hook"))).unwrap();
+    Arc::new(stage(&scenario(), None, &binaries, &|_| {}).unwrap())
+}
+
+/// Replays the backup, doing something to the node when the hook is about to be called in that phase.
+fn played(
+    node: &Arc<Node>,
+    phase: &'static str,
+    act: impl Fn(&Node) + Send + Sync + 'static,
+) -> Report {
+    let its = Arc::clone(node);
+    let observer = move |happening: &Happening| {
+        if matches!(happening, Happening::Called(argv) if argv[0] == phase) {
+            act(&its);
+        }
+    };
+    let options = Options { observer: Some(Arc::new(observer)), ..Options::default() };
+    replay(node, &scenario(), &options).unwrap()
+}
+
+fn exit_of(report: &Report, phase: &str) -> Option<i32> {
+    report.calls.iter().find(|call| call.argv[0] == phase).unwrap().exit
+}
+
+/// The one verify record, once the backup itself was seen to be well.
+fn verify_of(report: &Report) -> &Value {
+    let text = report.text();
+    assert_eq!(report.records("backup")[0]["outcome"], "ok", "{text}");
+    assert_eq!(report.records("verify").len(), 1, "{text}");
+    assert_eq!(report.lost(), Vec::<String>::new(), "{text}");
+    report.records("verify")[0]
+}
+
+fn reason(verify: &Value) -> &str {
+    verify["reason"].as_str().unwrap_or_default()
+}
+
+fn snapshot() -> SnapshotId {
+    SnapshotId::new("backups", "", "ct", "9001", 1_795_303_376)
+}
+
+#[test]
+fn a_verified_backup_is_journalled_with_what_the_server_says_of_it() {
+    let node = node();
+    let report = played(&node, "job-init", |_| {});
+    let verify = verify_of(&report);
+    assert_eq!((&verify["outcome"], &verify["reason"]), (&"ok".into(), &Value::Null));
+    assert_eq!(verify["backup_id"], "9001");
+    assert_eq!(verify["backup_time"], 1_795_303_376);
+    assert_eq!(verify["owner"], TOKEN);
+    assert_eq!(verify["encrypted"], true);
+    assert_eq!(verify["verify_state"], "ok");
+    assert_eq!(verify["verify_upid"], verify["started_upid"]);
+    let fingerprint = node.backup_server().unwrap().pbs.fingerprint().to_lowercase();
+    assert_eq!(verify["storage_id"], format!("127.0.0.1:backups#{fingerprint}"));
+    assert_eq!(report.records("backup")[0]["verify"]["state"], "started");
+    let told = |line: &String| line.contains("clean backup") && line.ends_with(", verified");
+    assert!(report.task_log.iter().any(told), "{:?}", report.task_log);
+}
+
+#[test]
+fn a_corrupt_chunk_is_a_failure_and_fails_the_job_where_that_is_wanted() {
+    for (setting, exit) in [("", 0), ("[verify]\non-failure = \"fail-job\"\n", 1)] {
+        let node = node();
+        node.write("etc/stillpoint/config.toml", setting).unwrap();
+        let report = played(&node, "backup-end", |node| {
+            node.backup_server().unwrap().pbs.corrupt(&snapshot()).unwrap();
+        });
+        let verify = verify_of(&report);
+        assert_eq!(
+            (&verify["outcome"], &verify["verify_state"]),
+            (&"failed".into(), &"failed".into())
+        );
+        assert_eq!(exit_of(&report, "job-end"), Some(exit));
+        assert_eq!(exit_of(&report, "backup-end"), Some(0));
+    }
+}
+
+#[test]
+fn a_server_that_is_down_fails_no_backup() {
+    let node = node();
+    node.write("etc/stillpoint/config.toml", "[verify]\non-failure = \"fail-job\"\n").unwrap();
+    let report = played(&node, "backup-end", |node| node.backup_server().unwrap().pbs.go_down());
+    assert_eq!(verify_of(&report)["outcome"], "unreachable");
+    assert_eq!(report.records("backup")[0]["verify"]["state"], "unreachable");
+    assert_eq!(exit_of(&report, "job-end"), Some(0));
+}
+
+#[test]
+fn another_certificate_than_the_pinned_one_is_refused() {
+    let node = node();
+    let report = played(&node, "backup-end", |node| {
+        let other = Identity::new(&["localhost", "vm"]).unwrap();
+        node.backup_server().unwrap().pbs.use_identity(&other, Versions::Both).unwrap();
+    });
+    let verify = verify_of(&report);
+    assert_eq!(verify["outcome"], "unreachable");
+    assert!(reason(verify).contains("fingerprint"), "{}", reason(verify));
+    let requests = node.backup_server().unwrap().pbs.requests();
+    assert!(!requests.iter().any(|line| line.contains("/verify")), "{requests:?}");
+}
+
+#[test]
+fn a_token_that_may_not_verify_is_told_so() {
+    let node = node();
+    let report = played(&node, "backup-end", |node| {
+        node.backup_server().unwrap().pbs.edit(|state| state.access.revoke_all());
+    });
+    let verify = verify_of(&report);
+    assert_eq!(verify["outcome"], "denied");
+    assert!(reason(verify).contains("/datastore/backups"), "{}", reason(verify));
+}
+
+#[test]
+fn a_verify_that_a_restart_of_the_server_ended_is_started_again() {
+    for how in [Restart::Killed, Restart::Reloaded] {
+        let node = node();
+        let report = played(&node, "log-end", move |node| {
+            node.backup_server().unwrap().pbs.restart(how);
+        });
+        assert_eq!(verify_of(&report)["outcome"], "ok", "{how:?}\n{}", report.text());
+        assert_eq!(report.pbs_tasks.len(), 2, "{how:?}");
+    }
+}
+
+#[test]
+fn a_verify_that_takes_longer_than_the_job_waits_is_collected_later() {
+    let node = node();
+    node.write("etc/stillpoint/config.toml", "[verify]\nwait = \"0s\"\n").unwrap();
+    let report = played(&node, "job-init", |_| {});
+    assert_eq!(verify_of(&report)["outcome"], "ok", "{}", report.text());
+    let told = |line: &String| line.contains("1 verify will be collected");
+    assert!(report.task_log.iter().any(told), "{:?}", report.task_log);
+}
+
+#[test]
+fn a_verify_of_somebody_else_that_came_later_is_proof_too() {
+    let node = node();
+    let report = played(&node, "job-end", |node| {
+        let pbs = &node.backup_server().unwrap().pbs;
+        pbs.edit(|state| state.verify_as("root@pam", &snapshot()));
+    });
+    assert_eq!(verify_of(&report)["outcome"], "ok", "{}", report.text());
+}
