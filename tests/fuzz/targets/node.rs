@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use stillpoint::config::Settings;
-use stillpoint::guest::Config;
+use stillpoint::guest::{Config, Mount};
 use stillpoint::pbs::{storage, tls};
 use stillpoint::vzdump::{TaskLog, Upid, Vmid};
 
@@ -21,14 +21,16 @@ pub fn guest_config(input: &[u8]) {
     for name in [&config.hostname, &config.lock, &config.root_volume].into_iter().flatten() {
         assert!(!name.contains('\n'));
     }
+    let depth = |path: &str| Path::new(path).components().count();
     for mount in &config.mounts {
-        let innermost = config.mounts.iter().rev().find(|other| other.path == mount.path).unwrap();
+        let same = |other: &&Mount| Path::new(&other.path) == Path::new(&mount.path);
+        let last = config.mounts.iter().rev().find(same).unwrap();
         for path in [&mount.path, &format!("{}/", mount.path), &format!("{}/a/b", mount.path)] {
-            let inner = |other: &&stillpoint::guest::Mount| {
-                other.path.len() > mount.path.len() && Path::new(path).starts_with(&other.path)
+            let inner = |other: &Mount| {
+                depth(&other.path) > depth(&mount.path) && Path::new(path).starts_with(&other.path)
             };
-            if !config.mounts.iter().any(|other| inner(&other)) {
-                assert_eq!(config.left_out(path), !innermost.in_backup, "{path}");
+            if !config.mounts.iter().any(inner) {
+                assert_eq!(config.left_out(path), !last.in_backup, "{path}");
             }
         }
     }
