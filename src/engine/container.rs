@@ -4,7 +4,12 @@ use std::time::Duration;
 use chrono::DateTime;
 use serde::Deserialize;
 
+use super::kept::{Ids, Labels, Sources};
 use crate::sys::text;
+
+/// How many containers of one guest are dealt with. Whatever is kept, written down or journalled of a guest is
+/// bounded by this and by [`Container::weight`].
+pub const MOST_CONTAINERS: usize = 10_000;
 
 /// The engine's default stop timeout, in seconds: what a container without its own is given.
 const STOP_TIMEOUT: u64 = 10;
@@ -12,11 +17,12 @@ const STOP_TIMEOUT: u64 = 10;
 /// A stop timeout below zero means for ever to the engine; no plan waits that long.
 const LONGEST_STOP: u64 = 24 * 3600;
 
-/// What is kept of a label or a path, in bytes: a guest can make them as long as it likes.
-const LONGEST_TEXT: usize = 4096;
+/// What a label and a path take in memory beside their text.
+const LABEL: usize = 128;
+const PATH: usize = 48;
 
-/// How many places of data are kept of one container.
-const MOST_DATA: usize = 64;
+/// What is passed on of the words in which an answer is refused: they may quote it.
+const LONGEST_REASON: usize = 300;
 
 /// What a container is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,25 +63,21 @@ pub struct Container {
 impl Container {
     /// Reads the engine's answer to an inspection.
     pub fn parse(answer: &[u8]) -> Result<Container, String> {
-        serde_json::from_slice::<Inspected>(answer).map_err(|error| error.to_string())?.try_into()
+        serde_json::from_slice::<Inspected>(answer).map_err(|error| reason(&error))?.try_into()
     }
 
-    /// Reads the ids in the engine's answer to a list.
+    /// Reads the ids in the engine's answer to a list, [`MOST_CONTAINERS`] at the most.
     pub fn parse_list(answer: &[u8]) -> Result<Vec<String>, String> {
-        let listed: Vec<Listed> =
-            serde_json::from_slice(answer).map_err(|error| error.to_string())?;
-        let ids: Vec<String> = listed.into_iter().map(|container| container.id).collect();
-        match ids.iter().find(|id| !is_id(id)) {
-            Some(other) => Err(format!("a container named '{}'", text::printable(other, 80))),
-            None => Ok(ids),
-        }
+        let Ids(ids) = serde_json::from_slice(answer).map_err(|error| reason(&error))?;
+        Ok(ids)
     }
 
     /// What it takes to keep it, in bytes.
     pub fn weight(&self) -> usize {
-        let labels = self.labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
-        let data = self.data.iter().map(String::len).sum::<usize>();
-        self.id.len() + self.name.len() + self.started_at.len() + labels + data
+        let labels = self.labels.iter().map(|(key, value)| LABEL + key.len() + value.len());
+        let data = self.data.iter().map(|path| PATH + path.len());
+        let own = self.id.len() + self.name.len() + self.started_at.len() + self.finished_at.len();
+        size_of::<Container>() + own + labels.sum::<usize>() + data.sum::<usize>()
     }
 
     /// A label's value.
@@ -123,10 +125,8 @@ pub fn is_id(id: &str) -> bool {
         && id.bytes().all(plain)
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Listed {
-    id: String,
+fn reason(error: &serde_json::Error) -> String {
+    text::excerpt(error, LONGEST_REASON)
 }
 
 #[derive(Deserialize)]
@@ -140,7 +140,7 @@ struct Inspected {
     #[serde(default)]
     host_config: HostConfig,
     #[serde(default)]
-    mounts: Option<Vec<Mount>>,
+    mounts: Sources,
 }
 
 #[derive(Deserialize)]
@@ -159,7 +159,7 @@ struct InspectedState {
 #[serde(rename_all = "PascalCase")]
 struct InspectedConfig {
     #[serde(default)]
-    labels: Option<HashMap<String, String>>,
+    labels: Labels,
     #[serde(default)]
     stop_timeout: Option<i64>,
 }
@@ -169,13 +169,6 @@ struct InspectedConfig {
 struct HostConfig {
     #[serde(default)]
     auto_remove: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Mount {
-    #[serde(default)]
-    source: String,
 }
 
 impl TryFrom<Inspected> for Container {
@@ -192,18 +185,7 @@ impl TryFrom<Inspected> for Container {
         Ok(Container {
             id: inspected.id,
             name: inspected.name.trim_start_matches('/').chars().take(255).collect(),
-            labels: inspected
-                .config
-                .labels
-                .unwrap_or_default()
-                .into_iter()
-                .filter(|(key, value)| {
-                    value.len() <= LONGEST_TEXT
-                        && (key.starts_with("com.docker.compose.")
-                            || key.starts_with("com.docker.swarm.")
-                            || key.starts_with("stillpoint."))
-                })
-                .collect(),
+            labels: inspected.config.labels.0,
             status: match inspected.state.status.as_str() {
                 "created" => Status::Created,
                 "running" => Status::Running,
@@ -221,14 +203,7 @@ impl TryFrom<Inspected> for Container {
             finished_at: inspected.state.finished_at.chars().take(64).collect(),
             stop_timeout,
             auto_remove: inspected.host_config.auto_remove,
-            data: inspected
-                .mounts
-                .unwrap_or_default()
-                .into_iter()
-                .map(|mount| mount.source)
-                .filter(|source| source.starts_with('/') && source.len() <= LONGEST_TEXT)
-                .take(MOST_DATA)
-                .collect(),
+            data: inspected.mounts.0,
         })
     }
 }

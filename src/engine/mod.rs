@@ -6,6 +6,7 @@
 
 mod client;
 mod container;
+mod kept;
 
 pub use client::{Engine, Error};
-pub use container::{Container, Status};
+pub use container::{Container, MOST_CONTAINERS, Status};

@@ -98,7 +98,7 @@ impl Config {
         self.mounts
             .iter()
             .filter(|mount| Path::new(path).starts_with(&mount.path))
-            .max_by_key(|mount| mount.path.len())
+            .max_by_key(|mount| Path::new(&mount.path).components().count())
             .is_some_and(|mount| !mount.in_backup)
     }
 }

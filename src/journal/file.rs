@@ -17,8 +17,8 @@ const SCHEMA: u32 = 1;
 /// one before.
 const ROTATE_AT: u64 = 32 << 20;
 
-/// Longest line read; what is longer is damage.
-const LINE_LIMIT: u64 = 16 << 20;
+/// Longest line read; what is longer is damage. A record of any run that can be written down is shorter.
+const LINE_LIMIT: u64 = 32 << 20;
 
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
@@ -105,6 +105,15 @@ impl Journal {
                     .with_context(|| path.display().to_string())?;
                 if count == 0 {
                     break;
+                }
+                if count as u64 == LINE_LIMIT && bytes.last() != Some(&b'\n') {
+                    // Its end is no record, whatever it looks like.
+                    reader.skip_until(b'\n').with_context(|| path.display().to_string())?;
+                    let reason = format!("it is longer than {LINE_LIMIT} bytes");
+                    if !visit(damaged(&path, line, reason)) {
+                        return Ok(());
+                    }
+                    continue;
                 }
                 let text = bytes.trim_ascii();
                 if text.is_empty() {

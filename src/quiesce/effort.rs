@@ -86,7 +86,7 @@ impl Effort {
         let unanswered = step.stop_ms.is_none() && (step.requested || !self.over);
         let limit = match (self.by, step.action) {
             (By::Stillpoint, Strategy::Stop) if unanswered => {
-                Duration::from_secs(step.stop_timeout) + STOP_MARGIN
+                Duration::from_secs(step.stop_timeout).saturating_add(STOP_MARGIN)
             }
             (By::Stillpoint, Strategy::Pause) if unanswered => STOP_MARGIN,
             _ => return 0,

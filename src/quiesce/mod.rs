@@ -16,10 +16,11 @@ mod settle;
 mod stop;
 
 pub use bring_back::{BroughtBack, Errand, bring_back, bring_back_locked};
-pub use finish::finish;
+pub use finish::{finish, recovered};
 pub use grade::grade;
 pub use guard::{guard, recover};
+pub use note::run_of;
 pub use plan::{Plan, plan, survey};
-pub use resume::{look_again, resume};
+pub use resume::{look_again, resume, start_order};
 pub use settle::settle;
 pub use stop::{Quiesced, arm, note_running, quiesce};

@@ -32,7 +32,7 @@ pub fn read(guest: &Guest) -> Result<Option<Quiesced>> {
     let path = format!("{QUIESCED_DIRECTORY}/{QUIESCED_FILE}");
     let read = bounded::within(FILE_LIMIT, move || tree.read(&path, LIMIT))?;
     let bytes = read.ok().flatten();
-    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).filter(Quiesced::is_sound))
+    Ok(bytes.and_then(|bytes| Quiesced::parse(&bytes)))
 }
 
 /// Removes the note from a guest, if it is the one of this run.

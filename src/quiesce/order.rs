@@ -129,22 +129,32 @@ pub fn sorted(waits_for: &[Vec<usize>]) -> Vec<usize> {
     order
 }
 
-/// Takes out of `waits_for` what would make something wait for itself: where only circles are left, the first
-/// thing in them waits no more. Returns how many waits were taken out.
+/// Takes out of `waits_for` what would make something wait for itself, or for what is not there: where only
+/// circles are left, the first thing in them waits no more. Returns how many waits were taken out.
 pub fn acyclic(waits_for: &mut [Vec<usize>]) -> usize {
+    let waiting = turned_round(waits_for);
+    let mut missing: Vec<usize> = waits_for.iter().map(Vec::len).collect();
+    let mut ready: Vec<usize> = (0..waits_for.len()).filter(|i| missing[*i] == 0).collect();
+    let mut done = vec![false; waits_for.len()];
     let mut taken_out = 0;
-    loop {
-        let mut in_circle = vec![true; waits_for.len()];
-        for index in sorted(waits_for) {
-            in_circle[index] = false;
+    for first in 0..waits_for.len() {
+        while let Some(index) = ready.pop() {
+            done[index] = true;
+            for waiter in waiting[index].iter().filter(|waiter| !done[**waiter]) {
+                missing[*waiter] -= 1;
+                if missing[*waiter] == 0 {
+                    ready.push(*waiter);
+                }
+            }
         }
-        let Some(first) = in_circle.iter().position(|in_circle| *in_circle) else {
-            return taken_out;
-        };
-        let before = waits_for[first].len();
-        waits_for[first].retain(|other| !in_circle[*other]);
-        taken_out += before - waits_for[first].len();
+        if !done[first] {
+            let before = waits_for[first].len();
+            waits_for[first].retain(|other| done.get(*other) == Some(&true));
+            taken_out += before - waits_for[first].len();
+            ready.push(first);
+        }
     }
+    taken_out
 }
 
 #[cfg(test)]
@@ -214,5 +224,8 @@ mod tests {
         assert_eq!(acyclic(&mut itself), 1);
         let mut line = vec![vec![1], vec![2], vec![]];
         assert_eq!(acyclic(&mut line), 0);
+        let mut nowhere = vec![vec![7, 1], vec![]];
+        assert_eq!(acyclic(&mut nowhere), 1);
+        assert_eq!(nowhere, [vec![1], vec![]]);
     }
 }

@@ -7,7 +7,7 @@ use super::order::{acyclic, sorted};
 use crate::config::{Settings, Strategy};
 use crate::engine::{Container, Engine, Error, Status};
 use crate::guest::Config;
-use crate::run::{QuiescedContainer, Step};
+use crate::run::{MOST_DEPENDENCIES, QuiescedContainer, Step};
 use crate::sys::text;
 use crate::vzdump::Vmid;
 
@@ -16,12 +16,6 @@ const STRATEGY_LABEL: &str = "stillpoint.quiesce";
 
 /// What a hostile guest can make us keep, in bytes over all containers.
 const SURVEY_LIMIT: usize = 32 << 20;
-
-/// Containers of one guest; more are not looked after.
-const MOST_CONTAINERS: usize = 10_000;
-
-/// Dependencies over all containers; a stack has a few dozen.
-const DEPENDENCY_LIMIT: usize = 100_000;
 
 /// What will be done to the containers of a guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,11 +29,7 @@ pub struct Plan {
 pub fn survey(engine: &Engine, deadline: Instant) -> Result<Vec<Container>> {
     let mut containers = Vec::new();
     let mut weight = 0;
-    let running = engine.running(deadline)?;
-    if running.len() > MOST_CONTAINERS {
-        bail!("the engine says that {} containers run", running.len());
-    }
-    for id in running {
+    for id in engine.running(deadline)? {
         match engine.inspect(&id, deadline) {
             Ok(container) => {
                 weight += container.weight();
@@ -140,11 +130,12 @@ fn dependents(containers: &[&Container], notes: &mut Vec<String>) -> Vec<Vec<usi
         for dependency in container.depends_on() {
             for other in services.get(&(project, dependency)).into_iter().flatten() {
                 count += 1;
-                if count > DEPENDENCY_LIMIT {
+                if count > MOST_DEPENDENCIES {
                     notes.push("there are more dependencies than are followed".to_string());
                     return dependents;
                 }
-                if !dependents[*other].contains(&index) {
+                // The indices come in order: one that is there already is the last.
+                if dependents[*other].last() != Some(&index) {
                     dependents[*other].push(index);
                 }
             }

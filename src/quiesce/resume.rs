@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::effort::{Back, Effort, failed_to_come_up};
-use super::order::{Event, in_order, turned_round};
+use super::order::{Event, acyclic, in_order, turned_round};
 use super::prove::prove;
 use crate::engine::{Engine, Error, Status};
 use crate::guest::{Place, State};
@@ -134,15 +134,14 @@ fn reach(root: &Root, vmid: Vmid, until: Instant) -> Result<Engine, String> {
 fn one_round(root: &Root, run: &mut Run, engine: &Engine, deadline: Instant) -> bool {
     let Some(quiesce) = run.quiesce.as_ref() else { return true };
     let steps = quiesce.steps.clone();
-    // What a container depends on is started before it: stopping, turned round.
-    let after: Vec<Vec<usize>> = steps.iter().map(|step| step.after.clone()).collect();
+    let waits_for = start_order(&steps);
     let known: HashSet<String> = steps.iter().map(|step| step.id.clone()).collect();
     let (by, over) = (quiesce.by, quiesce.over);
     let since = quiesce.requests_ended_ms.unwrap_or(0);
     let effort = Effort { engine: engine.clone(), by, over, since, known, steps, deadline };
     let (mut well, mut changed) = (true, false);
     in_order(
-        &turned_round(&after),
+        &waits_for,
         move |index| effort.bring_back(index),
         |event| {
             match event {
@@ -166,6 +165,16 @@ fn one_round(root: &Root, run: &mut Run, engine: &Engine, deadline: Instant) -> 
         },
     );
     well
+}
+
+/// For each step, those that are started before it: what it depends on. Stopping, turned round.
+///
+/// A plan has no circle, but a note in the guest may: what waits in one would never be started.
+pub fn start_order(steps: &[Step]) -> Vec<Vec<usize>> {
+    let after: Vec<Vec<usize>> = steps.iter().map(|step| step.after.clone()).collect();
+    let mut waits_for = turned_round(&after);
+    acyclic(&mut waits_for);
+    waits_for
 }
 
 /// Takes in what came of one container; returns whether that is something new.
@@ -194,7 +203,7 @@ fn record(run: &mut Run, index: usize, result: Back) -> bool {
 
 fn fail(step: &mut Step, why: String) {
     let now = clock::boot_ms();
-    step.failures += 1;
+    step.failures = step.failures.saturating_add(1);
     let since = *step.failing_since_ms.get_or_insert(now);
     // A boot clock that has begun anew counts anew.
     step.failing_since_ms = Some(since.min(now));

@@ -24,7 +24,8 @@ pub fn at_rest(quiesce: &Quiesce) -> String {
     if done.is_empty() {
         return "all running containers are left running by their settings".to_string();
     }
-    let took = quiesce.rested_ms.zip(quiesce.began_ms).map_or(0, |(end, begin)| end - begin);
+    let took =
+        quiesce.rested_ms.zip(quiesce.began_ms).map_or(0, |(end, begin)| end.saturating_sub(begin));
     format!(
         "{}{} in {}{}",
         done.join(" and "),
@@ -48,7 +49,7 @@ fn stacks(steps: &[Step]) -> String {
 fn slowest(quiesce: &Quiesce) -> String {
     let killed = |step: &&Step| {
         step.action == Strategy::Stop
-            && step.stop_ms.is_some_and(|ms| ms >= step.stop_timeout * 1000)
+            && step.stop_ms.is_some_and(|ms| ms / 1000 >= step.stop_timeout)
     };
     match quiesce.steps.iter().filter(killed).max_by_key(|step| step.stop_ms) {
         Some(step) => format!(

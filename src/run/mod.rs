@@ -21,6 +21,9 @@ const STOP_TIMEOUT: u64 = 10;
 /// The version of the record's shape.
 pub const SCHEMA: u32 = 1;
 
+/// Dependencies over all containers of a guest; a stack has a few dozen.
+pub const MOST_DEPENDENCIES: usize = 100_000;
+
 /// One backup of one guest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Run {

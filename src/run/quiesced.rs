@@ -1,7 +1,8 @@
 use serde::{Deserialize, Serialize};
 
-use super::Run;
+use super::{MOST_DEPENDENCIES, Run};
 use crate::config::Strategy;
+use crate::engine::MOST_CONTAINERS;
 use crate::vzdump::Vmid;
 
 /// Where the guest itself keeps what was running.
@@ -38,15 +39,20 @@ pub struct QuiescedContainer {
 }
 
 impl Quiesced {
-    /// Whether it is of this shape, and every container that it refers to is there. The guest may have changed it.
+    /// Reads the file; `None` where it is no note, or none that is sound.
+    pub fn parse(bytes: &[u8]) -> Option<Quiesced> {
+        serde_json::from_slice(bytes).ok().filter(Quiesced::is_sound)
+    }
+
+    /// Whether it is of this shape and of a size that a plan may have, and every container that it refers to is
+    /// there. The guest may have changed it.
     pub fn is_sound(&self) -> bool {
         let count = self.containers.len();
+        let after = || self.containers.iter().flat_map(|container| &container.after);
         self.schema == super::SCHEMA
-            && self
-                .containers
-                .iter()
-                .flat_map(|container| &container.after)
-                .all(|other| *other < count)
+            && count <= MOST_CONTAINERS
+            && after().count() <= MOST_DEPENDENCIES
+            && after().all(|other| *other < count)
     }
 
     /// A note that names no container.

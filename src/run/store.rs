@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::{Run, SCHEMA};
 use crate::sys::lock::{self, Lock};
-use crate::sys::{Root, file};
+use crate::sys::{Root, file, text};
 use crate::vzdump::Vmid;
 
 /// Ten thousand containers at some 500 bytes each.
@@ -63,16 +63,18 @@ impl Runs {
                 let reason = format!("it is of schema {} and guest {}", run.schema, run.vmid);
                 Err(Damaged { path, reason }.into())
             }
-            Err(error) => Err(Damaged { path, reason: error.to_string() }.into()),
+            Err(error) => Err(Damaged { path, reason: text::excerpt(&error, 300) }.into()),
         }
     }
 
-    /// Writes a run durably.
+    /// Writes a run durably. One that could not be read again is an error: a guest decides how long its names are.
     pub fn save(&self, run: &Run) -> Result<()> {
         let path = self.path(run.vmid);
         let write = || -> Result<()> {
             fs::create_dir_all(self.directory())?;
-            Ok(file::replace(&path, &serde_json::to_vec_pretty(run)?, 0o600)?)
+            let mut bytes = Bounded(Vec::new());
+            serde_json::to_writer_pretty(&mut bytes, run)?;
+            Ok(file::replace(&path, &bytes.0, 0o600)?)
         };
         write().with_context(|| path.display().to_string())
     }
@@ -117,5 +119,25 @@ impl Runs {
 
     fn path(&self, vmid: Vmid) -> PathBuf {
         self.directory().join(format!("{vmid}.json"))
+    }
+}
+
+/// Bytes that are never more than [`LIMIT`].
+struct Bounded(Vec<u8>);
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if (self.0.len() + bytes.len()) as u64 > LIMIT {
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                format!("it would be larger than {LIMIT} bytes"),
+            ));
+        }
+        self.0.extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

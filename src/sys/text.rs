@@ -1,28 +1,45 @@
 //! Text for people and for names.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// `text` with control characters escaped and cut after `limit` characters, for printing what the guest or a
 /// server said.
 pub fn printable(text: &str, limit: usize) -> String {
-    let mut out = String::new();
-    for (count, character) in text.chars().enumerate() {
-        if count == limit {
-            out.push('…');
-            break;
-        }
-        // Bidirectional overrides reorder a terminal's line as escape codes do.
-        if character.is_control()
-            || matches!(character, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-        {
-            // Writing to a String does not fail.
-            let _ = write!(out, "\\u{{{:x}}}", u32::from(character));
-        } else {
-            out.push(character);
-        }
+    excerpt(&text, limit)
+}
+
+/// As [`printable`], of what `text` would be displayed as. Never more of it than that is made.
+pub fn excerpt(text: &impl fmt::Display, limit: usize) -> String {
+    let mut excerpt = Excerpt { text: String::new(), left: limit };
+    // The only error is that there is more.
+    if write!(excerpt, "{text}").is_err() {
+        excerpt.text.push('…');
     }
-    out
+    excerpt.text
+}
+
+/// Takes so many characters, in which nothing moves a cursor.
+struct Excerpt {
+    text: String,
+    left: usize,
+}
+
+impl Write for Excerpt {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for character in text.chars() {
+            self.left = self.left.checked_sub(1).ok_or(fmt::Error)?;
+            // Bidirectional overrides reorder a terminal's line as escape codes do.
+            if character.is_control()
+                || matches!(character, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+            {
+                write!(self.text, "\\u{{{:x}}}", u32::from(character))?;
+            } else {
+                self.text.push(character);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Percent-encodes everything but RFC 3986's unreserved characters: for path segments, queries and forms alike.

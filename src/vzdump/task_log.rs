@@ -53,12 +53,12 @@ impl TaskLog {
     /// Whether the job is in the middle of this guest.
     pub fn is_at(&self, vmid: Vmid) -> bool {
         let start = format!("INFO: Starting Backup of VM {vmid} (");
-        let lines = self.tail.lines().rev();
-        let mut since = lines.take_while(|line| {
-            !line.starts_with("INFO: Finished Backup of VM ")
-                && !line.starts_with("INFO: Failed at ")
-        });
-        since.any(|line| line.starts_with(&start))
+        let boundary = |line: &&str| {
+            ["INFO: Starting Backup of VM ", "INFO: Finished Backup of VM ", "INFO: Failed at "]
+                .iter()
+                .any(|words| line.starts_with(words))
+        };
+        self.tail.lines().rev().find(boundary).is_some_and(|line| line.starts_with(&start))
     }
 
     /// Whether the job has finished this guest's backup.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// PVE's name of a task: `UPID:NODE:PID:PSTART:STARTTIME:TYPE:ID:USER:`, numbers in hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String", into = "String")]
 pub struct Upid(String);
 
 impl Upid {
@@ -50,6 +50,21 @@ impl Upid {
     /// The node it runs on.
     pub fn node(&self) -> &str {
         self.0.split(':').nth(1).unwrap_or_default()
+    }
+}
+
+/// A file that holds something else is damaged: from a UPID a path is made.
+impl TryFrom<String> for Upid {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Upid, &'static str> {
+        Upid::parse(&text).ok_or("not a UPID of Proxmox VE's")
+    }
+}
+
+impl From<Upid> for String {
+    fn from(upid: Upid) -> String {
+        upid.0
     }
 }
 

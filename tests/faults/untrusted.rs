@@ -88,6 +88,7 @@ pub fn cases() -> Vec<Case> {
     }
     cases.push(Case::always(FAULT, "names and labels with escape codes", escape_codes));
     cases.push(Case::always(FAULT, "dependencies in circles", circles));
+    cases.push(Case::always(FAULT, "five hundred containers", many).weighing(Weight::Long));
     cases.push(Case::always(FAULT, "ten thousand containers", crowd).weighing(Weight::Long));
     cases
 }
@@ -275,27 +276,27 @@ fn circles() -> Result<Ended> {
     Promise::of(&scene, &report).kept()
 }
 
+/// So many that nobody means it: they are left alone.
 fn crowd() -> Result<Ended> {
     let scene = scene(&|guest| {
-        for number in 0..10_000 {
+        for number in 0..10_100 {
             let spec = Spec::service("crowd", &format!("one-{number}")).takes(0, 0);
             guest.containers.push(spec);
         }
     })?;
-    let mut options = scene.options();
-    options.patience = Duration::from_secs(800);
-    let report = scene.play_with(options);
-    for call in &report.calls {
-        println!(
-            "{:?} {} ms {:?}",
-            call.argv,
-            call.ms,
-            call.said
-                .iter()
-                .map(|l| l.chars().take(200).collect::<String>())
-                .take(5)
-                .collect::<Vec<_>>()
-        );
-    }
+    let report = bounded(&scene, Vec::new())?;
+    is_crash_consistent(&report, "10103 containers")?;
+    Promise::of(&scene, &report).kept()
+}
+
+fn many() -> Result<Ended> {
+    let scene = scene(&|guest| {
+        for number in 0..500 {
+            let spec = Spec::service("crowd", &format!("one-{number}")).takes(0, 0);
+            guest.containers.push(spec);
+        }
+    })?;
+    let report = bounded(&scene, Vec::new())?;
+    ensure!(backup(&report)?["grade"] == "clean", "{}", report.text());
     Promise::of(&scene, &report).kept()
 }

@@ -76,10 +76,11 @@ pub fn report(
     upid: Option<&str>,
 ) -> Result<Report> {
     let mut containers = Vec::new();
+    let after = running(node);
     for (vmid, then) in before {
         let engine = node.guest(*vmid)?.engine.as_ref().context("a container without an engine")?;
-        let now = engine.containers();
-        let same = now.iter().filter(|now| now.is_same_service(then));
+        let its = after.iter().filter(|(of, _)| of == vmid);
+        let same = its.map(|(_, now)| now).filter(|now| now.is_same_service(then));
         let now = same.max_by_key(|now| now.status.is_alive());
         let name = &then.spec.name;
         containers.push(ContainerReport {

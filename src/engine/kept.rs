@@ -1,0 +1,134 @@
+//! Reading of an answer no more than is kept: a guest can make its lists and maps as long as it likes, and what
+//! is read whole takes many times the answer's own size.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use super::container::{MOST_CONTAINERS, is_id};
+use crate::sys::text;
+
+/// What is kept of a label or a path, in bytes.
+const LONGEST_TEXT: usize = 4096;
+
+/// How many labels are kept of one container; compose makes a dozen.
+const MOST_LABELS: usize = 256;
+
+/// How many places of data are kept of one container.
+const MOST_DATA: usize = 64;
+
+/// What the labels that are kept begin with: those of compose, of Swarm and of Stillpoint.
+const PREFIXES: [&str; 3] = ["com.docker.compose.", "com.docker.swarm.", "stillpoint."];
+
+/// Labels, as far as they mean something here.
+#[derive(Default)]
+pub struct Labels(pub HashMap<String, String>);
+
+/// The sources of mounts that are paths.
+#[derive(Default)]
+pub struct Sources(pub Vec<String>);
+
+/// The ids in a list of containers.
+pub struct Ids(pub Vec<String>);
+
+impl<'de> Deserialize<'de> for Labels {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Labels, D::Error> {
+        deserializer.deserialize_any(Labels::default())
+    }
+}
+
+impl<'de> Visitor<'de> for Labels {
+    type Value = Labels;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("labels")
+    }
+
+    fn visit_unit<E>(self) -> Result<Labels, E> {
+        Ok(self)
+    }
+
+    fn visit_map<M: MapAccess<'de>>(mut self, mut map: M) -> Result<Labels, M::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            let ours = PREFIXES.iter().any(|prefix| key.starts_with(prefix));
+            if !ours || key.len() > LONGEST_TEXT || self.0.len() == MOST_LABELS {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            let value: String = map.next_value()?;
+            if value.len() <= LONGEST_TEXT {
+                self.0.insert(key, value);
+            }
+        }
+        Ok(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Sources {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Sources, D::Error> {
+        deserializer.deserialize_any(Sources::default())
+    }
+}
+
+impl<'de> Visitor<'de> for Sources {
+    type Value = Sources;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("mounts")
+    }
+
+    fn visit_unit<E>(self) -> Result<Sources, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(mut self, mut mounts: S) -> Result<Sources, S::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Mount {
+            #[serde(default)]
+            source: String,
+        }
+        while let Some(Mount { source }) = mounts.next_element()? {
+            let is_path = source.starts_with('/') && source.len() <= LONGEST_TEXT;
+            if is_path && self.0.len() < MOST_DATA {
+                self.0.push(source);
+            }
+        }
+        Ok(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Ids {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Ids, D::Error> {
+        deserializer.deserialize_seq(Ids(Vec::new()))
+    }
+}
+
+impl<'de> Visitor<'de> for Ids {
+    type Value = Ids;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of containers")
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(mut self, mut list: S) -> Result<Ids, S::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Listed {
+            id: String,
+        }
+        while let Some(Listed { id }) = list.next_element()? {
+            if !is_id(&id) {
+                let name = text::printable(&id, 80);
+                return Err(S::Error::custom(format!("a container named '{name}'")));
+            }
+            if self.0.len() == MOST_CONTAINERS {
+                return Err(S::Error::custom(format!("more containers than {MOST_CONTAINERS}")));
+            }
+            self.0.push(id);
+        }
+        Ok(self)
+    }
+}

@@ -1,0 +1,47 @@
+//! How much memory a call takes at the most.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+thread_local! {
+    static NOW: Cell<isize> = const { Cell::new(0) };
+    static MOST: Cell<isize> = const { Cell::new(0) };
+}
+
+/// The system's allocator, which counts what each thread has of it.
+pub struct Counting;
+
+fn count(change: isize) {
+    NOW.set(NOW.get() + change);
+    MOST.set(MOST.get().max(NOW.get()));
+}
+
+// SAFETY: every call is handed on to the system's allocator as it came; the counters are plain numbers of the
+// thread that need no memory and no destructor of their own.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size().cast_signed());
+        // SAFETY: as the caller's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(-layout.size().cast_signed());
+        // SAFETY: as the caller's.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(size.cast_signed() - layout.size().cast_signed());
+        // SAFETY: as the caller's.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+/// The bytes that `work` had at one time beyond those that were there before.
+pub fn most_of<T>(work: impl FnOnce() -> T) -> (T, usize) {
+    let before = NOW.get();
+    MOST.set(before);
+    let result = work();
+    (result, usize::try_from(MOST.get() - before).unwrap_or(0))
+}
