@@ -44,8 +44,8 @@ enum Command {
     /// Watch over a guest while its containers are stopped (called by the hook)
     #[command(hide = true)]
     Guard { vmid: Vmid },
-    /// Bring up what a started guest says was running (called by the hook)
-    #[command(hide = true)]
+    /// Start, in a restored or moved guest, what was running when it was backed up
+    #[command(after_help = "Example: stillpoint settle 9002")]
     Settle { vmid: Vmid },
     /// Collect the outcomes of verifies (called by the hook)
     #[command(hide = true)]
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
         Command::Resume { vmid } => command::resume(&root, vmid),
         Command::Recover => command::recover(&root),
         Command::Guard { vmid } => stillpoint::quiesce::guard(&root, vmid),
-        Command::Settle { vmid } => stillpoint::quiesce::settle(&root, vmid),
+        Command::Settle { vmid } => command::settle(&root, vmid),
         Command::Collect => command::collect(&root),
     };
     match done {

@@ -29,7 +29,7 @@ pub fn detached(root: &Root, arguments: &[String]) -> Option<u8> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["guard", vmid] => vmid.parse().and_then(|vmid| quiesce::guard(root, vmid)),
-        ["settle", vmid] => vmid.parse().and_then(|vmid| quiesce::settle(root, vmid)),
+        ["settle", vmid] => vmid.parse().and_then(|vmid| quiesce::settle(root, vmid).map(drop)),
         ["collect"] => collect(root),
         _ => return None,
     };
@@ -56,7 +56,16 @@ pub fn recover(root: &Root) -> Result<()> {
 pub fn resume(root: &Root, vmid: Vmid) -> Result<()> {
     let deadline = Instant::now() + PERSON_LIMIT;
     let errand = Errand { by: "person", reason: "a person asked for it", close: false, run: None };
-    match quiesce::bring_back(root, vmid, deadline, errand)? {
+    tell(vmid, quiesce::bring_back(root, vmid, deadline, errand)?)
+}
+
+/// Starts what the guest itself says was running when it was backed up.
+pub fn settle(root: &Root, vmid: Vmid) -> Result<()> {
+    tell(vmid, quiesce::settle(root, vmid)?)
+}
+
+fn tell(vmid: Vmid, brought_back: BroughtBack) -> Result<()> {
+    match brought_back {
         BroughtBack::Nothing => print(&format!("Guest {vmid}: nothing is waiting to be started.")),
         BroughtBack::All(number) => {
             print(&format!("Guest {vmid}: {} started.", count(number, "container")))

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 use stillpoint_sim::hooks::Binaries;
@@ -149,7 +150,10 @@ fn a_verify_that_a_restart_of_the_server_ended_is_started_again() {
 fn a_verify_that_takes_longer_than_the_job_waits_is_collected_later() {
     let node = node();
     node.write("etc/stillpoint/config.toml", "[verify]\nwait = \"0s\"\n").unwrap();
-    let report = played(&node, "job-init", |_| {});
+    let report = played(&node, "job-init", |node| {
+        let pbs = &node.backup_server().unwrap().pbs;
+        pbs.edit(|state| state.verify_time = Duration::from_secs(8));
+    });
     assert_eq!(verify_of(&report)["outcome"], "ok", "{}", report.text());
     let told = |line: &String| line.contains("1 verify will be collected");
     assert!(report.task_log.iter().any(told), "{:?}", report.task_log);

@@ -142,7 +142,11 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>)
             && let Some(left) = left_behind(root, run)
         {
             match revive(root, settings, run, left) {
-                Ok(done) => revivals += u32::from(done),
+                Ok(true) => {
+                    revivals += 1;
+                    pause = FIRST_PAUSE;
+                }
+                Ok(false) => {}
                 Err(error) => {
                     failing_pause = (failing_pause * 2).min(LONGEST_FAILING_PAUSE);
                     not_before = Instant::now() + failing_pause;

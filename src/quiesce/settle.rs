@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::bring_back::{Errand, bring_back_locked};
+use super::bring_back::{BroughtBack, Errand, bring_back_locked};
 use super::finish::settled;
 use super::note;
 use super::resume::{await_engine, look_again, resume};
@@ -23,7 +23,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 ///
 /// Whoever wrote the note may be years away. A container is started only if it does not run and nobody has
 /// started it since.
-pub fn settle(root: &Root, vmid: Vmid) -> Result<()> {
+pub fn settle(root: &Root, vmid: Vmid) -> Result<BroughtBack> {
     let runs = Runs::of(root);
     // Waited for without the lock, which others need for their own work.
     await_engine(root, vmid, Instant::now() + ENGINE_WAIT);
@@ -32,16 +32,20 @@ pub fn settle(root: &Root, vmid: Vmid) -> Result<()> {
     match runs.load(vmid) {
         Ok(None) => {}
         // vzdump has started its guest again and goes on itself.
-        Ok(Some(run)) if run.job.worker.alive() => return Ok(()),
+        Ok(Some(run)) if run.job.worker.alive() => {
+            return Ok(BroughtBack::NotYet("a backup of it is under way".to_string()));
+        }
         // A run of this node knows more than the note does.
         Ok(Some(_)) | Err(_) => {
             let errand =
                 Errand { by: "settle", reason: "the guest was started", close: true, run: None };
-            return bring_back_locked(root, vmid, deadline, errand).map(drop);
+            return bring_back_locked(root, vmid, deadline, errand);
         }
     }
-    let State::Running(guest) = State::of(root, vmid)? else { return Ok(()) };
-    let Some(found) = note::read(&guest)? else { return Ok(()) };
+    let State::Running(guest) = State::of(root, vmid)? else {
+        return Ok(BroughtBack::NotYet("it is not running".to_string()));
+    };
+    let Some(found) = note::read(&guest)? else { return Ok(BroughtBack::Nothing) };
     let began = Instant::now();
     let mut run = note::run_of(found, vmid, By::Note);
     let mut left = resume(root, &mut run, deadline, Duration::ZERO);
@@ -50,9 +54,10 @@ pub fn settle(root: &Root, vmid: Vmid) -> Result<()> {
         left = resume(root, &mut run, deadline, Duration::ZERO);
     }
     Journal::of(root).append(&Record::Settled(settled(&run, began.elapsed(), left.clone())))?;
-    match left {
-        None => note::remove(&run.id, &guest),
+    if let Some(why) = left {
         // The note stays for the next start.
-        Some(why) => anyhow::bail!("guest {vmid}: {why}"),
+        return Ok(BroughtBack::NotYet(why));
     }
+    note::remove(&run.id, &guest)?;
+    Ok(BroughtBack::All(run.started()))
 }
