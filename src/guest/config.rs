@@ -27,6 +27,8 @@ pub struct Config {
     pub hostname: Option<String>,
     /// What PVE is doing with the guest: `backup`, `snapshot`, `migrate`, ...
     pub lock: Option<String>,
+    /// Proxmox VE starts it at boot, where no lock is in the way.
+    pub onboot: bool,
     /// The volume of the root file system (a VM's first disk): another one means another guest.
     pub root_volume: Option<String>,
     /// Mount points beside the root file system.
@@ -81,6 +83,7 @@ impl Config {
             let value = value.trim();
             match key {
                 "hostname" | "name" => config.hostname = Some(value.to_string()),
+                "onboot" => config.onboot = is_on(value),
                 "lock" => config.lock = Some(value.to_string()),
                 "rootfs" => config.root_volume = volume(value),
                 _ if is_numbered(key, "mp") => config.mounts.extend(mount(value)),
@@ -113,10 +116,11 @@ fn mount(value: &str) -> Option<Mount> {
         |name: &str| value.split(',').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
     let path = option("mp")?.trim_end_matches('/').to_string();
     let own = volume(value).is_some_and(|volume| !volume.starts_with('/'));
-    Some(Mount {
-        path,
-        in_backup: own && matches!(option("backup"), Some("1" | "yes" | "on" | "true")),
-    })
+    Some(Mount { path, in_backup: own && option("backup").is_some_and(is_on) })
+}
+
+fn is_on(value: &str) -> bool {
+    matches!(value, "1" | "yes" | "on" | "true")
 }
 
 fn is_numbered(key: &str, prefix: &str) -> bool {

@@ -31,19 +31,29 @@ impl std::fmt::Display for Left {
 }
 
 /// How vzdump left the guest, where it needs to be thawed, or started after it was shut down for the backup. Once
-/// vzdump had thawed or started it again, or in another boot of the node, its state is somebody else's doing.
+/// vzdump had thawed or started it again, or in another boot of the node, its state is somebody else's doing; but for
+/// the lock of a snapshot that was being made when the node went down, which keeps Proxmox VE from starting it at boot.
 ///
 /// What can't be told is taken for well.
 pub fn left_behind(root: &Root, run: &Run) -> Option<Left> {
-    let ours = run.was_running
-        && run.guest_type == GuestType::Lxc
-        && !run.guest_returned
-        && run.job.worker.is_of_this_boot();
+    let ours = run.was_running && run.guest_type == GuestType::Lxc && !run.guest_returned;
+    let this_boot = run.job.worker.is_of_this_boot();
     match State::of(root, run.vmid).ok().filter(|_| ours)? {
-        State::Running(guest) if guest.is_frozen() => Some(Left::Frozen),
-        State::Stopped if run.mode_used == Mode::Stop && !gone(root, run) => Some(Left::Down),
+        State::Running(guest) if this_boot && guest.is_frozen() => Some(Left::Frozen),
+        State::Stopped if this_boot && run.mode_used == Mode::Stop && !gone(root, run) => {
+            Some(Left::Down)
+        }
+        State::Stopped if !this_boot && locked_out(root, run) => Some(Left::Down),
         _ => None,
     }
+}
+
+/// The node went down within the snapshot: its boot takes away a lock that reads `backup`, but not this one.
+fn locked_out(root: &Root, run: &Run) -> bool {
+    let Ok(Place::Here(config)) = Place::of(root, run.vmid) else { return false };
+    config.onboot
+        && config.lock.as_deref() == Some("snapshot")
+        && config.root_volume == run.root_volume
 }
 
 /// The guest is no longer on this node.

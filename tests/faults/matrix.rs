@@ -74,7 +74,7 @@ pub fn cases() -> Vec<Case> {
     let case = |fault: Fault| Case {
         fault: fault.row(),
         name: fault.name(),
-        weight: Weight::Sampled,
+        weight: fault.weight(),
         run: Box::new(move || fault.run()),
     };
     faults.into_iter().map(case).collect()
@@ -158,6 +158,14 @@ impl Fault {
             Victim::Everything => "everything killed, node boots",
         };
         victim.to_owned()
+    }
+
+    /// A shutdown that vzdump may have asked for just before it died is waited for: two minutes.
+    pub fn weight(&self) -> Weight {
+        let died = matches!(self.victim, Victim::Worker | Victim::Group);
+        let before = matches!(self.boundary, Boundary::Moment("pre-stop", moment)
+            if !matches!(moment, Moment::Working));
+        if self.mode == STOP && died && before { Weight::Long } else { Weight::Sampled }
     }
 
     pub fn name(&self) -> String {

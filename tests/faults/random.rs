@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use stillpoint_sim::vzdump::replay::{Moment, Victim};
 
-use super::harness::{Case, Weight};
+use super::harness::Case;
 use super::matrix::{After, Boundary, Fault, MODES};
 
 /// Random runs, all in all.
@@ -72,5 +72,5 @@ fn case(seed: u64) -> Case {
     let fault = Fault { mode, boundary, victim, after };
     let name = format!("random-{seed}-{}", fault.name());
     let row = format!("{}, at random", fault.row());
-    Case { fault: row, name, weight: Weight::Sampled, run: Box::new(move || fault.run()) }
+    Case { fault: row, name, weight: fault.weight(), run: Box::new(move || fault.run()) }
 }
