@@ -230,6 +230,10 @@ impl GuestCall<'_> {
             }
         }
         run.handed_over = self.job.worker.alive();
+        if let Some(quiesce) = run.quiesce.as_mut() {
+            quiesce.requests_ended_ms = Some(clock::boot_ms());
+            quiesce.over = !run.handed_over;
+        }
         self.save(run);
     }
 
@@ -240,6 +244,10 @@ impl GuestCall<'_> {
         if run.subject_to_stop() {
             // Here the guest is down until its archive is complete; later calls see it up again.
             run.seen_down |= matches!(State::of(self.root, run.vmid), Ok(State::Stopped));
+            if let Some(quiesce) = run.quiesce.as_mut() {
+                // What runs after that has been started since.
+                quiesce.over |= run.seen_down;
+            }
         } else if !run.data_copied && !run.proof_due {
             // Done with the first look at the engine, so that it costs the containers no time of its own.
             run.proof_due = run.is_at_rest();

@@ -14,6 +14,9 @@ const COMING_UP: Duration = Duration::from_secs(10);
 /// How long after a container's own stop timeout the engine may still be at stopping it.
 const STOP_MARGIN: Duration = Duration::from_secs(2);
 
+/// A guest that vzdump has asked to shut down is down within this, or vzdump has died before it asked.
+pub const SHUTDOWN_LIMIT: Duration = Duration::from_secs(120);
+
 /// What bringing back one container came to.
 pub enum Back {
     /// Nothing to do.
@@ -64,7 +67,9 @@ impl Effort {
             other => other?,
         };
         match container.status {
-            Status::Running if clock::boot_ms() < self.window(step) => Ok(Back::NotKnown),
+            Status::Running if clock::boot_ms() < self.window(step, &container) => {
+                Ok(Back::NotKnown)
+            }
             Status::Running | Status::Restarting => Ok(Back::Already),
             Status::Paused if step.action == Strategy::Pause => self.unpause(&container),
             Status::Paused => Ok(Back::Fate(Fate::Left("somebody else has paused it".to_string()))),
@@ -80,15 +85,18 @@ impl Effort {
         }
     }
 
-    /// Until when (boot clock, ms) a container that runs may yet be stopped by a request of ours whose answer nobody
-    /// saw.
-    fn window(&self, step: &Step) -> u64 {
+    /// Until when (boot clock, ms) a container that runs may yet go down: by a request of ours whose answer nobody
+    /// saw, or with its guest, where that was asked to shut down and the container has not been started since.
+    fn window(&self, step: &Step, container: &Container) -> u64 {
         let unanswered = step.stop_ms.is_none() && (step.requested || !self.over);
         let limit = match (self.by, step.action) {
             (By::Stillpoint, Strategy::Stop) if unanswered => {
                 Duration::from_secs(step.stop_timeout).saturating_add(STOP_MARGIN)
             }
             (By::Stillpoint, Strategy::Pause) if unanswered => STOP_MARGIN,
+            (By::GuestShutdown, _) if !self.over && container.started_at == step.started_at => {
+                SHUTDOWN_LIMIT
+            }
             _ => return 0,
         };
         self.since.saturating_add(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX))

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::bring_back::{BroughtBack, Errand, bring_back};
+use super::effort::SHUTDOWN_LIMIT;
 use super::revive::{left_behind, revive};
 use crate::config::Settings;
 use crate::guest::State;
@@ -24,9 +25,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
 /// One try at bringing back everything: the longest stop under way and the start of a slow container.
 const TRY_LIMIT: Duration = Duration::from_secs(120);
-
-/// A dead vzdump may have asked the guest to shut down; within this it is down or was never asked.
-const SHUTDOWN_LIMIT: Duration = Duration::from_secs(120);
 
 /// A guest that a dead vzdump left frozen or down is thawed or started so often, and then left to a person.
 const MOST_REVIVALS: u32 = 3;

@@ -21,6 +21,9 @@ const FAILING_FOR_MS: u64 = 60_000;
 const PAUSES: [Duration; 3] =
     [Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(3)];
 
+/// Whether a guest that was asked to shut down still will is seen by the next caller as well.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);
+
 /// An engine that is there but does not answer within this is as good as not up.
 const PING_LIMIT: Duration = Duration::from_secs(5);
 
@@ -51,16 +54,26 @@ pub fn resume(
         Err(why) => return Some(why),
     };
     if let Some(quiesce) = run.quiesce.as_mut() {
-        quiesce.requests_ended_ms.get_or_insert_with(clock::boot_ms);
+        let now = clock::boot_ms();
+        // In another boot its clock has begun anew.
+        quiesce.requests_ended_ms = Some(quiesce.requests_ended_ms.unwrap_or(now).min(now));
     }
     if run.proof_due {
         prove(run, &engine, deadline);
         failpoint::reach(root, "proven");
     }
     let mut pauses = PAUSES.iter();
+    let patience = match run.quiesce.as_ref().map(|quiesce| quiesce.by) {
+        Some(By::GuestShutdown) => deadline.min(Instant::now() + SHUTDOWN_PATIENCE),
+        _ => deadline,
+    };
     loop {
         let well = one_round(root, run, &engine, deadline);
-        let pause = if well { Some(&LOOK) } else { pauses.next() };
+        let pause = match well {
+            true if Instant::now() < patience => Some(&LOOK),
+            true => None,
+            false => pauses.next(),
+        };
         match pause {
             Some(pause) if run.is_open() && Instant::now() + *pause < deadline => {
                 thread::sleep(*pause);

@@ -99,7 +99,7 @@ pub struct Quiesce {
     /// Milliseconds on the boot clock when the first stop was requested.
     pub began_ms: Option<u64>,
     /// Likewise the moment since which nothing more is requested, as far as that is known: who requested has given
-    /// up, or somebody else has found the guest's lock free.
+    /// up, or somebody else has found the guest's lock free, or vzdump was left to shut the guest down.
     pub requests_ended_ms: Option<u64>,
     /// Likewise when everything was at rest.
     pub rested_ms: Option<u64>,
