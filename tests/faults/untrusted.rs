@@ -24,11 +24,12 @@ const FAULT: &str = "hostile guest";
 const BOUND: Duration = Duration::from_secs(180);
 
 /// What stands in the guest where its engine's socket should be.
-const SOCKETS: [(&str, Thing); 5] = [
+const SOCKETS: [(&str, Thing); 6] = [
     ("a FIFO", Thing::Fifo),
     ("a directory", Thing::Directory),
     ("a file", Thing::Sparse),
     ("a symlink out of the guest", Thing::LinkOut),
+    ("a symlink up and out of the guest", Thing::LinkUp),
     ("a symlink to itself", Thing::Loop),
 ];
 
@@ -48,6 +49,7 @@ enum Thing {
     Directory,
     Sparse,
     LinkOut,
+    LinkUp,
     Loop,
     Deep,
     WildPlan,
@@ -145,6 +147,8 @@ fn put(thing: Thing, at: &Path, target: &Path) -> Result<()> {
         Thing::Directory => std::fs::create_dir_all(at.join("full"))?,
         Thing::Sparse => std::fs::File::create(at)?.set_len(1 << 30)?,
         Thing::LinkOut => symlink(target, at)?,
+        // From guests/VMID/root/run to the node's root.
+        Thing::LinkUp => symlink("../../../../run/docker.sock", at)?,
         Thing::Loop => symlink(at.file_name().context("no name")?, at)?,
         Thing::Deep => std::fs::write(at, "[".repeat(1000))?,
         Thing::WildPlan => std::fs::write(at, WILD_PLAN)?,
