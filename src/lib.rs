@@ -5,7 +5,9 @@
 //!
 //! ```text
 //! hook, command                                what a call of a hook, or of a person, comes to
-//! quiesce   verify   report                    what Stillpoint does
+//! doctor    setup                              on a node that is to be looked after
+//! quiesce   verify   identity   inventory      what Stillpoint does
+//! report                                       telling people
 //! journal   run                                what it remembers
 //! vzdump    guest    engine     pbs            the four outside worlds, typed
 //! config                                       settings
@@ -14,14 +16,18 @@
 
 pub mod command;
 pub mod config;
+pub mod doctor;
 pub mod engine;
 pub mod guest;
 pub mod hook;
+pub mod identity;
+pub mod inventory;
 pub mod journal;
 pub mod pbs;
 pub mod quiesce;
 pub mod report;
 pub mod run;
+pub mod setup;
 pub mod sys;
 pub mod verify;
 pub mod vzdump;

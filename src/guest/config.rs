@@ -33,6 +33,14 @@ pub struct Config {
     pub root_volume: Option<String>,
     /// Mount points beside the root file system.
     pub mounts: Vec<Mount>,
+    /// The volume of the guest's hookscript, such as `local:snippets/stillpoint`.
+    pub hookscript: Option<String>,
+    /// Whether the guest's root is nobody on the node.
+    pub unprivileged: bool,
+    /// What the guest may do beyond a plain container, such as `nesting` or `fuse`.
+    pub features: Vec<String>,
+    /// The values of `net0`, `net1`, ..., with their numbers.
+    pub nets: Vec<(u32, String)>,
 }
 
 /// A mount point of a container.
@@ -69,7 +77,7 @@ impl Place {
     }
 }
 
-fn read(path: &Path) -> Result<Option<Config>> {
+pub(super) fn read(path: &Path) -> Result<Option<Config>> {
     let text = file::read_text(path, LIMIT).with_context(|| path.display().to_string())?;
     Ok(text.map(|text| Config::parse(&text)))
 }
@@ -86,6 +94,12 @@ impl Config {
                 "onboot" => config.onboot = is_on(value),
                 "lock" => config.lock = Some(value.to_string()),
                 "rootfs" => config.root_volume = volume(value),
+                "hookscript" => config.hookscript = Some(value.to_string()),
+                "unprivileged" => config.unprivileged = is_on(value),
+                "features" => config.features = features(value),
+                _ if is_numbered(key, "net") => {
+                    config.nets.extend(key[3..].parse().ok().map(|net| (net, value.to_string())));
+                }
                 _ if is_numbered(key, "mp") => config.mounts.extend(mount(value)),
                 _ if is_disk(key) && config.root_volume.is_none() => {
                     config.root_volume = volume(value).filter(|volume| volume != "none");
@@ -109,6 +123,10 @@ impl Config {
 fn volume(value: &str) -> Option<String> {
     let first = value.split(',').next()?;
     Some(first.strip_prefix("volume=").unwrap_or(first).to_string())
+}
+
+fn features(value: &str) -> Vec<String> {
+    value.split(',').filter_map(|part| Some(part.strip_suffix("=1")?.to_string())).collect()
 }
 
 fn mount(value: &str) -> Option<Mount> {

@@ -1,9 +1,11 @@
 //! A guest: its configuration in the cluster, and the running thing.
 
+mod cluster;
 mod config;
 mod revive;
 mod running;
 
+pub use cluster::{Member, members, node_name};
 pub use config::{Config, Mount, Place};
 pub use revive::{lift_lock, start, thaw};
 pub use running::{Guest, State};

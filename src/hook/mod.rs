@@ -2,9 +2,11 @@
 
 mod duties;
 mod guest_phases;
+mod guest_start;
 mod job_phases;
 
 pub use duties::{Duty, duties};
+pub use guest_start::guest;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,8 +14,8 @@ use std::time::Duration;
 use crate::command;
 use crate::config::Settings;
 use crate::report::lines::say;
-use crate::sys::{Root, detach, signal, text};
-use crate::vzdump::{Call, Job, Vmid};
+use crate::sys::{Root, signal};
+use crate::vzdump::{Call, Job};
 
 /// A hook waits this long for the guest's lock; who holds it longer is the one that brings the guest back.
 const LOCK_LIMIT: Duration = Duration::from_secs(30);
@@ -67,16 +69,4 @@ pub fn vzdump(root: &Root, arguments: &[String]) -> u8 {
         }
         None => job_phases::perform(root, &settings, &job, due),
     }
-}
-
-/// Does what is due in a call of the guest hookscript, `VMID PHASE`: after each start, what the guest says was
-/// running when it was backed up is brought up.
-pub fn guest(root: &Root, arguments: &[String]) -> u8 {
-    let [vmid, phase, ..] = arguments else { return 0 };
-    let (Ok(vmid), "post-start") = (vmid.parse::<Vmid>(), phase.as_str()) else { return 0 };
-    let unit = format!("stillpoint-settle-{vmid}-{}", text::token());
-    if let Err(error) = detach::start(root, &unit, &["settle", &vmid.to_string()]) {
-        say(&format!("what was running in guest {vmid} is not brought up: {error:#}"));
-    }
-    0
 }

@@ -4,10 +4,15 @@
 //! `/etc/pve/stillpoint/config.toml` (the whole cluster). A file that is not understood never breaks a backup:
 //! the defaults are used and [`Settings::complaint`] says so.
 
+mod written;
+
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
+
+use self::written::{Guest, Span, Storage, Written};
 
 use crate::sys::{Root, file};
 
@@ -45,13 +50,51 @@ pub enum OnFailure {
     FailJob,
 }
 
+/// When a new backup is verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Each one.
+    Always,
+    /// None: the server's own verify jobs are trusted to do it.
+    Never,
+    /// Only where the guest's last verify that was ordered here is at least this long ago.
+    After(Duration),
+}
+
+/// Whether a guest that starts may get an identity of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Identity {
+    /// Where another guest of the cluster owns a MAC of it.
+    IfConflict,
+    /// On the first start after each restore: for copies of guests of another cluster on the same network.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What becomes of a static address of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Address {
+    /// It stays, and the interface's link is down until a person has decided.
+    LinkDown,
+    /// Replaced by DHCP (IPv6: SLAAC stays, a static one becomes DHCPv6).
+    Dhcp,
+    /// It stays.
+    Keep,
+}
+
 /// The settings in force.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub quiesce: Quiesce,
     pub verify: Verify,
     pub resume: Resume,
+    pub restore: Restore,
+    pub report: Report,
     guests: BTreeMap<String, Guest>,
+    storages: BTreeMap<String, Storage>,
     /// Why a settings file was passed over, in words for a person.
     pub complaint: Option<String>,
 }
@@ -75,8 +118,14 @@ pub struct Quiesce {
 pub struct Verify {
     /// How long job-end waits for verifies; other jobs of the node wait meanwhile. Default 5 min.
     pub wait: Duration,
+    /// How many verifies of ours one datastore works on at a time. Default 1.
+    pub parallel: usize,
+    /// Default: always.
+    pub when: When,
     /// Default: warn.
     pub on_failure: OnFailure,
+    /// Whether a snapshot with a data file that is not encrypted counts as failed. Default: false.
+    pub require_encryption: bool,
 }
 
 /// `[resume]`
@@ -86,70 +135,32 @@ pub struct Resume {
     pub revive_guest: bool,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Guest {
-    strategy: Option<Strategy>,
+/// `[restore]`: what happens to a guest that was restored from a backup, on its start.
+#[derive(Clone, Debug)]
+pub struct Restore {
+    /// Default: if-conflict.
+    pub identity: Identity,
+    /// The hostname of a copy; `{hostname}` and `{vmid}` are filled in. Default: `{hostname}-{vmid}`.
+    pub hostname: String,
+    /// Default: link-down.
+    pub address: Address,
+    /// Whether a copy gets a new machine-id. Default: true.
+    pub machine_id: bool,
+    /// Whether a copy gets new SSH host keys. Default: true.
+    pub ssh_host_keys: bool,
+    /// Whether a hookscript that a guest already has is kept and called by ours. Default: true; without it
+    /// such a guest is not enabled.
+    pub chain: bool,
 }
 
-/// What a settings file may say.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Written {
-    quiesce: WrittenQuiesce,
-    verify: WrittenVerify,
-    resume: WrittenResume,
-    guest: BTreeMap<String, Guest>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-struct WrittenQuiesce {
-    strategy: Option<Strategy>,
-    on_error: Option<OnError>,
-    time_limit: Option<Span>,
-    hold_limit: Option<Span>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-struct WrittenVerify {
-    wait: Option<Span>,
-    on_failure: Option<OnFailure>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-struct WrittenResume {
-    revive_guest: Option<bool>,
-}
-
-/// A duration with its unit: `90s`, `5min`, `24h`, `200ms`.
-#[derive(Clone, Copy, Debug)]
-struct Span(Duration);
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        parse_span(&text).map(Span).ok_or_else(|| {
-            serde::de::Error::custom(format!(
-                "'{text}' is no duration: a whole number and its unit, as in 90s, 5min, 24h or 200ms"
-            ))
-        })
-    }
-}
-
-fn parse_span(text: &str) -> Option<Duration> {
-    let digits = text.find(|character: char| !character.is_ascii_digit())?;
-    let number: u64 = text[..digits].parse().ok()?;
-    let milliseconds = match text[digits..].trim() {
-        "ms" => 1,
-        "s" => 1000,
-        "min" => 60_000,
-        "h" => 3_600_000,
-        _ => return None,
-    };
-    number.checked_mul(milliseconds).map(Duration::from_millis)
+/// `[report]`: who is told beside the task log, the journal and the system's log.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Where metrics for node_exporter's textfile collector are written after each job. Default: nowhere.
+    pub textfile_directory: Option<String>,
+    /// Asked for after each job, with `/fail` behind it where something went wrong (healthchecks.io's way).
+    /// Default: nothing is.
+    pub ping_url: Option<String>,
 }
 
 impl Default for Settings {
@@ -164,6 +175,21 @@ impl From<Written> for Settings {
             written.map_or(Duration::from_secs(default), |span| span.0)
         };
         let hold_limit = span(written.quiesce.hold_limit, 300);
+        let verify = Verify {
+            wait: span(written.verify.wait, 300),
+            parallel: written.verify.parallel.map_or(1, NonZeroUsize::get),
+            when: When::Always,
+            on_failure: OnFailure::Warn,
+            require_encryption: false,
+        };
+        let restore = Restore {
+            identity: Identity::IfConflict,
+            hostname: "{hostname}-{vmid}".to_string(),
+            address: Address::LinkDown,
+            machine_id: true,
+            ssh_host_keys: true,
+            chain: written.restore.chain.unwrap_or(true),
+        };
         Settings {
             quiesce: Quiesce {
                 strategy: written.quiesce.strategy.unwrap_or(Strategy::Stop),
@@ -171,12 +197,15 @@ impl From<Written> for Settings {
                 time_limit: span(written.quiesce.time_limit, 60),
                 hold_limit,
             },
-            verify: Verify {
-                wait: span(written.verify.wait, 300),
-                on_failure: written.verify.on_failure.unwrap_or(OnFailure::Warn),
-            },
+            verify: written.verify.policy().over(verify),
             resume: Resume { revive_guest: written.resume.revive_guest.unwrap_or(true) },
+            restore: written.restore.copied().over(restore),
+            report: Report {
+                textfile_directory: written.report.textfile_directory,
+                ping_url: written.report.ping_url,
+            },
             guests: written.guest,
+            storages: written.storage,
             complaint: None,
         }
     }
@@ -207,6 +236,28 @@ impl Settings {
             .and_then(|guest| guest.strategy)
             .unwrap_or(self.quiesce.strategy)
     }
+
+    /// What holds for the verify of a backup of this guest on this storage: the guest's own settings, else the
+    /// storage's, else those for all.
+    pub fn verify_of(&self, vmid: u32, storage: &str) -> Verify {
+        let mut verify = self.verify.clone();
+        if let Some(storage) = self.storages.get(storage) {
+            verify = storage.verify.over(verify);
+        }
+        match self.guests.get(&vmid.to_string()) {
+            Some(guest) => guest.verify.over(verify),
+            None => verify,
+        }
+    }
+
+    /// What holds for this guest when it starts after a restore.
+    pub fn restore_of(&self, vmid: u32) -> Restore {
+        let restore = self.restore.clone();
+        match self.guests.get(&vmid.to_string()) {
+            Some(guest) => guest.restore.over(restore),
+            None => restore,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -236,7 +287,7 @@ mod tests {
 
     #[test]
     fn the_example_writes_the_defaults() {
-        let example = load(include_str!("../packaging/config.toml"));
+        let example = load(include_str!("../../packaging/config.toml"));
         assert_eq!(example.complaint, None);
         assert_eq!(format!("{example:?}"), format!("{:?}", Settings::default()));
     }

@@ -1,0 +1,48 @@
+//! Bringing back what was brought to rest: for a person, at boot, and at the start of a guest.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use super::print;
+use crate::quiesce::{self, BroughtBack, Errand};
+use crate::sys::text::count;
+use crate::sys::{Root, detach};
+use crate::verify::Pending;
+use crate::vzdump::Vmid;
+
+/// A person waits no longer than this.
+const PERSON_LIMIT: Duration = Duration::from_secs(180);
+
+/// Brings back, at boot, what interrupted backups left at rest.
+pub fn recover(root: &Root) -> Result<()> {
+    for line in quiesce::recover(root, "recover", PERSON_LIMIT)? {
+        print(&line)?;
+    }
+    if !Pending::all(root)?.is_empty() {
+        detach::start(root, "stillpoint-collect-boot", &["collect"])?;
+    }
+    Ok(())
+}
+
+/// Brings back the containers of a guest now.
+pub fn resume(root: &Root, vmid: Vmid) -> Result<()> {
+    let deadline = Instant::now() + PERSON_LIMIT;
+    let errand = Errand { by: "person", reason: "a person asked for it", close: false, run: None };
+    tell(vmid, quiesce::bring_back(root, vmid, deadline, errand)?)
+}
+
+/// Starts what the guest itself says was running when it was backed up.
+pub fn settle(root: &Root, vmid: Vmid) -> Result<()> {
+    tell(vmid, quiesce::settle(root, vmid)?)
+}
+
+fn tell(vmid: Vmid, brought_back: BroughtBack) -> Result<()> {
+    match brought_back {
+        BroughtBack::Nothing => print(&format!("Guest {vmid}: nothing is waiting to be started.")),
+        BroughtBack::All(number) => {
+            print(&format!("Guest {vmid}: {} started.", count(number, "container")))
+        }
+        BroughtBack::NotYet(why) => bail!("guest {vmid} is not back yet: {why}"),
+    }
+}

@@ -1,0 +1,176 @@
+//! What the command's arguments may be.
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::vzdump::Vmid;
+
+/// Consistent, proven and restorable Proxmox backups of Docker guests.
+#[derive(Debug, Parser)]
+#[command(name = "stillpoint", version, about)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// One thing that can be asked for.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check this node: what stands in the way of good backups, and how to mend it
+    ///
+    /// One line a check: ok, warn or fail, with the fix as a command. The exit status is 0, 1 where something
+    /// warns, 2 where something fails.
+    #[command(after_help = "Example: stillpoint doctor --storage offsite")]
+    Doctor {
+        /// Only this storage of a backup server, and what its user may do there
+        #[arg(long, value_name = "STORAGE")]
+        storage: Option<String>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show how each guest stands: last backup, grade, downtime, verify
+    #[command(after_help = "Example: stillpoint status")]
+    Status {
+        #[command(flatten)]
+        form: StatusForm,
+    },
+    /// Show what happened: backups, verifies, recoveries
+    #[command(after_help = "Example: stillpoint journal --guest 9001")]
+    Journal {
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+        /// Only this guest
+        #[arg(long, value_name = "VMID")]
+        guest: Option<Vmid>,
+    },
+    /// Show what a backup would stop, in which order and how; touches nothing
+    #[command(after_help = "Example: stillpoint plan 9001")]
+    Plan {
+        vmid: Vmid,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the snapshots on the backup servers
+    #[command(after_help = "Example: stillpoint snapshots --storage offsite --guest 9001")]
+    Snapshots {
+        /// Only this storage
+        #[arg(long, value_name = "STORAGE")]
+        storage: Option<String>,
+        /// Only this guest
+        #[arg(long, value_name = "VMID")]
+        guest: Option<Vmid>,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have a backup server verify a guest's latest snapshot, or the one that is named
+    #[command(after_help = "Examples: stillpoint verify 9001 --wait
+          stillpoint verify offsite:backup/ct/9001/2026-11-21T23:22:56Z")]
+    Verify {
+        /// A guest, or a volume as `pvesm list` names it
+        #[arg(value_name = "VMID|VOLID")]
+        what: String,
+        /// All snapshots of the guest
+        #[arg(long)]
+        all: bool,
+        /// Wait for the outcome, and show how far the server is
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Say what the next start of a guest would change about its identity, and why; touches nothing
+    #[command(after_help = "Example: stillpoint restore-check 9002")]
+    RestoreCheck {
+        vmid: Vmid,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give a restored copy the identity of its original, which is stopped or gone
+    #[command(after_help = "Example: stillpoint adopt 9002")]
+    Adopt { vmid: Vmid },
+    /// Have Stillpoint look after guests when they start
+    #[command(after_help = "Example: stillpoint enable 9001 9002")]
+    Enable {
+        #[command(flatten)]
+        guests: Guests,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// No longer look after guests when they start
+    #[command(after_help = "Example: stillpoint disable --all")]
+    Disable {
+        #[command(flatten)]
+        guests: Guests,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Have vzdump call Stillpoint in every backup of this node
+    #[command(after_help = "Example: stillpoint register")]
+    Register {
+        /// Look after every guest of this node when it starts, without a line in its configuration
+        #[arg(long)]
+        all_guests: bool,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Undo `register`; a script that was there before is put back
+    #[command(after_help = "Example: stillpoint unregister")]
+    Unregister {
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Show the settings in force, and where each comes from
+    #[command(after_help = "Example: stillpoint config")]
+    Config {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Start what an interrupted backup left stopped
+    #[command(after_help = "Example: stillpoint resume 9001")]
+    Resume { vmid: Vmid },
+    /// Start, in a restored or moved guest, what was running when it was backed up
+    #[command(after_help = "Example: stillpoint settle 9002")]
+    Settle { vmid: Vmid },
+    /// Bring back everything that interrupted backups left stopped (called at boot)
+    #[command(after_help = "Example: stillpoint recover")]
+    Recover,
+    /// Watch over a guest while its containers are stopped (called by the hook)
+    #[command(hide = true)]
+    Guard { vmid: Vmid },
+    /// Collect the outcomes of verifies (called by the hook)
+    #[command(hide = true)]
+    Collect,
+}
+
+/// The form of `status`.
+#[derive(Args, Clone, Debug)]
+#[group(multiple = false)]
+pub struct StatusForm {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// One line and an exit status, as Nagios plugins do
+    #[arg(long)]
+    pub check: bool,
+    /// Lines of a Checkmk local check
+    #[arg(long)]
+    pub checkmk: bool,
+}
+
+/// Some guests, or all of this node.
+#[derive(Args, Clone, Debug)]
+#[group(required = true, multiple = false)]
+pub struct Guests {
+    #[arg(value_name = "VMID")]
+    pub vmids: Vec<Vmid>,
+    /// Every container of this node
+    #[arg(long)]
+    pub all: bool,
+}

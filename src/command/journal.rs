@@ -1,0 +1,29 @@
+use anyhow::Result;
+
+use super::print;
+use crate::journal::{Entry, Journal};
+use crate::report::record;
+use crate::sys::Root;
+use crate::vzdump::Vmid;
+
+/// Prints the journal, all of it or that of one guest.
+pub fn journal(root: &Root, guest: Option<Vmid>, as_json: bool) -> Result<()> {
+    let mut printed = Ok(());
+    Journal::of(root).read(|entry| {
+        let line = match entry {
+            Entry::Damaged { file, line, reason } => {
+                eprintln!("{}, line {line}, is damaged: {reason}", file.display());
+                return true;
+            }
+            Entry::Record(record) => {
+                if guest.is_some_and(|guest| record["vmid"] != guest.0) {
+                    return true;
+                }
+                if as_json { record.to_string() } else { record::line(&record) }
+            }
+        };
+        printed = print(&line);
+        printed.is_ok()
+    })?;
+    printed
+}

@@ -1,0 +1,91 @@
+//! What the `stillpoint` command does, for people and for systemd.
+
+mod back;
+pub mod cli;
+mod config;
+mod doctor;
+mod journal;
+mod plan;
+mod restore;
+mod setup;
+mod snapshots;
+mod status;
+mod verify;
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+use self::cli::{Arguments, Command};
+use crate::quiesce;
+use crate::sys::Root;
+
+/// A verify that the server has not ended after this is not waited for any longer.
+const COLLECT_LIMIT: Duration = Duration::from_secs(24 * 3600);
+
+/// The whole of the command's `main`.
+pub fn run() -> ExitCode {
+    match perform(&Root::from_env(), Arguments::parse().command) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("stillpoint: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Does what a person asked for and returns the exit status.
+fn perform(root: &Root, command: Command) -> Result<u8> {
+    match command {
+        Command::Doctor { storage, json } => return doctor::doctor(root, storage.as_deref(), json),
+        Command::Status { form } => return status::status(root, &form),
+        Command::Journal { json, guest } => journal::journal(root, guest, json)?,
+        Command::Plan { vmid, json } => plan::plan(root, vmid, json)?,
+        Command::Snapshots { storage, guest, json } => {
+            snapshots::snapshots(root, storage.as_deref(), guest, json)?;
+        }
+        Command::Verify { what, all, wait } => return verify::verify(root, &what, all, wait),
+        Command::RestoreCheck { vmid, json } => restore::check(root, vmid, json)?,
+        Command::Adopt { vmid } => restore::adopt(root, vmid)?,
+        Command::Enable { guests, dry_run } => setup::enable(root, &guests, dry_run)?,
+        Command::Disable { guests, dry_run } => setup::disable(root, &guests, dry_run)?,
+        Command::Register { all_guests, dry_run } => setup::register(root, all_guests, dry_run)?,
+        Command::Unregister { dry_run } => setup::unregister(root, dry_run)?,
+        Command::Config { json } => config::config(root, json)?,
+        Command::Resume { vmid } => back::resume(root, vmid)?,
+        Command::Settle { vmid } => back::settle(root, vmid)?,
+        Command::Recover => back::recover(root)?,
+        Command::Guard { vmid } => quiesce::guard(root, vmid)?,
+        Command::Collect => collect(root)?,
+    }
+    Ok(0)
+}
+
+/// Runs `guard VMID`, `settle VMID` or `collect`, which a hook starts for what must outlive its caller, and returns
+/// the exit status; `None` for any other arguments.
+pub fn detached(root: &Root, arguments: &[String]) -> Option<u8> {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["guard", vmid] => vmid.parse().and_then(|vmid| quiesce::guard(root, vmid)),
+        ["settle", vmid] => vmid.parse().and_then(|vmid| quiesce::settle(root, vmid).map(drop)),
+        ["collect"] => collect(root),
+        _ => return None,
+    };
+    Some(u8::from(done.is_err()))
+}
+
+/// Collects every pending verify.
+fn collect(root: &Root) -> Result<()> {
+    crate::verify::collect(root, None, Instant::now() + COLLECT_LIMIT).map(drop)
+}
+
+/// A reader that has seen enough (`| head`) is no error worth a message.
+fn print(line: &str) -> Result<()> {
+    match writeln!(std::io::stdout(), "{line}") {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        other => other.context("standard output"),
+    }
+}

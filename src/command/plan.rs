@@ -1,0 +1,107 @@
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use super::print;
+use crate::config::{Settings, Strategy};
+use crate::engine::Engine;
+use crate::guest::{Place, State};
+use crate::quiesce::{self, Plan};
+use crate::run::Step;
+use crate::sys::Root;
+use crate::sys::text::printable;
+use crate::vzdump::Vmid;
+
+/// Prints what a backup would do to the guest's containers; touches nothing.
+pub fn plan(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
+    let settings = Settings::load(root);
+    let config = match Place::of(root, vmid)? {
+        Place::Here(config) => Some(config),
+        Place::Elsewhere(node) => bail!("guest {vmid} is on node {node}: ask there"),
+        Place::Gone => None,
+    };
+    let guest = match State::of(root, vmid)? {
+        State::Running(guest) => guest,
+        State::Stopped => bail!("guest {vmid} is not running: its backup stops nothing"),
+    };
+    if guest.is_frozen() {
+        bail!("guest {vmid} is frozen: thaw it with `lxc-unfreeze -n {vmid}`");
+    }
+    let plan = match Engine::of(&guest)? {
+        None => Plan::default(),
+        Some(engine) => {
+            let containers = quiesce::survey(&engine, Instant::now() + Duration::from_secs(20))
+                .with_context(|| format!("guest {vmid}"))?;
+            quiesce::plan(vmid, &containers, &settings, config.as_ref())
+        }
+    };
+    if let Some(complaint) = &settings.complaint {
+        eprintln!("{}", printable(complaint, 1000));
+    }
+    let limit = plan.time_limit(&settings);
+    if as_json {
+        let waves: Vec<Vec<_>> = plan
+            .waves()
+            .into_iter()
+            .map(|wave| wave.into_iter().map(step_json).collect())
+            .collect();
+        let plan = json!({
+            "vmid": vmid,
+            "stop_order": waves,
+            "time_limit_s": limit.as_secs(),
+            "hold_limit_s": settings.quiesce.hold_limit.as_secs(),
+            "notes": plan.notes,
+        });
+        return print(&serde_json::to_string_pretty(&plan)?);
+    }
+    if plan.steps.is_empty() {
+        return print(&format!("Guest {vmid}: no container is running, nothing would be stopped."));
+    }
+    print(&format!("Guest {vmid}: for the instant of the snapshot, in this order:"))?;
+    for (number, wave) in plan.waves().iter().enumerate() {
+        for step in wave {
+            print(&format!("  {}. {}", number + 1, step_line(step)))?;
+        }
+    }
+    print(&format!("and back in reverse. Within {} s, or none of it.", limit.as_secs()))?;
+    for note in &plan.notes {
+        print(&format!("Note: {note}"))?;
+    }
+    Ok(())
+}
+
+fn step_line(step: &Step) -> String {
+    let name = printable(&step.name, 80);
+    let stack = match (&step.project, &step.service) {
+        (Some(project), Some(service)) => {
+            format!(" ({}/{})", printable(project, 60), printable(service, 60))
+        }
+        _ => String::new(),
+    };
+    let action = match step.action {
+        Strategy::Stop => format!("stop, at most {} s", step.stop_timeout),
+        Strategy::Pause => "pause".to_string(),
+        Strategy::None => "leave running".to_string(),
+    };
+    let left_out = match step.not_in_backup.as_slice() {
+        [] => String::new(),
+        paths => {
+            let paths: Vec<String> = paths.iter().map(|path| printable(path, 200)).collect();
+            format!("; NOT in the backup: {}", paths.join(", "))
+        }
+    };
+    format!("{name}{stack}: {action}{left_out}")
+}
+
+fn step_json(step: &Step) -> serde_json::Value {
+    json!({
+        "id": step.id,
+        "name": step.name,
+        "stack": step.project,
+        "service": step.service,
+        "action": step.action,
+        "stop_timeout_s": step.stop_timeout,
+        "not_in_backup": step.not_in_backup,
+    })
+}

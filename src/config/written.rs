@@ -1,0 +1,191 @@
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+use super::{Address, Identity, OnError, OnFailure, Restore, Strategy, Verify, When};
+
+/// What a settings file may say.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Written {
+    pub quiesce: WrittenQuiesce,
+    pub verify: WrittenVerify,
+    pub resume: WrittenResume,
+    pub restore: WrittenRestore,
+    pub report: WrittenReport,
+    pub guest: BTreeMap<String, Guest>,
+    pub storage: BTreeMap<String, Storage>,
+}
+
+/// `[guest.VMID]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Guest {
+    pub strategy: Option<Strategy>,
+    pub verify: Policy,
+    pub restore: Copied,
+}
+
+/// `[storage.ID]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Storage {
+    pub verify: Policy,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct WrittenQuiesce {
+    pub strategy: Option<Strategy>,
+    pub on_error: Option<OnError>,
+    pub time_limit: Option<Span>,
+    pub hold_limit: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct WrittenVerify {
+    pub wait: Option<Span>,
+    pub parallel: Option<NonZeroUsize>,
+    pub when: Option<When>,
+    pub on_failure: Option<OnFailure>,
+    pub require_encryption: Option<bool>,
+}
+
+/// The part of `[verify]` that a guest or a storage may have for itself.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Policy {
+    pub when: Option<When>,
+    pub on_failure: Option<OnFailure>,
+    pub require_encryption: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct WrittenResume {
+    pub revive_guest: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct WrittenRestore {
+    pub identity: Option<Identity>,
+    pub hostname: Option<String>,
+    pub address: Option<Address>,
+    pub machine_id: Option<bool>,
+    pub ssh_host_keys: Option<bool>,
+    pub chain: Option<bool>,
+}
+
+/// The part of `[restore]` that a guest may have for itself.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Copied {
+    pub identity: Option<Identity>,
+    pub hostname: Option<String>,
+    pub address: Option<Address>,
+    pub machine_id: Option<bool>,
+    pub ssh_host_keys: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct WrittenReport {
+    pub textfile_directory: Option<String>,
+    pub ping_url: Option<String>,
+}
+
+impl WrittenVerify {
+    pub fn policy(&self) -> Policy {
+        Policy {
+            when: self.when,
+            on_failure: self.on_failure,
+            require_encryption: self.require_encryption,
+        }
+    }
+}
+
+impl WrittenRestore {
+    pub fn copied(&self) -> Copied {
+        Copied {
+            identity: self.identity,
+            hostname: self.hostname.clone(),
+            address: self.address,
+            machine_id: self.machine_id,
+            ssh_host_keys: self.ssh_host_keys,
+        }
+    }
+}
+
+impl Policy {
+    /// `verify` with what is written here in its place.
+    pub fn over(&self, verify: Verify) -> Verify {
+        Verify {
+            when: self.when.unwrap_or(verify.when),
+            on_failure: self.on_failure.unwrap_or(verify.on_failure),
+            require_encryption: self.require_encryption.unwrap_or(verify.require_encryption),
+            ..verify
+        }
+    }
+}
+
+impl Copied {
+    /// `restore` with what is written here in its place.
+    pub fn over(&self, restore: Restore) -> Restore {
+        Restore {
+            identity: self.identity.unwrap_or(restore.identity),
+            hostname: self.hostname.clone().unwrap_or(restore.hostname),
+            address: self.address.unwrap_or(restore.address),
+            machine_id: self.machine_id.unwrap_or(restore.machine_id),
+            ssh_host_keys: self.ssh_host_keys.unwrap_or(restore.ssh_host_keys),
+            ..restore
+        }
+    }
+}
+
+/// A duration with its unit: `90s`, `5min`, `24h`, `7d`, `200ms`.
+#[derive(Clone, Copy, Debug)]
+pub struct Span(pub Duration);
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse_span(&text).map(Span).ok_or_else(|| {
+            serde::de::Error::custom(format!(
+                "'{text}' is no duration: a whole number and its unit, as in 90s, 5min, 24h, 7d or 200ms"
+            ))
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for When {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<When, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.as_str() {
+            "always" => Ok(When::Always),
+            "never" => Ok(When::Never),
+            age => parse_span(age).map(When::After).ok_or_else(|| {
+                serde::de::Error::custom(format!(
+                    "'{text}' is neither always nor never nor the least time between two verifies of a guest, as in 7d"
+                ))
+            }),
+        }
+    }
+}
+
+fn parse_span(text: &str) -> Option<Duration> {
+    let digits = text.find(|character: char| !character.is_ascii_digit())?;
+    let number: u64 = text[..digits].parse().ok()?;
+    let milliseconds = match text[digits..].trim() {
+        "ms" => 1,
+        "s" => 1000,
+        "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    number.checked_mul(milliseconds).map(Duration::from_millis)
+}

@@ -1,0 +1,1 @@
+//! Whose identity a guest that starts has: a restored copy gets its own.

@@ -1,0 +1,1 @@
+//! Making Proxmox VE call Stillpoint, and no longer.
