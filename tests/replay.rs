@@ -2,6 +2,7 @@
 //! happens, every container that ran before runs after.
 
 mod replay {
+    mod commands;
     pub mod made;
     mod own;
     pub mod promise;

@@ -91,7 +91,11 @@ fn step_line(step: &Step) -> String {
             format!("; NOT in the backup: {}", paths.join(", "))
         }
     };
-    format!("{name}{stack}: {action}{left_out}")
+    let before = match &step.before {
+        Some(command) => format!("run `{}`, then ", printable(command, 200)),
+        None => String::new(),
+    };
+    format!("{name}{stack}: {before}{action}{left_out}")
 }
 
 fn step_json(step: &Step) -> serde_json::Value {
@@ -100,6 +104,7 @@ fn step_json(step: &Step) -> serde_json::Value {
         "name": step.name,
         "stack": step.project,
         "service": step.service,
+        "before": step.before,
         "action": step.action,
         "stop_timeout_s": step.stop_timeout,
         "not_in_backup": step.not_in_backup,

@@ -1,6 +1,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use serde::de::DeserializeOwned;
+
 use super::container::{Container, is_id};
 use crate::guest::Guest;
 use crate::sys::http::{Answer, Client, Limit, Method, Request};
@@ -139,6 +141,30 @@ impl Engine {
         self.send(Method::Post, &path, ACTION_LIMIT, deadline).map(drop)
     }
 
+    pub(super) fn get_json<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        deadline: Instant,
+    ) -> Result<T, Error> {
+        understood(&self.get(path, ACTION_LIMIT, deadline)?)
+    }
+
+    pub(super) fn post_json<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        json: &str,
+        deadline: Instant,
+    ) -> Result<T, Error> {
+        understood(&self.post(path, json, deadline)?)
+    }
+
+    pub(super) fn post(&self, path: &str, json: &str, deadline: Instant) -> Result<Answer, Error> {
+        let deadline = deadline.min(Instant::now() + REQUEST_LIMIT);
+        let request =
+            Request { method: Method::Post, path, headers: &[], form: None, json: Some(json) };
+        self.ask(&request, ACTION_LIMIT, deadline)
+    }
+
     fn send(
         &self,
         method: Method,
@@ -147,10 +173,14 @@ impl Engine {
         deadline: Instant,
     ) -> Result<Answer, Error> {
         let request = Request { method, path, headers: &[], form: None, json: None };
+        self.ask(&request, body, deadline)
+    }
+
+    fn ask(&self, request: &Request<'_>, body: usize, deadline: Instant) -> Result<Answer, Error> {
         let limit = Limit { deadline, body };
         let answer = self
             .client
-            .send(&request, limit)
+            .send(request, limit)
             .map_err(|failure| Error::Failed(text::printable(&failure.to_string(), 300)))?;
         match answer.status {
             // 304: already so (facts/DOCKER.md).
@@ -161,11 +191,15 @@ impl Engine {
     }
 }
 
-fn checked(id: &str) -> Result<&str, Error> {
+pub(super) fn checked(id: &str) -> Result<&str, Error> {
     if is_id(id) {
         return Ok(id);
     }
     Err(Error::Failed(format!("the engine names a container '{}'", text::printable(id, 80))))
+}
+
+fn understood<T: DeserializeOwned>(answer: &Answer) -> Result<T, Error> {
+    serde_json::from_slice(&answer.body).map_err(|error| not_understood(text::excerpt(&error, 300)))
 }
 
 fn not_understood(why: String) -> Error {

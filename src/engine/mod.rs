@@ -6,6 +6,7 @@
 
 mod client;
 mod container;
+mod exec;
 mod kept;
 
 pub use client::{Engine, Error};

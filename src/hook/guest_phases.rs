@@ -176,6 +176,7 @@ impl GuestCall<'_> {
                 if let Some(quiesce) = &run.quiesce {
                     say(&lines::at_rest(quiesce));
                 }
+                run.notes.iter().for_each(|note| say(note));
                 return 0;
             }
             Quiesced::AtRest => "vzdump ended meanwhile".to_string(),
@@ -267,8 +268,10 @@ impl GuestCall<'_> {
     }
 
     fn bring_back(&self, run: &mut Run, limit: Duration, engine_wait: Duration) {
+        let known = run.notes.len();
         let left = quiesce::resume(self.root, run, Instant::now() + limit, engine_wait);
         self.save(run);
+        run.notes.iter().skip(known).for_each(|note| say(note));
         match left {
             None => lines::back(run).iter().for_each(|line| say(line)),
             Some(why) => say(&format!("{} is not back yet, its guard goes on: {why}", run.guest())),

@@ -3,10 +3,11 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use super::plan::AFTER_LABEL;
 use crate::config::Strategy;
 use crate::engine::{Container, Engine, Error, Status};
 use crate::run::{By, Fate, Step};
-use crate::sys::clock;
+use crate::sys::{clock, text};
 
 /// A program that ends within this after its start has failed to come up; one that ends later was up.
 const COMING_UP: Duration = Duration::from_secs(10);
@@ -17,14 +18,18 @@ const STOP_MARGIN: Duration = Duration::from_secs(2);
 /// A guest that vzdump has asked to shut down is down within this, or vzdump has died before it asked.
 pub const SHUTDOWN_LIMIT: Duration = Duration::from_secs(120);
 
+/// What a container asks to be run once it is back may take this long; what depends on it waits meanwhile.
+const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+
 /// What bringing back one container came to.
 pub enum Back {
-    /// Nothing to do.
-    Already,
-    /// Started (or unpaused) under this id, in so many ms.
+    /// It runs; and what went wrong with its command for being back, if so.
+    Already(Option<String>),
+    /// Started (or unpaused) under this id, in so many ms; likewise.
     Started {
         id: String,
         ms: u64,
+        trouble: Option<String>,
     },
     /// The end of it.
     Fate(Fate),
@@ -52,8 +57,11 @@ impl Effort {
     /// Brings back the container of that step, after what it depends on.
     pub fn bring_back(&self, index: usize) -> Back {
         let step = &self.steps[index];
-        if step.fate != Fate::Open || step.action == Strategy::None && self.by == By::Stillpoint {
-            return Back::Already;
+        let untouched = !step.prepared || step.before.is_none();
+        if step.fate != Fate::Open
+            || step.action == Strategy::None && self.by == By::Stillpoint && untouched
+        {
+            return Back::Already(None);
         }
         self.try_to(step).unwrap_or_else(Back::Failed)
     }
@@ -70,14 +78,15 @@ impl Effort {
             Status::Running if clock::boot_ms() < self.window(step, &container) => {
                 Ok(Back::NotKnown)
             }
-            Status::Running | Status::Restarting => Ok(Back::Already),
-            Status::Paused if step.action == Strategy::Pause => self.unpause(&container),
+            Status::Running => Ok(Back::Already(self.run_after(step, &container))),
+            Status::Restarting => Ok(Back::Already(None)),
+            Status::Paused if step.action == Strategy::Pause => self.unpause(step, &container),
             Status::Paused => Ok(Back::Fate(Fate::Left("somebody else has paused it".to_string()))),
             Status::Exited | Status::Created if self.is_its_own_affair(step, &container) => {
                 let why = "it was started again and has ended since".to_string();
                 Ok(Back::Fate(Fate::Left(why)))
             }
-            Status::Exited | Status::Created => self.start(&container),
+            Status::Exited | Status::Created => self.start(step, &container),
             Status::Removing => Ok(Back::NotKnown),
             Status::Dead | Status::Other => {
                 Err(Error::Refused(409, format!("it is {:?}", container.status)))
@@ -110,16 +119,37 @@ impl Effort {
             && (self.by == By::Note || !failed_to_come_up(container))
     }
 
-    fn start(&self, container: &Container) -> Result<Back, Error> {
+    fn start(&self, step: &Step, container: &Container) -> Result<Back, Error> {
         let began = Instant::now();
         self.engine.start(&container.id, self.deadline)?;
-        Ok(started(container, began))
+        Ok(self.started(step, container, began))
     }
 
-    fn unpause(&self, container: &Container) -> Result<Back, Error> {
+    fn unpause(&self, step: &Step, container: &Container) -> Result<Back, Error> {
         let began = Instant::now();
         self.engine.unpause(&container.id, self.deadline)?;
-        Ok(started(container, began))
+        Ok(self.started(step, container, began))
+    }
+
+    fn started(&self, step: &Step, container: &Container, began: Instant) -> Back {
+        let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let trouble = self.run_after(step, container);
+        Back::Started { id: container.id.clone(), ms, trouble }
+    }
+
+    /// Runs what a container asks to be run once it is back, and returns what went wrong. Whoever is killed between
+    /// the start and here leaves it to the next, so it may be run twice.
+    fn run_after(&self, step: &Step, container: &Container) -> Option<String> {
+        let due = match self.by {
+            By::Stillpoint => step.prepared,
+            // Its data is as of a moment before the command.
+            By::Note => true,
+            By::GuestShutdown => false,
+        };
+        let command = container.label(AFTER_LABEL).filter(|_| due)?;
+        let deadline = self.deadline.min(Instant::now() + COMMAND_LIMIT);
+        let error = self.engine.exec(&container.id, command, deadline).err()?;
+        Some(format!("{}: its {AFTER_LABEL} failed: {error}", text::printable(&step.name, 80)))
     }
 
     /// The container that stands in a removed one's place: of the same compose service, and none of those we
@@ -146,11 +176,6 @@ impl Effort {
         }
         Ok(best)
     }
-}
-
-fn started(container: &Container, began: Instant) -> Back {
-    let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Back::Started { id: container.id.clone(), ms }
 }
 
 /// Whether a container that was started ended again at once, and with an error.

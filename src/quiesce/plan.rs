@@ -14,6 +14,12 @@ use crate::vzdump::Vmid;
 /// The label with which a container says how it wants to be quiesced: `stop`, `pause` or `none`.
 const STRATEGY_LABEL: &str = "stillpoint.quiesce";
 
+/// The label with a command that is run in the container before it is brought to rest.
+pub const BEFORE_LABEL: &str = "stillpoint.before";
+
+/// The label with a command that is run in the container once it is back.
+pub const AFTER_LABEL: &str = "stillpoint.after";
+
 /// What a hostile guest can make us keep, in bytes over all containers.
 const SURVEY_LIMIT: usize = 32 << 20;
 
@@ -78,6 +84,7 @@ pub fn plan(
         };
         plan.steps.push(Step {
             stop_timeout: container.stop_timeout,
+            before: container.label(BEFORE_LABEL).map(String::from),
             not_in_backup: container.data.iter().filter(left_out).cloned().collect(),
             ..Step::from(known)
         });

@@ -198,12 +198,16 @@ fn record(run: &mut Run, index: usize, result: Back) -> bool {
         return false;
     }
     match result {
-        Back::Already => step.fate = Fate::Back,
-        Back::Started { id, ms } => {
+        Back::Already(trouble) => {
+            step.fate = Fate::Back;
+            trouble.into_iter().for_each(|trouble| run.note(trouble));
+        }
+        Back::Started { id, ms, trouble } => {
             step.id = id;
             step.start_ms = Some(ms);
             step.fate = Fate::Back;
             quiesce.resumed_ms = Some(clock::boot_ms());
+            trouble.into_iter().for_each(|trouble| run.note(trouble));
         }
         Back::Fate(fate) => step.fate = fate,
         Back::NotKnown => return false,

@@ -1,11 +1,13 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use super::note;
 use super::order::{Event, in_order};
-use super::plan::{Plan, plan, survey};
+use super::plan::{BEFORE_LABEL, Plan, plan, survey};
 use crate::config::{Settings, Strategy};
 use crate::engine::{Engine, Error};
 use crate::guest::{Guest, Place, State};
@@ -50,6 +52,12 @@ pub fn note_running(root: &Root, settings: &Settings, run: &mut Run) -> Result<O
         Look::Nothing(why) => return Ok(Some(why)),
         Look::Found(guest, _, plan) => (guest, plan),
     };
+    for step in plan.steps.iter().filter(|step| step.before.is_some()) {
+        let name = text::printable(&step.name, 80);
+        run.note(format!(
+            "{name}: its {BEFORE_LABEL} is not run, for the whole guest is shut down"
+        ));
+    }
     write_down(root, run, &guest, plan, By::GuestShutdown)?;
     Ok(None)
 }
@@ -63,6 +71,13 @@ pub fn arm(root: &Root, run: &Run) -> Result<()> {
         .context("nobody would watch over stopped containers, so nothing is stopped")?;
     failpoint::reach(root, "armed");
     Ok(())
+}
+
+/// Why a container is not at rest.
+enum NotAtRest {
+    /// The command that it asks for failed, so the engine was not asked to stop it.
+    Unprepared(Error),
+    Running(Error),
 }
 
 enum Look {
@@ -137,12 +152,21 @@ fn stop_all(root: &Root, run: &mut Run, engine: &Engine, limit: Duration) -> Qui
     };
     quiesce.began_ms = Some(clock::boot_ms());
     let after: Vec<Vec<usize>> = quiesce.steps.iter().map(|step| step.after.clone()).collect();
+    let given_up = Arc::new(AtomicBool::new(false));
     let work = {
-        let engine = engine.clone();
+        let (engine, given_up) = (engine.clone(), Arc::clone(&given_up));
         let steps = quiesce.steps.clone();
         move |index: usize| {
             let step = &steps[index];
             let began = Instant::now();
+            if let Some(command) = &step.before {
+                engine.exec(&step.id, command, deadline).map_err(NotAtRest::Unprepared)?;
+                // By now the others may be on their way back.
+                if given_up.load(Ordering::SeqCst) {
+                    let error = Error::Failed("it ended too late".to_string());
+                    return Err(NotAtRest::Unprepared(error));
+                }
+            }
             let done = match step.action {
                 Strategy::Stop => {
                     let own = Duration::from_secs(step.stop_timeout) + STOP_MARGIN;
@@ -159,6 +183,7 @@ fn stop_all(root: &Root, run: &mut Run, engine: &Engine, limit: Duration) -> Qui
                 done => done,
             };
             done.map(|()| u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX))
+                .map_err(NotAtRest::Running)
         }
     };
     let mut trouble: Option<String> = None;
@@ -187,6 +212,7 @@ fn stop_all(root: &Root, run: &mut Run, engine: &Engine, limit: Duration) -> Qui
         }
         if trouble.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
+    given_up.store(true, Ordering::SeqCst);
     if let Some(trouble) = trouble {
         return Quiesced::Disturbed(trouble);
     }
@@ -202,21 +228,26 @@ fn stop_all(root: &Root, run: &mut Run, engine: &Engine, limit: Duration) -> Qui
 fn request(run: &mut Run, index: usize) {
     if let Some(step) = step(run, index) {
         step.requested = true;
+        step.prepared = true;
     }
 }
 
 /// Takes in how a stop ended; returns what went wrong.
-fn confirm(run: &mut Run, index: usize, result: Result<u64, Error>) -> Option<String> {
+fn confirm(run: &mut Run, index: usize, result: Result<u64, NotAtRest>) -> Option<String> {
     let step = step(run, index)?;
+    let name = text::printable(&step.name, 80);
     match result {
         Ok(ms) => step.stop_ms = (step.action != Strategy::None).then_some(ms),
         // It ended by itself and was removed: what is gone is at rest.
-        Err(Error::Gone) => step.fate = Fate::Gone,
-        Err(error) => {
-            return Some(format!(
-                "{} could not be stopped: {error}",
-                text::printable(&step.name, 80)
-            ));
+        Err(NotAtRest::Unprepared(Error::Gone) | NotAtRest::Running(Error::Gone)) => {
+            step.fate = Fate::Gone;
+        }
+        Err(NotAtRest::Unprepared(error)) => {
+            step.requested = false;
+            return Some(format!("{BEFORE_LABEL} of {name} failed: {error}"));
+        }
+        Err(NotAtRest::Running(error)) => {
+            return Some(format!("{name} could not be stopped: {error}"));
         }
     }
     None

@@ -130,6 +130,11 @@ pub struct Step {
     pub action: Strategy,
     /// In seconds, the container's own.
     pub stop_timeout: u64,
+    /// What it asks to be run in it before it is brought to rest.
+    pub before: Option<String>,
+    /// That may have been run: what it asks for once it is back is due.
+    #[serde(default)]
+    pub prepared: bool,
     /// When the engine had last started it, in its words.
     pub started_at: String,
     /// The steps that are stopped before this one, and started after it: the containers that depend on it.
@@ -282,6 +287,8 @@ impl From<QuiescedContainer> for Step {
             service: container.service,
             action: container.action,
             stop_timeout: STOP_TIMEOUT,
+            before: None,
+            prepared: false,
             started_at: container.started_at,
             after: container.after,
             not_in_backup: Vec::new(),

@@ -225,8 +225,8 @@ pub fn exec_create(inner: &Inner, reference: &str, body: &Value) -> Answer {
     reply(201, &json!({ "Id": id }))
 }
 
-/// `POST /exec/ID/start`: a command with the word `false` in it fails.
-pub fn exec_start(inner: &Inner, id: &str) -> Answer {
+/// `POST /exec/ID/start`: a command with the word `false` in it fails. What it prints goes to who is not detached.
+pub fn exec_start(inner: &Inner, id: &str, detach: bool) -> Answer {
     let mut state = inner.lock();
     let Some((_, container, _)) = state.execs.iter().find(|(exec, ..)| exec == id).cloned() else {
         return refuse(404, format!("No such exec instance: {id}"));
@@ -236,6 +236,9 @@ pub fn exec_start(inner: &Inner, id: &str) -> Answer {
     };
     let container = state.containers[at].clone();
     state.record(&container, What::Ran);
+    if detach {
+        return done(200);
+    }
     let text = b"done\n";
     let mut frame = vec![1, 0, 0, 0, 0, 0, 0, text.len() as u8];
     frame.extend_from_slice(text);

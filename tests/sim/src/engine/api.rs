@@ -79,7 +79,10 @@ fn route(inner: &Inner, request: &Request) -> Answer {
             Ok(body) => actions::exec_create(inner, id, &body),
             Err(error) => refuse(400, format!("invalid JSON: {error}")),
         },
-        ("POST", ["exec", id, "start"]) => actions::exec_start(inner, id),
+        ("POST", ["exec", id, "start"]) => {
+            let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+            actions::exec_start(inner, id, body["Detach"] == true)
+        }
         ("GET", ["exec", id, "json"]) => actions::exec_inspect(inner, id),
         _ => refuse(404, "page not found".to_owned()),
     }

@@ -1,0 +1,57 @@
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::client::{Engine, Error};
+
+/// Polling begins with the first and backs off to the second.
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+const SLOWEST_LOOK: Duration = Duration::from_millis(500);
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Created {
+    id: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct State {
+    running: bool,
+    exit_code: Option<i64>,
+}
+
+impl Engine {
+    /// Runs `/bin/sh -c COMMAND` inside a running container and waits for its end. What it prints is not read.
+    ///
+    /// # Errors
+    /// Also where it ends with another status than 0, and where it has not ended at `deadline`: it goes on running
+    /// in the container then (facts/RUST.md).
+    pub fn exec(&self, id: &str, command: &str, deadline: Instant) -> Result<(), Error> {
+        let body = json!({ "Cmd": ["/bin/sh", "-c", command] }).to_string();
+        let path = format!("/containers/{}/exec", super::client::checked(id)?);
+        let created: Created = self.post_json(&path, &body, deadline)?;
+        let exec = super::client::checked(&created.id)?;
+        let start = json!({ "Detach": true }).to_string();
+        self.post(&format!("/exec/{exec}/start"), &start, deadline)?;
+        let mut pause = FIRST_LOOK;
+        loop {
+            let state: State = self.get_json(&format!("/exec/{exec}/json"), deadline)?;
+            match (state.running, state.exit_code) {
+                (false, Some(0)) => return Ok(()),
+                (false, Some(status)) => {
+                    return Err(Error::Failed(format!("it ended with status {status}")));
+                }
+                // Just created, it neither runs nor has it ended.
+                (true, _) | (false, None) => {}
+            }
+            if Instant::now() + pause >= deadline {
+                return Err(Error::Failed("it has not ended in time".to_string()));
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(SLOWEST_LOOK);
+        }
+    }
+}
