@@ -124,7 +124,7 @@ fn stop_outlives_its_client() -> Result<Ended> {
     let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
     scene.engine().configure(|engine| engine.time_scale = 1.0);
     assert!(scene.engine().modify("db", |db| db.spec.stop_takes = Duration::from_secs(4)));
-    let report = scene.play(vec![kill("pre-stop", Moment::Actions(2), Victim::Group)]);
+    let report = scene.play(vec![kill("pre-stop", Moment::Actions(3), Victim::Group)]);
     ensure!(scene.engine().count("db", What::Stopped(0)) == 1, "db was never stopped");
     Promise::of(&scene, &report).kept()
 }
