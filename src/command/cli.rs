@@ -53,6 +53,11 @@ pub enum Command {
         json: bool,
     },
     /// List the snapshots on the backup servers
+    ///
+    /// Every storage that leads to one is named with what it is called everywhere, server:datastore#fingerprint, and
+    /// whether this node uses it. Its snapshots follow in the order in which the server lists them, which is none:
+    /// name, size, what the last verify found and when it began, p for protected, e for encrypted, the beginning of
+    /// the key's fingerprint, owner and comment. The exit status is 1 where a storage could not be listed.
     #[command(after_help = "Example: stillpoint snapshots --storage offsite --guest 9001")]
     Snapshots {
         /// Only this storage

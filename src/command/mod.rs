@@ -45,7 +45,7 @@ fn perform(root: &Root, command: Command) -> Result<u8> {
         Command::Journal { json, guest } => journal::journal(root, guest, json)?,
         Command::Plan { vmid, json } => plan::plan(root, vmid, json)?,
         Command::Snapshots { storage, guest, json } => {
-            snapshots::snapshots(root, storage.as_deref(), guest, json)?;
+            return snapshots::snapshots(root, storage.as_deref(), guest, json);
         }
         Command::Verify { what, all, wait } => return verify::verify(root, &what, all, wait),
         Command::RestoreCheck { vmid, json } => restore::check(root, vmid, json)?,

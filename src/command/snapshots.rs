@@ -1,13 +1,127 @@
-use anyhow::{Result, bail};
+use std::io;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result, bail};
+
+use super::print;
+use crate::guest::node_name;
+use crate::inventory::{self, Item, Place};
+use crate::pbs::storage::Attached;
+use crate::pbs::{BackupType, Choice, Pbs};
 use crate::sys::Root;
+use crate::sys::text::{count, printable};
 use crate::vzdump::Vmid;
 
+/// The list of one storage, however long it is and however slowly its reader takes it.
+const LIST_LIMIT: Duration = Duration::from_secs(3600);
+
+/// Of so many snapshots that are not understood it is told why.
+const TOLD: usize = 3;
+
+/// Prints the snapshots of one storage, or of all that this node uses, as the servers list them. The exit status is 1
+/// where one of them could not be listed to its end.
 pub fn snapshots(
-    _root: &Root,
-    _storage: Option<&str>,
-    _guest: Option<Vmid>,
-    _as_json: bool,
-) -> Result<()> {
-    bail!("not there yet")
+    root: &Root,
+    storage: Option<&str>,
+    guest: Option<Vmid>,
+    as_json: bool,
+) -> Result<u8> {
+    let places = places(root, storage)?;
+    let mut status = 0;
+    for place in &places {
+        if !as_json {
+            print(&headline(place))?;
+        }
+        // One that is not in use here is asked only where it was named.
+        if storage.is_none() && place.attached != Attached::Enabled {
+            continue;
+        }
+        if let Err(error) = list(root, place, guest, as_json) {
+            eprintln!("stillpoint: {}: {error:#}", place.storage);
+            status = 1;
+        }
+    }
+    Ok(status)
+}
+
+fn places(root: &Root, storage: Option<&str>) -> Result<Vec<Place>> {
+    let places = match inventory::places(root, &node_name(root)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        other => other.context("/etc/pve/storage.cfg")?,
+    };
+    let Some(wanted) = storage else {
+        if places.is_empty() {
+            bail!("no storage of this node leads to a backup server (`pvesm add pbs` adds one)");
+        }
+        return Ok(places);
+    };
+    let found: Vec<Place> = places.into_iter().filter(|place| place.storage == wanted).collect();
+    if found.is_empty() {
+        bail!("{}: no such storage of type pbs (`pvesm status` lists them)", printable(wanted, 80));
+    }
+    Ok(found)
+}
+
+/// `Storage offsite, enabled, namespace pve: 192.0.2.7:tank#05:53:...`
+fn headline(place: &Place) -> String {
+    let attached = match place.attached {
+        Attached::Enabled => "enabled",
+        Attached::Disabled => "disabled",
+        Attached::Elsewhere => "only on other nodes",
+    };
+    let namespace = match &place.namespace {
+        Some(name) => format!(", namespace {name}"),
+        None => String::new(),
+    };
+    let id = place.storage_id.as_deref().unwrap_or("no server and datastore");
+    printable(&format!("Storage {}, {attached}{namespace}: {id}", place.storage), 1000)
+}
+
+fn list(root: &Root, place: &Place, guest: Option<Vmid>, as_json: bool) -> Result<()> {
+    let pbs = Pbs::open(root, &place.storage)?;
+    let id = guest.map(|guest| guest.to_string());
+    let choice = Choice { backup_type: None, backup_id: id.as_deref() };
+    let (mut printed, mut shown, mut odd) = (Ok(()), 0, 0);
+    let deadline = Instant::now() + LIST_LIMIT;
+    let listed = pbs.each_snapshot(choice, deadline, &mut |entry| {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(reason) => {
+                odd += 1;
+                if odd <= TOLD {
+                    eprintln!("stillpoint: {}: a snapshot is left out: {reason}", place.storage);
+                }
+                return ControlFlow::Continue(());
+            }
+        };
+        // A host may have the name of a guest.
+        if guest.is_some() && entry.snapshot.backup_type == BackupType::Host {
+            return ControlFlow::Continue(());
+        }
+        let item = Item::of(place, entry);
+        printed = if as_json { json(&item) } else { table(&item, shown) };
+        shown += 1;
+        if printed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    printed?;
+    listed?;
+    if !as_json {
+        print(&format!("{}.", count(shown, "snapshot")))?;
+    }
+    if odd > 0 {
+        bail!("{} not understood", count(odd, "snapshot"));
+    }
+    Ok(())
+}
+
+fn json(item: &Item<'_>) -> Result<()> {
+    print(&serde_json::to_string(item)?)
+}
+
+fn table(item: &Item<'_>, shown: usize) -> Result<()> {
+    if shown == 0 {
+        print(&Item::head())?;
+    }
+    print(&item.row())
 }

@@ -1,1 +1,42 @@
-//! What lies on the backup servers.
+//! What lies on the backup servers: the storages that lead there, and the snapshots in them.
+
+mod item;
+
+pub use item::{Item, volid};
+
+use std::io;
+
+use serde::Serialize;
+
+use crate::pbs::storage::{self, Attached};
+use crate::sys::Root;
+
+/// A storage of Proxmox VE that leads to a backup server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// Its name in storage.cfg.
+    pub storage: String,
+    /// `server:datastore#fingerprint`: the same datastore under whatever name. None where storage.cfg does not say
+    /// which.
+    pub storage_id: Option<String>,
+    /// Whether this node uses it.
+    pub attached: Attached,
+    /// None is the root namespace.
+    pub namespace: Option<String>,
+}
+
+/// All storages that lead to a backup server, in the order of storage.cfg; `node` is this node's name.
+///
+/// # Errors
+/// When storage.cfg cannot be read.
+pub fn places(root: &Root, node: &str) -> io::Result<Vec<Place>> {
+    let storages = storage::read(root)?.into_iter().filter(|storage| storage.kind == "pbs");
+    Ok(storages
+        .map(|storage| Place {
+            attached: storage.attached(node),
+            storage_id: storage.target.as_ref().map(storage::Target::durable_id),
+            namespace: storage.target.and_then(|target| target.namespace),
+            storage: storage.id,
+        })
+        .collect())
+}

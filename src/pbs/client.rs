@@ -2,8 +2,9 @@
 //! type it ignores the query string; plain text in error bodies, whatever their content type says.
 
 use std::fmt;
+use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 use serde::Deserialize;
@@ -12,14 +13,15 @@ use serde::de::DeserializeOwned;
 use super::storage::{self, Secret, Target};
 use super::{fields, tls};
 use crate::sys::Root;
-use crate::sys::http::{Answer, Client, Failure, Limit, Method, Request};
+use crate::sys::http::{Body, Client, Failure, Incoming, Limit, Method, Request};
 use crate::sys::text;
 
 /// The longest answer of a call that asks about one thing, in bytes. A manifest has 1 kB and more with long notes.
 pub(super) const SMALL: usize = 1024 * 1024;
 
-/// The longest part of a server's error text that is passed on, in characters.
+/// The longest part of a server's error text that is passed on, in characters, and the most bytes that are read for it.
 const REASON: usize = 300;
+const REASON_BYTES: u64 = 64 * 1024;
 
 /// A backup server, seen through one storage: a datastore, a namespace and the right to use them. It keeps its
 /// connection, and may be used by several threads at once.
@@ -164,9 +166,19 @@ impl Pbs {
         query: &[(&str, &str)],
         limit: Limit,
     ) -> Result<Vec<u8>, Error> {
-        let mark = if query.is_empty() { "" } else { "?" };
-        let path = format!("{path}{mark}{}", fields(query));
-        self.call(Method::Get, &path, None, limit)
+        let body = self.call(Method::Get, &asking(path, query), None, limit, None)?;
+        Ok(body.whole()?)
+    }
+
+    /// GET, giving the body to be read as it comes, as long as no pause is longer than `pause`.
+    pub(super) fn open_body(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        limit: Limit,
+        pause: Duration,
+    ) -> Result<Body, Error> {
+        self.call(Method::Get, &asking(path, query), None, limit, Some(pause))
     }
 
     /// POST of a form, giving what the answer holds as `data`. It is sent once, or once more after a login that had
@@ -177,7 +189,7 @@ impl Pbs {
         form: &[(&str, &str)],
         limit: Limit,
     ) -> Result<T, Error> {
-        data(&self.call(Method::Post, path, Some(&fields(form)), limit)?)
+        data(&self.call(Method::Post, path, Some(&fields(form)), limit, None)?.whole()?)
     }
 
     fn call(
@@ -186,9 +198,10 @@ impl Pbs {
         path: &str,
         form: Option<&str>,
         limit: Limit,
-    ) -> Result<Vec<u8>, Error> {
+        pause: Option<Duration>,
+    ) -> Result<Body, Error> {
         let send = |headers: &[(&str, &str)]| {
-            self.http.send(&Request { method, path, headers, form, json: None }, limit)
+            self.http.open(&Request { method, path, headers, form, json: None }, limit, pause)
         };
         let (password, cache) = match &self.login {
             Login::Token(header) => {
@@ -232,8 +245,8 @@ impl Pbs {
             json: None,
         };
         let body = SMALL.min(limit.body);
-        let answer = self.http.send(&request, Limit { body, ..limit })?;
-        let granted: Granted = data(&accept(answer)?)?;
+        let answer = self.http.open(&request, Limit { body, ..limit }, None)?;
+        let granted: Granted = data(&accept(answer)?.whole()?)?;
         match granted.csrf {
             Some(csrf) if !granted.ticket.starts_with("PBS:!tfa!") => Ok(Ticket {
                 cookie: format!("PBSAuthCookie={}", text::percent_encoded(&granted.ticket)).into(),
@@ -247,13 +260,24 @@ impl Pbs {
     }
 }
 
+fn asking(path: &str, query: &[(&str, &str)]) -> String {
+    let mark = if query.is_empty() { "" } else { "?" };
+    format!("{path}{mark}{}", fields(query))
+}
+
 /// The body of a successful answer.
-fn accept(answer: Answer) -> Result<Vec<u8>, Error> {
-    let status = answer.status;
+fn accept(answer: Incoming) -> Result<Body, Error> {
+    let Incoming { status, mut body, .. } = answer;
     if (200..300).contains(&status) {
-        return Ok(answer.body);
+        return Ok(body);
     }
-    let reason = printable(&answer.body);
+    let mut text = Vec::new();
+    if body.by_ref().take(REASON_BYTES).read_to_end(&mut text).is_err()
+        && let Some(failure) = body.failure()
+    {
+        return Err(failure.into());
+    }
+    let reason = printable(&text);
     // These two are about rights, and yet a 400.
     let owner =
         reason.starts_with("backup owner check failed") || reason == "task access not allowed";

@@ -1,6 +1,7 @@
 //! Proxmox Backup Server: the storage that PVE knows, a client for it, its snapshots and its tasks.
 
 mod client;
+mod list;
 #[cfg(test)]
 mod recorded;
 mod snapshot;
@@ -9,6 +10,7 @@ mod task;
 pub mod tls;
 
 pub use client::{Error, Pbs};
+pub use list::Choice;
 pub use snapshot::{
     BackupType, Entry, Snapshot, SnapshotFile, State, Verification, VerifyState, encrypted,
 };

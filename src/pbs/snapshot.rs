@@ -9,10 +9,6 @@ use serde::{Deserialize, Serialize};
 
 use super::Upid;
 use super::client::{Error, Pbs, json, small};
-use crate::sys::http::Limit;
-
-/// The longest list that is read, in bytes: some 40,000 snapshots of one guest.
-const LIST: usize = 32 * 1024 * 1024;
 
 const MANIFEST: &str = "index.json.blob";
 /// Files that a snapshot has besides the guest's data: the manifest, which is only signed; the client's log; and the
@@ -74,7 +70,7 @@ impl Snapshot {
     }
 }
 
-fn namespace(name: Option<&str>) -> Option<(&'static str, &str)> {
+pub(super) fn namespace(name: Option<&str>) -> Option<(&'static str, &str)> {
     name.filter(|name| !name.is_empty()).map(|name| ("ns", name))
 }
 
@@ -216,30 +212,6 @@ pub struct State {
 }
 
 impl Pbs {
-    /// The snapshots of one guest in this storage's namespace, oldest first. What belongs to another owner is left out
-    /// by the server without a word.
-    ///
-    /// # Errors
-    /// As all calls.
-    pub fn list(
-        &self,
-        backup_type: BackupType,
-        backup_id: &str,
-        deadline: Instant,
-    ) -> Result<Vec<Entry>, Error> {
-        let ns = self.target().namespace.as_deref();
-        let mut query = vec![("backup-type", backup_type.as_str()), ("backup-id", backup_id)];
-        query.extend(namespace(ns));
-        let body = LIST;
-        let limit = Limit { deadline, body };
-        let mut entries: Vec<Entry> = self.get(&self.datastore("snapshots"), &query, limit)?;
-        for entry in &mut entries {
-            entry.snapshot.namespace = namespace(ns).map(|(_, name)| name.to_owned());
-        }
-        entries.sort_by_key(|entry| entry.snapshot.backup_time);
-        Ok(entries)
-    }
-
     /// The state of one snapshot, by one small request, whatever the size of the datastore. Needs the right to read it,
     /// or to back up and be its owner.
     ///

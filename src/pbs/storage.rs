@@ -4,6 +4,8 @@ use std::fmt;
 use std::fs;
 use std::io;
 
+use serde::Serialize;
+
 use crate::sys::Root;
 
 const CONFIG: &str = "/etc/pve/storage.cfg";
@@ -19,8 +21,33 @@ pub struct Storage {
     /// `pbs`, `dir`, `zfspool`, ...
     pub kind: String,
     pub disabled: bool,
+    /// The nodes of the cluster that use it; empty is all.
+    pub nodes: Vec<String>,
     /// For kind `pbs`: what it points at. None for other kinds, and where server or datastore are missing.
     pub target: Option<Target>,
+}
+
+/// Whether a node uses a storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Attached {
+    Enabled,
+    Disabled,
+    /// Only other nodes of the cluster use it.
+    Elsewhere,
+}
+
+impl Storage {
+    /// Whether the node of that name uses it.
+    pub fn attached(&self, node: &str) -> Attached {
+        if self.disabled {
+            Attached::Disabled
+        } else if self.nodes.is_empty() || self.nodes.iter().any(|name| name == node) {
+            Attached::Enabled
+        } else {
+            Attached::Elsewhere
+        }
+    }
 }
 
 /// A datastore on a backup server, and how to get in.
@@ -178,8 +205,15 @@ impl<'a> Section<'a> {
             id: self.id.to_owned(),
             kind: self.kind.to_owned(),
             disabled: self.get("disable").is_some_and(|value| value != "0"),
+            nodes: self.nodes(),
             target: self.target(),
         }
+    }
+
+    fn nodes(&self) -> Vec<String> {
+        let text = self.get("nodes").unwrap_or_default();
+        let names = text.split([',', ';', ' ', '\t']).filter(|name| !name.is_empty());
+        names.map(str::to_owned).collect()
     }
 
     fn target(&self) -> Option<Target> {
@@ -225,6 +259,7 @@ pbs: cellar
 \tencryption-key 05:53:55:a0
 \tfingerprint AA:BB:CC
 \tnamespace pve/n100
+\tnodes one,two
 \tport 8443
 \tusername felhom@pbs!n100
 \tsome-new-key with words
@@ -258,7 +293,8 @@ pbs: ../../shadow
     fn every_key_of_a_pbs_storage_is_read() {
         let cellar = parsed("cellar").unwrap();
         assert_eq!(cellar.kind, "pbs");
-        assert!(!cellar.disabled);
+        assert_eq!(cellar.attached("two"), Attached::Enabled);
+        assert_eq!(cellar.attached("three"), Attached::Elsewhere);
         let target = cellar.target.unwrap();
         assert_eq!(
             target,
@@ -278,7 +314,7 @@ pbs: ../../shadow
     #[test]
     fn what_is_not_written_has_pves_defaults() {
         let bare = parsed("bare").unwrap();
-        assert!(bare.disabled);
+        assert_eq!(bare.attached("one"), Attached::Disabled);
         let target = bare.target.unwrap();
         assert_eq!((target.port, target.username.as_str()), (8007, "root@pam"));
         assert_eq!((target.namespace.as_ref(), target.fingerprint.as_ref()), (None, None));
@@ -291,6 +327,7 @@ pbs: ../../shadow
         let ids: Vec<String> = parse(TEXT).into_iter().map(|storage| storage.id).collect();
         assert_eq!(ids, ["local", "cellar", "bare", "nowhere", "odd", "x"]);
         assert_eq!(parsed("local").unwrap().target, None);
+        assert_eq!(parsed("local").unwrap().attached("one"), Attached::Enabled);
         assert_eq!(parsed("nowhere").unwrap().target, None);
         assert_eq!(parsed("odd").unwrap().target, None);
         assert_eq!(parsed("x").unwrap().kind, "future-type");

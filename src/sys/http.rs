@@ -4,9 +4,11 @@
 //! done that was not asked for: no redirects, no proxy from the environment, no decompression. ureq does the protocol;
 //! the part of it that may change between releases is used in this file only.
 
+mod body;
+
 use std::error::Error;
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Agent, AsSendBody};
 
+pub use self::body::Body;
 pub use super::stream::Stage;
 use super::stream::{Endpoint, Fault, STEP, Stream, without_zone};
 
@@ -82,6 +85,21 @@ impl Client {
     /// # Errors
     /// See [`Failure`]; [`Failure::unsent`] tells whether the server can have acted on the request.
     pub fn send(&self, request: &Request<'_>, limit: Limit) -> Result<Answer, Failure> {
+        let Incoming { status, headers, body } = self.open(request, limit, None)?;
+        Ok(Answer { status, headers, body: body.whole()? })
+    }
+
+    /// Sends a request and leaves the body of the answer to be read piece by piece. `pause`: the longest that may pass
+    /// without a byte of the answer; None is until the deadline.
+    ///
+    /// # Errors
+    /// As [`Client::send`], until the headers are complete; then as [`Body`] tells.
+    pub fn open(
+        &self,
+        request: &Request<'_>,
+        limit: Limit,
+        pause: Option<Duration>,
+    ) -> Result<Incoming, Failure> {
         if !request.path.starts_with('/') {
             return Err(self.broken("the path of a request starts with /"));
         }
@@ -98,8 +116,8 @@ impl Client {
             builder = builder.header("Content-Type", content_type);
         }
         match request.method {
-            Method::Get => self.exchange(builder.method("GET").body(()), limit),
-            Method::Post => self.exchange(builder.method("POST").body(body), limit),
+            Method::Get => self.exchange(builder.method("GET").body(()), limit, pause),
+            Method::Post => self.exchange(builder.method("POST").body(body), limit, pause),
         }
     }
 
@@ -107,10 +125,12 @@ impl Client {
         &self,
         request: http::Result<http::Request<B>>,
         limit: Limit,
-    ) -> Result<Answer, Failure> {
+        pause: Option<Duration>,
+    ) -> Result<Incoming, Failure> {
         let request = request.map_err(|error| self.broken(error))?;
         let left = limit.deadline.saturating_duration_since(Instant::now());
-        let request = self.agent.configure_request(request).timeout_global(Some(left)).build();
+        let request = self.agent.configure_request(request).timeout_global(Some(left));
+        let request = request.timeout_per_read(pause).build();
         let response =
             self.agent.run(request).map_err(|error| self.failure(error, Stage::Answer))?;
         let (parts, body) = response.into_parts();
@@ -118,14 +138,8 @@ impl Client {
         if announced > limit.body as u64 {
             return Err(self.too_large(limit.body));
         }
-        // One byte more than allowed tells a body that is too long from one that just fits.
-        let mut reader = body.into_reader().take(limit.body as u64 + 1);
-        let mut body = Vec::new();
-        reader.read_to_end(&mut body).map_err(|error| self.failure(error.into(), Stage::Body))?;
-        if body.len() > limit.body {
-            return Err(self.too_large(limit.body));
-        }
-        Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
+        let body = Body::new(self.clone(), body.into_reader(), limit.body);
+        Ok(Incoming { status: parts.status.as_u16(), headers: parts.headers, body })
     }
 
     fn failure(&self, error: ureq::Error, stage: Stage) -> Failure {
@@ -201,6 +215,21 @@ pub struct Answer {
 
 impl Answer {
     /// The first value of a header, if it is plain text. The case of `name` does not matter.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+/// An answer whose body is still to be read.
+#[derive(Debug)]
+pub struct Incoming {
+    pub status: u16,
+    headers: HeaderMap,
+    pub body: Body,
+}
+
+impl Incoming {
+    /// As [`Answer::header`].
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
@@ -324,7 +353,7 @@ impl Transport for Wire {
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
         let buffer = self.buffers.input_append_buf();
-        match self.stream.read(buffer, deadline(timeout)) {
+        match self.stream.read(buffer, deadline(timeout.for_read())) {
             Ok(read) => {
                 self.buffers.input_appended(read);
                 Ok(read > 0)

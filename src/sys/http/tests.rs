@@ -1,5 +1,5 @@
 use std::fs::{self, File};
-use std::io::{BufReader, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -271,6 +271,26 @@ fn a_byte_now_and_then_does_not_extend_the_time() {
     let dir = Dir::new();
     let client = endless(&dir, "HTTP/1.1 200 OK\r\n\r\n", "x", 50);
     assert_late(promptly(|| client.send(&GET, within(SHORT))), Stage::Body);
+}
+
+#[test]
+fn a_body_is_read_as_it_comes_and_given_up_after_a_pause() {
+    let dir = Dir::new();
+    let (release, held) = mpsc::channel::<()>();
+    let client = unix_server(&dir, move |mut stream| {
+        read_request(&mut BufReader::new(&stream));
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nfirst").unwrap();
+        // Silent, but open, until the test is over.
+        let _ = held.recv();
+    });
+    let pause = Some(Duration::from_millis(SHORT));
+    let mut body = client.open(&GET, within(PLENTY), pause).unwrap().body;
+    let mut first = [0; 5];
+    body.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"first", "before the rest is there");
+    promptly(|| body.read(&mut first).unwrap_err());
+    assert_late(Err::<(), _>(body.failure().unwrap()), Stage::Body);
+    drop(release);
 }
 
 #[test]

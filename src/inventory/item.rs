@@ -1,0 +1,244 @@
+use chrono::{DateTime, SecondsFormat};
+use serde::Serialize;
+
+use super::Place;
+use crate::pbs::storage::Attached;
+use crate::pbs::{BackupType, Entry, Snapshot, VerifyState};
+use crate::sys::text::printable;
+
+/// A snapshot on a backup server, with the names that the journal has for the same.
+#[derive(Clone, Debug, Serialize)]
+pub struct Item<'a> {
+    /// The storage's name in Proxmox VE.
+    pub storage: &'a str,
+    /// `server:datastore#fingerprint`: the same datastore under whatever name.
+    pub storage_id: Option<&'a str>,
+    /// Whether this node uses the storage: `enabled`, `disabled` or `elsewhere`.
+    pub attached: Attached,
+    /// None is the root namespace.
+    pub namespace: Option<String>,
+    /// `ct`, `vm` or `host`.
+    pub backup_type: BackupType,
+    /// Of a guest: its VMID.
+    pub backup_id: String,
+    /// Seconds since 1970.
+    pub backup_time: i64,
+    /// The same, RFC 3339, UTC.
+    pub time: Option<String>,
+    /// As Proxmox VE names it, and `stillpoint verify` takes it.
+    pub volid: String,
+    /// Whether the backup is complete; what is unknown of one that is being written is None.
+    pub finished: bool,
+    /// The sum of its files before deduplication, in bytes.
+    pub size: Option<u64>,
+    /// The user or token that owns it.
+    pub owner: Option<String>,
+    /// Whether it is kept when old ones are pruned.
+    pub protected: bool,
+    /// Whether all of the guest's data was encrypted on the node.
+    pub encrypted: Option<bool>,
+    /// The whole fingerprint of the encryption key.
+    pub key_fingerprint: Option<String>,
+    /// What its last verify found, `ok` or `failed`; None before the first.
+    pub verify_state: Option<VerifyState>,
+    /// When that verify began, RFC 3339, UTC.
+    pub verified_at: Option<String>,
+    /// The task that verified.
+    pub verify_upid: Option<String>,
+    /// The first line of the notes.
+    pub comment: Option<String>,
+}
+
+impl<'a> Item<'a> {
+    /// What the list of a place has of one snapshot.
+    pub fn of(place: &'a Place, entry: Entry) -> Item<'a> {
+        let finished = entry.is_finished();
+        let encrypted = finished.then(|| entry.is_encrypted());
+        let verification = entry.verification.as_ref();
+        Item {
+            storage: &place.storage,
+            storage_id: place.storage_id.as_deref(),
+            attached: place.attached,
+            time: rfc3339(entry.snapshot.backup_time),
+            volid: volid(&place.storage, &entry.snapshot),
+            finished,
+            size: entry.size,
+            owner: entry.owner,
+            protected: entry.protected,
+            encrypted,
+            key_fingerprint: entry.fingerprint,
+            verify_state: verification.map(|verification| verification.state),
+            verified_at: verification.and_then(|last| rfc3339(last.upid.started())),
+            verify_upid: verification.map(|verification| verification.upid.to_string()),
+            comment: entry.comment,
+            namespace: entry.snapshot.namespace,
+            backup_type: entry.snapshot.backup_type,
+            backup_id: entry.snapshot.backup_id,
+            backup_time: entry.snapshot.backup_time,
+        }
+    }
+
+    /// The line above a table of [`Item::row`]s.
+    pub fn head() -> String {
+        row(["SNAPSHOT", "SIZE", "STATE", "VERIFIED", "PE", "KEY", "OWNER", "COMMENT"])
+    }
+
+    /// One line of a table whose columns are as wide whatever is in them, so that it can be printed as it comes. What
+    /// matters most fits into 80 columns; owner and comment follow.
+    pub fn row(&self) -> String {
+        let time = self.time.clone().unwrap_or_else(|| self.backup_time.to_string());
+        let name = format!("{}/{}/{time}", self.backup_type.as_str(), self.backup_id);
+        let size = match self.size {
+            _ if !self.finished => "unfinished".to_owned(),
+            Some(size) => binary(size),
+            None => "-".to_owned(),
+        };
+        let state = match self.verify_state {
+            Some(VerifyState::Ok) => "ok",
+            Some(VerifyState::Failed) => "FAILED",
+            None => "-",
+        };
+        // To the minute: `2026-11-21T23:14`.
+        let verified = self.verified_at.as_deref().and_then(|time| time.get(..16));
+        let flag = |set: bool, letter| if set { letter } else { '-' };
+        let flags: String =
+            [flag(self.protected, 'p'), flag(self.encrypted == Some(true), 'e')].iter().collect();
+        // The first four bytes: `05:53:55:a0`.
+        let key = self.key_fingerprint.as_deref().map(|key| key.get(..11).unwrap_or(key));
+        row([
+            &name,
+            &size,
+            state,
+            verified.unwrap_or("-"),
+            &flags,
+            key.unwrap_or("-"),
+            self.owner.as_deref().unwrap_or("-"),
+            self.comment.as_deref().unwrap_or(""),
+        ])
+    }
+}
+
+fn row(columns: [&str; 8]) -> String {
+    let [name, size, state, verified, flags, key, owner, comment] =
+        columns.map(|column| printable(column, 200));
+    let line = format!(
+        "{name:<30} {size:>10} {state:<6} {verified:<16} {flags:<2} {key:<11} {owner:<20} {comment}"
+    );
+    line.trim_end().to_owned()
+}
+
+/// `offsite:backup/ct/9001/2026-11-21T23:22:56Z`, as `pvesm list` names a snapshot.
+pub fn volid(storage: &str, snapshot: &Snapshot) -> String {
+    format!("{storage}:backup/{snapshot}")
+}
+
+fn rfc3339(seconds: i64) -> Option<String> {
+    let time = DateTime::from_timestamp(seconds, 0)?;
+    Some(time.to_rfc3339_opts(SecondsFormat::Secs, true))
+}
+
+/// `12.3 GiB`
+fn binary(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for larger in ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"] {
+        if value < 1023.95 {
+            break;
+        }
+        value /= 1024.0;
+        unit = larger;
+    }
+    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UPID: &str = r"UPID:vm:00005DF6:00029750:00000004:6B02265A:verify_snapshot:tank\x3act-9001-6B0225DA:felhom@pbs!n100:";
+
+    fn place() -> Place {
+        Place {
+            storage: "offsite".into(),
+            storage_id: Some("192.0.2.7:tank#05:53".into()),
+            attached: Attached::Enabled,
+            namespace: Some("pve".into()),
+        }
+    }
+
+    fn whole() -> Entry {
+        serde_json::from_value(serde_json::json!({
+            "backup-type": "ct", "backup-id": "900123", "backup-time": 1_795_302_874, "namespace": "pve",
+            "files": [
+                {"filename": "root.pxar.didx", "crypt-mode": "encrypt", "size": 9_101_671},
+                {"filename": "index.json.blob", "crypt-mode": "sign-only", "size": 647},
+            ],
+            "size": 9_103_676, "owner": "felhom@pbs!n100", "protected": true,
+            "fingerprint": "05:53:55:a0:46:61", "comment": "web\u{1b}[2J",
+            "verification": {"state": "ok", "upid": UPID},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_snapshot_in_json_has_these_names() {
+        let place = place();
+        let json = serde_json::to_value(Item::of(&place, whole())).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "storage": "offsite",
+                "storage_id": "192.0.2.7:tank#05:53",
+                "attached": "enabled",
+                "namespace": "pve",
+                "backup_type": "ct",
+                "backup_id": "900123",
+                "backup_time": 1_795_302_874,
+                "time": "2026-11-21T23:14:34Z",
+                "volid": "offsite:backup/ct/900123/2026-11-21T23:14:34Z",
+                "finished": true,
+                "size": 9_103_676,
+                "owner": "felhom@pbs!n100",
+                "protected": true,
+                "encrypted": true,
+                "key_fingerprint": "05:53:55:a0:46:61",
+                "verify_state": "ok",
+                "verified_at": "2026-11-21T23:16:42Z",
+                "verify_upid": UPID,
+                "comment": "web\u{1b}[2J",
+            })
+        );
+    }
+
+    #[test]
+    fn what_matters_fits_into_80_columns() {
+        let place = place();
+        let row = Item::of(&place, whole()).row();
+        let expected =
+            "ct/900123/2026-11-21T23:14:34Z    8.7 MiB ok     2026-11-21T23:16 pe 05:53:55:a0";
+        assert_eq!(row.get(..80), Some(expected));
+        assert!(row.ends_with(r" felhom@pbs!n100      web\u{1b}[2J"), "{row}");
+        let head = Item::head();
+        assert!(head.get(..80).unwrap().trim_end().ends_with("KEY"), "{head}");
+    }
+
+    #[test]
+    fn one_that_is_being_written_is_marked() {
+        let entry: Entry = serde_json::from_value(serde_json::json!({
+            "backup-type": "vm", "backup-id": "100", "backup-time": 1_795_302_874,
+            "files": [{"filename": "qemu-server.conf.blob"}], "owner": "a@pbs", "protected": false,
+        }))
+        .unwrap();
+        let place = place();
+        let item = Item::of(&place, entry);
+        assert!(item.row().contains(" unfinished "), "{}", item.row());
+        let json = serde_json::to_value(&item).unwrap();
+        assert_eq!((&json["finished"], &json["encrypted"]), (&false.into(), &().into()));
+    }
+
+    #[test]
+    fn sizes_are_short() {
+        let sizes: Vec<String> = [0, 1023, 1024, 1_048_575, 5 << 30, u64::MAX].map(binary).into();
+        assert_eq!(sizes, ["0 B", "1023 B", "1.0 KiB", "1.0 MiB", "5.0 GiB", "16.0 EiB"]);
+    }
+}

@@ -1,0 +1,232 @@
+//! The snapshots of a backup server, each handed over as it is read: the list of a whole namespace may have a hundred
+//! thousand of them, and 70 MB.
+
+use std::cell::Cell;
+use std::fmt;
+use std::io::{self, BufReader, Read};
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::client::{Error, Pbs, printable};
+use super::snapshot::namespace;
+use super::{BackupType, Entry};
+use crate::sys::http::Limit;
+
+/// The longest list, in bytes: more than a million snapshots.
+const LIST: usize = 1 << 30;
+/// The longest entry of it; a real one has some 700 bytes.
+const ENTRY: usize = 1 << 20;
+/// The longest pause of a server that is still at it.
+const PAUSE: Duration = Duration::from_secs(120);
+/// What is read from the connection at a time.
+const PIECE: usize = 64 * 1024;
+
+/// Which snapshots of a namespace are asked for: all, or those of one type, one id, or both.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Choice<'a> {
+    pub backup_type: Option<BackupType>,
+    pub backup_id: Option<&'a str>,
+}
+
+impl Pbs {
+    /// Hands over the snapshots in this storage's namespace in the order of the server, which is none, each as soon as
+    /// it is read; an entry that is not understood as what is wrong with it. Gives the number of entries. What belongs
+    /// to another owner is left out by the server without a word, unless the user may see all.
+    ///
+    /// # Errors
+    /// As all calls; what was handed over before stands, and the error tells how many that were.
+    pub fn each_snapshot(
+        &self,
+        choice: Choice<'_>,
+        deadline: Instant,
+        each: &mut dyn FnMut(Result<Entry, String>) -> ControlFlow<()>,
+    ) -> Result<usize, Error> {
+        let ns = namespace(self.target().namespace.as_deref());
+        let mut query = Vec::new();
+        query.extend(choice.backup_type.map(|kind| ("backup-type", kind.as_str())));
+        query.extend(choice.backup_id.map(|id| ("backup-id", id)));
+        query.extend(ns);
+        let limit = Limit { deadline, body: LIST };
+        let mut body = self.open_body(&self.datastore("snapshots"), &query, limit, PAUSE)?;
+
+        let left = Cell::new(ENTRY);
+        let bounded = Bounded { inner: BufReader::with_capacity(PIECE, &mut body), left: &left };
+        let mut reading = Reading {
+            left: &left,
+            read: 0,
+            ended: false,
+            each: &mut |entry: Result<Entry, String>| {
+                each(entry.map(|mut entry| {
+                    entry.snapshot.namespace = ns.map(|(_, name)| name.to_owned());
+                    entry
+                }))
+            },
+        };
+        let mut parser = serde_json::Deserializer::from_reader(bounded);
+        let parsed = Document(&mut reading).deserialize(&mut parser).and_then(|()| {
+            left.set(ENTRY);
+            parser.end()
+        });
+        let (read, ended) = (reading.read, reading.ended);
+        match parsed {
+            Ok(()) => Ok(read),
+            Err(_) if ended => Ok(read),
+            Err(error) => Err(match body.failure() {
+                Some(failure) => Error::from(failure),
+                None => Error::Invalid(printable(error.to_string().as_bytes())),
+            }
+            .after(read)),
+        }
+    }
+
+    /// The snapshots of one guest in this storage's namespace, oldest first. What belongs to another owner is left out
+    /// by the server without a word.
+    ///
+    /// # Errors
+    /// As all calls.
+    pub fn list(
+        &self,
+        backup_type: BackupType,
+        backup_id: &str,
+        deadline: Instant,
+    ) -> Result<Vec<Entry>, Error> {
+        let choice = Choice { backup_type: Some(backup_type), backup_id: Some(backup_id) };
+        let mut entries = Vec::new();
+        let mut odd = None;
+        self.each_snapshot(choice, deadline, &mut |entry| match entry {
+            Ok(entry) => {
+                entries.push(entry);
+                ControlFlow::Continue(())
+            }
+            Err(reason) => {
+                odd = Some(reason);
+                ControlFlow::Break(())
+            }
+        })?;
+        if let Some(reason) = odd {
+            return Err(Error::Invalid(reason));
+        }
+        entries.sort_by_key(|entry| entry.snapshot.backup_time);
+        Ok(entries)
+    }
+}
+
+impl Error {
+    /// The same error, with how much of a list had been read before it.
+    fn after(self, read: usize) -> Error {
+        let told = |reason: String| match read {
+            0 => reason,
+            1 => format!("{reason} (after 1 snapshot was read)"),
+            _ => format!("{reason} (after {read} snapshots were read)"),
+        };
+        match self {
+            Error::Unreachable { reason, unsent } => {
+                Error::Unreachable { reason: told(reason), unsent }
+            }
+            Error::Invalid(reason) => Error::Invalid(told(reason)),
+            other => other,
+        }
+    }
+}
+
+/// Passes on as many bytes as one entry may have, and is given as many again with each entry.
+struct Bounded<'a, R> {
+    inner: R,
+    left: &'a Cell<usize>,
+}
+
+impl<R: Read> Read for Bounded<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let room = buffer.len().min(self.left.get());
+        if room == 0 && !buffer.is_empty() {
+            return Err(io::Error::other(format!("an entry has more than {ENTRY} bytes")));
+        }
+        let read = self.inner.read(buffer.get_mut(..room).unwrap_or_default())?;
+        self.left.set(self.left.get() - read);
+        Ok(read)
+    }
+}
+
+/// How far the reading of a list is.
+struct Reading<'a> {
+    left: &'a Cell<usize>,
+    read: usize,
+    /// Whether whoever takes the entries has had enough.
+    ended: bool,
+    each: &'a mut dyn FnMut(Result<Entry, String>) -> ControlFlow<()>,
+}
+
+/// `{"data":[...]}`
+struct Document<'a, 'b>(&'a mut Reading<'b>);
+
+/// `[...]`
+struct Entries<'a, 'b>(&'a mut Reading<'b>);
+
+impl<'de> DeserializeSeed<'de> for Document<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Document<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with a list of snapshots as data")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut found = false;
+        while let Some(name) = map.next_key::<String>()? {
+            if name == "data" && !found {
+                found = true;
+                map.next_value_seed(Entries(&mut *self.0))?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+            self.0.left.set(ENTRY);
+        }
+        if found { Ok(()) } else { Err(A::Error::missing_field("data")) }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Entries<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Entries<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of snapshots")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        // Taken as text first: an entry that is not understood is then no end of the list.
+        while let Some(text) = entries.next_element::<Box<RawValue>>()? {
+            self.0.left.set(ENTRY);
+            self.0.read += 1;
+            let entry = super::client::json(text.get().as_bytes()).map_err(|error| match error {
+                Error::Invalid(reason) => reason,
+                other => other.to_string(),
+            });
+            if (self.0.each)(entry).is_break() {
+                self.0.ended = true;
+                return Err(A::Error::custom("enough"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
