@@ -1,1 +1,3 @@
 //! Whose identity a guest that starts has: a restored copy gets its own.
+
+pub mod copies;
