@@ -1,12 +1,90 @@
-use anyhow::{Result, bail};
+//! Whose identity a guest has: before its next start, and on a person's word.
 
+use anyhow::Result;
+use serde_json::json;
+
+use super::print;
+use crate::identity::{self, Change, Outlook, Verdict};
 use crate::sys::Root;
+use crate::sys::text::printable;
 use crate::vzdump::Vmid;
 
-pub fn check(_root: &Root, _vmid: Vmid, _as_json: bool) -> Result<()> {
-    bail!("not there yet")
+/// Says what the next start of a guest would do about its identity, and why; touches nothing.
+pub fn check(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
+    let Outlook { decision, change, unread } = identity::foresee(root, vmid)?;
+    if as_json {
+        let outlook = json!({
+            "vmid": vmid,
+            "decision": match decision.verdict {
+                Verdict::Keep { .. } => "keep",
+                Verdict::Change(_) => "change",
+                Verdict::InDoubt => "in-doubt",
+            },
+            "reason": decision.reason,
+            "original": match &decision.verdict {
+                Verdict::Change(due) => due.original,
+                Verdict::Keep { .. } | Verdict::InDoubt => None,
+            },
+            "changes": change.iter().flat_map(changes).collect::<Vec<_>>(),
+            "not_looked_at": unread,
+        });
+        return print(&serde_json::to_string_pretty(&outlook)?);
+    }
+    let reason = printable(&decision.reason, 1000);
+    match (&decision.verdict, change) {
+        (Verdict::Change(_), Some(change)) if !change.is_empty() => {
+            print(&format!("Guest {vmid} is a copy: {reason}. Its next start changes:"))?;
+            for line in changes(&change) {
+                let text = |key: &str| printable(line[key].as_str().unwrap_or("-"), 300);
+                print(&format!("  {}: {} -> {}", text("setting"), text("from"), text("to")))?;
+            }
+        }
+        (Verdict::Change(_), _) => {
+            print(&format!("Guest {vmid} is a copy: {reason}. The settings leave it as it is."))?;
+        }
+        (Verdict::InDoubt, _) => {
+            print(&format!("Guest {vmid} keeps its identity, for it is in doubt: {reason}."))?;
+        }
+        (Verdict::Keep { .. }, _) => {
+            print(&format!("Guest {vmid} keeps its identity: {reason}."))?;
+        }
+    }
+    for why in unread {
+        print(&format!("A guest was not looked at: {why}"))?;
+    }
+    Ok(())
 }
 
-pub fn adopt(_root: &Root, _vmid: Vmid) -> Result<()> {
-    bail!("not there yet")
+/// Gives a copy the identity of its original.
+pub fn adopt(root: &Root, vmid: Vmid) -> Result<()> {
+    for line in identity::adopt(root, vmid)? {
+        print(&line)?;
+    }
+    Ok(())
+}
+
+/// Does what is due before a guest starts. What went wrong is a line too: the guest starts all the same.
+pub fn pre_start(root: &Root, vmid: Vmid) -> Result<()> {
+    match identity::pre_start(root, vmid) {
+        Ok(lines) => lines.iter().try_for_each(|line| print(line)),
+        Err(error) => {
+            print(&format!("guest {vmid} starts with the identity that it has: {error:#}"))
+        }
+    }
+}
+
+/// A hardware address is drawn at the start itself.
+fn changes(change: &Change) -> Vec<serde_json::Value> {
+    let mut lines = Vec::new();
+    if let (Some(from), Some(to)) = (&change.from.hostname, &change.to.hostname) {
+        lines.push(json!({ "setting": "hostname", "from": from, "to": to }));
+    }
+    for (number, from, mut to) in change.nets() {
+        if from.mac() != to.mac() {
+            to.set("hwaddr", "(a new one)");
+        }
+        let setting = format!("net{number}");
+        lines.push(json!({ "setting": setting, "from": from.to_string(), "to": to.to_string() }));
+    }
+    lines
 }

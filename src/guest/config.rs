@@ -7,7 +7,7 @@ use crate::sys::{Root, file};
 use crate::vzdump::Vmid;
 
 /// A file in pmxcfs is at most 1 MiB (facts/PVE.md).
-const LIMIT: u64 = 1 << 20;
+pub(super) const LIMIT: u64 = 1 << 20;
 
 /// Where the cluster keeps a guest.
 #[derive(Debug)]

@@ -2,10 +2,13 @@
 
 mod cluster;
 mod config;
+pub mod edit;
+mod net;
 mod revive;
 mod running;
 
 pub use cluster::{Member, members, node_name};
 pub use config::{Config, Mount, Place};
+pub use net::{Family, Mac, Net, Segment};
 pub use revive::{lift_lock, start, thaw};
 pub use running::{Guest, State};

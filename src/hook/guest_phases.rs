@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use super::{Duty, LOCK_LIMIT};
 use crate::config::{OnError, Settings};
 use crate::guest::{Place, State};
+use crate::identity;
 use crate::quiesce::{self, Errand, Quiesced};
 use crate::report::lines::{self, say};
 use crate::run::{Archive, By, Run, Runs, VerifyStart};
@@ -156,6 +157,11 @@ impl GuestCall<'_> {
     fn open(&self, run: &Run) -> Result<()> {
         Runs::of(self.root).save(run)?;
         failpoint::reach(self.root, "opened");
+        if run.guest_type == GuestType::Lxc
+            && let Err(error) = identity::remember(self.root, run.vmid)
+        {
+            say(&format!("whose identity {} has can't be recorded: {error:#}", run.guest()));
+        }
         Ok(())
     }
 

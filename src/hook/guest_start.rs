@@ -1,15 +1,41 @@
+use std::process::Command;
+use std::time::Duration;
+
 use crate::report::lines::say;
-use crate::sys::{Root, detach, text};
+use crate::sys::{Root, detach, program, text};
 use crate::vzdump::Vmid;
 
-/// Does what is due in a call of the guest hookscript, `VMID PHASE`: after each start, what the guest says was
-/// running when it was backed up is brought up.
+/// A guest's start waits no longer than this for its identity; its own work takes a tenth of a second.
+const IDENTITY_LIMIT: Duration = Duration::from_secs(5);
+
+/// Does what is due in a call of the guest hookscript, `VMID PHASE`: before each start, a restored copy gets an identity
+/// of its own; after it, what the guest says was running when it was backed up is brought up.
 pub fn guest(root: &Root, arguments: &[String]) -> u8 {
     let [vmid, phase, ..] = arguments else { return 0 };
-    let (Ok(vmid), "post-start") = (vmid.parse::<Vmid>(), phase.as_str()) else { return 0 };
-    let unit = format!("stillpoint-settle-{vmid}-{}", text::token());
-    if let Err(error) = detach::start(root, &unit, &["settle", &vmid.to_string()]) {
-        say(&format!("what was running in guest {vmid} is not brought up: {error:#}"));
+    let Ok(vmid) = vmid.parse::<Vmid>() else { return 0 };
+    match phase.as_str() {
+        "pre-start" => give_identity(vmid),
+        "post-start" => {
+            let unit = format!("stillpoint-settle-{vmid}-{}", text::token());
+            if let Err(error) = detach::start(root, &unit, &["settle", &vmid.to_string()]) {
+                say(&format!("what was running in guest {vmid} is not brought up: {error:#}"));
+            }
+        }
+        _ => {}
     }
     0
+}
+
+/// In a process of its own: when `/etc/pve` hangs no signal ends it, and the guest has to start all the same.
+fn give_identity(vmid: Vmid) {
+    let mut identity = Command::new("/proc/self/exe");
+    identity.args(["identity", &vmid.to_string()]);
+    match program::run_or_leave(&mut identity, IDENTITY_LIMIT) {
+        Ok(lines) => lines.lines().for_each(say),
+        Err(error) => {
+            say(&format!(
+                "guest {vmid} starts as it is, its identity was not looked at: {error:#}"
+            ));
+        }
+    }
 }

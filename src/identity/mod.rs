@@ -1,3 +1,24 @@
 //! Whose identity a guest that starts has: a restored copy gets its own.
+//!
+//! [`decide`] is the whole decision, a pure function; [`Survey`] gathers what it hangs on, [`Change`] is what becomes of
+//! a copy, and [`Records`] who owns which hardware address, for the whole cluster.
 
+mod adopt;
+mod appearance;
+mod apply;
+mod change;
 pub mod copies;
+mod decide;
+mod owner;
+mod restores;
+mod start;
+mod survey;
+
+pub use adopt::adopt;
+pub use appearance::{Appearance, Known, Rival, rivals};
+pub use change::{Change, hostname, new_mac};
+pub use decide::{Case, Decision, Due, Recorded, Verdict, decide};
+pub use owner::{Changed, NetLine, Outward, Owned, Records};
+pub use restores::{Restored, Restores};
+pub use start::{Outlook, foresee, pre_start, remember, remember_all};
+pub use survey::Survey;

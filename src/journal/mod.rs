@@ -8,5 +8,6 @@ mod record;
 
 pub use file::{Entry, Journal};
 pub use record::{
-    Backup, ContainerRecord, Grade, Outcome, Record, Recovered, Settled, Verify, VerifyOutcome,
+    Backup, ContainerRecord, Grade, Identity, IdentityOutcome, Outcome, Record, Recovered,
+    SettingChange, Settled, Verify, VerifyOutcome,
 };

@@ -83,6 +83,7 @@ pub enum Record {
     Verify(Verify),
     Recovered(Recovered),
     Settled(Settled),
+    Identity(Identity),
 }
 
 /// One backup of one guest, made or failed.
@@ -198,4 +199,36 @@ pub struct Settled {
     pub took_ms: u64,
     /// Why not everything is up.
     pub left: Option<String>,
+}
+
+/// The identity of a guest, where something was done about it or should be.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Identity {
+    pub vmid: Vmid,
+    pub outcome: IdentityOutcome,
+    /// The guest that it is a copy of, where that is known.
+    pub original: Option<Vmid>,
+    pub reason: String,
+    pub changes: Vec<SettingChange>,
+}
+
+/// What was done about a guest's identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IdentityOutcome {
+    /// It was a copy, and got its own.
+    Changed,
+    /// It may be a copy; nothing was touched.
+    InDoubt,
+    /// A copy was given that of its original, on a person's word.
+    Adopted,
+}
+
+/// A setting in a guest's configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SettingChange {
+    /// `hostname`, `net0`, ...
+    pub key: String,
+    pub from: String,
+    pub to: String,
 }

@@ -17,6 +17,10 @@ pub fn line(record: &Value) -> String {
     if let Some(ms) = record["downtime_ms"].as_u64() {
         parts.push(format!("down for {}", seconds(ms)));
     }
+    for change in record["changes"].as_array().into_iter().flatten() {
+        let text = |key: &str| printable(change[key].as_str().unwrap_or("-"), 200);
+        parts.push(format!("{}: {} -> {}", text("key"), text("from"), text("to")));
+    }
     for key in ["error", "reason"] {
         if record[key].is_string() {
             parts.push(format!("({})", text(key)));

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Reads a whole file of at most `limit` bytes; a larger one is an error of kind `FileTooLarge`.
 pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
@@ -27,32 +27,56 @@ pub fn read_text(path: &Path, limit: u64) -> io::Result<Option<String>> {
     }
 }
 
-/// Replaces `path` durably: a temporary file beside it, fsync, rename, fsync of the directory.
-///
-/// When this returns `Ok` the content survives a power cut; on an error the old content is still there.
-pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file's path"));
-    };
-    let temporary =
-        directory.join(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
-    let written = (|| {
+/// A file's new content, durably beside it; dropped without [`Staged::commit`], it is gone.
+#[derive(Debug)]
+pub struct Staged {
+    temporary: PathBuf,
+    path: PathBuf,
+    committed: bool,
+}
+
+impl Staged {
+    /// Writes what `path` is to become into a temporary file beside it, and fsyncs that.
+    pub fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<Staged> {
+        let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file's path"));
+        };
+        let temporary =
+            directory.join(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
+        let staged = Staged { temporary, path: path.to_path_buf(), committed: false };
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
             .mode(mode)
-            .open(&temporary)?;
+            .open(&staged.temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        File::open(directory)?.sync_all()
-    })();
-    if written.is_err() {
-        // The error above is the one to tell; a leftover temporary file harms nothing.
-        let _ = fs::remove_file(&temporary);
+        Ok(staged)
     }
-    written
+
+    /// Puts it in the file's place: rename, fsync of the directory.
+    pub fn commit(mut self) -> io::Result<()> {
+        fs::rename(&self.temporary, &self.path)?;
+        self.committed = true;
+        self.path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if !self.committed {
+            // What went wrong is told by whoever did not commit; a leftover temporary file harms nothing.
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// Replaces `path` durably: a temporary file beside it, fsync, rename, fsync of the directory.
+///
+/// When this returns `Ok` the content survives a power cut; on an error the old content is still there.
+pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    Staged::write(path, content, mode)?.commit()
 }
 
 /// Removes `path` durably; one that is already gone is no error.

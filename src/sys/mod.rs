@@ -9,6 +9,7 @@ pub mod http;
 pub mod lock;
 pub mod process;
 pub mod program;
+pub mod random;
 mod root;
 pub mod signal;
 mod stream;

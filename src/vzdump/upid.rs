@@ -37,19 +37,38 @@ impl Upid {
 
     /// The task's log below the node's root: the directory is the start time's last digit.
     pub fn log_path(&self) -> String {
-        let starttime = self.0.split(':').nth(4).unwrap_or_default();
+        let starttime = self.field(4);
         let directory = starttime.get(7..).unwrap_or_default();
         format!("/var/log/pve/tasks/{directory}/{}", self.0)
     }
 
     /// Whether it is a task of vzdump's.
     pub fn is_backup(&self) -> bool {
-        self.0.split(':').nth(5) == Some("vzdump")
+        self.kind() == "vzdump"
+    }
+
+    /// The kind of task, such as `vzrestore`.
+    pub fn kind(&self) -> &str {
+        self.field(5)
+    }
+
+    /// What it is about: of a guest's task the VMID.
+    pub fn subject(&self) -> &str {
+        self.field(6)
+    }
+
+    /// When it started, in seconds since 1970.
+    pub fn started(&self) -> i64 {
+        i64::from_str_radix(self.field(4), 16).unwrap_or_default()
+    }
+
+    fn field(&self, number: usize) -> &str {
+        self.0.split(':').nth(number).unwrap_or_default()
     }
 
     /// The node it runs on.
     pub fn node(&self) -> &str {
-        self.0.split(':').nth(1).unwrap_or_default()
+        self.field(1)
     }
 }
 
@@ -85,6 +104,7 @@ mod tests {
         let upid = Upid::from_command_line(&format!("task {TASK}")).unwrap();
         assert_eq!(upid.to_string(), TASK);
         assert_eq!(upid.node(), "pve1");
+        assert_eq!((upid.kind(), upid.subject(), upid.started()), ("vzdump", "9001", 0x6B02_265C));
         assert_eq!(upid.log_path(), format!("/var/log/pve/tasks/C/{TASK}"));
     }
 

@@ -1,0 +1,148 @@
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use super::appearance::{Known, Rival, rivals};
+use super::apply::{changes, rewrites};
+use super::change::Change;
+use super::copies;
+use super::owner::{NetLine, Outward, Owned, Records};
+use super::survey::Survey;
+use crate::guest::edit::write_together;
+use crate::guest::{Family, Net, Place, State};
+use crate::journal::{Identity, IdentityOutcome, Journal, Record};
+use crate::sys::{Root, lock, text};
+use crate::vzdump::{GuestType, Vmid};
+
+/// As long as Proxmox VE itself waits for this lock.
+const LOCK_LIMIT: Duration = Duration::from_secs(10);
+
+/// Gives a copy the identity of its original, which has to be stopped or gone; both its configuration files are
+/// written. Returns what to tell the person.
+pub fn adopt(root: &Root, vmid: Vmid) -> Result<Vec<String>> {
+    let path = root.path(&format!("/run/lock/lxc/pve-config-{vmid}.lock"));
+    let _lock = lock::take(&path, Instant::now() + LOCK_LIMIT)
+        .context("Proxmox VE is at work on this guest: try again when it is done")?;
+    let survey = Survey::take(root)?;
+    let known = survey.container(vmid)?;
+    if State::of(root, vmid)?.is_running() {
+        bail!("guest {vmid} is running: stop it first, with `pct shutdown {vmid}`");
+    }
+    if let Some(Place::Here(config)) = Some(Place::of(root, vmid)?)
+        && let Some(lock) = config.lock
+    {
+        bail!("guest {vmid} is locked ({}): wait until that is over", text::printable(&lock, 40));
+    }
+    let records = Records::of(root);
+    let before = records.read(vmid)?;
+    let changed = before
+        .as_ref()
+        .and_then(|owned| owned.changed.clone())
+        .filter(|changed| changed.is_of(&known.appearance))
+        .ok_or_else(|| {
+            anyhow!("nothing is recorded of an identity that guest {vmid} had before: change it with `pct set {vmid}`")
+        })?;
+    let change = back(known, &changed.from);
+    if change.is_empty() {
+        bail!("guest {vmid} has the identity of its original already");
+    }
+    let after = change.applied_to(&known.appearance);
+    let owners: Vec<Rival> = rivals(vmid, &after, survey.guests())
+        .into_iter()
+        .filter(|rival| !rival.shared.is_empty() || changed.original == Some(rival.vmid))
+        .collect();
+    for owner in &owners {
+        must_not_run(root, owner)?;
+    }
+    let rewrites = rewrites(root, vmid, &change)?;
+    records.write(&Owned::of(&Known { appearance: after, ..known.clone() }))?;
+    if let Err(error) = write_together(&rewrites) {
+        before.as_ref().map_or(Ok(()), |before| records.write(before))?;
+        return Err(error.context("nothing is touched"));
+    }
+    for owner in owners.iter().filter(|owner| !owner.shared.is_empty()) {
+        records.drop_record(owner.vmid)?;
+    }
+    // What is inside is the original's still, where nobody came to change it.
+    copies::forget(root, vmid)?;
+    let record = Identity {
+        vmid,
+        outcome: IdentityOutcome::Adopted,
+        original: changed.original,
+        reason: "a person asked for it".to_string(),
+        changes: changes(&change),
+    };
+    Journal::of(root).append(&Record::Identity(record))?;
+    let mut lines: Vec<String> = changes(&change)
+        .iter()
+        .map(|change| format!("Guest {vmid}: {}: {}", change.key, text::printable(&change.to, 500)))
+        .collect();
+    lines.extend(owners.iter().filter(|owner| !owner.shared.is_empty()).map(|owner| {
+        format!(
+            "{} counts as the copy now, and gets another identity when it is started.",
+            sentence(&owner.name())
+        )
+    }));
+    lines.push(format!("Start it with `pct start {vmid}`."));
+    Ok(lines)
+}
+
+/// The way back to what was: only what a change of identity touches, where the rest was changed since.
+fn back(known: &Known, from: &Outward) -> Change {
+    let mut change = Change::default();
+    let own = &known.appearance;
+    if let (Some(old), Some(now)) = (&from.hostname, &own.hostname)
+        && old != now
+    {
+        change.from.hostname = Some(now.clone());
+        change.to.hostname = Some(old.clone());
+    }
+    for line in &from.nets {
+        let Some(now) = own.net(line.number) else { continue };
+        let before = Net::parse(&line.value);
+        let mut new = now.clone();
+        let keys = Family::BOTH.map(|family| [family.address_key(), family.gateway_key()]);
+        for key in keys.as_flattened().iter().chain(&["hwaddr", "link_down"]) {
+            match before.get(key) {
+                Some(value) => new.set(key, value),
+                None => new.remove(key),
+            }
+        }
+        if same_parts(&new, &before) {
+            new = before;
+        }
+        if new != *now {
+            change.from.nets.push(NetLine { number: line.number, value: now.to_string() });
+            change.to.nets.push(NetLine { number: line.number, value: new.to_string() });
+        }
+    }
+    change
+}
+
+fn same_parts(one: &Net, other: &Net) -> bool {
+    one.mac() == other.mac() && one.without_mac() == other.without_mac()
+}
+
+fn must_not_run(root: &Root, owner: &Rival) -> Result<()> {
+    let name = owner.name();
+    if let Some(node) = &owner.node {
+        bail!(
+            "{name} is on node {}, and whether it runs can't be told from here: migrate it here or remove it first",
+            text::printable(node, 63)
+        );
+    }
+    if owner.guest_type == GuestType::Qemu {
+        bail!("{name} is a VM with the same hardware address: give it another one first");
+    }
+    if State::of(root, owner.vmid).with_context(|| name.clone())?.is_running() {
+        bail!("{name} is running: stop it first, with `pct shutdown {}`", owner.vmid);
+    }
+    Ok(())
+}
+
+fn sentence(name: &str) -> String {
+    let mut characters = name.chars();
+    characters
+        .next()
+        .map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
+}

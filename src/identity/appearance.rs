@@ -1,0 +1,180 @@
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::restores::Restored;
+use crate::guest::{Config, Family, Mac, Member, Net};
+use crate::sys::text::printable;
+use crate::vzdump::{GuestType, Vmid};
+
+/// What others on the network know a guest by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Appearance {
+    pub hostname: Option<String>,
+    /// With their numbers.
+    pub nets: Vec<(u32, Net)>,
+}
+
+/// A guest of the cluster and what it is known by.
+#[derive(Clone, Debug)]
+pub struct Known {
+    pub member: Member,
+    pub root_volume: Option<String>,
+    pub appearance: Appearance,
+}
+
+/// Another guest that has something of a guest.
+#[derive(Clone, Debug)]
+pub struct Rival {
+    pub vmid: Vmid,
+    pub guest_type: GuestType,
+    /// The node it is on; `None` for this one.
+    pub node: Option<String>,
+    pub hostname: Option<String>,
+    /// The hardware addresses that both have.
+    pub shared: BTreeSet<Mac>,
+    /// The guest's nets with a static address that the other has on the same network, as it is written.
+    pub addresses: Vec<(u32, String)>,
+    pub same_hostname: bool,
+    /// All that is known of both is the same, but the hardware addresses.
+    pub is_alike: bool,
+    /// `None` where it can't be told.
+    pub running: Option<bool>,
+    /// The hardware addresses recorded for it.
+    pub claims: BTreeSet<Mac>,
+    pub restored: Restored,
+}
+
+impl Appearance {
+    /// That of a guest with this configuration.
+    pub fn of(config: &Config) -> Appearance {
+        let nets = config.nets.iter().map(|(number, value)| (*number, Net::parse(value))).collect();
+        Appearance { hostname: config.hostname.clone(), nets }
+    }
+
+    /// Its hardware addresses.
+    pub fn macs(&self) -> BTreeSet<Mac> {
+        self.nets.iter().filter_map(|(_, net)| net.mac()).collect()
+    }
+
+    /// The hardware address of a net.
+    pub fn mac_of(&self, number: u32) -> Option<Mac> {
+        self.net(number)?.mac()
+    }
+
+    /// Whether a net has a static address.
+    pub fn has_address(&self, number: u32) -> bool {
+        self.net(number).is_some_and(|net| !net.written_addresses().is_empty())
+    }
+
+    /// A net by its number.
+    pub fn net(&self, number: u32) -> Option<&Net> {
+        self.nets.iter().find(|(other, _)| *other == number).map(|(_, net)| net)
+    }
+
+    fn has_hostname_of(&self, other: &Appearance) -> bool {
+        match (&self.hostname, &other.hostname) {
+            (Some(one), Some(other)) => one.eq_ignore_ascii_case(other),
+            _ => false,
+        }
+    }
+
+    /// The nets with an address that `other` has on the same network.
+    fn addresses_shared_with(&self, other: &Appearance) -> Vec<(u32, String)> {
+        let has = |net: &Net, family: Family, address: IpAddr| {
+            other.nets.iter().any(|(_, theirs)| {
+                theirs.address(family) == Some(address)
+                    && theirs.segment() == net.segment()
+                    && !theirs.is_down()
+            })
+        };
+        let mut shared = Vec::new();
+        for (number, net) in self.nets.iter().filter(|(_, net)| !net.is_down()) {
+            let clash = Family::BOTH.into_iter().find_map(|family| {
+                let address = net.address(family)?;
+                has(net, family, address).then_some(address)
+            });
+            shared.extend(clash.map(|address| (*number, address.to_string())));
+        }
+        shared
+    }
+
+    fn is_alike(&self, other: &Appearance) -> bool {
+        let nets = |one: &Appearance| -> Vec<(u32, Vec<String>)> {
+            let mut nets: Vec<_> = one
+                .nets
+                .iter()
+                .map(|(number, net)| {
+                    (*number, net.without_mac().into_iter().map(String::from).collect())
+                })
+                .collect();
+            nets.sort();
+            nets
+        };
+        self.has_hostname_of(other) && nets(self) == nets(other)
+    }
+}
+
+impl Rival {
+    /// `guest 9001 (web)`
+    pub fn name(&self) -> String {
+        match &self.hostname {
+            Some(hostname) => format!("guest {} ({})", self.vmid, printable(hostname, 63)),
+            None => format!("guest {}", self.vmid),
+        }
+    }
+
+    /// The first hardware address that both have.
+    pub fn mac(&self) -> String {
+        self.shared.first().map_or_else(String::new, Mac::to_string)
+    }
+
+    /// Whether it was restored here, after the guest came that was `restored` then.
+    pub fn came_after(&self, restored: Restored) -> bool {
+        match (self.restored, restored) {
+            (Restored::At(its), Restored::At(ours)) => its > ours,
+            (Restored::At(_), Restored::NotHere) => true,
+            _ => false,
+        }
+    }
+}
+
+/// The guests that have something of a guest. Whether they run and what is recorded of them is left open.
+///
+/// Hostname and addresses count between containers only: a backup of one is never restored as a VM.
+pub fn rivals<'a>(
+    vmid: Vmid,
+    own: &Appearance,
+    others: impl IntoIterator<Item = &'a Known>,
+) -> Vec<Rival> {
+    let macs = own.macs();
+    let mut rivals = Vec::new();
+    for other in others.into_iter().filter(|other| other.member.vmid != vmid) {
+        let theirs = &other.appearance;
+        let shared: BTreeSet<Mac> = theirs
+            .nets
+            .iter()
+            .filter_map(|(_, net)| net.mac())
+            .filter(|mac| macs.contains(mac))
+            .collect();
+        let container = other.member.guest_type == GuestType::Lxc;
+        let same_hostname = container && own.has_hostname_of(theirs);
+        let addresses = if container { own.addresses_shared_with(theirs) } else { Vec::new() };
+        if shared.is_empty() && addresses.is_empty() && !same_hostname {
+            continue;
+        }
+        rivals.push(Rival {
+            vmid: other.member.vmid,
+            guest_type: other.member.guest_type,
+            node: other.member.node.clone(),
+            hostname: theirs.hostname.clone(),
+            is_alike: container && own.is_alike(theirs),
+            shared,
+            addresses,
+            same_hostname,
+            running: None,
+            claims: BTreeSet::new(),
+            restored: Restored::Unknown,
+        });
+    }
+    rivals
+}

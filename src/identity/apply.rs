@@ -1,0 +1,165 @@
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+use super::appearance::Known;
+use super::change::Change;
+use super::copies::{self, Copy};
+use super::decide::Due;
+use super::owner::{Changed, Owned, Records};
+use crate::config::Restore;
+use crate::guest::Mac;
+use crate::guest::edit::{Grammar, Rewrite, write_together};
+use crate::journal::{Identity, IdentityOutcome, Journal, Record, SettingChange};
+use crate::sys::{Root, clock, failpoint};
+use crate::vzdump::Vmid;
+
+/// Gives a copy its own identity: recorded first, so that it can be undone; then in both configuration files, or in
+/// neither. On an error everything is as it was.
+pub fn apply(
+    root: &Root,
+    known: &Known,
+    due: &Due,
+    change: &Change,
+    restore: &Restore,
+    reason: &str,
+) -> Result<Vec<String>> {
+    let vmid = known.member.vmid;
+    let rewrites = rewrites(root, vmid, change)?;
+    let records = Records::of(root);
+    let time = clock::rfc3339(clock::now());
+    let before = records.read(vmid)?;
+    let owned = Owned {
+        macs: change.applied_to(&known.appearance).macs(),
+        changed: Some(Changed {
+            original: due.original,
+            time: time.clone(),
+            from: change.from.clone(),
+            to: change.to.clone(),
+        }),
+        ..Owned::of(known)
+    };
+    records.write(&owned).context("nothing is touched (does the cluster have a quorum?)")?;
+    let inside = Copy {
+        schema: copies::SCHEMA,
+        vmid,
+        original: due.original,
+        time,
+        machine_id: restore.machine_id,
+        ssh_host_keys: restore.ssh_host_keys,
+        nets: changed_macs(change).into_iter().filter_map(|(name, _)| name).collect(),
+        macs: changed_macs(change).into_iter().map(|(_, mac)| mac.to_string()).collect(),
+    };
+    let written = copies::leave(root, &inside).and_then(|()| {
+        failpoint::reach(root, "identity-recorded");
+        write_together(&rewrites)
+    });
+    if let Err(error) = written {
+        let back = match &before {
+            Some(before) => records.write(before),
+            None => records.drop_record(vmid),
+        };
+        let back = back.and_then(|()| copies::forget(root, vmid));
+        return Err(match back {
+            Ok(()) => error.context("nothing is touched"),
+            Err(second) => error.context(format!("its record is ahead of it ({second:#})")),
+        });
+    }
+    let mut lines = told(vmid, change, reason);
+    let record = Identity {
+        vmid,
+        outcome: IdentityOutcome::Changed,
+        original: due.original,
+        reason: reason.to_string(),
+        changes: changes(change),
+    };
+    if let Err(error) = Journal::of(root).append(&Record::Identity(record)) {
+        lines.push(format!("{error:#}"));
+    }
+    Ok(lines)
+}
+
+/// A call that was ended between the two files: the next one of the same start does the rest.
+pub fn mend(root: &Root, vmid: Vmid, owned: &Owned) -> Result<Option<String>> {
+    let Some(changed) = &owned.changed else { return Ok(None) };
+    let change = Change { from: changed.from.clone(), to: changed.to.clone() };
+    let lxc = Rewrite::read(&lxc_config(root, vmid), Grammar::Lxc, &change.lxc_edits())?;
+    let Some(lxc) = lxc.filter(|lxc| !lxc.is_idle()) else { return Ok(None) };
+    write_together(&[lxc])?;
+    Ok(Some(format!("guest {vmid} starts with the identity that it was given before")))
+}
+
+/// Both configuration files with a change in them. The one that LXC reads is not there before a guest's first start.
+///
+/// # Errors
+/// Also when a line that is to change is no longer there as it was read.
+pub fn rewrites(root: &Root, vmid: Vmid, change: &Change) -> Result<Vec<Rewrite>> {
+    let path = root.path(&format!("/etc/pve/lxc/{vmid}.conf"));
+    let Some(pve) = Rewrite::read(&path, Grammar::Pve, &change.pve_edits())? else {
+        bail!("{} is gone", path.display());
+    };
+    if let Some(key) = pve.missed().first() {
+        bail!("{}: '{key}' was changed meanwhile", path.display());
+    }
+    let lxc = Rewrite::read(&lxc_config(root, vmid), Grammar::Lxc, &change.lxc_edits())?;
+    Ok(std::iter::once(pve).chain(lxc).collect())
+}
+
+fn lxc_config(root: &Root, vmid: Vmid) -> PathBuf {
+    root.path(&format!("/var/lib/lxc/{vmid}/config"))
+}
+
+/// What changes, setting by setting.
+pub fn changes(change: &Change) -> Vec<SettingChange> {
+    let hostname = change.from.hostname.iter().zip(&change.to.hostname).map(|(from, to)| {
+        SettingChange { key: "hostname".to_string(), from: from.clone(), to: to.clone() }
+    });
+    let nets = change.from.nets.iter().zip(&change.to.nets).map(|(from, to)| SettingChange {
+        key: format!("net{}", to.number),
+        from: from.value.clone(),
+        to: to.value.clone(),
+    });
+    hostname.chain(nets).collect()
+}
+
+/// What a person is told of a change: what is new, and how to go on where a link is down.
+pub fn told(vmid: Vmid, change: &Change, reason: &str) -> Vec<String> {
+    let mut new: Vec<String> = Vec::new();
+    if let (Some(from), Some(to)) = (&change.from.hostname, &change.to.hostname) {
+        new.push(format!("hostname {to} instead of {from}"));
+    }
+    let mut down = Vec::new();
+    for (number, from, to) in change.nets() {
+        if let (Some(from), Some(to)) = (from.mac(), to.mac())
+            && from != to
+        {
+            new.push(format!("net{number} {to} instead of {from}"));
+        }
+        let addresses: Vec<&str> =
+            from.written_addresses().into_iter().map(|(_, address)| address).collect();
+        let addresses = addresses.join(" and ");
+        if to.is_down() && !from.is_down() {
+            new.push(format!("net{number} with its link down"));
+            let mut up = to.clone();
+            up.remove("link_down");
+            down.push(format!(
+                "net{number} keeps {addresses}, which may be in use, and so its link is down: give it another \
+                address, or use this one, with `pct set {vmid} --net{number} '{up}'`"
+            ));
+        } else if !addresses.is_empty() && to.written_addresses().is_empty() {
+            new.push(format!("net{number} by DHCP instead of {addresses}"));
+        }
+    }
+    let mut lines = vec![format!(
+        "guest {vmid} is a copy and gets its own identity ({reason}): {}",
+        new.join(", ")
+    )];
+    lines.extend(down);
+    lines
+}
+
+/// The nets that get another hardware address: name in the guest, and the address.
+fn changed_macs(change: &Change) -> Vec<(Option<String>, Mac)> {
+    let changed = change.nets().filter(|(_, from, to)| from.mac() != to.mac());
+    changed.filter_map(|(_, _, to)| Some((to.name().map(String::from), to.mac()?))).collect()
+}

@@ -1,0 +1,188 @@
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use chrono::DateTime;
+use serde::{Deserialize, Serialize};
+
+use super::appearance::{Appearance, Known};
+use super::decide::Recorded;
+use crate::guest::{Mac, Net, Place};
+use crate::sys::{Root, clock, file, text};
+use crate::vzdump::Vmid;
+
+/// The version of the record's shape.
+const SCHEMA: u32 = 1;
+
+/// A record has a few hundred bytes; with 32 nets that were changed, some 20 kB.
+const LIMIT: u64 = 256 << 10;
+
+/// Which identity is a guest's own, for the whole cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owned {
+    pub schema: u32,
+    pub vmid: Vmid,
+    pub macs: BTreeSet<Mac>,
+    /// The volume of its root file system.
+    pub root_volume: Option<String>,
+    /// When the guest was first seen with these, RFC 3339, UTC.
+    pub since: String,
+    /// How it came to them, where it was a copy.
+    pub changed: Option<Changed>,
+}
+
+/// What was changed in a copy, so that it can be undone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// The guest that it is a copy of, where that is known.
+    pub original: Option<Vmid>,
+    /// RFC 3339, UTC.
+    pub time: String,
+    pub from: Outward,
+    pub to: Outward,
+}
+
+/// The settings that were changed, as they stand in the guest's configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outward {
+    /// `None` where it was not changed.
+    pub hostname: Option<String>,
+    /// Only those that were changed.
+    pub nets: Vec<NetLine>,
+}
+
+/// One `netN` line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetLine {
+    pub number: u32,
+    pub value: String,
+}
+
+/// The records at `/etc/pve/stillpoint/guests`.
+#[derive(Clone, Debug)]
+pub struct Records {
+    root: Root,
+}
+
+impl Owned {
+    /// That a guest as it is now is itself, from now on.
+    pub fn of(known: &Known) -> Owned {
+        Owned {
+            schema: SCHEMA,
+            vmid: known.member.vmid,
+            macs: known.appearance.macs(),
+            root_volume: known.root_volume.clone(),
+            since: clock::rfc3339(clock::now()),
+            changed: None,
+        }
+    }
+
+    /// What a decision needs of it.
+    pub fn recorded(&self) -> Recorded {
+        let since = DateTime::parse_from_rfc3339(&self.since).map_or(0, |since| since.timestamp());
+        Recorded { macs: self.macs.clone(), since: Some(since) }
+    }
+}
+
+impl Changed {
+    /// Whether a guest still has the identity that it was given then: it may have got another disk or one more net.
+    pub fn is_of(&self, appearance: &Appearance) -> bool {
+        let macs = appearance.macs();
+        let given = self.to.nets.iter().filter_map(|line| Net::parse(&line.value).mac());
+        let hostname = self.to.hostname.is_none() || self.to.hostname == appearance.hostname;
+        hostname && given.into_iter().all(|mac| macs.contains(&mac))
+    }
+}
+
+impl Records {
+    /// Those of the node's cluster.
+    pub fn of(root: &Root) -> Records {
+        Records { root: root.clone() }
+    }
+
+    /// The record of a guest. A damaged one is an error: who was first is not known then.
+    pub fn read(&self, vmid: Vmid) -> Result<Option<Owned>> {
+        let path = self.path(vmid);
+        let bytes = match file::read(&path, LIMIT) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.with_context(|| path.display().to_string())?,
+        };
+        match serde_json::from_slice::<Owned>(&bytes) {
+            Ok(owned) if owned.schema == SCHEMA && owned.vmid == vmid => Ok(Some(owned)),
+            Ok(owned) => bail!(
+                "{} is of schema {} and guest {}: remove it, and it is written anew",
+                path.display(),
+                owned.schema,
+                owned.vmid
+            ),
+            Err(error) => bail!(
+                "{} is damaged ({}): remove it, and it is written anew",
+                path.display(),
+                text::excerpt(&error, 300)
+            ),
+        }
+    }
+
+    /// Writes a record durably.
+    pub fn write(&self, owned: &Owned) -> Result<()> {
+        let path = self.path(owned.vmid);
+        let write = || -> Result<()> {
+            fs::create_dir_all(self.directory())?;
+            let mut bytes = serde_json::to_vec_pretty(owned)?;
+            bytes.push(b'\n');
+            Ok(file::replace(&path, &bytes, 0o640)?)
+        };
+        write().with_context(|| format!("{} can't be written", path.display()))
+    }
+
+    /// Writes that a guest is itself, where that is not written already. Since when and how it came to its identity
+    /// is kept as long as it keeps that.
+    pub fn remember(&self, known: &Known) -> Result<()> {
+        let new = Owned::of(known);
+        let before = match self.read(new.vmid) {
+            // A record that is not understood is of no use to anybody.
+            Ok(None) | Err(_) => return self.write(&new),
+            Ok(Some(before)) => before,
+        };
+        if before.macs == new.macs && before.root_volume == new.root_volume {
+            return Ok(());
+        }
+        let changed = before.changed.filter(|changed| changed.is_of(&known.appearance));
+        self.write(&Owned { changed, ..new })
+    }
+
+    /// Drops a record.
+    pub fn drop_record(&self, vmid: Vmid) -> Result<()> {
+        let path = self.path(vmid);
+        file::remove(&path).with_context(|| format!("{} can't be removed", path.display()))
+    }
+
+    /// Drops the records of guests that are nowhere in the cluster; `exists` are those that are known to be.
+    pub fn drop_gone(&self, exists: &BTreeSet<Vmid>) -> Result<()> {
+        let directory = self.directory();
+        let entries = match fs::read_dir(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other.with_context(|| directory.display().to_string())?,
+        };
+        for entry in entries {
+            let name = entry.with_context(|| directory.display().to_string())?.file_name();
+            let vmid = name.to_str().and_then(|name| name.strip_suffix(".json")?.parse().ok());
+            let Some(vmid) = vmid.filter(|vmid| !exists.contains(vmid)) else { continue };
+            // One that is just being migrated can be missed when all are listed.
+            if matches!(Place::of(&self.root, vmid)?, Place::Gone) {
+                self.drop_record(vmid)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.root.path("/etc/pve/stillpoint/guests")
+    }
+
+    fn path(&self, vmid: Vmid) -> PathBuf {
+        self.directory().join(format!("{vmid}.json"))
+    }
+}

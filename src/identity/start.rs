@@ -1,0 +1,150 @@
+use anyhow::{Context, Result};
+
+use super::apply::{self, mend};
+use super::change::{Change, new_mac};
+use super::decide::{Case, Decision, Verdict, decide};
+use super::owner::Records;
+use super::survey::Survey;
+use crate::config::Settings;
+use crate::guest::{Mac, State};
+use crate::journal::{Identity, IdentityOutcome, Journal, Record};
+use crate::sys::{Root, file, random};
+use crate::vzdump::Vmid;
+
+/// What the next start of a guest would do about its identity.
+pub struct Outlook {
+    pub decision: Decision,
+    /// What would change; the hardware addresses in it are examples.
+    pub change: Option<Change>,
+    /// Guests that could not be looked at.
+    pub unread: Vec<String>,
+}
+
+/// Does what is due before a guest starts, and says so in lines for its task log; a start without anything to tell has
+/// none. Called under Proxmox VE's lock of the guest's configuration.
+///
+/// A second call for the same start finds nothing to do.
+pub fn pre_start(root: &Root, vmid: Vmid) -> Result<Vec<String>> {
+    let settings = Settings::load(root);
+    let survey = Survey::take(root)?;
+    let known = survey.container(vmid)?;
+    let records = Records::of(root);
+    let mut lines: Vec<String> = settings.complaint.iter().cloned().collect();
+    if let Err(error) = records.drop_gone(&survey.vmids()) {
+        lines.push(format!("records of guests that are gone stay: {error:#}"));
+    }
+    let case = survey.case(known, &settings)?;
+    let Decision { verdict, reason } = decide(&case);
+    let not_read = |lines: &mut Vec<String>| {
+        lines.extend(survey.unread.iter().map(|why| format!("a guest was not looked at: {why}")));
+    };
+    match verdict {
+        Verdict::Keep { remember } => {
+            if !case.shared().is_empty() {
+                lines.push(format!("guest {vmid} keeps its identity: {reason}"));
+            }
+            if let Some(owned) = records.read(vmid)? {
+                lines.extend(mend(root, vmid, &owned)?);
+            }
+            if remember {
+                records.remember(known).context("whose identity this is can't be recorded")?;
+            }
+        }
+        Verdict::InDoubt => {
+            not_read(&mut lines);
+            lines.push(format!("guest {vmid} keeps its identity, for it is in doubt: {reason}"));
+            lines.push(format!(
+                "if guest {vmid} is the copy, stop it, start the original first, or set restore.identity to always"
+            ));
+            let outcome = IdentityOutcome::InDoubt;
+            let record = Identity { vmid, outcome, original: None, reason, changes: Vec::new() };
+            if let Err(error) = Journal::of(root).append(&Record::Identity(record)) {
+                lines.push(format!("{error:#}"));
+            }
+        }
+        Verdict::Change(due) => {
+            not_read(&mut lines);
+            let restore = settings.restore_of(vmid.0);
+            let taken = survey.guests().iter().flat_map(|guest| guest.appearance.macs());
+            let change =
+                Change::plan(vmid, &case.own, &due, &restore, fresh_macs(root, taken.collect())?)?;
+            if change.is_empty() {
+                // A copy that the settings leave as it is.
+                records.remember(known).context("whose identity this is can't be recorded")?;
+            } else {
+                lines.extend(apply::apply(root, known, &due, &change, &restore, &reason)?);
+            }
+        }
+    }
+    Ok(lines)
+}
+
+/// What [`pre_start`] would do; touches nothing.
+pub fn foresee(root: &Root, vmid: Vmid) -> Result<Outlook> {
+    let settings = Settings::load(root);
+    let survey = Survey::take(root)?;
+    let known = survey.container(vmid)?;
+    let case = survey.case(known, &settings)?;
+    let decision = decide(&case);
+    let change = match &decision.verdict {
+        Verdict::Change(due) => {
+            let taken = survey.guests().iter().flat_map(|guest| guest.appearance.macs());
+            let macs = fresh_macs(root, taken.collect())?;
+            Some(Change::plan(vmid, &case.own, due, &settings.restore_of(vmid.0), macs)?)
+        }
+        Verdict::Keep { .. } | Verdict::InDoubt => None,
+    };
+    Ok(Outlook { decision, change, unread: survey.unread })
+}
+
+/// Records that a guest's identity is its own, unless another guest of the cluster may own it.
+pub fn remember(root: &Root, vmid: Vmid) -> Result<()> {
+    remember_all(root, &[vmid])
+}
+
+/// As [`remember`], for many guests with one look at the cluster; what is no container of this node is passed over.
+pub fn remember_all(root: &Root, vmids: &[Vmid]) -> Result<()> {
+    let settings = Settings::load(root);
+    let survey = Survey::take(root)?;
+    for vmid in vmids {
+        let Ok(known) = survey.container(*vmid) else { continue };
+        let case = survey.case(known, &settings)?;
+        if is_its_own(root, *vmid, &case) {
+            Records::of(root).remember(known)?;
+        }
+    }
+    Ok(())
+}
+
+/// A guest that runs, while whoever has its hardware address too does not, has it by right.
+fn is_its_own(root: &Root, vmid: Vmid, case: &Case) -> bool {
+    match decide(case).verdict {
+        Verdict::Keep { remember } => remember,
+        Verdict::Change(_) => false,
+        Verdict::InDoubt => {
+            let shared = case.shared();
+            let unclaimed = shared.iter().all(|rival| {
+                rival.running == Some(false) && rival.claims.is_disjoint(&rival.shared)
+            });
+            unclaimed && State::of(root, vmid).is_ok_and(|state| state.is_running())
+        }
+    }
+}
+
+/// Hardware addresses with the datacenter's prefix, each another, and none of them `taken`.
+fn fresh_macs(
+    root: &Root,
+    mut taken: std::collections::BTreeSet<Mac>,
+) -> Result<impl FnMut() -> Result<Mac>> {
+    const DATACENTER: &str = "/etc/pve/datacenter.cfg";
+    let text = file::read_text(&root.path(DATACENTER), 1 << 20).context(DATACENTER)?;
+    let prefix = text.and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("mac_prefix:"))?;
+        Some(line.trim().to_string())
+    });
+    Ok(move || {
+        let mac = new_mac(prefix.as_deref(), &taken, || random::bytes().context("/dev/urandom"))?;
+        taken.insert(mac);
+        Ok(mac)
+    })
+}

@@ -1,0 +1,92 @@
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, bail};
+
+use super::appearance::{Appearance, Known, rivals};
+use super::decide::{Case, Recorded};
+use super::owner::Records;
+use super::restores::Restores;
+use crate::config::Settings;
+use crate::guest::{State, members};
+use crate::sys::{Root, text};
+use crate::vzdump::{GuestType, Vmid};
+
+/// All guests of the cluster, as they were at one moment.
+pub struct Survey {
+    root: Root,
+    guests: Vec<Known>,
+    /// Guests whose configuration could not be read, and why: whether they have something of another is not known.
+    pub unread: Vec<String>,
+}
+
+impl Survey {
+    /// Reads every guest's configuration.
+    pub fn take(root: &Root) -> Result<Survey> {
+        let mut survey = Survey { root: root.clone(), guests: Vec::new(), unread: Vec::new() };
+        for member in members(root)? {
+            match member.config() {
+                // Removed or migrated meanwhile.
+                Ok(None) => {}
+                Ok(Some(config)) => survey.guests.push(Known {
+                    appearance: Appearance::of(&config),
+                    root_volume: config.root_volume,
+                    member,
+                }),
+                Err(error) => survey.unread.push(text::excerpt(&format!("{error:#}"), 200)),
+            }
+        }
+        Ok(survey)
+    }
+
+    /// The container of that number on this node.
+    pub fn container(&self, vmid: Vmid) -> Result<&Known> {
+        let known = self.guests.iter().find(|known| known.member.vmid == vmid);
+        match known.map(|known| (known, known.member.guest_type, &known.member.node)) {
+            Some((known, GuestType::Lxc, None)) => Ok(known),
+            Some((_, GuestType::Lxc, Some(node))) => {
+                bail!("guest {vmid} is on node {node}: ask there")
+            }
+            Some(_) => bail!("guest {vmid} is a VM: Stillpoint leaves the identity of VMs alone"),
+            None => bail!("there is no guest {vmid} here, or its configuration can't be read"),
+        }
+    }
+
+    /// All numbers that are taken.
+    pub fn vmids(&self) -> BTreeSet<Vmid> {
+        self.guests.iter().map(|known| known.member.vmid).collect()
+    }
+
+    /// All guests.
+    pub fn guests(&self) -> &[Known] {
+        &self.guests
+    }
+
+    /// What the decision about a guest hangs on. Only guests that have something of it are looked at more closely.
+    pub fn case(&self, known: &Known, settings: &Settings) -> Result<Case> {
+        let vmid = known.member.vmid;
+        let records = Records::of(&self.root);
+        let restores = Restores::read(&self.root)?;
+        let mut rivals = rivals(vmid, &known.appearance, &self.guests);
+        for rival in &mut rivals {
+            rival.restored = restores.of(rival.vmid);
+            if rival.shared.is_empty() {
+                continue;
+            }
+            let record = records.read(rival.vmid).with_context(|| rival.name())?;
+            rival.claims = record.map(|record| record.macs).unwrap_or_default();
+            // Of a VM, and of a guest elsewhere, it is not known from here.
+            if rival.node.is_none() && rival.guest_type == GuestType::Lxc {
+                rival.running =
+                    State::of(&self.root, rival.vmid).ok().map(|state| state.is_running());
+            }
+        }
+        let recorded = records.read(vmid)?.map_or_else(Recorded::default, |owned| owned.recorded());
+        Ok(Case {
+            setting: settings.restore_of(vmid.0).identity,
+            own: known.appearance.clone(),
+            recorded,
+            restored: restores.of(vmid),
+            rivals,
+        })
+    }
+}
