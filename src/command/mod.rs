@@ -54,7 +54,7 @@ fn perform(root: &Root, command: Command) -> Result<u8> {
         Command::Disable { guests, dry_run } => setup::disable(root, &guests, dry_run)?,
         Command::Register { all_guests, dry_run } => setup::register(root, all_guests, dry_run)?,
         Command::Unregister { dry_run } => setup::unregister(root, dry_run)?,
-        Command::Config { json } => config::config(root, json)?,
+        Command::Config { json } => return config::config(root, json),
         Command::Resume { vmid } => back::resume(root, vmid)?,
         Command::Settle { vmid } => back::settle(root, vmid)?,
         Command::Recover => back::recover(root)?,

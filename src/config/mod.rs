@@ -1,10 +1,15 @@
 //! Settings: what a file may say, and what the program uses.
 //!
-//! Every setting has a default. `/etc/stillpoint/config.toml` (this node) is read in preference to
-//! `/etc/pve/stillpoint/config.toml` (the whole cluster). A file that is not understood never breaks a backup:
-//! the defaults are used and [`Settings::complaint`] says so.
+//! Every setting has a default. What `/etc/stillpoint/config.toml` (this node) says holds against
+//! `/etc/pve/stillpoint/config.toml` (the whole cluster), key by key. A file that is not understood never breaks a
+//! backup: it is as if it were not there, and [`Settings::complaint`] says so.
 
+mod keys;
+mod layers;
 mod written;
+
+pub use self::keys::KEYS;
+pub use self::layers::{Fault, File, Layers, Setting};
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -14,9 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use self::written::{Guest, Span, Storage, Written};
 
-use crate::sys::{Root, file};
-
-const PLACES: [&str; 2] = ["/etc/stillpoint/config.toml", "/etc/pve/stillpoint/config.toml"];
+use crate::sys::Root;
 
 /// How a container is brought to rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -214,19 +217,20 @@ impl From<Written> for Settings {
 impl Settings {
     /// The settings of this node.
     pub fn load(root: &Root) -> Settings {
-        for place in PLACES {
-            let complaint = match file::read_text(&root.path(place), 1 << 20) {
-                Ok(None) => continue,
-                Ok(Some(text)) => match toml::from_str::<Written>(&text) {
-                    Ok(written) => return Settings::from(written),
-                    Err(error) => error.to_string().trim_end().to_string(),
-                },
-                Err(error) => error.to_string(),
-            };
-            let complaint = format!("{place} is not used, the defaults are: {complaint}");
-            return Settings { complaint: Some(complaint), ..Settings::default() };
+        Settings::of(&Layers::read(root))
+    }
+
+    /// What files that were read come to.
+    pub fn of(layers: &Layers) -> Settings {
+        let complaint = layers.complaint();
+        match layers.written() {
+            Ok(written) => Settings { complaint, ..Settings::from(written) },
+            // Each part of it was understood.
+            Err(error) => Settings {
+                complaint: Some(format!("no settings file is used: {error}")),
+                ..Settings::default()
+            },
         }
-        Settings::default()
     }
 
     /// The strategy for containers of a guest that have no label of their own.
@@ -264,14 +268,23 @@ impl Settings {
 mod tests {
     use super::*;
 
-    fn load(text: &str) -> Settings {
+    /// The settings of a node with these files: its own, and the cluster's.
+    fn load_both(node: &str, cluster: &str) -> Settings {
         let directory =
             std::env::temp_dir().join(format!("stillpoint-config-{}", crate::sys::text::token()));
-        std::fs::create_dir_all(directory.join("etc/stillpoint")).unwrap();
-        std::fs::write(directory.join("etc/stillpoint/config.toml"), text).unwrap();
+        for (place, text) in [("etc/stillpoint", node), ("etc/pve/stillpoint", cluster)] {
+            std::fs::create_dir_all(directory.join(place)).unwrap();
+            if !text.is_empty() {
+                std::fs::write(directory.join(place).join("config.toml"), text).unwrap();
+            }
+        }
         let settings = Settings::load(&Root::at(&directory));
         std::fs::remove_dir_all(directory).unwrap();
         settings
+    }
+
+    fn load(text: &str) -> Settings {
+        load_both(text, "")
     }
 
     #[test]
@@ -293,15 +306,48 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_file_leaves_the_defaults_and_says_where() {
-        for text in
+    fn what_the_node_says_holds_against_the_cluster_key_by_key() {
+        let cluster = "[quiesce]\ntime-limit = \"30s\"\nhold-limit = \"2min\"\n\
+                       [guest.9001]\nstrategy = \"pause\"\nverify.when = \"never\"\n";
+        let node = "[quiesce]\nhold-limit = \"4min\"\n[guest.9001]\nstrategy = \"none\"\n";
+        let settings = load_both(node, cluster);
+        assert_eq!(settings.complaint, None);
+        assert_eq!(settings.quiesce.time_limit, Duration::from_secs(30), "only the cluster's");
+        assert_eq!(settings.quiesce.hold_limit, Duration::from_secs(240), "the node's");
+        assert_eq!(settings.strategy_of(9001), Strategy::None);
+        assert_eq!(settings.verify_of(9001, "offsite").when, When::Never);
+    }
+
+    #[test]
+    fn a_broken_file_is_as_if_it_were_not_there_and_the_other_counts() {
+        for broken in
             ["[quiesce]\nhold-limit = \"5\"\n", "[quiesce]\nhold-limt = \"5min\"\n", "[quiesce\n"]
         {
-            let settings = load(text);
+            let settings = load_both(broken, "[quiesce]\ntime-limit = \"30s\"\n");
             assert_eq!(settings.quiesce.hold_limit, Duration::from_secs(300));
+            assert_eq!(settings.quiesce.time_limit, Duration::from_secs(30));
             let complaint = settings.complaint.unwrap();
-            assert!(complaint.contains("/etc/stillpoint/config.toml"), "{complaint}");
+            assert!(
+                complaint.starts_with("/etc/stillpoint/config.toml is not used"),
+                "{complaint}"
+            );
             assert!(complaint.contains("line"), "{complaint}");
+            let settings = load_both("[quiesce]\ntime-limit = \"30s\"\n", broken);
+            assert_eq!(settings.quiesce.time_limit, Duration::from_secs(30));
+            assert!(settings.complaint.unwrap().contains("/etc/pve/stillpoint/config.toml"));
         }
+    }
+
+    #[test]
+    fn a_guests_own_setting_comes_before_its_storages_and_that_before_the_rest() {
+        let settings = load(
+            "[verify]\nwhen = \"7d\"\n[storage.offsite]\nverify.when = \"1d\"\n\
+             verify.require-encryption = true\n[guest.9001]\nverify.when = \"never\"\n",
+        );
+        let days = |days: u64| When::After(Duration::from_secs(days * 86_400));
+        assert_eq!(settings.verify_of(9002, "here").when, days(7));
+        assert_eq!(settings.verify_of(9002, "offsite").when, days(1));
+        let own = settings.verify_of(9001, "offsite");
+        assert_eq!((own.when, own.require_encryption), (When::Never, true));
     }
 }

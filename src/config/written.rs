@@ -5,6 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 use super::{Address, Identity, OnError, OnFailure, Restore, Strategy, Verify, When};
+use crate::sys::Url;
+use crate::sys::text::printable;
 
 /// What a settings file may say.
 #[derive(Debug, Default, Deserialize)]
@@ -40,7 +42,9 @@ pub struct Storage {
 pub struct WrittenQuiesce {
     pub strategy: Option<Strategy>,
     pub on_error: Option<OnError>,
+    #[serde(deserialize_with = "more_than_nothing")]
     pub time_limit: Option<Span>,
+    #[serde(deserialize_with = "more_than_nothing")]
     pub hold_limit: Option<Span>,
 }
 
@@ -73,6 +77,7 @@ pub struct WrittenResume {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct WrittenRestore {
     pub identity: Option<Identity>,
+    #[serde(deserialize_with = "hostname")]
     pub hostname: Option<String>,
     pub address: Option<Address>,
     pub machine_id: Option<bool>,
@@ -85,6 +90,7 @@ pub struct WrittenRestore {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Copied {
     pub identity: Option<Identity>,
+    #[serde(deserialize_with = "hostname")]
     pub hostname: Option<String>,
     pub address: Option<Address>,
     pub machine_id: Option<bool>,
@@ -94,7 +100,9 @@ pub struct Copied {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct WrittenReport {
+    #[serde(deserialize_with = "absolute")]
     pub textfile_directory: Option<String>,
+    #[serde(deserialize_with = "url")]
     pub ping_url: Option<String>,
 }
 
@@ -188,4 +196,62 @@ fn parse_span(text: &str) -> Option<Duration> {
         _ => return None,
     };
     number.checked_mul(milliseconds).map(Duration::from_millis)
+}
+
+/// A limit of nothing would bring back every container before its data is copied.
+fn more_than_nothing<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Span>, D::Error> {
+    let span = Span::deserialize(deserializer)?;
+    if span.0.is_zero() {
+        return Err(serde::de::Error::custom("a limit has to be more than nothing"));
+    }
+    Ok(Some(span))
+}
+
+fn checked<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    wrong: fn(&str) -> Option<String>,
+) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match wrong(&text) {
+        None => Ok(Some(text)),
+        Some(wrong) => {
+            let text = printable(&text, 100);
+            Err(serde::de::Error::custom(format!("'{text}' does not do: {wrong}")))
+        }
+    }
+}
+
+fn hostname<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    checked(deserializer, wrong_with_hostname)
+}
+
+fn absolute<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    checked(deserializer, |path| {
+        (!path.starts_with('/')).then(|| "a directory's whole path begins with /".to_string())
+    })
+}
+
+fn url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    checked(deserializer, |text| text.parse::<Url>().err().map(|error| error.to_string()))
+}
+
+/// What keeps a template from giving each copy a name of its own that is a DNS label.
+fn wrong_with_hostname(template: &str) -> Option<String> {
+    const PLACEHOLDERS: [&str; 2] = ["{hostname}", "{vmid}"];
+    if !PLACEHOLDERS.iter().any(|placeholder| template.contains(placeholder)) {
+        return Some("it holds neither {hostname} nor {vmid}, so all copies had one name".into());
+    }
+    let rest =
+        PLACEHOLDERS.iter().fold(template.to_string(), |rest, known| rest.replace(known, ""));
+    if let Some((_, after)) = rest.split_once('{') {
+        let name = printable(after.split('}').next().unwrap_or_default(), 40);
+        return Some(format!("there is no {{{name}}}, only {{hostname}} and {{vmid}}"));
+    }
+    let odd = rest.chars().find(|letter| !letter.is_ascii_alphanumeric() && *letter != '-');
+    if let Some(odd) = odd {
+        let odd = printable(&odd.to_string(), 10);
+        return Some(format!("a hostname holds letters, digits and -, but not '{odd}'"));
+    }
+    (template.starts_with('-') || template.ends_with('-'))
+        .then(|| "a hostname neither begins nor ends with -".to_string())
 }

@@ -13,7 +13,10 @@ pub mod random;
 mod root;
 pub mod signal;
 mod stream;
+pub mod terminal;
 pub mod text;
 pub mod tree;
+mod url;
 
 pub use root::Root;
+pub use url::{NoUrl, Url};

@@ -1,0 +1,26 @@
+//! What is at the other end of standard output.
+
+use std::io::{IsTerminal, stdout};
+
+use nix::libc;
+
+/// A terminal that does not say how wide it is, and what a pipe is filled for.
+const USUAL_WIDTH: usize = 80;
+
+/// Whether standard output takes colours: a terminal that is not `dumb`, and nobody has set `NO_COLOR`.
+pub fn takes_colours() -> bool {
+    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    stdout().is_terminal() && !set("NO_COLOR") && !dumb
+}
+
+/// Columns of standard output: the terminal's, else 80.
+pub fn width() -> usize {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCGWINSZ writes one winsize to the pointer, which is a live one of ours.
+    let asked = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
+    match (asked, usize::from(size.ws_col)) {
+        (0, columns) if columns > 0 => columns,
+        _ => USUAL_WIDTH,
+    }
+}
