@@ -1,52 +1,11 @@
 //! `stillpoint config`: what is in force, where it comes from, and what is wrong with a file.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::Path;
 
+use directory::Directory;
 use serde_json::Value;
 
-struct Node(PathBuf);
-
-impl Node {
-    fn new() -> Node {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::SeqCst);
-        let name = format!("stillpoint-config-{}-{count}", std::process::id());
-        let node = Node(std::env::temp_dir().join(name));
-        std::fs::create_dir_all(&node.0).unwrap();
-        node
-    }
-
-    fn write(&self, path: &str, text: &str) {
-        let path = self.0.join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    }
-
-    fn config(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_stillpoint"))
-            .arg("config")
-            .args(arguments)
-            .env("STILLPOINT_ROOT", &self.0)
-            .output()
-            .unwrap()
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8(self.config(&[]).stdout).unwrap()
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.config(&["--json"]).stdout).unwrap()
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.0).unwrap();
-    }
-}
+mod directory;
 
 fn setting<'a>(config: &'a Value, key: &str) -> &'a Value {
     let settings = config["settings"].as_array().unwrap();
@@ -55,13 +14,13 @@ fn setting<'a>(config: &'a Value, key: &str) -> &'a Value {
 
 #[test]
 fn each_setting_says_where_it_comes_from() {
-    let node = Node::new();
+    let node = Directory::new();
     node.write("etc/pve/stillpoint/config.toml", "[verify]\nwait = \"1min\"\nparallel = 2\n");
     node.write(
         "etc/stillpoint/config.toml",
         "# mine\n[verify]\nparallel = 3\n\n[guest.9001]\nverify.when = \"7d\"\n",
     );
-    let output = node.config(&[]);
+    let output = node.stillpoint(&["config"]);
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
     let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
@@ -71,7 +30,7 @@ fn each_setting_says_where_it_comes_from() {
     assert!(line("verify.when = \"7d\"").ends_with("# /etc/stillpoint/config.toml:6"), "{text}");
     assert!(text.contains("[guest.9001]") && text.contains("# ping-url is not set"), "{text}");
 
-    let config = node.json();
+    let config = node.json(&["config", "--json"]);
     assert_eq!(config["schema"], 1);
     assert_eq!(config["files"][0]["used"], true);
     let parallel = setting(&config, "verify.parallel");
@@ -86,14 +45,14 @@ fn each_setting_says_where_it_comes_from() {
 
 #[test]
 fn what_is_printed_is_a_settings_file_that_says_the_same() {
-    let node = Node::new();
+    let node = Directory::new();
     node.write(
         "etc/stillpoint/config.toml",
         "guest.9001.strategy = 'pause'\n[report]\nping-url = \"https://hc.example.org/ping/0b0b\"\n",
     );
-    let first = node.json();
-    node.write("etc/stillpoint/config.toml", &node.text());
-    let second = node.json();
+    let first = node.json(&["config", "--json"]);
+    node.write("etc/stillpoint/config.toml", &node.said(&["config"]).1);
+    let second = node.json(&["config", "--json"]);
     let values = |config: &Value| -> Vec<(Value, Value)> {
         let settings = config["settings"].as_array().unwrap();
         settings.iter().map(|setting| (setting["key"].clone(), setting["value"].clone())).collect()
@@ -103,13 +62,13 @@ fn what_is_printed_is_a_settings_file_that_says_the_same() {
 
 #[test]
 fn a_broken_file_is_named_with_its_lines_and_the_other_one_counts() {
-    let node = Node::new();
+    let node = Directory::new();
     node.write("etc/pve/stillpoint/config.toml", "[verify]\nparallel = 2\n");
     node.write(
         "etc/stillpoint/config.toml",
         "[quiesce]\nhold-limt = \"5min\"\ntime-limit = \"60\"\n[verify]\nparallel = 4\n",
     );
-    let output = node.config(&[]);
+    let output = node.stillpoint(&["config"]);
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(
@@ -120,7 +79,7 @@ fn a_broken_file_is_named_with_its_lines_and_the_other_one_counts() {
         "{text}"
     );
     assert!(text.contains("line 3: quiesce.time-limit: '60' is no duration"), "{text}");
-    let config = node.json();
+    let config = node.json(&["config", "--json"]);
     assert_eq!(setting(&config, "verify.parallel")["value"], 2);
     assert_eq!(config["files"][1]["used"], false);
     assert_eq!(config["files"][1]["faults"][1]["line"], 3);
@@ -128,9 +87,9 @@ fn a_broken_file_is_named_with_its_lines_and_the_other_one_counts() {
 
 #[test]
 fn a_file_that_cannot_be_read_is_told() {
-    let node = Node::new();
+    let node = Directory::new();
     std::fs::create_dir_all(node.0.join("etc/stillpoint/config.toml")).unwrap();
-    let output = node.config(&[]);
+    let output = node.stillpoint(&["config"]);
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("/etc/stillpoint/config.toml is NOT used"), "{text}");
@@ -145,9 +104,9 @@ fn every_example_is_a_settings_file() {
         if path.extension().is_none_or(|extension| extension != "toml") {
             continue;
         }
-        let node = Node::new();
+        let node = Directory::new();
         node.write("etc/stillpoint/config.toml", &std::fs::read_to_string(&path).unwrap());
-        let output = node.config(&["--json"]);
+        let output = node.stillpoint(&["config", "--json"]);
         let config: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert!(output.status.success(), "{}: {}", path.display(), config["files"]);
         seen += 1;

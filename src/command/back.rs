@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use super::print;
+use crate::config::Settings;
 use crate::quiesce::{self, BroughtBack, Errand};
+use crate::report;
 use crate::sys::text::count;
 use crate::sys::{Root, detach};
 use crate::verify::Pending;
@@ -19,6 +21,7 @@ pub fn recover(root: &Root) -> Result<()> {
     for line in quiesce::recover(root, "recover", PERSON_LIMIT)? {
         print(&line)?;
     }
+    report::later(root, &Settings::load(root));
     if !Pending::all(root)?.is_empty() {
         detach::start(root, "stillpoint-collect-boot", &["collect"])?;
     }
@@ -29,7 +32,9 @@ pub fn recover(root: &Root) -> Result<()> {
 pub fn resume(root: &Root, vmid: Vmid) -> Result<()> {
     let deadline = Instant::now() + PERSON_LIMIT;
     let errand = Errand { by: "person", reason: "a person asked for it", close: false, run: None };
-    tell(vmid, quiesce::bring_back(root, vmid, deadline, errand)?)
+    let brought_back = quiesce::bring_back(root, vmid, deadline, errand)?;
+    report::later(root, &Settings::load(root));
+    tell(vmid, brought_back)
 }
 
 /// Starts what the guest itself says was running when it was backed up.

@@ -1,7 +1,10 @@
 //! What the command's arguments may be.
 
+use std::time::Duration;
+
 use clap::{Args, Parser, Subcommand};
 
+use crate::config;
 use crate::vzdump::Vmid;
 
 /// Consistent, proven and restorable Proxmox backups of Docker guests.
@@ -29,10 +32,17 @@ pub enum Command {
         json: bool,
     },
     /// Show how each guest stands: last backup, grade, downtime, verify
-    #[command(after_help = "Example: stillpoint status")]
+    ///
+    /// With --check the exit status is 0 where all is well, 1 for a warning, 2 where something is critical and 3
+    /// where that can't be told.
+    #[command(after_help = "Examples: stillpoint status
+          stillpoint status --check --max-age 26h")]
     Status {
         #[command(flatten)]
         form: StatusForm,
+        /// A last good backup that is older is a warning, and critical at twice the age
+        #[arg(long, value_name = "DURATION", default_value = "8d", value_parser = duration)]
+        max_age: Duration,
     },
     /// Show what happened: backups, verifies, recoveries
     #[command(after_help = "Example: stillpoint journal --guest 9001")]
@@ -178,4 +188,9 @@ pub struct Guests {
     /// Every container of this node
     #[arg(long)]
     pub all: bool,
+}
+
+/// As the settings write it.
+fn duration(text: &str) -> Result<Duration, String> {
+    config::duration(text).ok_or_else(|| "a whole number and its unit, as in 26h or 8d".to_string())
 }

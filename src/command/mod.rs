@@ -20,8 +20,10 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use self::cli::{Arguments, Command};
-use crate::quiesce;
+use crate::config::Settings;
 use crate::sys::Root;
+use crate::vzdump::Vmid;
+use crate::{quiesce, report};
 
 /// A verify that the server has not ended after this is not waited for any longer.
 const COLLECT_LIMIT: Duration = Duration::from_secs(24 * 3600);
@@ -41,7 +43,7 @@ pub fn run() -> ExitCode {
 fn perform(root: &Root, command: Command) -> Result<u8> {
     match command {
         Command::Doctor { storage, json } => return doctor::doctor(root, storage.as_deref(), json),
-        Command::Status { form } => return status::status(root, &form),
+        Command::Status { form, max_age } => return status::status(root, &form, max_age),
         Command::Journal { json, guest } => journal::journal(root, guest, json)?,
         Command::Plan { vmid, json } => plan::plan(root, vmid, json)?,
         Command::Snapshots { storage, guest, json } => {
@@ -58,7 +60,7 @@ fn perform(root: &Root, command: Command) -> Result<u8> {
         Command::Resume { vmid } => back::resume(root, vmid)?,
         Command::Settle { vmid } => back::settle(root, vmid)?,
         Command::Recover => back::recover(root)?,
-        Command::Guard { vmid } => quiesce::guard(root, vmid)?,
+        Command::Guard { vmid } => guard(root, vmid)?,
         Command::Collect => collect(root)?,
     }
     Ok(0)
@@ -69,7 +71,7 @@ fn perform(root: &Root, command: Command) -> Result<u8> {
 pub fn detached(root: &Root, arguments: &[String]) -> Option<u8> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
-        ["guard", vmid] => vmid.parse().and_then(|vmid| quiesce::guard(root, vmid)),
+        ["guard", vmid] => vmid.parse().and_then(|vmid| guard(root, vmid)),
         ["settle", vmid] => vmid.parse().and_then(|vmid| quiesce::settle(root, vmid).map(drop)),
         ["collect"] => collect(root),
         ["identity", vmid] => vmid.parse().and_then(|vmid| restore::pre_start(root, vmid)),
@@ -78,9 +80,18 @@ pub fn detached(root: &Root, arguments: &[String]) -> Option<u8> {
     Some(u8::from(done.is_err()))
 }
 
+/// Watches over a guest's backup to its end.
+fn guard(root: &Root, vmid: Vmid) -> Result<()> {
+    let guarded = quiesce::guard(root, vmid);
+    report::later(root, &Settings::load(root));
+    guarded
+}
+
 /// Collects every pending verify.
 fn collect(root: &Root) -> Result<()> {
-    crate::verify::collect(root, None, Instant::now() + COLLECT_LIMIT).map(drop)
+    let collected = crate::verify::collect(root, None, Instant::now() + COLLECT_LIMIT).map(drop);
+    report::later(root, &Settings::load(root));
+    collected
 }
 
 /// A reader that has seen enough (`| head`) is no error worth a message.

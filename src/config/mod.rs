@@ -10,6 +10,7 @@ mod written;
 
 pub use self::keys::KEYS;
 pub use self::layers::{Fault, File, Layers, Setting};
+pub use self::written::duration;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;

@@ -161,7 +161,7 @@ pub struct Span(pub Duration);
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
         let text = String::deserialize(deserializer)?;
-        parse_span(&text).map(Span).ok_or_else(|| {
+        duration(&text).map(Span).ok_or_else(|| {
             serde::de::Error::custom(format!(
                 "'{text}' is no duration: a whole number and its unit, as in 90s, 5min, 24h, 7d or 200ms"
             ))
@@ -175,7 +175,7 @@ impl<'de> Deserialize<'de> for When {
         match text.as_str() {
             "always" => Ok(When::Always),
             "never" => Ok(When::Never),
-            age => parse_span(age).map(When::After).ok_or_else(|| {
+            age => duration(age).map(When::After).ok_or_else(|| {
                 serde::de::Error::custom(format!(
                     "'{text}' is neither always nor never nor the least time between two verifies of a guest, as in 7d"
                 ))
@@ -184,7 +184,8 @@ impl<'de> Deserialize<'de> for When {
     }
 }
 
-fn parse_span(text: &str) -> Option<Duration> {
+/// A duration with its unit, as [`Span`] takes it.
+pub fn duration(text: &str) -> Option<Duration> {
     let digits = text.find(|character: char| !character.is_ascii_digit())?;
     let number: u64 = text[..digits].parse().ok()?;
     let milliseconds = match text[digits..].trim() {

@@ -7,6 +7,7 @@ use super::Duty;
 use crate::config::{OnFailure, Settings};
 use crate::journal::{Backup, Entry, Journal, VerifyOutcome};
 use crate::quiesce::{self, BroughtBack, Errand};
+use crate::report;
 use crate::report::lines::{say, summary};
 use crate::run::Runs;
 use crate::sys::{Root, detach, text};
@@ -32,6 +33,9 @@ pub fn perform(root: &Root, settings: &Settings, job: &Job, due: &[Duty]) -> u8 
             }
             _ => {}
         }
+    }
+    if due.contains(&Duty::EndRuns) {
+        report::after_job(root, settings, &job.name());
     }
     status
 }

@@ -1,5 +1,12 @@
-//! Telling people: lines in the task log, the system's log, mail.
+//! Telling people: lines in the task log, the system's log, mail, the status, metrics, a ping.
 
+mod after;
+mod history;
 pub mod lines;
 pub mod log;
+pub mod metrics;
+pub mod ping;
 pub mod record;
+pub mod status;
+
+pub use after::{after_job, later};

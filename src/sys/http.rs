@@ -56,13 +56,18 @@ impl Client {
     /// answer is decided by `config` alone.
     pub fn tls(host: &str, port: u16, config: Arc<ClientConfig>) -> Client {
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        let authority = match without_zone(host) {
-            address if address.contains(':') => format!("[{address}]:{port}"),
-            name => format!("{name}:{port}"),
-        };
+        let authority = authority(host, port);
         let base = format!("https://{authority}");
         let host = host.to_owned();
         Client::new(Endpoint::Tls { host, port, config }, authority, base)
+    }
+
+    /// A client of a server that speaks without TLS: for what is no secret. `host` as in [`Client::tls`].
+    pub fn plain(host: &str, port: u16) -> Client {
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let authority = authority(host, port);
+        let base = format!("http://{authority}");
+        Client::new(Endpoint::Tcp { host: host.to_owned(), port }, authority, base)
     }
 
     fn new(endpoint: Endpoint, peer: String, base: String) -> Client {
@@ -172,6 +177,13 @@ impl Client {
 
     fn broken(&self, reason: impl fmt::Display) -> Failure {
         Failure::Broken { peer: self.peer.clone(), reason: reason.to_string() }
+    }
+}
+
+fn authority(host: &str, port: u16) -> String {
+    match without_zone(host) {
+        address if address.contains(':') => format!("[{address}]:{port}"),
+        name => format!("{name}:{port}"),
     }
 }
 

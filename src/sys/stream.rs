@@ -82,8 +82,14 @@ impl From<rustls::Error> for Fault {
 pub(super) enum Endpoint {
     /// An `O_PATH` descriptor of the socket, so that a path which changes meanwhile cannot lead elsewhere.
     Unix(OwnedFd),
-    Tls {
+    /// TCP without TLS.
+    Tcp {
         /// Name or address, without brackets.
+        host: String,
+        port: u16,
+    },
+    Tls {
+        /// As above.
         host: String,
         port: u16,
         config: Arc<ClientConfig>,
@@ -99,16 +105,24 @@ impl Endpoint {
                     .map_err(|fault| (Stage::Connect, fault))?;
                 Ok(Stream { socket, tls: None })
             }
+            Endpoint::Tcp { host, port } => {
+                let socket = connected(host, *port, deadline)?;
+                Ok(Stream { socket, tls: None })
+            }
             Endpoint::Tls { host, port, config } => {
-                let addresses = resolve(host, *port, soonest(deadline))
-                    .map_err(|fault| (Stage::Resolve, fault))?;
-                let socket =
-                    Socket::tcp(&addresses, deadline).map_err(|fault| (Stage::Connect, fault))?;
+                let socket = connected(host, *port, deadline)?;
                 Stream::handshake(socket, host, config, soonest(deadline))
                     .map_err(|fault| (Stage::Handshake, fault))
             }
         }
     }
+}
+
+/// A TCP connection to a host.
+fn connected(host: &str, port: u16, deadline: Instant) -> Result<Socket, (Stage, Fault)> {
+    let addresses =
+        resolve(host, port, soonest(deadline)).map_err(|fault| (Stage::Resolve, fault))?;
+    Socket::tcp(&addresses, deadline).map_err(|fault| (Stage::Connect, fault))
 }
 
 fn soonest(deadline: Instant) -> Instant {

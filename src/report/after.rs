@@ -1,0 +1,40 @@
+use anyhow::Result;
+
+use super::history::{History, Proof};
+use super::lines::say;
+use super::{metrics, ping};
+use crate::config::Settings;
+use crate::journal::{Outcome, VerifyOutcome};
+use crate::sys::Root;
+
+/// Tells whoever watches that a job is over: the metrics, and the ping. Called when everything else is done; a
+/// failure is a line in the task log and nothing else.
+pub fn after_job(root: &Root, settings: &Settings, job: &str) {
+    later(root, settings);
+    let Some(url) = &settings.report.ping_url else { return };
+    let pinged = went_well(root, job).and_then(|well| ping::send(url, well));
+    if let Err(error) = pinged {
+        say(&format!("{error:#}"));
+    }
+}
+
+/// Writes the metrics anew, after something that became known later than the job: a verify, or what was brought
+/// back.
+pub fn later(root: &Root, settings: &Settings) {
+    if let Err(error) = metrics::write(root, settings) {
+        say(&format!("{error:#}"));
+    }
+}
+
+/// Whether every backup of a job was made, nothing failed to verify, and everything is back.
+fn went_well(root: &Root, job: &str) -> Result<bool> {
+    let history = History::read(root)?;
+    let mut of_job = history
+        .guests
+        .values()
+        .filter_map(|past| Some((past, past.last.as_ref().filter(|last| last.job == job)?)));
+    Ok(of_job.all(|(past, last)| {
+        let failed = matches!(past.proof, Some(Proof::Known(_, VerifyOutcome::Failed, _)));
+        last.outcome == Outcome::Ok && !failed && last.not_back.is_empty()
+    }))
+}

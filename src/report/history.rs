@@ -1,0 +1,281 @@
+//! What the journal says last of each guest, read through once with no more in memory than that.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::journal::{
+    Backup, ContainerRecord, Entry, Grade, Journal, Outcome, Recovered, Verify, VerifyOutcome,
+};
+use crate::pbs::Snapshot;
+use crate::sys::Root;
+use crate::sys::text::printable;
+use crate::vzdump::{GuestType, Mode, Vmid};
+
+/// The kinds of records that tell nothing of a guest's last backup.
+const OTHER_KINDS: [&str; 2] = ["settled", "identity"];
+
+/// How many names of containers are remembered of a guest.
+const MOST_NAMES: usize = 20;
+
+/// The past of every guest that the journal knows.
+#[derive(Debug, Default)]
+pub struct History {
+    pub guests: BTreeMap<Vmid, Past>,
+    /// Lines that are no records.
+    pub damaged: usize,
+    /// The first of them: file, line and why.
+    pub first_damage: Option<String>,
+    /// Records of a kind or shape that this version does not know.
+    pub not_understood: usize,
+}
+
+/// The past of one guest.
+#[derive(Debug, Default)]
+pub struct Past {
+    /// The last backup, made or failed.
+    pub last: Option<LastBackup>,
+    /// When the last one that was made was over.
+    pub last_made: Option<DateTime<Utc>>,
+    /// What is known of the proof of the last one that was made.
+    pub proof: Option<Proof>,
+    /// When a backup of this guest was last proven to be good.
+    pub last_verified: Option<DateTime<Utc>>,
+    /// The run and the snapshot's time of the last one that was made.
+    made: (String, Option<i64>),
+}
+
+/// The last backup of a guest.
+#[derive(Clone, Debug)]
+pub struct LastBackup {
+    pub run: String,
+    pub job: String,
+    /// When it was over.
+    pub time: DateTime<Utc>,
+    pub guest_type: GuestType,
+    pub hostname: Option<String>,
+    pub storage: Option<String>,
+    pub target: Option<String>,
+    pub mode_asked: Mode,
+    pub mode_used: Mode,
+    pub outcome: Outcome,
+    pub error: Option<String>,
+    pub grade: Option<Grade>,
+    pub reasons: Vec<String>,
+    pub downtime_ms: Option<u64>,
+    /// Containers that ran before it and are not known to be back since.
+    pub not_back: Vec<String>,
+}
+
+/// What is known of the proof of a backup.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Proof {
+    /// The server is asked, since then, and has not answered.
+    Pending(DateTime<Utc>),
+    /// Since when, what, and why.
+    Known(DateTime<Utc>, VerifyOutcome, Option<String>),
+    /// It was not asked, in the journal's word for why not.
+    NotAsked(String),
+}
+
+impl History {
+    /// Reads the journal of a node.
+    pub fn read(root: &Root) -> Result<History> {
+        let mut history = History::default();
+        Journal::of(root).read(|entry| {
+            match entry {
+                Entry::Record(record) => history.add(record),
+                Entry::Damaged { file, line, reason } => {
+                    history.damaged += 1;
+                    history.first_damage.get_or_insert_with(|| {
+                        format!("{}, line {line}: {}", file.display(), printable(&reason, 200))
+                    });
+                }
+            }
+            true
+        })?;
+        Ok(history)
+    }
+
+    fn add(&mut self, record: Value) {
+        let kind = record["kind"].as_str().unwrap_or_default().to_string();
+        let time = record["time"].as_str().and_then(|time| time.parse::<DateTime<Utc>>().ok());
+        let known = match (kind.as_str(), time) {
+            ("backup", Some(time)) => Backup::deserialize(&record).map(|backup| {
+                self.guests.entry(backup.vmid).or_default().backup(time, backup);
+            }),
+            ("verify", Some(time)) => Verify::deserialize(&record).map(|verify| {
+                self.guests.entry(verify.vmid).or_default().verify(time, verify);
+            }),
+            ("recovered", Some(_)) => Recovered::deserialize(&record).map(|recovered| {
+                self.guests.entry(recovered.vmid).or_default().recovered(&recovered);
+            }),
+            (other, Some(_)) if OTHER_KINDS.contains(&other) => Ok(()),
+            _ => return self.not_understood += 1,
+        };
+        self.not_understood += usize::from(known.is_err());
+    }
+}
+
+impl Past {
+    fn backup(&mut self, time: DateTime<Utc>, backup: Backup) {
+        if backup.outcome == Outcome::Ok {
+            self.last_made = Some(time);
+            let snapshot = backup.target.as_deref().and_then(|target| target.parse().ok());
+            let backup_time = snapshot.map(|snapshot: Snapshot| snapshot.backup_time);
+            self.made = (backup.run.clone(), backup_time);
+            self.proof = backup.verify.map(|start| match start.state.as_str() {
+                "started" => Proof::Pending(time),
+                word => match VerifyOutcome::deserialize(&Value::from(word)) {
+                    Ok(outcome) => Proof::Known(time, outcome, start.reason),
+                    Err(_) => Proof::NotAsked(start.state),
+                },
+            });
+        }
+        self.last = Some(LastBackup {
+            run: backup.run,
+            job: backup.job,
+            time,
+            guest_type: backup.guest_type,
+            hostname: backup.hostname,
+            storage: backup.storage,
+            target: backup.target,
+            mode_asked: backup.mode_asked,
+            mode_used: backup.mode_used,
+            outcome: backup.outcome,
+            error: backup.error,
+            grade: backup.grade,
+            reasons: backup.reasons,
+            downtime_ms: backup.downtime_ms,
+            not_back: not_back(&backup.containers),
+        });
+    }
+
+    fn verify(&mut self, time: DateTime<Utc>, verify: Verify) {
+        if verify.outcome == VerifyOutcome::Ok {
+            self.last_verified = Some(time);
+        }
+        let (run, backup_time) = &self.made;
+        if verify.run.as_ref() == Some(run) || Some(verify.backup_time) == *backup_time {
+            self.proof = Some(Proof::Known(time, verify.outcome, verify.reason));
+        }
+    }
+
+    fn recovered(&mut self, recovered: &Recovered) {
+        if let Some(last) = self.last.as_mut().filter(|last| last.run == recovered.run) {
+            last.not_back = not_back(&recovered.containers);
+        }
+    }
+}
+
+/// One that was removed, or that somebody else has dealt with, is nobody's loss.
+fn not_back(containers: &[ContainerRecord]) -> Vec<String> {
+    let lost = |container: &&ContainerRecord| matches!(container.fate.as_str(), "failed" | "open");
+    let names = containers.iter().filter(lost).map(|container| container.name.clone());
+    names.take(MOST_NAMES).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn backup(run: &str, outcome: &str, fate: &str) -> Value {
+        json!({
+            "schema": 1, "time": "2026-11-21T23:23:00.000Z", "kind": "backup", "run": run,
+            "job": "UPID:x", "vmid": 9001, "guest_type": "lxc", "hostname": "prod",
+            "storage": "offsite", "target": "ct/9001/2026-11-21T23:22:56Z",
+            "mode_asked": "snapshot", "mode_used": "suspend",
+            "started": "2026-11-21T23:22:50.000Z", "outcome": outcome, "error": null,
+            "grade": "clean", "reasons": [], "notes": [], "downtime_ms": 760,
+            "containers": [{
+                "name": "db", "id": "0", "stack": null, "service": null, "action": "stop",
+                "stop_ms": 1, "start_ms": null, "fate": fate, "error": null, "not_in_backup": [],
+            }],
+            "verify": { "state": "started", "upid": null, "reason": null },
+        })
+    }
+
+    fn verify(run: Value, backup_time: i64, outcome: &str) -> Value {
+        json!({
+            "schema": 1, "time": "2026-11-21T23:24:00.000Z", "kind": "verify", "run": run,
+            "job": null, "vmid": 9001, "storage": "offsite", "storage_id": "", "outcome": outcome,
+            "reason": null, "namespace": null, "backup_type": "ct", "backup_id": "9001",
+            "backup_time": backup_time, "size": null, "owner": null, "protected": null,
+            "encrypted": null, "key_fingerprint": null, "verify_state": null, "verify_upid": null,
+            "started_upid": null,
+        })
+    }
+
+    fn past(records: &[Value]) -> Past {
+        let mut history = History::default();
+        for record in records {
+            history.add(record.clone());
+        }
+        assert_eq!(history.not_understood, 0, "{records:?}");
+        history.guests.remove(&Vmid(9001)).unwrap()
+    }
+
+    fn outcome(past: &Past) -> Option<VerifyOutcome> {
+        match past.proof {
+            Some(Proof::Known(_, outcome, _)) => Some(outcome),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_verify_counts_for_the_backup_that_it_is_of() {
+        let made = backup("b", "ok", "back");
+        let time = 1_795_303_376;
+        assert!(matches!(past(std::slice::from_ref(&made)).proof, Some(Proof::Pending(_))));
+        let of_its_run = past(&[made.clone(), verify(json!("b"), 0, "ok")]);
+        assert_eq!(outcome(&of_its_run), Some(VerifyOutcome::Ok));
+        let by_hand = past(&[made.clone(), verify(Value::Null, time, "failed")]);
+        assert_eq!(outcome(&by_hand), Some(VerifyOutcome::Failed));
+        let of_another = past(&[made.clone(), verify(json!("a"), 7, "failed")]);
+        assert!(matches!(of_another.proof, Some(Proof::Pending(_))));
+        let before = past(&[verify(json!("a"), 7, "ok"), made]);
+        assert!(before.last_verified.is_some() && matches!(before.proof, Some(Proof::Pending(_))));
+    }
+
+    #[test]
+    fn a_failed_backup_leaves_what_is_known_of_the_one_before() {
+        let records =
+            [backup("a", "ok", "back"), verify(json!("a"), 0, "ok"), backup("b", "failed", "back")];
+        let past = past(&records);
+        assert_eq!(past.last.as_ref().map(|last| last.outcome), Some(Outcome::Failed));
+        assert!(past.last_made.is_some());
+        assert_eq!(outcome(&past), Some(VerifyOutcome::Ok));
+    }
+
+    #[test]
+    fn what_came_back_later_is_back() {
+        let open = backup("a", "ok", "open");
+        let recovered = |run: &str, fate: &str| {
+            json!({
+                "schema": 1, "time": "2026-11-21T23:25:00.000Z", "kind": "recovered", "run": run,
+                "job": "", "vmid": 9001, "by": "guard", "reason": "", "guest": [],
+                "downtime_ms": null, "containers": backup("a", "ok", fate)["containers"],
+            })
+        };
+        assert_eq!(past(std::slice::from_ref(&open)).last.unwrap().not_back, ["db"]);
+        let back = past(&[open.clone(), recovered("a", "back")]);
+        assert!(back.last.unwrap().not_back.is_empty());
+        assert_eq!(past(&[open, recovered("b", "back")]).last.unwrap().not_back, ["db"]);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_counted() {
+        let mut history = History::default();
+        history.add(json!({ "kind": "backup", "time": "2026-11-21T23:25:00.000Z" }));
+        history.add(json!({ "kind": "of another day", "time": "2026-11-21T23:25:00.000Z" }));
+        history.add(json!({ "kind": "settled", "time": "2026-11-21T23:25:00.000Z" }));
+        let mut untimely = backup("a", "ok", "back");
+        untimely["time"] = json!("yesterday");
+        history.add(untimely);
+        assert_eq!(history.not_understood, 3);
+    }
+}

@@ -1,0 +1,233 @@
+//! Metrics for Prometheus, by way of node_exporter's textfile collector.
+//!
+//! Their names and labels are described in `packaging/doc/monitoring.md`. There are no timestamps in the file: the
+//! collector refuses them, and tells the file's age itself.
+
+use std::fmt::Write;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use chrono::{DateTime, Utc};
+
+use super::status::{Guest, Limits, Moment, OnStart, Status, What, gather};
+use crate::config::Settings;
+use crate::journal::{Grade, Outcome};
+use crate::sys::{Root, file, lock};
+
+/// Read by node_exporter, which is nobody in particular.
+const MODE: u32 = 0o644;
+
+/// For another process that writes them: what it writes is as new as ours would be.
+const LOCK_LIMIT: Duration = Duration::from_secs(5);
+
+/// Writes how the guests of this node stand into `report.textfile-directory`; nothing where that is not set.
+pub fn write(root: &Root, settings: &Settings) -> Result<()> {
+    let Some(directory) = &settings.report.textfile_directory else { return Ok(()) };
+    let path = root.path(directory).join("stillpoint.prom");
+    let written = || -> Result<()> {
+        // Who reads first does not write last.
+        let lock = root.path("/run/stillpoint/metrics.lock");
+        let _lock = lock::take(&lock, Instant::now() + LOCK_LIMIT)?;
+        let status = gather(root, settings, &Limits::default())?;
+        file::replace(&path, exposition(&status, settings).as_bytes(), MODE)?;
+        // Whatever the umask of whoever started vzdump.
+        Ok(fs::set_permissions(&path, Permissions::from_mode(MODE))?)
+    };
+    written().with_context(|| {
+        format!("{}: the metrics are not written (report.textfile-directory)", path.display())
+    })
+}
+
+const GRADES: [Grade; 6] = [
+    Grade::Clean,
+    Grade::Paused,
+    Grade::Mixed,
+    Grade::CrashConsistent,
+    Grade::Offline,
+    Grade::None,
+];
+
+const STATES: [&str; 7] =
+    ["ok", "failed", "skipped", "unknown", "unreachable", "denied", "pending"];
+
+/// The file, in Prometheus's text format.
+pub fn exposition(status: &Status, settings: &Settings) -> String {
+    let mut page = Page(String::new());
+    page.family("stillpoint_build_info", "The version of Stillpoint that wrote this.");
+    page.sample("stillpoint_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+    page.family("stillpoint_settings_ok", "Whether every settings file was understood.");
+    page.sample("stillpoint_settings_ok", &[], truth(settings.complaint.is_none()));
+    let going_on = |what| status.now.iter().filter(|now| now.what == what).count() as f64;
+    page.family("stillpoint_left_over_runs", "Interrupted backups that are not all back.");
+    page.sample("stillpoint_left_over_runs", &[], going_on(What::LeftOver));
+    page.family("stillpoint_pending_verifies", "Verifies that the backup server is at.");
+    page.sample("stillpoint_pending_verifies", &[], going_on(What::Verify));
+    page.guests(status, "stillpoint_guest_info", "A guest of this node.", |guest| {
+        let on_start = match guest.on_start {
+            OnStart::Hookscript => "hookscript",
+            OnStart::Node => "node",
+            OnStart::None => "none",
+        };
+        let kind = match guest.guest_type {
+            crate::vzdump::GuestType::Lxc => "lxc",
+            crate::vzdump::GuestType::Qemu => "qemu",
+        };
+        let name = guest.name.clone().unwrap_or_default();
+        vec![(
+            vec![("name", name), ("type", kind.to_string()), ("on_start", on_start.to_string())],
+            1.0,
+        )]
+    });
+    of_backups(&mut page, status);
+    of_verifies(&mut page, status);
+    page.0
+}
+
+fn of_backups(page: &mut Page, status: &Status) {
+    page.plain(
+        status,
+        "stillpoint_backup_last_timestamp_seconds",
+        "When the last backup was over, made or failed.",
+        |guest| guest.backup.as_ref().and_then(|backup| epoch(&backup.moment)),
+    );
+    page.plain(
+        status,
+        "stillpoint_backup_last_success_timestamp_seconds",
+        "When the last backup that was made was over.",
+        |guest| guest.last_success.as_ref().and_then(epoch),
+    );
+    page.plain(status, "stillpoint_backup_last_ok", "Whether the last backup was made.", |guest| {
+        guest.backup.as_ref().map(|backup| truth(backup.outcome == Outcome::Ok))
+    });
+    page.plain(
+        status,
+        "stillpoint_backup_last_downtime_seconds",
+        "From the first stop request to the last confirmed start.",
+        |guest| Some(guest.backup.as_ref()?.downtime_ms? as f64 / 1000.0),
+    );
+    page.plain(
+        status,
+        "stillpoint_backup_last_containers_not_back",
+        "Containers that ran before the last backup and are not known to be back.",
+        |guest| guest.backup.as_ref().map(|backup| backup.not_back.len() as f64),
+    );
+    page.guests(
+        status,
+        "stillpoint_backup_last_grade",
+        "How consistent the last backup is: 1 for its grade, 0 for the others.",
+        |guest| {
+            let Some(grade) = guest.backup.as_ref().and_then(|backup| backup.grade) else {
+                return Vec::new();
+            };
+            let of = |each: &Grade| (vec![("grade", each.to_string())], truth(*each == grade));
+            GRADES.iter().map(of).collect()
+        },
+    );
+}
+
+fn of_verifies(page: &mut Page, status: &Status) {
+    page.guests(
+        status,
+        "stillpoint_verify_last_outcome",
+        "What is known of the last backup that was made: 1 for its outcome, 0 for the others.",
+        |guest| {
+            let Some(verify) = &guest.verify else { return Vec::new() };
+            let of =
+                |each: &&str| (vec![("outcome", each.to_string())], truth(*each == verify.state));
+            STATES.iter().map(of).collect()
+        },
+    );
+    page.plain(
+        status,
+        "stillpoint_verify_last_success_timestamp_seconds",
+        "When a backup of the guest was last proven to be good.",
+        |guest| guest.last_verified.as_ref().and_then(epoch),
+    );
+}
+
+fn truth(value: bool) -> f64 {
+    f64::from(u8::from(value))
+}
+
+fn epoch(moment: &Moment) -> Option<f64> {
+    let time: DateTime<Utc> = moment.time.parse().ok()?;
+    Some(time.timestamp_millis() as f64 / 1000.0)
+}
+
+/// Labels beside the VMID, and a value.
+type Sample = (Vec<(&'static str, String)>, f64);
+
+struct Page(String);
+
+impl Page {
+    fn family(&mut self, name: &str, help: &str) {
+        // Writing to a String does not fail.
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} gauge");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+        let labels: Vec<String> =
+            labels.iter().map(|(label, value)| format!("{label}=\"{}\"", escaped(value))).collect();
+        let labels =
+            if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let _ = writeln!(self.0, "{name}{labels} {value}");
+    }
+
+    /// A family with the samples that each guest gives; none where no guest gives any.
+    fn guests(
+        &mut self,
+        status: &Status,
+        name: &str,
+        help: &str,
+        of: impl Fn(&Guest) -> Vec<Sample>,
+    ) {
+        let samples: Vec<(String, Sample)> = status
+            .guests
+            .iter()
+            .flat_map(|guest| of(guest).into_iter().map(|sample| (guest.vmid.to_string(), sample)))
+            .collect();
+        if samples.is_empty() {
+            return;
+        }
+        self.family(name, help);
+        for (vmid, (labels, value)) in &samples {
+            let mut all = vec![("vmid", vmid.as_str())];
+            all.extend(labels.iter().map(|(label, value)| (*label, value.as_str())));
+            self.sample(name, &all, *value);
+        }
+    }
+
+    /// A family with one value of each guest that has one.
+    fn plain(
+        &mut self,
+        status: &Status,
+        name: &str,
+        help: &str,
+        of: impl Fn(&Guest) -> Option<f64>,
+    ) {
+        self.guests(status, name, help, |guest| {
+            of(guest).map(|value| (Vec::new(), value)).into_iter().collect()
+        });
+    }
+}
+
+/// A label's value: the text format knows three escapes.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_can_hold_anything() {
+        assert_eq!(escaped("a\"b\\c\nd"), "a\\\"b\\\\c\\nd");
+        let mut page = Page(String::new());
+        page.sample("up", &[("name", "a\"b")], 1.0);
+        page.sample("up", &[], 1_795_303_376.5);
+        assert_eq!(page.0, "up{name=\"a\\\"b\"} 1\nup 1795303376.5\n");
+    }
+}

@@ -1,0 +1,212 @@
+use std::time::Duration;
+
+use anyhow::Result;
+use chrono::{DateTime, Utc};
+
+use super::judge::{self, Limits};
+use super::words::{age, ago};
+use super::{Backup, Guest, Level, Moment, Now, OnStart, Problem, Status, Verify, What};
+use crate::config::Settings;
+use crate::guest::{Config, members, node_name};
+use crate::report::history::{History, LastBackup, Past, Proof};
+use crate::run::Runs;
+use crate::sys::text::{count, printable};
+use crate::sys::{Root, clock};
+use crate::vzdump::{GuestType, Vmid};
+
+const SCHEMA: u32 = 1;
+
+/// The drop-in that calls Stillpoint at the start of every guest of the node.
+const DROP_IN: &str = "/etc/systemd/system/pve-container@.service.d/stillpoint.conf";
+
+/// The name of Stillpoint's hookscript in whatever storage holds it.
+const SNIPPET: &str = "snippets/stillpoint";
+
+/// How the guests of this node stand now.
+///
+/// # Errors
+/// Where the journal or the cluster's configuration can't be read; a damaged record is no error.
+pub fn gather(root: &Root, settings: &Settings, limits: &Limits) -> Result<Status> {
+    let now = clock::now();
+    let history = History::read(root)?;
+    let drop_in = root.path(DROP_IN).exists();
+    let going_on = going_on(root, &history, now)?;
+    let mut guests = Vec::new();
+    for (vmid, guest_type, config) in known(root, &history)? {
+        let past = history.guests.get(&vmid);
+        let mut guest = guest(vmid, guest_type, &config, past, now);
+        guest.on_start = on_start(guest_type, &config, drop_in);
+        guest.problems = judge::problems(&guest, &going_on, limits);
+        guest.level = judge::worst(&guest.problems);
+        guests.push(guest);
+    }
+    let problems = of_node(settings, &history);
+    let level = guests.iter().map(|guest| guest.level).max().unwrap_or_default();
+    Ok(Status {
+        schema: SCHEMA,
+        time: clock::rfc3339(now),
+        node: node_name(root),
+        level: level.max(judge::worst(&problems)),
+        problems,
+        guests,
+        now: going_on,
+    })
+}
+
+/// The guests of this node; where there is no configuration of any, those that the journal knows.
+fn known(root: &Root, history: &History) -> Result<Vec<(Vmid, GuestType, Config)>> {
+    let members = members(root)?;
+    if members.is_empty() {
+        let of_past = |(vmid, past): (&Vmid, &Past)| {
+            let guest_type = past.last.as_ref().map_or(GuestType::Lxc, |last| last.guest_type);
+            (*vmid, guest_type, Config::default())
+        };
+        return Ok(history.guests.iter().map(of_past).collect());
+    }
+    let mut known = Vec::new();
+    for member in members.into_iter().filter(|member| member.node.is_none()) {
+        if let Some(config) = member.config()? {
+            known.push((member.vmid, member.guest_type, config));
+        }
+    }
+    Ok(known)
+}
+
+fn guest(
+    vmid: Vmid,
+    guest_type: GuestType,
+    config: &Config,
+    past: Option<&Past>,
+    now: DateTime<Utc>,
+) -> Guest {
+    let last = past.and_then(|past| past.last.as_ref());
+    let moment = |time: DateTime<Utc>| moment(time, now);
+    let name = config.hostname.as_ref().or(last.and_then(|last| last.hostname.as_ref()));
+    Guest {
+        vmid,
+        name: name.map(|name| printable(name, 63)),
+        guest_type,
+        level: Level::Ok,
+        problems: Vec::new(),
+        backup: last.map(|last| backup(last, now)),
+        last_success: past.and_then(|past| past.last_made).map(moment),
+        verify: past.and_then(|past| past.proof.as_ref()).map(|proof| match proof {
+            Proof::Pending(since) => {
+                Verify { state: "pending".into(), moment: Some(moment(*since)), reason: None }
+            }
+            Proof::Known(time, outcome, reason) => Verify {
+                state: super::words::outcome(*outcome).to_string(),
+                moment: Some(moment(*time)),
+                reason: reason.as_deref().map(|reason| printable(reason, 300)),
+            },
+            Proof::NotAsked(word) => {
+                Verify { state: printable(word, 40), moment: None, reason: None }
+            }
+        }),
+        last_verified: past.and_then(|past| past.last_verified).map(moment),
+        on_start: OnStart::None,
+    }
+}
+
+fn backup(last: &LastBackup, now: DateTime<Utc>) -> Backup {
+    let said = |text: &String| printable(text, 300);
+    Backup {
+        moment: moment(last.time, now),
+        outcome: last.outcome,
+        error: last.error.as_ref().map(said),
+        grade: last.grade,
+        reasons: last.reasons.iter().map(said).collect(),
+        mode_asked: last.mode_asked,
+        mode_used: last.mode_used,
+        downtime_ms: last.downtime_ms,
+        not_back: last.not_back.iter().map(|name| printable(name, 80)).collect(),
+        storage: last.storage.as_ref().map(said),
+        target: last.target.as_ref().map(said),
+    }
+}
+
+fn moment(time: DateTime<Utc>, now: DateTime<Utc>) -> Moment {
+    // A clock that was set back makes nothing younger than now.
+    let age_s = u64::try_from((now - time).num_seconds()).unwrap_or(0);
+    Moment { time: clock::rfc3339(time), age_s }
+}
+
+fn on_start(guest_type: GuestType, config: &Config, drop_in: bool) -> OnStart {
+    let named = config.hookscript.as_deref().and_then(|volume| volume.split_once(':'));
+    match named {
+        _ if guest_type == GuestType::Qemu => OnStart::None,
+        Some((_, SNIPPET)) => OnStart::Hookscript,
+        _ if drop_in => OnStart::Node,
+        _ => OnStart::None,
+    }
+}
+
+fn going_on(root: &Root, history: &History, now: DateTime<Utc>) -> Result<Vec<Now>> {
+    let mut going_on = Vec::new();
+    let runs = Runs::of(root);
+    for vmid in runs.guests()? {
+        let run = match runs.load(vmid) {
+            Ok(Some(run)) => run,
+            Ok(None) => continue,
+            Err(error) => {
+                let message = printable(&format!("{error:#}"), 300);
+                going_on.push(Now { vmid, what: What::LeftOver, since: None, message });
+                continue;
+            }
+        };
+        let since = run.opened.parse().ok().map(|opened| moment(opened, now));
+        let began = since.as_ref().map_or(String::new(), |since| format!(" {}", ago(since.age_s)));
+        let containers = count(run.fates().len(), "container");
+        let (what, message) = match (run.job.worker.alive(), run.is_at_rest(), run.is_open()) {
+            (true, true, _) => {
+                (What::Backup, format!("its backup began{began}; {containers} at rest"))
+            }
+            (true, false, _) => (What::Backup, format!("its backup began{began}")),
+            (false, _, open) => {
+                let left = if open { "not everything is back" } else { "it is not over" };
+                let message = format!(
+                    "a backup that began{began} was interrupted and {left}; \
+                     `stillpoint resume {vmid}` brings it back"
+                );
+                (What::LeftOver, message)
+            }
+        };
+        going_on.push(Now { vmid, what, since, message });
+    }
+    for (vmid, past) in &history.guests {
+        let Some(Proof::Pending(since)) = past.proof else { continue };
+        let storage = past.last.as_ref().and_then(|last| last.storage.as_deref());
+        let since = moment(since, now);
+        let message = format!(
+            "the server of storage {} verifies its backup, {} so far",
+            printable(storage.unwrap_or("?"), 100),
+            age(since.age_s)
+        );
+        going_on.push(Now { vmid: *vmid, what: What::Verify, since: Some(since), message });
+    }
+    Ok(going_on)
+}
+
+/// What is wrong with the node itself.
+fn of_node(settings: &Settings, history: &History) -> Vec<Problem> {
+    let mut messages = Vec::new();
+    if let Some(complaint) = &settings.complaint {
+        messages.push(printable(complaint, 1000));
+    }
+    if let Some(first) = &history.first_damage {
+        let lines = count(history.damaged, "line");
+        messages.push(format!("the journal has {lines} that can't be read, the first: {first}"));
+    }
+    if history.not_understood > 0 {
+        let records = count(history.not_understood, "record");
+        messages.push(format!("the journal has {records} that this version does not understand"));
+    }
+    messages.into_iter().map(|message| Problem { level: Level::Warning, message }).collect()
+}
+
+impl Default for Limits {
+    /// A week and a day: a weekly backup is not late before the next one was due.
+    fn default() -> Limits {
+        Limits { max_age: Duration::from_secs(8 * 86_400) }
+    }
+}

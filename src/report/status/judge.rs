@@ -1,0 +1,195 @@
+use std::time::Duration;
+
+use super::words::{age, ago};
+use super::{Backup, Guest, Level, Now, Problem, Verify, What};
+use crate::journal::{Grade, Outcome};
+
+/// A verify is collected for a day; one that is not heard of for longer is lost.
+const LOST_VERIFY: u64 = 36 * 3600;
+
+/// When an age is a problem.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// A last good backup that is older is a warning, and critical at twice the age.
+    pub max_age: Duration,
+}
+
+/// What is wrong with a guest, the worst first. A guest that was never backed up is no problem of this kind: which
+/// guests are in a job, Proxmox VE knows and shows.
+pub fn problems(guest: &Guest, now: &[Now], limits: &Limits) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for left in now.iter().filter(|now| now.vmid == guest.vmid && now.what == What::LeftOver) {
+        problems.push((Level::Critical, left.message.clone()));
+    }
+    problems.extend(guest.backup.iter().flat_map(of_backup));
+    problems.extend(guest.verify.as_ref().and_then(of_verify));
+    let max_age = limits.max_age.as_secs();
+    if let Some(last) = &guest.last_success
+        && last.age_s > max_age
+    {
+        let level =
+            if last.age_s > max_age.saturating_mul(2) { Level::Critical } else { Level::Warning };
+        problems.push((level, format!("the last backup was made {}", ago(last.age_s))));
+    }
+    // The order within a level is the one above.
+    problems.sort_by_key(|(level, _)| std::cmp::Reverse(*level));
+    problems.into_iter().map(|(level, message)| Problem { level, message }).collect()
+}
+
+/// The worst level; ok where there is no problem.
+pub fn worst(problems: &[Problem]) -> Level {
+    problems.iter().map(|problem| problem.level).max().unwrap_or_default()
+}
+
+fn of_backup(backup: &Backup) -> Vec<(Level, String)> {
+    let mut problems = Vec::new();
+    let when = ago(backup.moment.age_s);
+    if backup.outcome == Outcome::Failed {
+        let error = backup.error.as_deref().unwrap_or("no reason is known");
+        problems.push((Level::Critical, format!("the backup failed {when}: {error}")));
+    }
+    if !backup.not_back.is_empty() {
+        let names = backup.not_back.join(", ");
+        problems.push((Level::Critical, format!("not back since the backup {when}: {names}")));
+    }
+    if backup.grade == Some(Grade::CrashConsistent) {
+        let reasons = match backup.reasons.join("; ") {
+            none if none.is_empty() => "no reason is known".to_string(),
+            reasons => reasons,
+        };
+        problems.push((Level::Warning, format!("the backup is crash-consistent: {reasons}")));
+    }
+    problems
+}
+
+fn of_verify(verify: &Verify) -> Option<(Level, String)> {
+    let (level, what) = match verify.state.as_str() {
+        "failed" => (Level::Critical, "the backup FAILED to verify"),
+        "skipped" => (Level::Warning, "the backup is not verified: the server skipped it"),
+        "unknown" => (Level::Warning, "whether the backup verifies is not known"),
+        "unreachable" => (Level::Warning, "the backup is not verified: the server was unreachable"),
+        "denied" => (Level::Warning, "the backup is not verified: the server denies it"),
+        "pending" => {
+            let since = verify.moment.as_ref().filter(|since| since.age_s > LOST_VERIFY)?;
+            let message = format!(
+                "the verify of the backup has not been heard of for {}; `stillpoint verify` asks again",
+                age(since.age_s)
+            );
+            return Some((Level::Warning, message));
+        }
+        _ => return None,
+    };
+    let reason = verify.reason.as_ref().map_or(String::new(), |reason| format!(" ({reason})"));
+    Some((level, format!("{what}{reason}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Moment, OnStart};
+    use super::*;
+    use crate::vzdump::{GuestType, Mode, Vmid};
+
+    fn moment(age_s: u64) -> Moment {
+        Moment { time: "2026-11-21T23:22:56.000Z".into(), age_s }
+    }
+
+    fn well() -> Guest {
+        Guest {
+            vmid: Vmid(9001),
+            name: None,
+            guest_type: GuestType::Lxc,
+            level: Level::Ok,
+            problems: Vec::new(),
+            backup: Some(Backup {
+                moment: moment(3600),
+                outcome: Outcome::Ok,
+                error: None,
+                grade: Some(Grade::Clean),
+                reasons: Vec::new(),
+                mode_asked: Mode::Snapshot,
+                mode_used: Mode::Snapshot,
+                downtime_ms: Some(760),
+                not_back: Vec::new(),
+                storage: None,
+                target: None,
+            }),
+            last_success: Some(moment(3600)),
+            verify: verify("ok", 3600),
+            last_verified: Some(moment(3600)),
+            on_start: OnStart::None,
+        }
+    }
+
+    fn verify(state: &str, age_s: u64) -> Option<Verify> {
+        Some(Verify { state: state.into(), moment: Some(moment(age_s)), reason: None })
+    }
+
+    fn level(change: impl Fn(&mut Guest, &mut Backup)) -> Level {
+        let mut guest = well();
+        let mut backup = guest.backup.take().unwrap();
+        change(&mut guest, &mut backup);
+        guest.backup = Some(backup);
+        worst(&problems(&guest, &[], &Limits::default()))
+    }
+
+    #[test]
+    fn the_table_of_what_is_how_bad() {
+        assert_eq!(level(|_, _| ()), Level::Ok);
+        assert_eq!(level(|_, backup| backup.outcome = Outcome::Failed), Level::Critical);
+        assert_eq!(level(|_, backup| backup.not_back.push("db".into())), Level::Critical);
+        for (grade, expected) in [
+            (Grade::Clean, Level::Ok),
+            (Grade::Paused, Level::Ok),
+            (Grade::Mixed, Level::Ok),
+            (Grade::Offline, Level::Ok),
+            (Grade::None, Level::Ok),
+            (Grade::CrashConsistent, Level::Warning),
+        ] {
+            assert_eq!(level(|_, backup| backup.grade = Some(grade)), expected, "{grade}");
+        }
+        for (state, expected) in [
+            ("ok", Level::Ok),
+            ("failed", Level::Critical),
+            ("skipped", Level::Warning),
+            ("unknown", Level::Warning),
+            ("unreachable", Level::Warning),
+            ("denied", Level::Warning),
+            ("pending", Level::Ok),
+            ("not-due", Level::Ok),
+        ] {
+            assert_eq!(level(|guest, _| guest.verify = verify(state, 60)), expected, "{state}");
+        }
+        let lost = |guest: &mut Guest, _: &mut Backup| guest.verify = verify("pending", 2 * 86_400);
+        assert_eq!(level(lost), Level::Warning);
+        for (days, expected) in [(7, Level::Ok), (9, Level::Warning), (17, Level::Critical)] {
+            let old = |guest: &mut Guest, _: &mut Backup| {
+                guest.last_success = Some(moment(days * 86_400));
+            };
+            assert_eq!(level(old), expected, "{days} days");
+        }
+    }
+
+    #[test]
+    fn what_was_left_over_is_its_guests_problem() {
+        let left = |vmid| Now {
+            vmid: Vmid(vmid),
+            what: What::LeftOver,
+            since: None,
+            message: "it was interrupted".into(),
+        };
+        assert_eq!(worst(&problems(&well(), &[left(9002)], &Limits::default())), Level::Ok);
+        assert_eq!(worst(&problems(&well(), &[left(9001)], &Limits::default())), Level::Critical);
+    }
+
+    #[test]
+    fn the_worst_comes_first_and_a_guest_without_any_backup_has_no_problem() {
+        let mut guest = well();
+        guest.verify = verify("failed", 60);
+        guest.last_success = Some(moment(9 * 86_400));
+        let found = problems(&guest, &[], &Limits::default());
+        assert_eq!(found.len(), 2);
+        assert_eq!((found[0].level, found[1].level), (Level::Critical, Level::Warning));
+        let never = Guest { backup: None, last_success: None, verify: None, ..well() };
+        assert_eq!(problems(&never, &[], &Limits::default()), []);
+    }
+}

@@ -1,0 +1,142 @@
+//! How each guest of this node stands.
+
+mod check;
+mod gather;
+mod judge;
+mod table;
+mod words;
+
+pub use check::{check, checkmk};
+pub use gather::gather;
+pub use judge::Limits;
+pub use table::{Paper, table};
+
+use serde::Serialize;
+
+use crate::journal::{Grade, Outcome};
+use crate::vzdump::{GuestType, Mode, Vmid};
+
+/// How bad something is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    #[default]
+    Ok,
+    Warning,
+    Critical,
+}
+
+/// How the guests of this node stand. Its JSON is `stillpoint status --json`; ages are whole seconds, times RFC 3339
+/// in UTC.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    pub schema: u32,
+    pub time: String,
+    pub node: String,
+    /// The worst of all.
+    pub level: Level,
+    /// What is wrong with the node itself.
+    pub problems: Vec<Problem>,
+    pub guests: Vec<Guest>,
+    /// What is going on.
+    pub now: Vec<Now>,
+}
+
+/// Something wrong, in words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    pub level: Level,
+    pub message: String,
+}
+
+/// How one guest stands.
+#[derive(Clone, Debug, Serialize)]
+pub struct Guest {
+    pub vmid: Vmid,
+    pub name: Option<String>,
+    #[serde(rename = "type")]
+    pub guest_type: GuestType,
+    pub level: Level,
+    pub problems: Vec<Problem>,
+    /// The last backup, made or failed.
+    pub backup: Option<Backup>,
+    /// The last backup that was made.
+    pub last_success: Option<Moment>,
+    /// What is known of the proof of that one; nothing where it lies on no backup server.
+    pub verify: Option<Verify>,
+    /// When a backup of this guest was last proven to be good.
+    pub last_verified: Option<Moment>,
+    pub on_start: OnStart,
+}
+
+/// A point in time, and how long ago that is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Moment {
+    pub time: String,
+    pub age_s: u64,
+}
+
+/// The last backup of a guest.
+#[derive(Clone, Debug, Serialize)]
+pub struct Backup {
+    #[serde(flatten)]
+    pub moment: Moment,
+    pub outcome: Outcome,
+    pub error: Option<String>,
+    pub grade: Option<Grade>,
+    pub reasons: Vec<String>,
+    pub mode_asked: Mode,
+    pub mode_used: Mode,
+    pub downtime_ms: Option<u64>,
+    /// Containers that ran before it and are not known to be back.
+    pub not_back: Vec<String>,
+    pub storage: Option<String>,
+    pub target: Option<String>,
+}
+
+/// What is known of the proof of a backup.
+#[derive(Clone, Debug, Serialize)]
+pub struct Verify {
+    /// `ok`, `failed`, `skipped`, `unknown`, `unreachable`, `denied`; `pending` while the server is at it; or the
+    /// journal's word for why it was not asked.
+    pub state: String,
+    /// Since when that is so.
+    #[serde(flatten)]
+    pub moment: Option<Moment>,
+    pub reason: Option<String>,
+}
+
+/// Who looks after a guest when it starts, as after a restore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnStart {
+    /// Its own hookscript.
+    Hookscript,
+    /// The drop-in for all guests of this node.
+    Node,
+    /// Nobody, or a VM, which needs nobody.
+    None,
+}
+
+/// Something that is going on, or was left over.
+#[derive(Clone, Debug, Serialize)]
+pub struct Now {
+    pub vmid: Vmid,
+    pub what: What,
+    #[serde(flatten)]
+    pub since: Option<Moment>,
+    /// In words.
+    pub message: String,
+}
+
+/// What is going on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum What {
+    /// A backup is being made.
+    Backup,
+    /// A backup was interrupted, and what it stopped is not all back.
+    LeftOver,
+    /// The backup server verifies.
+    Verify,
+}
