@@ -255,6 +255,12 @@ impl Settings {
         }
     }
 
+    /// Whether a person says that the encryption key of this storage is kept outside of the cluster too:
+    /// `key-saved = true` in `[storage.ID]`.
+    pub fn key_is_saved(&self, storage: &str) -> bool {
+        self.storages.get(storage).and_then(|storage| storage.key_saved).unwrap_or(false)
+    }
+
     /// What holds for this guest when it starts after a restore.
     pub fn restore_of(&self, vmid: u32) -> Restore {
         let restore = self.restore.clone();

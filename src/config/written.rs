@@ -35,6 +35,8 @@ pub struct Guest {
 #[serde(default, deny_unknown_fields)]
 pub struct Storage {
     pub verify: Policy,
+    #[serde(rename = "key-saved")]
+    pub key_saved: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -159,6 +159,17 @@ impl Pbs {
         data(&self.get_raw(path, query, limit)?)
     }
 
+    /// GET, giving the header Date of the answer too.
+    pub(super) fn get_dated<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        deadline: Instant,
+    ) -> Result<(Option<String>, T), Error> {
+        let answer = self.call(Method::Get, path, None, small(deadline), None)?;
+        let date = answer.header("date").map(str::to_owned);
+        Ok((date, data(&answer.body.whole()?)?))
+    }
+
     /// GET, giving the body as it is.
     pub(super) fn get_raw(
         &self,
@@ -166,8 +177,8 @@ impl Pbs {
         query: &[(&str, &str)],
         limit: Limit,
     ) -> Result<Vec<u8>, Error> {
-        let body = self.call(Method::Get, &asking(path, query), None, limit, None)?;
-        Ok(body.whole()?)
+        let answer = self.call(Method::Get, &asking(path, query), None, limit, None)?;
+        Ok(answer.body.whole()?)
     }
 
     /// GET, giving the body to be read as it comes, as long as no pause is longer than `pause`.
@@ -178,7 +189,8 @@ impl Pbs {
         limit: Limit,
         pause: Duration,
     ) -> Result<Body, Error> {
-        self.call(Method::Get, &asking(path, query), None, limit, Some(pause))
+        let answer = self.call(Method::Get, &asking(path, query), None, limit, Some(pause))?;
+        Ok(answer.body)
     }
 
     /// POST of a form, giving what the answer holds as `data`. It is sent once, or once more after a login that had
@@ -189,7 +201,7 @@ impl Pbs {
         form: &[(&str, &str)],
         limit: Limit,
     ) -> Result<T, Error> {
-        data(&self.call(Method::Post, path, Some(&fields(form)), limit, None)?.whole()?)
+        data(&self.call(Method::Post, path, Some(&fields(form)), limit, None)?.body.whole()?)
     }
 
     fn call(
@@ -199,7 +211,7 @@ impl Pbs {
         form: Option<&str>,
         limit: Limit,
         pause: Option<Duration>,
-    ) -> Result<Body, Error> {
+    ) -> Result<Incoming, Error> {
         let send = |headers: &[(&str, &str)]| {
             self.http.open(&Request { method, path, headers, form, json: None }, limit, pause)
         };
@@ -246,7 +258,7 @@ impl Pbs {
         };
         let body = SMALL.min(limit.body);
         let answer = self.http.open(&request, Limit { body, ..limit }, None)?;
-        let granted: Granted = data(&accept(answer)?.whole()?)?;
+        let granted: Granted = data(&accept(answer)?.body.whole()?)?;
         match granted.csrf {
             Some(csrf) if !granted.ticket.starts_with("PBS:!tfa!") => Ok(Ticket {
                 cookie: format!("PBSAuthCookie={}", text::percent_encoded(&granted.ticket)).into(),
@@ -265,12 +277,12 @@ fn asking(path: &str, query: &[(&str, &str)]) -> String {
     format!("{path}{mark}{}", fields(query))
 }
 
-/// The body of a successful answer.
-fn accept(answer: Incoming) -> Result<Body, Error> {
-    let Incoming { status, mut body, .. } = answer;
-    if (200..300).contains(&status) {
-        return Ok(body);
-    }
+/// A successful answer as it is; the error that another one stands for.
+fn accept(answer: Incoming) -> Result<Incoming, Error> {
+    let Incoming { status, mut body, .. } = match answer {
+        success if (200..300).contains(&success.status) => return Ok(success),
+        other => other,
+    };
     let mut text = Vec::new();
     if body.by_ref().take(REASON_BYTES).read_to_end(&mut text).is_err()
         && let Some(failure) = body.failure()

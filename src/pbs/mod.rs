@@ -1,7 +1,9 @@
 //! Proxmox Backup Server: the storage that PVE knows, a client for it, its snapshots and its tasks.
 
+mod certificate;
 mod client;
 mod list;
+pub mod look;
 #[cfg(test)]
 mod recorded;
 mod snapshot;
@@ -9,6 +11,7 @@ pub mod storage;
 mod task;
 pub mod tls;
 
+pub use certificate::Certificate;
 pub use client::{Error, Pbs};
 pub use list::Choice;
 pub use snapshot::{

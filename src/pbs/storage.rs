@@ -77,6 +77,15 @@ impl Target {
             None => name,
         }
     }
+
+    /// What the backup server's access control calls it: `/datastore/STORE[/NAMESPACE]`.
+    pub fn acl_path(&self) -> String {
+        let path = format!("/datastore/{}", self.datastore);
+        match &self.namespace {
+            Some(namespace) => format!("{path}/{namespace}"),
+            None => path,
+        }
+    }
 }
 
 /// A password or token secret. Its `Debug` shows nothing.

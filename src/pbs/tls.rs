@@ -4,16 +4,20 @@
 use std::error::Error;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature,
+};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, InvalidMessage,
     OtherError, RootCertStore, SignatureScheme, SupportedCipherSuite,
 };
+
+use super::Certificate;
 
 /// The SHA-256 of a certificate. Proxmox writes it as `AA:BB:...`, in either case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,13 +91,7 @@ impl FromStr for Fingerprint {
 /// When the TLS library cannot be set up.
 pub fn pinned(fingerprint: Fingerprint) -> Result<Arc<ClientConfig>, rustls::Error> {
     let provider = Arc::new(ring::default_provider());
-    let pin = Pin { expected: fingerprint, provider: provider.clone() };
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(pin))
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+    with_verifier(provider.clone(), Pin { expected: fingerprint, provider })
 }
 
 /// Accepts a server that has a valid certificate for its name, issued by one of the system's root certificates.
@@ -104,6 +102,27 @@ pub fn system_roots() -> Result<Arc<ClientConfig>, rustls::Error> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     rooted(roots)
+}
+
+/// Accepts nobody, and remembers whose certificate it was: for a look at a server that is not trusted.
+///
+/// # Errors
+/// As [`pinned`].
+pub fn looking(seen: &Arc<Mutex<Option<Certificate>>>) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let provider = Arc::new(ring::default_provider());
+    with_verifier(provider.clone(), Look { seen: seen.clone(), provider })
+}
+
+fn with_verifier(
+    provider: Arc<CryptoProvider>,
+    verifier: impl ServerCertVerifier + 'static,
+) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    Ok(Arc::new(config))
 }
 
 fn rooted(roots: RootCertStore) -> Result<Arc<ClientConfig>, rustls::Error> {
@@ -146,8 +165,7 @@ impl ServerCertVerifier for Pin {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
+        verify_tls12_signature(message, certificate, signature, self.algorithms())
     }
 
     fn verify_tls13_signature(
@@ -156,13 +174,67 @@ impl ServerCertVerifier for Pin {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
+        verify_tls13_signature(message, certificate, signature, self.algorithms())
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        algorithms.supported_schemes()
+        self.algorithms().supported_schemes()
+    }
+}
+
+impl Pin {
+    fn algorithms(&self) -> &WebPkiSupportedAlgorithms {
+        &self.provider.signature_verification_algorithms
+    }
+}
+
+/// Ends every handshake at the certificate.
+#[derive(Debug)]
+struct Look {
+    seen: Arc<Mutex<Option<Certificate>>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Look {
+    fn enough<T>() -> Result<T, rustls::Error> {
+        Err(rustls::Error::General("only a look at the certificate".to_owned()))
+    }
+}
+
+impl ServerCertVerifier for Look {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        *seen = Some(Certificate::of(certificate));
+        Look::enough()
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Look::enough()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Look::enough()
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -1,0 +1,92 @@
+//! One storage of a backup server: what its files say, whom its server is, and what its user may do there.
+
+use std::time::{Duration, Instant};
+
+use super::check::Check;
+use super::{storage_files, storage_rights, storage_server};
+use crate::config::Settings;
+use crate::pbs::{Error, Pbs};
+use crate::sys::Root;
+use crate::sys::text::printable;
+
+/// One question to the server; five are asked at the most, and none after one that had no answer.
+const QUESTION_LIMIT: Duration = Duration::from_secs(10);
+
+/// Looks at one storage of type `pbs`. Nothing is changed, and nothing is said to a server that is not the right one.
+pub fn storage(root: &Root, settings: &Settings, id: &str) -> Vec<Check> {
+    let about = Subject { id };
+    let mut checks = Vec::new();
+    let pbs = match Pbs::open(root, id) {
+        Ok(pbs) => pbs,
+        Err(error) => {
+            checks.push(about.fail("config", error).fix("pvesm status").fix(format!(
+                "pvesm set {id} --server ADDRESS --datastore STORE --username USER@REALM!TOKEN --password"
+            )));
+            return checks;
+        }
+    };
+    let target = pbs.target();
+    checks.extend(storage_files::secret(root, about));
+    checks.extend(storage_files::key(root, settings, about, target));
+    let question = || Instant::now() + QUESTION_LIMIT;
+    let (trusted, found) = storage_server::certificate(about, target, pbs.certificate(question()));
+    checks.extend(found);
+    if !trusted {
+        return checks;
+    }
+    let clock = pbs.clock_ahead(question());
+    let answered = clock.is_ok();
+    checks.extend(storage_server::login(about, target, clock));
+    if answered {
+        match pbs.privileges(question()) {
+            Ok(held) => {
+                checks.push(storage_rights::rights(about, target, &held));
+                checks.extend(storage_rights::deleting(about, target, &held));
+            }
+            Err(error) => {
+                checks.push(about.fail("rights", error).fix(
+                    "on the backup server: journalctl -u proxmox-backup -u proxmox-backup-proxy",
+                ))
+            }
+        }
+        match pbs.is_available(question()) {
+            // Without any right this is refused too, and that has been said.
+            Ok(()) | Err(Error::Denied { .. }) => {}
+            Err(error) => checks.push(about.fail("datastore", error).fix(format!(
+                "on the backup server: proxmox-backup-manager datastore show {}",
+                target.datastore
+            ))),
+        }
+    }
+    checks
+}
+
+/// The storage that is looked at: it begins the name of each check.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    pub id: &'a str,
+}
+
+impl Subject<'_> {
+    /// `storage.offsite.rights`
+    pub fn about(self, what: &str) -> String {
+        format!("storage.{}.{what}", self.id)
+    }
+
+    pub fn ok(self, what: &str, message: impl ToString) -> Check {
+        Check::ok(self.about(what), sentence(message))
+    }
+
+    pub fn warn(self, what: &str, message: impl ToString) -> Check {
+        Check::warn(self.about(what), sentence(message))
+    }
+
+    pub fn fail(self, what: &str, message: impl ToString) -> Check {
+        Check::fail(self.about(what), sentence(message))
+    }
+}
+
+/// What a file or a server says is in it.
+fn sentence(message: impl ToString) -> String {
+    printable(&message.to_string(), 1000)
+}

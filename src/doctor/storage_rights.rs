@@ -1,0 +1,158 @@
+//! What the login of a storage may do on the backup server, and what it should not.
+
+use std::collections::BTreeSet;
+
+use super::check::Check;
+use super::storage::Subject;
+use crate::pbs::look::{AUDIT, BACKUP, MODIFY, PRUNE, VERIFY};
+use crate::pbs::storage::Target;
+
+/// The least role with which backups can be made, listed and verified.
+const ROLE: &str = "DatastoreBackup";
+
+/// What the login may do: list, verify its own, verify all.
+pub fn rights(about: Subject<'_>, target: &Target, held: &BTreeSet<String>) -> Check {
+    let has = |privilege| held.contains(privilege);
+    let username = &target.username;
+    let path = target.acl_path();
+    let list = match (has(AUDIT), has(BACKUP)) {
+        (true, _) => "list all backups",
+        (false, true) => "list its own backups",
+        (false, false) => "not list backups",
+    };
+    let verify = match (has(VERIFY), has(BACKUP)) {
+        (true, _) => "verify all",
+        (false, true) => "verify its own, not those of others",
+        (false, false) => "not verify any",
+    };
+    let make = if has(BACKUP) { "make backups" } else { "not make backups" };
+    let told = format!("on {path} {username} may {make}, {list}, and {verify}");
+    if has(BACKUP) {
+        return about.ok("rights", told);
+    }
+    let mut check = about.fail("rights", told);
+    for login in logins(username) {
+        check = check.fix(granting(&path, &login));
+    }
+    check
+}
+
+/// Warns of a login that can delete backups.
+pub fn deleting(about: Subject<'_>, target: &Target, held: &BTreeSet<String>) -> Option<Check> {
+    let may: Vec<&str> =
+        [PRUNE, MODIFY].into_iter().filter(|privilege| held.contains(*privilege)).collect();
+    if may.is_empty() {
+        return None;
+    }
+    let username = &target.username;
+    let text = format!(
+        "{username} may delete backups ({}): whoever takes over this node, ransomware for one, can delete them all",
+        may.join(", ")
+    );
+    let check = about.warn("delete", text);
+    let check = match username.split_once('!') {
+        Some(_) => check
+            .fix(format!("on the backup server: {}", granting(&target.acl_path(), username)))
+            .fix(format!(
+                "on the backup server: proxmox-backup-manager acl list   # then for each greater ROLE of '{username}': \
+                 proxmox-backup-manager acl update PATH ROLE --auth-id '{username}' --delete true"
+            )),
+        None => check
+            .fix(format!("on the backup server: proxmox-backup-manager user generate-token {username} NAME"))
+            .fix(format!(
+                "on the backup server: {}",
+                granting(&target.acl_path(), &format!("{username}!NAME"))
+            ))
+            .fix(format!("pvesm set {} --username '{username}!NAME' --password", about.id))
+            .fix(
+                "give the token the backups that are there (proxmox-backup-client change-owner), \
+                 else the next backup of each guest is refused",
+            ),
+    };
+    Some(check.fix(
+        "let the backup server prune (a prune job on the datastore), not Proxmox VE (prune-backups keep-all=1)",
+    ))
+}
+
+/// A token has no more than its user: both need the role.
+fn logins(username: &str) -> Vec<String> {
+    let user = username.split('!').next().unwrap_or(username);
+    let mut logins = vec![user.to_owned()];
+    if user != username {
+        logins.push(username.to_owned());
+    }
+    logins
+}
+
+fn granting(path: &str, login: &str) -> String {
+    format!("proxmox-backup-manager acl update {path} {ROLE} --auth-id '{login}'")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::check::Level;
+    use super::*;
+
+    fn target(username: &str) -> Target {
+        Target {
+            server: "192.0.2.7".into(),
+            port: 8007,
+            datastore: "tank".into(),
+            namespace: Some("pve/n100".into()),
+            username: username.into(),
+            fingerprint: None,
+            encryption_key: false,
+        }
+    }
+
+    fn held(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    const ABOUT: Subject<'_> = Subject { id: "offsite" };
+
+    #[test]
+    fn what_is_missing_is_granted_to_the_user_and_the_token() {
+        for names in [&[][..], &[AUDIT], &[AUDIT, VERIFY, "Datastore.Read"]] {
+            let check = rights(ABOUT, &target("felhom@pbs!n100"), &held(names));
+            assert_eq!(check.level, Level::Fail);
+            assert_eq!(
+                check.fix,
+                [
+                    "proxmox-backup-manager acl update /datastore/tank/pve/n100 DatastoreBackup --auth-id 'felhom@pbs'",
+                    "proxmox-backup-manager acl update /datastore/tank/pve/n100 DatastoreBackup --auth-id 'felhom@pbs!n100'",
+                ]
+            );
+        }
+        let check = rights(ABOUT, &target("felhom@pbs"), &held(&[]));
+        assert_eq!(check.fix.len(), 1);
+    }
+
+    #[test]
+    fn it_is_told_what_can_be_listed_and_verified() {
+        for (names, told) in [
+            (
+                &[BACKUP][..],
+                "make backups, list its own backups, and verify its own, not those of others",
+            ),
+            (&[BACKUP, AUDIT, VERIFY], "make backups, list all backups, and verify all"),
+            (&[AUDIT], "not make backups, list all backups, and not verify any"),
+            (&[], "not make backups, not list backups, and not verify any"),
+        ] {
+            let message = rights(ABOUT, &target("a@pbs!b"), &held(names)).message;
+            assert_eq!(message, format!("on /datastore/tank/pve/n100 a@pbs!b may {told}"));
+        }
+    }
+
+    #[test]
+    fn who_can_delete_is_warned_of() {
+        let of = |username, names: &[&str]| deleting(ABOUT, &target(username), &held(names));
+        assert_eq!(of("a@pbs!b", &[BACKUP, AUDIT, VERIFY]), None);
+        let check = of("a@pbs!b", &[BACKUP, PRUNE]).unwrap();
+        assert_eq!(check.level, Level::Warn);
+        assert!(check.message.contains("(Datastore.Prune)"), "{}", check.message);
+        assert!(check.message.contains("ransomware"), "{}", check.message);
+        let check = of("root@pam", &[BACKUP, PRUNE, MODIFY]).unwrap();
+        assert!(check.fix[0].contains("generate-token root@pam"), "{:?}", check.fix);
+    }
+}

@@ -1,0 +1,129 @@
+//! Whether the backup server is the right one, lets the storage's user in, and has the right time.
+
+use chrono::TimeDelta;
+
+use super::check::Check;
+use super::storage::Subject;
+use crate::pbs::storage::Target;
+use crate::pbs::tls::Fingerprint;
+use crate::pbs::{Certificate, Error};
+use crate::sys::clock;
+
+/// A certificate that ends sooner than this is told of.
+const RENEW: TimeDelta = TimeDelta::days(30);
+/// Clocks that differ by more than this are told of.
+const CLOCK: TimeDelta = TimeDelta::seconds(10);
+
+const READ: &str = "on the backup server: proxmox-backup-manager cert info | grep Fingerprint";
+
+/// Whether the server presents the certificate that the storage expects, and what else is to be said of it.
+pub fn certificate(
+    about: Subject<'_>,
+    target: &Target,
+    seen: Result<Certificate, Error>,
+) -> (bool, Vec<Check>) {
+    let seen = match seen {
+        Ok(seen) => seen,
+        Err(error) => return (false, vec![unreachable(about, target, &error)]),
+    };
+    let pinned = target.fingerprint.as_deref().and_then(|text| text.parse::<Fingerprint>().ok());
+    let set = format!("pvesm set {} --fingerprint FINGERPRINT", about.id);
+    let mut checks = vec![match pinned {
+        Some(pinned) if pinned == seen.fingerprint => {
+            about.ok("fingerprint", "the server presents the certificate that the storage expects")
+        }
+        Some(pinned) => {
+            let text = format!(
+                "wrong fingerprint: the server's certificate has {}, the storage expects {pinned}",
+                seen.fingerprint
+            );
+            let check = about.fail("fingerprint", text).fix(READ);
+            let check = check.fix(format!("{set}   # where the server itself says that it is the new one"));
+            return (false, vec![check]);
+        }
+        None => about
+            .warn(
+                "fingerprint",
+                "the storage has no fingerprint: any certificate that the system's roots vouch for is taken for the server's",
+            )
+            .fix(READ)
+            .fix(set.clone()),
+    }];
+    checks.extend(expiry(about, seen, pinned.is_some(), &set));
+    (true, checks)
+}
+
+fn expiry(about: Subject<'_>, seen: Certificate, pinned: bool, set: &str) -> Option<Check> {
+    let until = seen.not_after?;
+    let left = until - clock::now();
+    if left > RENEW {
+        return None;
+    }
+    let day = until.format("%Y-%m-%d");
+    let text = match (left < TimeDelta::zero(), pinned) {
+        (true, true) => format!(
+            "the server's certificate has expired on {day}; backups go on, since the fingerprint is what counts here"
+        ),
+        (true, false) => format!("the server's certificate has expired on {day}"),
+        (false, true) => format!(
+            "the server's certificate expires on {day}; backups stop when it is renewed, until the storage has the new fingerprint"
+        ),
+        (false, false) => format!("the server's certificate expires on {day}"),
+    };
+    let check = about.warn("certificate", text);
+    let check = check.fix("on the backup server: proxmox-backup-manager cert update --force true");
+    Some(if pinned { check.fix(READ).fix(set) } else { check })
+}
+
+fn unreachable(about: Subject<'_>, target: &Target, error: &Error) -> Check {
+    about
+        .fail("server", error)
+        .fix(format!("nc -zv {} {}   # from this node", target.server, target.port))
+        .fix("on the backup server: systemctl status proxmox-backup-proxy")
+}
+
+/// Whether the server lets the storage's user in, and how far its clock is from ours.
+pub fn login(
+    about: Subject<'_>,
+    target: &Target,
+    ahead: Result<Option<TimeDelta>, Error>,
+) -> Vec<Check> {
+    let username = &target.username;
+    let ahead = match ahead {
+        Ok(ahead) => ahead,
+        Err(error @ Error::Denied { .. }) => {
+            let text = format!(
+                "the server does not let {username} in with the secret that is stored: {error}"
+            );
+            let user = username.split('!').next().unwrap_or(username);
+            return vec![
+                about
+                    .fail("login", text)
+                    .fix(format!(
+                        "on the backup server: proxmox-backup-manager user list-tokens {user}"
+                    ))
+                    .fix(format!("pvesm set {} --password   # asks for the secret", about.id)),
+            ];
+        }
+        Err(error) => return vec![unreachable(about, target, &error)],
+    };
+    let mut checks = vec![about.ok("login", format!("the server lets {username} in"))];
+    checks.extend(ahead.map(|ahead| clocks(about, ahead)));
+    checks
+}
+
+fn clocks(about: Subject<'_>, ahead: TimeDelta) -> Check {
+    if ahead.abs() <= CLOCK {
+        return about.ok("clock", "the server's clock and this node's agree");
+    }
+    let seconds = ahead.num_seconds();
+    let direction = if seconds > 0 { "ahead of" } else { "behind" };
+    let text = format!(
+        "the server's clock is {} s {direction} this node's: times of backups and verifies can't be compared",
+        seconds.abs()
+    );
+    about
+        .warn("clock", text)
+        .fix("timedatectl   # on both: which one is not synchronised?")
+        .fix("systemctl enable --now chrony   # on that one")
+}

@@ -1,0 +1,104 @@
+//! What a server's certificate says of its own time: read from its DER, as far as RFC 5280 has it in one place.
+
+use chrono::{DateTime, NaiveDateTime, Utc};
+use rustls::pki_types::CertificateDer;
+
+use super::tls::Fingerprint;
+
+/// The certificate that a server presents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Certificate {
+    pub fingerprint: Fingerprint,
+    /// The last second in which it is valid; None where it cannot be read.
+    pub not_after: Option<DateTime<Utc>>,
+}
+
+impl Certificate {
+    pub(super) fn of(certificate: &CertificateDer<'_>) -> Certificate {
+        Certificate {
+            fingerprint: Fingerprint::of(certificate),
+            not_after: not_after(certificate.as_ref()),
+        }
+    }
+}
+
+const SEQUENCE: u8 = 0x30;
+const UTC_TIME: u8 = 0x17;
+const GENERALIZED_TIME: u8 = 0x18;
+/// `[0]`, which holds the version.
+const VERSION: u8 = 0xa0;
+
+/// `Certificate { TBSCertificate { [0] version, serial, signature, issuer, Validity { from, until }, ... }, ... }`
+fn not_after(certificate: &[u8]) -> Option<DateTime<Utc>> {
+    let (_, whole, _) = element(certificate, Some(SEQUENCE))?;
+    let (_, mut rest, _) = element(whole, Some(SEQUENCE))?;
+    if rest.first() == Some(&VERSION) {
+        rest = element(rest, None)?.2;
+    }
+    for _serial_signature_issuer in 0..3 {
+        rest = element(rest, None)?.2;
+    }
+    let (_, validity, _) = element(rest, Some(SEQUENCE))?;
+    let (_, _, until) = element(validity, None)?;
+    let (kind, text, _) = element(until, None)?;
+    let text = std::str::from_utf8(text).ok()?;
+    let text = match kind {
+        // Two digits of a year: from 50 on they are of the last century.
+        UTC_TIME if text.get(..2)? >= "50" => format!("19{text}"),
+        UTC_TIME => format!("20{text}"),
+        GENERALIZED_TIME => text.to_owned(),
+        _ => return None,
+    };
+    NaiveDateTime::parse_from_str(&text, "%Y%m%d%H%M%SZ").ok().map(|time| time.and_utc())
+}
+
+/// The tag and content of the first element, and what follows it.
+fn element(bytes: &[u8], expected: Option<u8>) -> Option<(u8, &[u8], &[u8])> {
+    let (&tag, rest) = bytes.split_first()?;
+    let (&first, mut rest) = rest.split_first()?;
+    let mut length = usize::from(first);
+    if first & 0x80 != 0 {
+        let digits;
+        (digits, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
+        if digits.is_empty() || digits.len() > 4 {
+            return None;
+        }
+        length = digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit));
+    }
+    let (content, rest) = rest.split_at_checked(length)?;
+    expected.is_none_or(|expected| expected == tag).then_some((tag, content, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    fn made(year: i32) -> CertificateDer<'static> {
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.not_before = date_time_ymd(2001, 2, 3);
+        params.not_after = date_time_ymd(year, 11, 22);
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
+    }
+
+    #[test]
+    fn the_last_day_is_read_in_either_form() {
+        for year in [2026, 2049, 2050, 3026] {
+            let certificate = Certificate::of(&made(year));
+            let until = certificate.not_after.unwrap().to_rfc3339();
+            assert_eq!(until, format!("{year}-11-22T00:00:00+00:00"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_certificate_has_no_last_day() {
+        let whole = made(2026);
+        for end in 0..whole.len() {
+            assert_eq!(not_after(&whole[..end]), None);
+        }
+        for odd in [&b"\x30\x84\xff\xff\xff\xff"[..], b"\x30\x80", b"\x30\x00", b"x"] {
+            assert_eq!(not_after(odd), None);
+        }
+    }
+}

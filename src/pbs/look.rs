@@ -1,0 +1,137 @@
+//! What can be learnt of a server before it is trusted with a backup: its certificate, its clock, and what the login
+//! may do.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::de::IgnoredAny;
+
+use super::certificate::Certificate;
+use super::client::{Error, Pbs, small};
+use super::tls;
+use crate::sys::clock;
+use crate::sys::http::{Client, Failure, Method, Request};
+
+const VERSION: &str = "/api2/json/version";
+
+/// The parts of a privilege's name that have to do with datastores.
+pub const AUDIT: &str = "Datastore.Audit";
+pub const BACKUP: &str = "Datastore.Backup";
+pub const MODIFY: &str = "Datastore.Modify";
+pub const PRUNE: &str = "Datastore.Prune";
+pub const VERIFY: &str = "Datastore.Verify";
+
+impl Pbs {
+    /// The certificate that the server presents, whatever it is worth: nothing is said to the server after it.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] where it presents none.
+    pub fn certificate(&self, deadline: Instant) -> Result<Certificate, Error> {
+        let seen = Arc::default();
+        let config =
+            tls::looking(&seen).map_err(|error| Error::Misconfigured(error.to_string()))?;
+        let target = self.target();
+        let client = Client::tls(&target.server, target.port, config);
+        let request =
+            Request { method: Method::Get, path: VERSION, headers: &[], form: None, json: None };
+        let result = client.send(&request, small(deadline));
+        let seen = *seen.lock().unwrap_or_else(PoisonError::into_inner);
+        match (seen, result) {
+            (Some(certificate), _) => Ok(certificate),
+            (None, Err(failure)) => Err(Failure::into(failure)),
+            (None, Ok(_)) => Err(Error::Invalid("no certificate".to_owned())),
+        }
+    }
+
+    /// Logs in, and tells by how much the server's clock is ahead of this node's; None where it does not tell the time.
+    /// What the answer's way may have taken is no difference.
+    ///
+    /// # Errors
+    /// As all calls.
+    pub fn clock_ahead(&self, deadline: Instant) -> Result<Option<TimeDelta>, Error> {
+        let before = clock::now();
+        let (date, _) = self.get_dated::<IgnoredAny>(VERSION, deadline)?;
+        let date = date.and_then(|date| DateTime::parse_from_rfc2822(&date).ok());
+        Ok(date.map(|date| ahead(date.to_utc(), before, clock::now())))
+    }
+
+    /// The names of the privileges that the login has on this storage's datastore and namespace.
+    ///
+    /// # Errors
+    /// As all calls.
+    pub fn privileges(&self, deadline: Instant) -> Result<BTreeSet<String>, Error> {
+        let path = self.target().acl_path();
+        let query = [("path", path.as_str())];
+        let paths: BTreeMap<String, BTreeMap<String, IgnoredAny>> =
+            self.get("/api2/json/access/permissions", &query, small(deadline))?;
+        Ok(paths.into_values().flat_map(BTreeMap::into_keys).collect())
+    }
+
+    /// Asks whether the datastore can be used.
+    ///
+    /// # Errors
+    /// As all calls; one under maintenance is [`Error::Refused`].
+    pub fn is_available(&self, deadline: Instant) -> Result<(), Error> {
+        self.get::<IgnoredAny>(&self.datastore("status"), &[], small(deadline)).map(drop)
+    }
+}
+
+/// How far `date`, cut to the second, lies outside of the time in which it was asked for.
+fn ahead(date: DateTime<Utc>, before: DateTime<Utc>, after: DateTime<Utc>) -> TimeDelta {
+    let second = TimeDelta::from_std(Duration::from_secs(1)).unwrap_or_default();
+    if date > after {
+        date - after
+    } else if date + second < before {
+        date + second - before
+    } else {
+        TimeDelta::zero()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::client::tests::{answering, deadline};
+    use super::super::recorded::exchange;
+    use super::*;
+    use crate::sys::http::testserver::{Identity, TestServer};
+
+    #[test]
+    fn the_way_of_an_answer_is_no_difference_between_clocks() {
+        let time = |text: &str| format!("2026-11-21T23:{text}Z").parse::<DateTime<Utc>>().unwrap();
+        let ahead =
+            |date, before, after| ahead(time(date), time(before), time(after)).num_seconds();
+        assert_eq!(ahead("14:30", "14:30.9", "14:31.2"), 0);
+        assert_eq!(ahead("14:30", "14:10", "14:50"), 0, "it took 40 s");
+        assert_eq!(ahead("15:30", "14:30.0", "14:30.0"), 60);
+        assert_eq!(ahead("13:29", "14:30.0", "14:30.0"), -60);
+    }
+
+    #[test]
+    fn recorded_rights_are_understood() {
+        let recorded = exchange(
+            "06-verify-errors.http",
+            "ACL on /datastore only: permissions?path=/datastore/felhom-spike",
+        );
+        let (server, mut pbs) = answering(recorded.answer());
+        let held = pbs.privileges(deadline()).unwrap();
+        assert_eq!(held.into_iter().collect::<Vec<_>>(), [BACKUP]);
+        assert!(
+            server.requests()[0].contains("/access/permissions?path=%2Fdatastore%2Ffelhom-spike ")
+        );
+        pbs.set_namespace(Some("pve/n100"));
+        pbs.privileges(deadline()).unwrap();
+        assert!(server.requests()[1].contains("%2Ffelhom-spike%2Fpve%2Fn100 "));
+    }
+
+    #[test]
+    fn a_certificate_is_looked_at_without_a_word() {
+        let identity = Identity::self_signed();
+        let server = TestServer::start(&identity, |_| String::new());
+        let pbs = super::super::client::tests::client_as("a@pbs!b", &identity, &server);
+        let seen = pbs.certificate(deadline()).unwrap();
+        assert_eq!(seen, Certificate::of(&identity.certificate));
+        assert_eq!((server.handshakes(), server.requests().len()), (0, 0));
+    }
+}

@@ -1,0 +1,227 @@
+//! What `stillpoint doctor` says of a storage of a backup server.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use stillpoint::config::Settings;
+use stillpoint::doctor::{self, Check, Level};
+use stillpoint::sys::Root;
+use stillpoint_sim::hooks::Binaries;
+use stillpoint_sim::node::Node;
+use stillpoint_sim::node::backups::{DATASTORE, SECRET, TOKEN};
+use stillpoint_sim::pbs::{Fault, Maintenance, SimPbs};
+use stillpoint_sim::tls::{Identity, Impostor, OldServer, Versions};
+
+const ENC: &str = "etc/pve/priv/storage/offsite.enc";
+
+/// A node whose storage `offsite` has nothing that could be better.
+fn node() -> Node {
+    let binaries = Binaries::beside(Path::new(env!("CARGO_BIN_EXE_vzdump-hook"))).unwrap();
+    let mut node = Node::new(None, &binaries).unwrap();
+    node.add_backup_server("offsite", Some("pve")).unwrap();
+    key(&node, 0o600);
+    node.write("etc/stillpoint/config.toml", "[storage.offsite]\nkey-saved = true\n").unwrap();
+    pbs(&node).edit(|state| state.unauthorized_delay = std::time::Duration::ZERO);
+    node
+}
+
+fn key(node: &Node, mode: u32) {
+    node.write(ENC, "{}").unwrap();
+    std::fs::set_permissions(node.path(ENC), Permissions::from_mode(mode)).unwrap();
+}
+
+fn pbs(node: &Node) -> &SimPbs {
+    &node.backup_server().unwrap().pbs
+}
+
+/// Changes a line of storage.cfg; an empty one goes.
+fn edit(node: &Node, key: &str, value: &str) {
+    let path = node.path("etc/pve/storage.cfg");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines = text.lines().filter_map(|line| match line.trim_start().starts_with(key) {
+        true if value.is_empty() => None,
+        true => Some(format!("\t{key} {value}\n")),
+        false => Some(format!("{line}\n")),
+    });
+    std::fs::write(path, lines.collect::<String>()).unwrap();
+}
+
+fn checks(node: &Node) -> Vec<Check> {
+    let root = Root::at(node.root());
+    doctor::storage(&root, &Settings::load(&root), "offsite")
+}
+
+/// The one check of that name, which has to be of that level.
+#[track_caller]
+fn check(node: &Node, what: &str, level: Level) -> Check {
+    let all = checks(node);
+    let about = format!("storage.offsite.{what}");
+    let found: Vec<&Check> = all.iter().filter(|check| check.about == about).collect();
+    let [one] = found[..] else { panic!("{about} in {all:#?}") };
+    assert_eq!(one.level, level, "{one:?}");
+    assert_eq!(level == Level::Ok, one.fix.is_empty(), "{one:?}");
+    one.clone()
+}
+
+#[track_caller]
+fn assert_says(check: &Check, parts: &[&str]) {
+    let text = format!("{}\n{}", check.message, check.fix.join("\n"));
+    for part in parts {
+        assert!(text.contains(part), "no '{part}' in: {text}");
+    }
+}
+
+#[test]
+fn a_storage_as_it_should_be_has_nothing_to_mend() {
+    let node = node();
+    let all = checks(&node);
+    assert!(all.iter().all(|check| check.level == Level::Ok), "{all:#?}");
+    let about: Vec<&str> = all.iter().map(|check| check.about.as_str()).collect();
+    let names = ["secret", "key.copy", "fingerprint", "login", "clock", "rights"];
+    assert_eq!(about, names.map(|name| format!("storage.offsite.{name}")));
+}
+
+#[test]
+fn a_missing_right_is_told_with_the_commands_that_give_it() {
+    let node = node();
+    pbs(&node).edit(|state| state.access.revoke_all());
+    let missing = check(&node, "rights", Level::Fail);
+    let path = format!("/datastore/{DATASTORE}/pve DatastoreBackup --auth-id");
+    assert_says(&missing, &["may not make backups, not list backups, and not verify any"]);
+    assert_says(&missing, &[&format!("{path} 'stillpoint@pbs'"), &format!("{path} '{TOKEN}'")]);
+    // Given to the token only.
+    let place = format!("/datastore/{DATASTORE}");
+    pbs(&node).edit(|state| state.access.grant(&place, TOKEN, "DatastoreBackup"));
+    check(&node, "rights", Level::Fail);
+    pbs(&node).edit(|state| state.access.grant_both(&place, TOKEN, "DatastoreAdmin"));
+    assert_says(&check(&node, "rights", Level::Ok), &["list all backups", "verify all"]);
+    let delete = check(&node, "delete", Level::Warn);
+    assert_says(&delete, &["Datastore.Prune, Datastore.Modify", "ransomware", "--delete true"]);
+}
+
+#[test]
+fn a_storage_of_root_is_warned_of() {
+    let node = node();
+    edit(&node, "username", "");
+    pbs(&node).edit(|state| state.access.add_user("root@pam", SECRET));
+    let delete = check(&node, "delete", Level::Warn);
+    assert_says(&delete, &["root@pam may delete", "generate-token root@pam", "change-owner"]);
+}
+
+#[test]
+fn a_secret_that_others_can_read_is_a_failure() {
+    let node = node();
+    let path = "etc/pve/priv/storage/offsite.pw";
+    std::fs::set_permissions(node.path(path), Permissions::from_mode(0o640)).unwrap();
+    assert_says(
+        &check(&node, "secret", Level::Fail),
+        &["the group", &format!("chmod 600 /{path}")],
+    );
+    key(&node, 0o604);
+    assert_says(&check(&node, "key", Level::Fail), &["everybody", &format!("chmod 600 /{ENC}")]);
+}
+
+#[test]
+fn a_key_that_is_nowhere_else_is_asked_for_until_a_person_has_seen_to_it() {
+    let node = node();
+    node.write("etc/stillpoint/config.toml", "").unwrap();
+    let copy = check(&node, "key.copy", Level::Warn);
+    assert_says(&copy, &["key paperkey", "/etc/pve/priv/storage/offsite.enc", "key-saved = true"]);
+    node.write("etc/pve/priv/storage/offsite.master.pem", "x").unwrap();
+    assert_says(&check(&node, "key.copy", Level::Warn), &["master key", "key-saved = true"]);
+
+    std::fs::remove_file(node.path(ENC)).unwrap();
+    assert_says(&check(&node, "key", Level::Warn), &["not encrypted", "--encryption-key autogen"]);
+    edit(&node, "content", "backup\n\tencryption-key 05:53");
+    assert_says(&check(&node, "key", Level::Fail), &["offsite.enc is not there"]);
+}
+
+#[test]
+fn a_wrong_fingerprint_is_told_before_anything_is_said() {
+    let node = node();
+    let (before, other) = (pbs(&node).fingerprint(), Identity::new(&["localhost"]).unwrap());
+    pbs(&node).use_identity(&other, Versions::Both).unwrap();
+    let wrong = check(&node, "fingerprint", Level::Fail);
+    assert_says(
+        &wrong,
+        &[
+            &before,
+            &other.fingerprint(),
+            "cert info | grep Fingerprint",
+            "pvesm set offsite --fingerprint",
+        ],
+    );
+    assert_eq!(pbs(&node).requests(), Vec::<String>::new());
+
+    edit(&node, "fingerprint", "");
+    assert_says(
+        &check(&node, "fingerprint", Level::Warn),
+        &["no fingerprint", "pvesm set offsite"],
+    );
+    assert_says(&check(&node, "server", Level::Fail), &["set the storage's fingerprint"]);
+    edit(&node, "content", "backup\n\tfingerprint AA:BB");
+    assert_says(&check(&node, "config", Level::Fail), &["32 pairs"]);
+}
+
+#[test]
+fn a_certificate_that_ends_soon_or_has_ended_is_warned_of() {
+    let node = node();
+    for (days, text) in [(29, "expires on"), (-2, "has expired on")] {
+        let identity = Identity::valid_for_days(&["localhost"], days).unwrap();
+        pbs(&node).use_identity(&identity, Versions::Both).unwrap();
+        edit(&node, "fingerprint", &identity.fingerprint());
+        assert_says(&check(&node, "certificate", Level::Warn), &[text, "cert update"]);
+        check(&node, "login", Level::Ok);
+    }
+    let identity = Identity::valid_for_days(&["localhost"], 32).unwrap();
+    pbs(&node).use_identity(&identity, Versions::Both).unwrap();
+    edit(&node, "fingerprint", &identity.fingerprint());
+    assert!(checks(&node).iter().all(|check| check.level == Level::Ok));
+}
+
+#[test]
+fn who_is_not_the_server_is_told_and_hears_nothing() {
+    let node = node();
+    let impostor = Impostor::start(&pbs(&node).identity(), Versions::Both).unwrap();
+    edit(&node, "port", &impostor.port().to_string());
+    assert_says(&check(&node, "server", Level::Fail), &["without holding its key"]);
+    assert!(!impostor.heard_request());
+
+    let old = OldServer::start().unwrap();
+    edit(&node, "port", &old.port().to_string());
+    assert_says(&check(&node, "server", Level::Fail), &["TLS 1.2 or 1.3"]);
+
+    edit(&node, "port", "1");
+    assert_says(&check(&node, "server", Level::Fail), &["cannot connect", "nc -zv 127.0.0.1 1"]);
+}
+
+#[test]
+fn a_login_that_is_refused_is_told() {
+    let node = node();
+    pbs(&node).edit(|state| state.access.enable(TOKEN, false));
+    let login = check(&node, "login", Level::Fail);
+    assert_says(&login, &[TOKEN, "list-tokens stillpoint@pbs", "pvesm set offsite --password"]);
+}
+
+#[test]
+fn a_clock_that_differs_is_warned_of() {
+    let node = node();
+    for (ahead, text) in [(90, " s ahead of"), (-90, " s behind")] {
+        pbs(&node).edit(|state| state.clock_ahead = ahead * 1000);
+        assert_says(&check(&node, "clock", Level::Warn), &[text, "timedatectl"]);
+    }
+}
+
+#[test]
+fn a_datastore_that_cannot_be_used_is_told() {
+    let node = node();
+    pbs(&node).edit(|state| {
+        let message = Maintenance::Offline("new disks".into());
+        state.add_datastore(DATASTORE).maintenance = Some(message);
+    });
+    assert_says(&check(&node, "datastore", Level::Fail), &["new disks"]);
+    pbs(&node).inject("/permissions", None, Fault::Refuse(500, "oh\x1b[2J".into()));
+    let rights = check(&node, "rights", Level::Fail);
+    assert!(!rights.message.chars().any(char::is_control), "{rights:?}");
+}
