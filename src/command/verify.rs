@@ -1,7 +1,224 @@
-use anyhow::{Result, bail};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use crate::sys::Root;
+use anyhow::{Context, Result, bail};
 
-pub fn verify(_root: &Root, _what: &str, _all: bool, _wait: bool) -> Result<u8> {
-    bail!("not there yet")
+use super::print;
+use crate::guest::node_name;
+use crate::inventory::{self, volid};
+use crate::journal::VerifyOutcome;
+use crate::pbs::storage::Attached;
+use crate::pbs::{BackupType, Choice, Entry, Pbs, Snapshot, Upid};
+use crate::sys::text::{count, printable, token};
+use crate::sys::{Root, detach};
+use crate::verify::by_hand::{Order, Standing, order};
+use crate::vzdump::Vmid;
+
+/// The list of one guest's snapshots, and the question about one.
+const QUESTION_LIMIT: Duration = Duration::from_secs(60);
+/// Who does not wait for the outcome still sees whether the server takes the order.
+const START_LIMIT: Duration = Duration::from_secs(10);
+/// A little more than what the collector gives the server.
+const OUTCOME_LIMIT: Duration = Duration::from_secs(25 * 3600);
+
+const FIRST_LOOK: Duration = Duration::from_millis(200);
+const SLOWEST_LOOK: Duration = Duration::from_secs(2);
+
+/// Of one task no more lines than these are shown.
+const LINES: usize = 2_000;
+
+/// Has a snapshot verified, the latest of a guest on each storage, or all of a guest's. The exit status is 0 where
+/// each is ordered, or with `wait` where each is found good.
+pub fn verify(root: &Root, what: &str, all: bool, wait: bool) -> Result<u8> {
+    let (chosen, mut failed) = match what.split_once(':') {
+        Some(_) if all => bail!("--all goes with a guest, not with one snapshot"),
+        Some((storage, volume)) => (vec![named(root, storage, volume)?], false),
+        None => of_guest(root, what.parse().context("neither a guest nor a volume")?, all)?,
+    };
+    if chosen.is_empty() {
+        bail!("guest {what} has no snapshot on a backup server that could be verified");
+    }
+    let mut watched = Vec::new();
+    for Chosen { storage, vmid, snapshot } in chosen {
+        let name = volid(&storage, &snapshot);
+        watched.push(Watched::of(name, order(root, &storage, vmid, &snapshot)?, storage));
+    }
+    detach::start(root, &format!("stillpoint-collect-{}", token()), &["collect"])
+        .context("the verify is written down, and nobody could be started to see to it")?;
+    let limit = if wait { OUTCOME_LIMIT } else { START_LIMIT };
+    failed |= watch(root, &mut watched, wait, Instant::now() + limit)?;
+    Ok(u8::from(failed))
+}
+
+/// A snapshot that is to be verified.
+struct Chosen {
+    storage: String,
+    vmid: Vmid,
+    snapshot: Snapshot,
+}
+
+/// `offsite` and `backup/ct/9001/2026-11-21T23:22:56Z`
+fn named(root: &Root, storage: &str, volume: &str) -> Result<Chosen> {
+    let whole = printable(&format!("{storage}:{volume}"), 200);
+    let no = || {
+        format!(
+            "{whole}: a snapshot of a guest is named STORAGE:backup/ct/9001/2026-11-21T23:22:56Z"
+        )
+    };
+    let snapshot = volume.strip_prefix("backup/").and_then(|name| name.parse::<Snapshot>().ok());
+    let snapshot = snapshot.with_context(no)?;
+    let vmid = snapshot.backup_id.parse::<Vmid>().ok();
+    let vmid = vmid.filter(|_| snapshot.backup_type != BackupType::Host).with_context(no)?;
+    let pbs = Pbs::open(root, storage)?;
+    let snapshot = snapshot.in_namespace(pbs.target().namespace.clone());
+    // A mistyped time is told now, not by a task that skips it.
+    pbs.state(&snapshot, Instant::now() + QUESTION_LIMIT).context(whole)?;
+    Ok(Chosen { storage: storage.to_owned(), vmid, snapshot })
+}
+
+/// The latest finished snapshot of a guest on each storage that is in use here, or all of them; and whether a storage
+/// could not be asked. A datastore that two storages lead to is asked once.
+fn of_guest(root: &Root, vmid: Vmid, all: bool) -> Result<(Vec<Chosen>, bool)> {
+    let mut places = inventory::places(root, &node_name(root)).context("/etc/pve/storage.cfg")?;
+    places.retain(|place| place.attached == Attached::Enabled);
+    if places.is_empty() {
+        bail!("no storage in use on this node leads to a backup server");
+    }
+    let mut by_place = BTreeMap::new();
+    for place in &places {
+        let id = place.storage_id.as_ref().unwrap_or(&place.storage);
+        by_place.entry((id, &place.namespace)).or_insert(place.storage.as_str());
+    }
+    let (mut chosen, mut failed) = (Vec::new(), false);
+    for storage in by_place.into_values() {
+        match snapshots(root, storage, vmid) {
+            Ok(mut snapshots) => {
+                snapshots.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.backup_time));
+                snapshots.truncate(if all { usize::MAX } else { 1 });
+                let found = snapshots.into_iter();
+                chosen.extend(found.map(|snapshot| Chosen {
+                    storage: storage.to_owned(),
+                    vmid,
+                    snapshot,
+                }));
+            }
+            Err(error) => {
+                eprintln!("stillpoint: {storage}: {error:#}");
+                failed = true;
+            }
+        }
+    }
+    Ok((chosen, failed))
+}
+
+fn snapshots(root: &Root, storage: &str, vmid: Vmid) -> Result<Vec<Snapshot>> {
+    let pbs = Pbs::open(root, storage)?;
+    let id = vmid.to_string();
+    let choice = Choice { backup_type: None, backup_id: Some(&id) };
+    let (mut found, mut odd) = (Vec::new(), 0);
+    let mut take = |entry: Result<Entry, String>| {
+        match entry {
+            Ok(entry) if entry.snapshot.backup_type == BackupType::Host || !entry.is_finished() => {
+            }
+            Ok(entry) => found.push(entry.snapshot),
+            Err(_) => odd += 1,
+        }
+        ControlFlow::Continue(())
+    };
+    pbs.each_snapshot(choice, Instant::now() + QUESTION_LIMIT, &mut take)?;
+    if odd > 0 {
+        bail!("{} not understood", count(odd, "snapshot"));
+    }
+    Ok(found)
+}
+
+/// A verify that was ordered, and what has been told of it.
+struct Watched {
+    name: String,
+    order: Order,
+    pbs: Option<Pbs>,
+    storage: String,
+    task: Option<Upid>,
+    /// Lines of the task's log that have been printed.
+    lines: usize,
+    over: bool,
+}
+
+impl Watched {
+    fn of(name: String, order: Order, storage: String) -> Watched {
+        Watched { name, order, pbs: None, storage, task: None, lines: 0, over: false }
+    }
+
+    /// The server has taken the order.
+    fn runs(&mut self, upid: Upid) -> Result<()> {
+        if self.task.as_ref() == Some(&upid) {
+            return Ok(());
+        }
+        print(&format!("{}: verify started, {}", self.name, printable(upid.as_str(), 300)))?;
+        self.task = Some(upid);
+        self.lines = 0;
+        Ok(())
+    }
+
+    /// Prints what is new in the task's log. It is told for the person's sake: where it can't be had, the outcome
+    /// tells why.
+    fn progress(&mut self, root: &Root) -> Result<()> {
+        let Some(upid) = &self.task else { return Ok(()) };
+        if self.pbs.is_none() {
+            self.pbs = Pbs::open(root, &self.storage).ok();
+        }
+        let Some(pbs) = &self.pbs else { return Ok(()) };
+        let deadline = Instant::now() + START_LIMIT;
+        let lines = pbs.log_from(upid, self.lines, deadline).unwrap_or_default();
+        for line in lines.iter().take(LINES.saturating_sub(self.lines)) {
+            print(&format!("  {line}"))?;
+        }
+        self.lines += lines.len();
+        Ok(())
+    }
+}
+
+/// Tells how the verifies go until all are over, or without `wait` until the server has the first one; whether one is
+/// known not to be good.
+fn watch(root: &Root, watched: &mut [Watched], wait: bool, deadline: Instant) -> Result<bool> {
+    let (mut failed, mut pause) = (false, FIRST_LOOK);
+    loop {
+        for one in watched.iter_mut().filter(|one| !one.over) {
+            match one.order.standing(root)? {
+                Standing::Waiting => {}
+                Standing::Running(upid) => {
+                    one.runs(upid)?;
+                    if wait {
+                        one.progress(root)?;
+                    }
+                }
+                Standing::Over { outcome, reason } => {
+                    if wait {
+                        one.progress(root)?;
+                    }
+                    one.over = true;
+                    failed |= outcome != VerifyOutcome::Ok;
+                    let why = reason.map(|reason| format!(": {}", printable(&reason, 1000)));
+                    print(&format!("{}: {outcome}{}", one.name, why.unwrap_or_default()))?;
+                }
+            }
+        }
+        let open = watched.iter().filter(|one| !one.over).count();
+        let seen = watched.iter().any(|one| one.over || one.task.is_some());
+        if open == 0 {
+            return Ok(failed);
+        }
+        if (!wait && seen) || Instant::now() >= deadline {
+            let verifies =
+                if open == 1 { "1 verify".to_owned() } else { format!("{open} verifies") };
+            print(&format!(
+                "{verifies} under way: `stillpoint journal` has the outcome in the end."
+            ))?;
+            return Ok(failed || wait);
+        }
+        thread::sleep(pause);
+        pause = (pause * 3 / 2).min(SLOWEST_LOOK);
+    }
 }

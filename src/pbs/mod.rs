@@ -4,6 +4,7 @@ mod certificate;
 mod client;
 mod list;
 pub mod look;
+mod progress;
 #[cfg(test)]
 mod recorded;
 mod snapshot;

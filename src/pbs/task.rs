@@ -55,7 +55,7 @@ impl Upid {
 
     /// The path of a call about this task. The server takes any plain name for the node and refuses one with a dot;
     /// `localhost` itself was seen to answer `unknown` on 4.2.1, so it is only the last resort.
-    fn path(&self, call: &str) -> String {
+    pub(super) fn path(&self, call: &str) -> String {
         let node = match self.node.as_str() {
             dotted if dotted.contains('.') => "localhost",
             plain => plain,

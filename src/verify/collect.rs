@@ -174,8 +174,8 @@ fn close(root: &Root, pending: &Pending, end: End) -> Result<()> {
     let verification = state.and_then(|state| state.verification.as_ref());
     let snapshot = &pending.snapshot;
     Journal::of(root).append(&Record::Verify(Verify {
-        run: Some(pending.run.clone()),
-        job: Some(pending.job.name()),
+        run: (!pending.by_hand).then(|| pending.run.clone()),
+        job: (!pending.by_hand).then(|| pending.job.name()),
         vmid: pending.vmid,
         storage: pending.storage.clone(),
         storage_id: end.storage_id,

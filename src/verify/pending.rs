@@ -13,7 +13,7 @@ use crate::sys::{Root, clock, file};
 use crate::vzdump::{Job, Vmid};
 
 const DIRECTORY: &str = "/var/lib/stillpoint/verifies";
-const SCHEMA: u32 = 1;
+pub(super) const SCHEMA: u32 = 1;
 const LIMIT: u64 = 1 << 20;
 
 /// backup-end waits no longer than this for the server to take the order.
@@ -32,6 +32,9 @@ pub struct Pending {
     pub guest: String,
     pub storage: String,
     pub snapshot: Snapshot,
+    /// Whether a person asked for it: then it is of no run and no job.
+    #[serde(default)]
+    pub by_hand: bool,
     /// The task on the server; missing where it could not be started.
     pub upid: Option<Upid>,
     /// How often it was started.
@@ -78,6 +81,7 @@ pub fn start(root: &Root, run: &Run) -> Result<Option<VerifyStart>> {
         guest: run.guest(),
         storage: storage.to_string(),
         snapshot,
+        by_hand: false,
         upid: None,
         starts: 0,
         since: clock::rfc3339(clock::now()),

@@ -1,0 +1,187 @@
+//! `stillpoint verify`: what a person sees, what the journal has, and what it asks of the server.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use serde_json::Value;
+use stillpoint_sim::hooks::Binaries;
+use stillpoint_sim::node::Node;
+use stillpoint_sim::node::backups::{DATASTORE, TOKEN};
+use stillpoint_sim::pbs::{Backup, Restart, SimPbs, SnapshotId};
+
+const OLD: i64 = 1_795_302_874;
+const NEW: i64 = 1_795_303_376;
+const VOLID: &str = "offsite:backup/ct/9001/2026-11-21T23:22:56Z";
+
+/// A node whose storage `offsite` has two finished snapshots of guest 9001, and one that is being written.
+fn node(namespace: Option<&str>) -> Node {
+    let binaries = Binaries::beside(Path::new(env!("CARGO_BIN_EXE_vzdump-hook"))).unwrap();
+    let mut node = Node::new(None, &binaries).unwrap();
+    node.add_backup_server("offsite", namespace).unwrap();
+    let ns = namespace.unwrap_or_default();
+    for time in [NEW, OLD] {
+        pbs(&node).add_snapshot(Backup::of(&snapshot(ns, time), TOKEN));
+    }
+    pbs(&node).add_snapshot(Backup::of(&snapshot(ns, NEW + 100), TOKEN).unfinished());
+    node
+}
+
+fn snapshot(ns: &str, time: i64) -> SnapshotId {
+    SnapshotId::new(DATASTORE, ns, "ct", "9001", time)
+}
+
+fn pbs(node: &Node) -> &SimPbs {
+    &node.backup_server().unwrap().pbs
+}
+
+fn run(node: &Node, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stillpoint"));
+    command.arg("verify").args(arguments).env("STILLPOINT_ROOT", node.root());
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+/// The verify records of the journal.
+fn records(node: &Node) -> Vec<Value> {
+    let path = node.path("var/lib/stillpoint/journal.jsonl");
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let records = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    records.filter(|record| record["kind"] == "verify").collect()
+}
+
+#[test]
+fn the_latest_finished_snapshot_of_a_guest_is_verified_and_waited_for() {
+    for namespace in [None, Some("pve/n100")] {
+        let node = node(namespace);
+        let (code, stdout, stderr) = run(&node, &["9001", "--wait"]);
+        assert_eq!((code, stderr.as_str()), (Some(0), ""), "{stdout}");
+        assert!(stdout.contains(&format!("{VOLID}: verify started, UPID:vm:")), "{stdout}");
+        assert!(stdout.contains("TASK OK"), "the task's log: {stdout}");
+        assert!(stdout.ends_with(&format!("{VOLID}: verified\n")), "{stdout}");
+        let records = records(&node);
+        assert_eq!(records.len(), 1, "{records:?}");
+        let record = &records[0];
+        assert_eq!((&record["run"], &record["job"]), (&Value::Null, &Value::Null));
+        assert_eq!((&record["outcome"], &record["vmid"]), (&"ok".into(), &9001.into()));
+        assert_eq!((&record["backup_time"], &record["storage"]), (&NEW.into(), &"offsite".into()));
+        assert_eq!(record["namespace"].as_str(), namespace);
+        assert_eq!(pbs(&node).tasks().len(), 1);
+    }
+}
+
+#[test]
+fn a_snapshot_that_is_named_is_verified_again_whatever_was_known_of_it() {
+    let node = node(None);
+    for _ in 0..2 {
+        let (code, stdout, _) = run(&node, &[VOLID, "--wait"]);
+        assert_eq!(code, Some(0), "{stdout}");
+    }
+    pbs(&node).corrupt(&snapshot("", NEW)).unwrap();
+    let (code, stdout, _) = run(&node, &[VOLID, "--wait"]);
+    assert_eq!(code, Some(1), "{stdout}");
+    assert!(stdout.contains(&format!("{VOLID}: FAILED to verify: ")), "{stdout}");
+    let outcomes: Vec<Value> = records(&node).iter().map(|one| one["outcome"].clone()).collect();
+    assert_eq!(outcomes, ["ok", "ok", "failed"]);
+}
+
+#[test]
+fn all_snapshots_of_a_guest_can_be_verified() {
+    let node = node(None);
+    let (code, stdout, _) = run(&node, &["9001", "--all", "--wait"]);
+    assert_eq!(code, Some(0), "{stdout}");
+    let mut times: Vec<i64> =
+        records(&node).iter().map(|one| one["backup_time"].as_i64().unwrap()).collect();
+    times.sort_unstable();
+    assert_eq!(times, [OLD, NEW], "and not the one that is being written");
+}
+
+#[test]
+fn who_does_not_wait_finds_the_outcome_in_the_journal() {
+    let node = node(None);
+    pbs(&node).edit(|state| state.verify_time = Duration::from_secs(3600));
+    let (code, stdout, _) = run(&node, &["9001"]);
+    assert_eq!(code, Some(0), "{stdout}");
+    assert!(stdout.contains("verify started, UPID:") && stdout.contains("under way"), "{stdout}");
+    assert_eq!(records(&node), Vec::<Value>::new());
+    let upid = pbs(&node).tasks()[0]["upid"].as_str().unwrap().to_owned();
+    assert!(pbs(&node).finish(&upid));
+    while records(&node).is_empty() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(records(&node)[0]["outcome"], "ok");
+}
+
+#[test]
+fn a_verify_that_the_server_lost_is_started_again_and_followed() {
+    let node = node(None);
+    pbs(&node).edit(|state| state.verify_time = Duration::from_secs(3600));
+    let child = Command::new(env!("CARGO_BIN_EXE_stillpoint"))
+        .args(["verify", VOLID, "--wait"])
+        .env("STILLPOINT_ROOT", node.root())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    while pbs(&node).tasks().is_empty() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    pbs(&node).edit(|state| state.verify_time = Duration::from_millis(100));
+    pbs(&node).restart(Restart::Killed);
+    let output = child.wait_with_output().unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{stdout}");
+    assert_eq!(pbs(&node).tasks().len(), 2, "{stdout}");
+}
+
+#[test]
+fn what_cannot_be_verified_is_told_at_once() {
+    let node = node(None);
+    for (arguments, told) in [
+        (&["offsite:backup/ct/9001/2026-11-21T23:22:57Z"][..], "No such file"),
+        (&["offsite:backup/host/9001/2026-11-21T23:22:56Z"], "is named STORAGE:backup/"),
+        (&["local:backup/vzdump-lxc-9001.tar"], "is named STORAGE:backup/"),
+        (&["nosuch:backup/ct/9001/2026-11-21T23:22:56Z"], "nosuch"),
+        (&["100"], "guest 100 has no snapshot"),
+        (&["x\x1b[2J"], "neither a guest nor a volume"),
+        (&[VOLID, "--all"], "--all goes with a guest"),
+    ] {
+        let (code, stdout, stderr) = run(&node, arguments);
+        assert_eq!((code, stdout.as_str()), (Some(1), ""), "{arguments:?}");
+        assert!(stderr.contains(told), "{stderr}");
+        assert!(!stderr.trim_end().chars().any(char::is_control), "{stderr:?}");
+    }
+    assert_eq!(pbs(&node).tasks(), Vec::<Value>::new());
+    assert!(!node.path("var/lib/stillpoint/verifies").exists());
+}
+
+#[test]
+fn a_storage_that_fails_stops_no_other() {
+    let mut node = node(None);
+    node.add_storage(
+        "pbs",
+        "broken",
+        &[("server", "127.0.0.1"), ("datastore", "x"), ("port", "1")],
+    )
+    .unwrap();
+    node.write("etc/pve/priv/storage/broken.pw", "x\n").unwrap();
+    // The same datastore under another name is not asked twice.
+    node.add_backup_server("again", None).unwrap();
+    let (code, stdout, stderr) = run(&node, &["9001", "--wait"]);
+    assert_eq!(code, Some(1), "{stdout}");
+    assert!(stderr.starts_with("stillpoint: broken: "), "{stderr}");
+    assert_eq!(records(&node).len(), 1);
+    assert_eq!(records(&node)[0]["outcome"], "ok");
+}
+
+#[test]
+fn a_token_that_may_not_verify_is_told_so() {
+    let node = node(None);
+    let place = format!("/datastore/{DATASTORE}");
+    pbs(&node).edit(|state| {
+        state.access.revoke_all();
+        state.access.grant_both(&place, TOKEN, "DatastoreAudit");
+    });
+    let (code, stdout, _) = run(&node, &["9001"]);
+    assert_eq!(code, Some(1), "{stdout}");
+    assert!(stdout.contains("not verified: denied"), "{stdout}");
+}
