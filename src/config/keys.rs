@@ -5,7 +5,7 @@ const ANY: &str = "*";
 
 /// Every setting with its default as a file would have it; those of `guest.*` and `storage.*` have none of their own,
 /// nor have those that are off unless they are set.
-pub const KEYS: [(&str, Option<&str>); 30] = [
+pub const KEYS: [(&str, Option<&str>); 31] = [
     ("quiesce.strategy", Some("\"stop\"")),
     ("quiesce.on-error", Some("\"continue\"")),
     ("quiesce.time-limit", Some("\"60s\"")),
@@ -36,6 +36,7 @@ pub const KEYS: [(&str, Option<&str>); 30] = [
     ("storage.*.verify.when", None),
     ("storage.*.verify.on-failure", None),
     ("storage.*.verify.require-encryption", None),
+    ("storage.*.key-saved", None),
 ];
 
 /// What a path in a settings file leads to.
@@ -133,6 +134,7 @@ mod tests {
             ("guest.9001.verify", Kind::Table),
             ("guest.9001.verify.when", Kind::Setting),
             ("storage.offsite.verify.require-encryption", Kind::Setting),
+            ("storage.offsite.key-saved", Kind::Setting),
             ("storage.offsite.strategy", Kind::Nothing),
             ("quiese", Kind::Nothing),
         ] {

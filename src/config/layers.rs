@@ -335,6 +335,7 @@ mod tests {
             let value = match (name, default) {
                 ("textfile-directory", _) => "\"/var/lib/prometheus/node-exporter\"",
                 ("ping-url", _) => "\"https://hc.example.org/ping/0b0b\"",
+                ("key-saved", _) => "true",
                 (_, Some(default)) => default,
                 (_, None) => panic!("{key} has no example"),
             };
