@@ -27,7 +27,7 @@ pub enum Command {
         /// Only this storage of a backup server, and what its user may do there
         #[arg(long, value_name = "STORAGE")]
         storage: Option<String>,
-        /// As JSON
+        /// As JSON: schema, version, node, worst, and checks with level, about, message and fix
         #[arg(long)]
         json: bool,
     },

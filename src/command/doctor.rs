@@ -1,7 +1,26 @@
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use crate::sys::Root;
+use super::print;
+use crate::doctor::{self, Report};
+use crate::sys::{Root, terminal};
 
-pub fn doctor(_root: &Root, _storage: Option<&str>, _as_json: bool) -> Result<u8> {
-    bail!("not there yet")
+/// Prints how this node stands, or one storage of it, and returns the exit status: 0, 1 where something warns, 2
+/// where something fails.
+pub fn doctor(root: &Root, storage: Option<&str>, as_json: bool) -> Result<u8> {
+    let report = match storage {
+        None => doctor::examine(root, doctor::LIMIT),
+        Some(id) => doctor::examine_storage(root, id, doctor::LIMIT),
+    };
+    show(&report, as_json)?;
+    Ok(report.exit_status())
+}
+
+fn show(report: &Report, as_json: bool) -> Result<()> {
+    if as_json {
+        return print(&serde_json::to_string_pretty(report)?);
+    }
+    for line in doctor::lines(report, terminal::width(), terminal::takes_colours()) {
+        print(&line)?;
+    }
+    Ok(())
 }

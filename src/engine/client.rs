@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 
 use super::container::{Container, is_id};
+use super::info::Info;
 use crate::guest::Guest;
 use crate::sys::http::{Answer, Client, Limit, Method, Request};
 use crate::sys::{bounded, text};
@@ -79,6 +80,11 @@ impl Engine {
             Err(Error::Failed(why)) => Err(Error::Failed(why)),
             Ok(_) | Err(Error::Gone | Error::Refused(..)) => Ok(()),
         }
+    }
+
+    /// What the engine says of itself.
+    pub fn info(&self, deadline: Instant) -> Result<Info, Error> {
+        Info::parse(&self.get("/info", CONTAINER_LIMIT, deadline)?.body).map_err(not_understood)
     }
 
     /// The ids of the containers that run, paused ones included.

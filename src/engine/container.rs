@@ -38,6 +38,18 @@ pub enum Status {
     Other,
 }
 
+/// What the engine does with a container that has ended, and at its own start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restart {
+    /// It stays down.
+    No,
+    /// It is started where it ended with an error.
+    OnFailure,
+    /// It is started unless it was stopped by hand.
+    UnlessStopped,
+    Always,
+}
+
 /// A container, as far as a backup is concerned with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
@@ -56,6 +68,8 @@ pub struct Container {
     pub stop_timeout: u64,
     /// `--rm`: stopping it deletes it.
     pub auto_remove: bool,
+    /// Its restart policy.
+    pub restart: Restart,
     /// Where its volumes and bind mounts lie in the guest.
     pub data: Vec<String>,
 }
@@ -169,6 +183,15 @@ struct InspectedConfig {
 struct HostConfig {
     #[serde(default)]
     auto_remove: bool,
+    #[serde(default)]
+    restart_policy: RestartPolicy,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RestartPolicy {
+    #[serde(default)]
+    name: String,
 }
 
 impl TryFrom<Inspected> for Container {
@@ -203,6 +226,13 @@ impl TryFrom<Inspected> for Container {
             finished_at: inspected.state.finished_at.chars().take(64).collect(),
             stop_timeout,
             auto_remove: inspected.host_config.auto_remove,
+            restart: match inspected.host_config.restart_policy.name.as_str() {
+                "always" => Restart::Always,
+                "unless-stopped" => Restart::UnlessStopped,
+                "on-failure" => Restart::OnFailure,
+                // Engines say "no" or nothing.
+                _ => Restart::No,
+            },
             data: inspected.mounts.0,
         })
     }
@@ -231,6 +261,15 @@ mod tests {
         let container = inspected(r#"{"StopTimeout":-1}"#, mounts).unwrap();
         assert_eq!(container.data, ["/var/lib/docker/volumes/pg/_data"]);
         assert_eq!(container.stop_timeout, LONGEST_STOP);
+    }
+
+    #[test]
+    fn a_policy_that_is_not_said_is_no() {
+        assert_eq!(inspected("{}", "").unwrap().restart, Restart::No);
+        let text = format!(
+            r#"{{"Id":"{ID}","Name":"/x","State":{{"Status":"running"}},"HostConfig":{{"RestartPolicy":{{"Name":"unless-stopped"}}}}}}"#
+        );
+        assert_eq!(Container::parse(text.as_bytes()).unwrap().restart, Restart::UnlessStopped);
     }
 
     #[test]

@@ -7,7 +7,9 @@
 mod client;
 mod container;
 mod exec;
+mod info;
 mod kept;
 
 pub use client::{Engine, Error};
-pub use container::{Container, MOST_CONTAINERS, Status};
+pub use container::{Container, MOST_CONTAINERS, Restart, Status};
+pub use info::Info;

@@ -202,6 +202,7 @@ mod tests {
             finished_at: String::new(),
             stop_timeout: 10,
             auto_remove: false,
+            restart: crate::engine::Restart::UnlessStopped,
             data: Vec::new(),
         }
     }

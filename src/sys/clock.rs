@@ -24,6 +24,15 @@ pub fn now() -> DateTime<Utc> {
     Utc::now()
 }
 
+/// Whether the kernel knows the clock to be kept right by somebody (NTP); `false` also where it can't be told.
+pub fn synchronised() -> bool {
+    // SAFETY: all-zero is a valid timex, and `modes` 0 changes nothing.
+    let mut state: nix::libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: adjtimex fills in the structure, which is a live one of ours.
+    let answer = unsafe { nix::libc::adjtimex(&raw mut state) };
+    answer >= 0 && state.status & nix::libc::STA_UNSYNC == 0
+}
+
 /// RFC 3339 in UTC with milliseconds, as every time in the journal is written.
 pub fn rfc3339(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Millis, true)

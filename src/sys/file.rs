@@ -27,6 +27,12 @@ pub fn read_text(path: &Path, limit: u64) -> io::Result<Option<String>> {
     }
 }
 
+/// The bytes that are free in the file system of `path`, for anybody.
+pub fn free(path: &Path) -> io::Result<u64> {
+    let system = nix::sys::statvfs::statvfs(path)?;
+    Ok(system.blocks_available() * system.fragment_size())
+}
+
 /// A file's new content, durably beside it; dropped without [`Staged::commit`], it is gone.
 #[derive(Debug)]
 pub struct Staged {

@@ -77,6 +77,21 @@ pub fn seconds(ms: u64) -> String {
     }
 }
 
+/// Bytes in the largest unit of which there is at least one: `512 B`, `17.0 MiB`, `1.2 TiB`.
+pub fn bytes(number: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut size = number as f64;
+    let mut unit = 0;
+    while size >= 1024.0 && unit + 1 < UNITS.len() {
+        size /= 1024.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{number} B"),
+        _ => format!("{size:.1} {}", UNITS[unit]),
+    }
+}
+
 /// A short name that no other call on this node gives: boot clock, pid and a counter.
 pub fn token() -> String {
     static COUNTER: AtomicU32 = AtomicU32::new(0);
@@ -100,5 +115,8 @@ mod tests {
         assert_eq!(seconds(412), "0.41 s");
         assert_eq!(seconds(12_345), "12.3 s");
         assert_eq!(seconds(185_000), "185 s");
+        assert_eq!(bytes(512), "512 B");
+        assert_eq!(bytes(17 << 20), "17.0 MiB");
+        assert_eq!(bytes(1 << 52), "4096.0 TiB");
     }
 }

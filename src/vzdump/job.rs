@@ -50,16 +50,12 @@ impl Job {
     /// Whether another vzdump is at work on this guest. One that waits for the node's lock, or is at another
     /// guest, is not; nor is one that has no log on this node. One whose log can't be read is taken to be.
     pub fn another_at(&self, root: &Root, vmid: Vmid) -> bool {
-        let Ok(tasks) = process::with_title("task UPID:") else { return true };
-        tasks
-            .into_iter()
-            .filter(|(pid, _)| *pid != self.worker.pid)
-            .filter_map(|(_, title)| Upid::from_command_line(&title))
-            .filter(|upid| upid.is_backup() && Some(upid) != self.upid.as_ref())
-            .any(|upid| match TaskLog::read(root, &upid) {
-                Ok(log) => log.is_at(vmid),
-                Err(error) => error.kind() != io::ErrorKind::NotFound,
-            })
+        at_work(root, vmid, |pid, upid| pid != self.worker.pid && Some(upid) != self.upid.as_ref())
+    }
+
+    /// Whether any vzdump is at work on this guest, in the sense of [`Job::another_at`].
+    pub fn any_at(root: &Root, vmid: Vmid) -> bool {
+        at_work(root, vmid, |_, _| true)
     }
 
     /// The mode that was asked for: the task log's first line, else `mode:` of `/etc/vzdump.conf`, else
@@ -72,6 +68,18 @@ impl Job {
             .or_else(|| configured_mode(root))
             .unwrap_or(Mode::Snapshot)
     }
+}
+
+fn at_work(root: &Root, vmid: Vmid, counts: impl Fn(i32, &Upid) -> bool) -> bool {
+    let Ok(tasks) = process::with_title("task UPID:") else { return true };
+    tasks
+        .into_iter()
+        .filter_map(|(pid, title)| Some((pid, Upid::from_command_line(&title)?)))
+        .filter(|(pid, upid)| upid.is_backup() && counts(*pid, upid))
+        .any(|(_, upid)| match TaskLog::read(root, &upid) {
+            Ok(log) => log.is_at(vmid),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        })
 }
 
 fn configured_mode(root: &Root) -> Option<Mode> {

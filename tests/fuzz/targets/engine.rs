@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use stillpoint::config::{Settings, Strategy};
-use stillpoint::engine::{Container, Status};
+use stillpoint::engine::{Container, Info, Status};
 use stillpoint::guest;
 use stillpoint::quiesce::{self, Plan, start_order};
 use stillpoint::vzdump::Vmid;
@@ -22,6 +22,18 @@ pub fn container(input: &[u8]) {
 pub fn container_list(input: &[u8]) {
     match Container::parse_list(input) {
         Ok(ids) => ids.iter().for_each(|id| assert_id(id)),
+        Err(why) => assert_short_words(&why),
+    }
+}
+
+/// What an engine says of itself.
+pub fn info(input: &[u8]) {
+    match Info::parse(input) {
+        Ok(info) => {
+            assert!(info.version.chars().count() <= 40, "{}", info.version);
+            let is_path = |path: &String| path.starts_with('/') && path.len() <= 4096;
+            assert!(info.data_root.iter().all(is_path), "{:?}", info.data_root);
+        }
         Err(why) => assert_short_words(&why),
     }
 }

@@ -61,7 +61,7 @@ pub struct Spec {
     pub healthy_after: Option<Duration>,
     /// That many starts answer 500.
     pub failing_starts: u32,
-    /// Named volumes and where they are mounted.
+    /// Named volumes, or directories of the guest, and where they are mounted.
     pub volumes: Vec<(String, String)>,
     /// What it is doing when the simulation begins.
     pub status: Status,

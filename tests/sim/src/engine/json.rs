@@ -29,6 +29,12 @@ fn human(container: &Container) -> String {
 
 fn mounts(container: &Container) -> Value {
     let mounts = container.spec.volumes.iter().map(|(name, destination)| {
+        if name.starts_with('/') {
+            return json!({
+                "Type": "bind", "Source": name, "Destination": destination, "Mode": "",
+                "RW": true, "Propagation": "rprivate",
+            });
+        }
         json!({
             "Type": "volume", "Name": name, "Driver": "local", "Mode": "z", "RW": true,
             "Source": format!("/var/lib/docker/volumes/{name}/_data"),
@@ -149,7 +155,7 @@ pub fn info(config: &EngineConfig, containers: &[Container]) -> Value {
         "DockerRootDir": "/var/lib/docker",
         "Name": "guest",
         "ServerVersion": config.version,
-        "LiveRestoreEnabled": false,
+        "LiveRestoreEnabled": config.live_restore,
         "Swarm": {"LocalNodeState": "inactive"},
         "Warnings": null,
     })

@@ -37,6 +37,8 @@ pub struct EngineConfig {
     pub boot_takes: Duration,
     /// What it does instead of answering.
     pub hostile: Option<Hostile>,
+    /// Containers run on while the engine is down.
+    pub live_restore: bool,
 }
 
 impl Default for EngineConfig {
@@ -49,6 +51,7 @@ impl Default for EngineConfig {
             time_scale: 0.05,
             boot_takes: Duration::from_millis(150),
             hostile: None,
+            live_restore: false,
         }
     }
 }

@@ -84,6 +84,7 @@ impl Node {
             Self { root, keep, binaries: binaries.clone(), guests: BTreeMap::new(), backups: None };
         node.link("nodes/sim/lxc", "etc/pve/lxc")?;
         node.link("nodes/sim/qemu-server", "etc/pve/qemu-server")?;
+        node.link("nodes/sim", "etc/pve/local")?;
         node.write("etc/hostname", "sim\n")?;
         node.write("etc/pve/storage.cfg", "")?;
         if !node.path("etc/vzdump.conf").exists() {

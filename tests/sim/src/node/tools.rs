@@ -86,10 +86,38 @@ fi
 rm -f "$root/guests/$vmid/frozen"
 "#;
 
+/// `pveversion` without arguments.
+const PVEVERSION: &str = "#!/bin/sh
+# The simulated node's pveversion.
+echo 'pve-manager/9.2.11/4bd1a2d4c6b2d8a8 (running kernel: 6.17.2-1-pve)'
+";
+
+/// `pvesm path`: every storage lies where `local` does.
+const PVESM: &str = r#"#!/bin/sh
+# The simulated node's pvesm.
+case $1 in
+path)
+    case $2 in
+    *:snippets/*) echo "/var/lib/vz/${2#*:}" ;;
+    *)
+        echo "unable to parse volume ID '$2'" >&2
+        exit 255
+        ;;
+    esac
+    ;;
+*)
+    echo "ERROR: unknown command 'pvesm $1'" >&2
+    exit 255
+    ;;
+esac
+"#;
+
 /// Fills `usr` of the node.
 pub fn install(node: &Node) -> Result<()> {
     script(&node.path("usr/sbin/pct"), PCT)?;
     script(&node.path("usr/bin/lxc-unfreeze"), LXC_UNFREEZE)?;
+    script(&node.path("usr/bin/pveversion"), PVEVERSION)?;
+    script(&node.path("usr/sbin/pvesm"), PVESM)?;
     fs::create_dir_all(node.path("usr/libexec/stillpoint")).context("making usr/libexec")?;
     fs::create_dir_all(node.path("var/log")).context("making var/log")?;
     let binaries = node.binaries();

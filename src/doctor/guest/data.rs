@@ -1,0 +1,104 @@
+//! Data that is not in the backup: on a mount point without `backup=1`, or one that is a directory or a device of the
+//! node's.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::{Stacks, lines};
+use crate::doctor::check::Check;
+use crate::doctor::message::{Message, Names, Values, quoted};
+use crate::doctor::messages::{BIND_MOUNT, ENGINE_BIND_MOUNT, ENGINE_LEFT_OUT, LEFT_OUT};
+
+/// A mount point of a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct MountPoint<'a> {
+    /// Such as `mp0`.
+    key: &'a str,
+    value: &'a str,
+    path: &'a str,
+}
+
+pub fn data(stacks: &Stacks<'_>) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let root = stacks.info.data_root.as_deref().filter(|path| stacks.config.left_out(path));
+    let all = root.and_then(|root| mount_point(stacks.text, root));
+    if let Some(point) = all {
+        let about = format!("guest.{}.data.{}", stacks.vmid, point.key);
+        checks.push(said(stacks, about, point, (ENGINE_LEFT_OUT, ENGINE_BIND_MOUNT), None));
+    }
+    let mut users: BTreeMap<MountPoint<'_>, Vec<&str>> = BTreeMap::new();
+    for step in &stacks.plan.steps {
+        for path in &step.not_in_backup {
+            let Some(point) = mount_point(stacks.text, path) else { continue };
+            let names = users.entry(point).or_default();
+            if Some(point) != all && names.last() != Some(&step.name.as_str()) {
+                names.push(&step.name);
+            }
+        }
+    }
+    for (point, names) in users.into_iter().filter(|(_, names)| !names.is_empty()) {
+        let about = format!("guest.{}.data.{}", stacks.vmid, point.key);
+        let names = Some(Names(names));
+        checks.push(said(stacks, about, point, (LEFT_OUT, BIND_MOUNT), names));
+    }
+    checks
+}
+
+fn said(
+    stacks: &Stacks<'_>,
+    about: String,
+    point: MountPoint<'_>,
+    (volume, bind): (Message, Message),
+    names: Option<Names<'_>>,
+) -> Check {
+    let names = names.unwrap_or(Names(Vec::new()));
+    let values: Values<'_> = &[("names", &names), ("path", &point.path)];
+    if point.value.starts_with('/') {
+        return bind.check(about, values);
+    }
+    let value = quoted(&in_backup(point.value));
+    volume.check(about, values).fix(format!("pct set {} --{} {value}", stacks.vmid, point.key))
+}
+
+/// The mount point that a path in the guest lies on.
+fn mount_point<'a>(text: &'a str, path: &str) -> Option<MountPoint<'a>> {
+    lines(text)
+        .filter(|(key, _)| {
+            key.strip_prefix("mp").is_some_and(|number| number.parse::<u32>().is_ok())
+        })
+        .filter_map(|(key, value)| {
+            let path = value.split(',').find_map(|part| part.strip_prefix("mp="))?;
+            Some(MountPoint { key, value, path: path.trim_end_matches('/') })
+        })
+        .filter(|point| Path::new(path).starts_with(point.path))
+        .max_by_key(|point| Path::new(point.path).components().count())
+}
+
+/// The same mount point with `backup=1`.
+fn in_backup(value: &str) -> String {
+    let kept = value.split(',').filter(|part| !part.starts_with("backup="));
+    kept.chain(["backup=1"]).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_innermost_mount_point_holds_a_path() {
+        let text =
+            "mp0: local:a,mp=/srv,size=8G\nmp10: /mnt/bulk,mp=/srv/bulk/\nmpx: b,mp=/srv/bulk\n";
+        let key = |path| mount_point(text, path).map(|point| point.key);
+        assert_eq!(key("/srv/pg"), Some("mp0"));
+        assert_eq!(key("/srv/bulk/pg"), Some("mp10"));
+        assert_eq!(key("/srvx"), None);
+    }
+
+    #[test]
+    fn what_was_set_is_kept() {
+        assert_eq!(
+            in_backup("local:a,mp=/srv,backup=0,size=8G"),
+            "local:a,mp=/srv,size=8G,backup=1"
+        );
+    }
+}

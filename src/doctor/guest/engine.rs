@@ -1,0 +1,57 @@
+use super::Stacks;
+use crate::doctor::check::Check;
+use crate::doctor::message::{Names, Values, quoted};
+use crate::doctor::messages::{ENGINE, LIVE_RESTORE, PLAN, STAYS_DOWN};
+use crate::engine::{Container, Restart, Status};
+use crate::sys::text::{count, printable};
+
+/// What compose calls a container of `docker compose run`: it is meant to end.
+const ONE_OFF: &str = "com.docker.compose.oneoff";
+
+pub fn engine(stacks: &Stacks<'_>) -> Vec<Check> {
+    let vmid = stacks.vmid;
+    let name = stacks.config.hostname.as_deref().unwrap_or("a guest without a name");
+    let running = stacks.plan.steps.len();
+    let engine = format!("engine {}", printable(&stacks.info.version, 40));
+    let values: Values<'_> =
+        &[("name", &name), ("count", &count(running, "container")), ("engine", &engine)];
+    let mut checks = vec![ENGINE.check(format!("guest.{vmid}.engine"), values)];
+    for note in &stacks.plan.notes {
+        let values: Values<'_> = &[("note", note), ("vmid", &vmid)];
+        checks.push(PLAN.check(format!("guest.{vmid}.plan"), values));
+    }
+    if stacks.info.live_restore {
+        checks.push(LIVE_RESTORE.check(format!("guest.{vmid}.live-restore"), &[("vmid", &vmid)]));
+    }
+    let down: Vec<&Container> =
+        stacks.containers.iter().filter(|container| stays_down(container)).collect();
+    if !down.is_empty() {
+        let names = Names(down.iter().map(|container| container.name.as_str()).collect());
+        let check = STAYS_DOWN.check(format!("guest.{vmid}.restart"), &[("names", &names)]);
+        let ids: Vec<&str> = down.iter().map(|container| word(container)).collect();
+        checks.push(check.fix(format!(
+            "pct exec {vmid} -- docker update --restart unless-stopped {}",
+            ids.join(" ")
+        )));
+    }
+    checks
+}
+
+/// A service of a stack that runs, and that nobody starts again.
+fn stays_down(container: &Container) -> bool {
+    container.status == Status::Running
+        && container.restart == Restart::No
+        && container.service().is_some()
+        && container.label(ONE_OFF) != Some("True")
+        && !container.auto_remove
+        && !container.is_swarm_task()
+}
+
+/// The container in a command: its name where that is one, else its id.
+fn word(container: &Container) -> &str {
+    if quoted(&container.name) == container.name && !container.name.starts_with('-') {
+        &container.name
+    } else {
+        &container.id
+    }
+}

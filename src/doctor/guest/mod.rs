@@ -1,0 +1,198 @@
+//! The containers of this node: each is asked by a thread of its own, and none for long.
+
+mod data;
+mod engine;
+mod fuse;
+mod start;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use self::start::Start;
+use crate::config::Settings;
+use crate::doctor::ask::{Question, ask};
+use crate::doctor::check::Check;
+use crate::doctor::message::Values;
+use crate::doctor::messages::{
+    DROP_IN, FROZEN, GUEST_UNKNOWN, LOOKED_AFTER, NO_ENGINE, NO_ENGINES,
+};
+use crate::engine::{Container, Engine, Info};
+use crate::guest::{Config, Guest, Member, State, members};
+use crate::quiesce::{self, Plan};
+use crate::sys::text::count;
+use crate::sys::{Root, file};
+use crate::vzdump::{GuestType, Job, Vmid};
+
+/// For all that is asked of one guest. lxc-info and each look into the guest's file system have 5 s of their own.
+const GUEST_LIMIT: Duration = Duration::from_secs(30);
+
+/// For what its engine says.
+const ENGINE_LIMIT: Duration = Duration::from_secs(10);
+
+/// So many guests are asked at once.
+const AT_ONCE: usize = 32;
+
+/// A file in pmxcfs is at most 1 MiB (facts/PVE.md).
+const CONFIG_LIMIT: u64 = 1 << 20;
+
+/// What is known of a guest with an engine that answers.
+struct Stacks<'a> {
+    vmid: Vmid,
+    /// The current section of its configuration, as text and as read.
+    text: &'a str,
+    config: &'a Config,
+    info: Info,
+    containers: Vec<Container>,
+    plan: Plan,
+}
+
+/// What one guest came to.
+struct Looked {
+    checks: Vec<Check>,
+    /// Whether it has an engine; `None` where that was not looked at.
+    engine: Option<bool>,
+}
+
+/// Looks at every container of this node, at each within a limit of its own that is no longer than `limit`.
+pub fn guests(root: &Root, settings: &Settings, limit: Duration) -> Vec<Check> {
+    let list = {
+        let root = root.clone();
+        ask("guests", limit, move || listed(&root))
+    };
+    // That the guests can't be told, the check for leftovers says.
+    let (members, start) = match list.answer() {
+        Err(none) => return vec![none],
+        Ok(listed) => listed,
+    };
+    let start = Arc::new(start);
+    let settings = Arc::new(settings.clone());
+    let mut checks = Vec::new();
+    let (mut with, mut without) = (0, 0);
+    for some in members.chunks(AT_ONCE) {
+        let asked: Vec<Question<Looked>> = some
+            .iter()
+            .cloned()
+            .map(|member| {
+                let (root, settings, start) = (root.clone(), settings.clone(), start.clone());
+                let about = format!("guest.{}", member.vmid);
+                ask(about, GUEST_LIMIT.min(limit), move || guest(&root, &settings, &start, &member))
+            })
+            .collect();
+        for question in asked {
+            match question.answer() {
+                Err(none) => checks.push(none),
+                Ok(looked) => {
+                    match looked.engine {
+                        Some(true) => with += 1,
+                        Some(false) => without += 1,
+                        None => {}
+                    }
+                    checks.extend(looked.checks);
+                }
+            }
+        }
+    }
+    if start.drop_in {
+        checks.push(DROP_IN.check("guests.start", &[]));
+    } else if with > 0 && !checks.iter().any(|check| check.about.ends_with(".start")) {
+        checks.push(LOOKED_AFTER.check("guests.start", &[("count", &count(with, "guest"))]));
+    }
+    if without > 0 {
+        checks.push(NO_ENGINES.check("guests.engine", &[("count", &count(without, "guest"))]));
+    }
+    checks
+}
+
+fn listed(root: &Root) -> (Vec<Member>, Start) {
+    let mut members = members(root).unwrap_or_default();
+    members.retain(|member| member.node.is_none());
+    let start = Start::of(root, &members);
+    (members, start)
+}
+
+fn guest(root: &Root, settings: &Settings, start: &Start, member: &Member) -> Looked {
+    let mut looked = Looked { checks: Vec::new(), engine: None };
+    let text = match file::read_text(&member.path, CONFIG_LIMIT) {
+        Ok(Some(text)) => text,
+        // Removed or migrated meanwhile; one that can't be read is told of with the leftovers.
+        Ok(None) | Err(_) => return looked,
+    };
+    let text = current(&text);
+    let config = Config::parse(text);
+    looked.checks.extend(start.can_start(member, &config));
+    let vmid = member.vmid;
+    let running = match running(root, member) {
+        Ok(Some(running)) => running,
+        Ok(None) => {
+            looked.engine = Some(false).filter(|_| member.guest_type == GuestType::Lxc);
+            return looked;
+        }
+        Err(check) => {
+            looked.checks.push(check);
+            return looked;
+        }
+    };
+    looked.checks.extend(fuse::fuse(vmid, text, &config, &running));
+    match ask_engine(&running) {
+        Ok(None) => looked.engine = Some(false),
+        Ok(Some((info, containers))) => {
+            let plan = quiesce::plan(vmid, &containers, settings, Some(&config));
+            let stacks = Stacks { vmid, text, config: &config, info, containers, plan };
+            looked.engine = Some(true);
+            looked.checks.extend(engine::engine(&stacks));
+            looked.checks.extend(data::data(&stacks));
+            looked.checks.extend(start.is_looked_after(&stacks));
+        }
+        Err(error) => {
+            let reason = format!("{error:#}");
+            let values: Values<'_> = &[("reason", &reason), ("vmid", &vmid)];
+            looked.engine = Some(true);
+            looked.checks.push(NO_ENGINE.check(format!("guest.{vmid}.engine"), values));
+        }
+    }
+    looked
+}
+
+/// The guest, where it runs and can be asked: nothing in a frozen one answers.
+fn running(root: &Root, member: &Member) -> Result<Option<Guest>, Check> {
+    let vmid = member.vmid;
+    let about = format!("guest.{vmid}");
+    if member.guest_type == GuestType::Qemu {
+        return Ok(None);
+    }
+    match State::of(root, vmid) {
+        Err(error) => {
+            let reason = format!("{error:#}");
+            Err(GUEST_UNKNOWN.check(about, &[("reason", &reason), ("vmid", &vmid)]))
+        }
+        Ok(State::Stopped) => Ok(None),
+        Ok(State::Running(guest)) if !guest.is_frozen() => Ok(Some(guest)),
+        // A backup may have thawed it between the two looks.
+        Ok(State::Running(guest)) if Job::any_at(root, vmid) || !guest.is_frozen() => Ok(None),
+        Ok(State::Running(_)) => Err(FROZEN.check(about, &[("vmid", &vmid)])),
+    }
+}
+
+/// What the engine says of itself and its containers; `None` where there is none.
+fn ask_engine(guest: &Guest) -> anyhow::Result<Option<(Info, Vec<Container>)>> {
+    let Some(engine) = Engine::of(guest)? else { return Ok(None) };
+    let deadline = Instant::now() + ENGINE_LIMIT;
+    let info = engine.info(deadline)?;
+    Ok(Some((info, quiesce::survey(&engine, deadline)?)))
+}
+
+/// The configuration without its snapshots' sections.
+fn current(text: &str) -> &str {
+    match text.starts_with('[') {
+        true => "",
+        false => text.find("\n[").map_or(text, |end| &text[..=end]),
+    }
+}
+
+/// The keys and values of a configuration.
+fn lines(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.lines().filter_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        Some((key, value.trim()))
+    })
+}

@@ -1,0 +1,114 @@
+//! Whether Stillpoint looks after guests when they start: by a drop-in for all of the node, or by each one's
+//! hookscript. A hookscript that is missing keeps its guest from starting (facts/PVE.md).
+
+use std::collections::HashMap;
+use std::process::Command;
+use std::time::Duration;
+
+use super::Stacks;
+use crate::config::Strategy;
+use crate::doctor::check::Check;
+use crate::doctor::leftovers::tool;
+use crate::doctor::message::{Names, Values};
+use crate::doctor::messages::{
+    NO_IDENTITY, NO_OTHER_SNIPPET, NO_SNIPPET, NOT_LOOKED_AFTER, OTHER_HOOKSCRIPT, SNIPPET_UNKNOWN,
+};
+use crate::doctor::node::is_executable;
+use crate::engine::{Container, Restart};
+use crate::guest::{Config, Member};
+use crate::run::Step;
+use crate::sys::{Root, program};
+
+const DROP_IN: &str = "/etc/systemd/system/pve-container@.service.d/stillpoint.conf";
+
+/// pvesm is written in Perl, which takes a second to start.
+const PVESM_LIMIT: Duration = Duration::from_secs(20);
+
+/// How guests are looked after on this node.
+pub struct Start {
+    /// All of them are.
+    pub drop_in: bool,
+    /// Every hookscript in use, by its volume.
+    snippets: HashMap<String, Snippet>,
+}
+
+enum Snippet {
+    There,
+    Missing,
+    /// It can't be told.
+    Unknown(String),
+}
+
+impl Start {
+    /// Of this node, with the hookscripts of these guests.
+    pub fn of(root: &Root, members: &[Member]) -> Start {
+        let mut snippets = HashMap::new();
+        for member in members {
+            let config = member.config().ok().flatten();
+            if let Some(volume) = config.and_then(|config| config.hookscript) {
+                snippets.entry(volume).or_insert_with_key(|volume| snippet(root, volume));
+            }
+        }
+        Start { drop_in: root.path(DROP_IN).exists(), snippets }
+    }
+
+    /// Whether the guest's hookscript keeps it from starting.
+    pub fn can_start(&self, member: &Member, config: &Config) -> Option<Check> {
+        let script = config.hookscript.as_ref()?;
+        let about = format!("guest.{}.hookscript", member.vmid);
+        let tool = tool(member.guest_type);
+        let known: Values<'_> = &[("script", script), ("vmid", &member.vmid), ("tool", &tool)];
+        match self.snippets.get(script)? {
+            Snippet::There => None,
+            Snippet::Missing if is_ours(script) => Some(NO_SNIPPET.check(about, known)),
+            Snippet::Missing => Some(NO_OTHER_SNIPPET.check(about, known)),
+            Snippet::Unknown(reason) => {
+                Some(SNIPPET_UNKNOWN.check(about, &[known, &[("reason", reason)]].concat()))
+            }
+        }
+    }
+
+    /// Whether a guest with these stacks is looked after.
+    pub fn is_looked_after(&self, stacks: &Stacks<'_>) -> Option<Check> {
+        let script = stacks.config.hookscript.as_deref();
+        if self.drop_in || script.is_some_and(is_ours) {
+            return None;
+        }
+        let vmid = stacks.vmid;
+        let about = format!("guest.{vmid}.start");
+        if let Some(script) = script {
+            return Some(OTHER_HOOKSCRIPT.check(about, &[("script", &script), ("vmid", &vmid)]));
+        }
+        let by_id = |step: &&Step| {
+            let container = stacks.containers.iter().find(|container| container.id == step.id);
+            container.is_some_and(|container| stays_down(step.action, container))
+        };
+        let down = stacks.plan.steps.iter().filter(by_id);
+        let names = Names(down.map(|step| step.name.as_str()).collect());
+        let message = if names.0.is_empty() { NO_IDENTITY } else { NOT_LOOKED_AFTER };
+        Some(message.check(about, &[("names", &names), ("vmid", &vmid)]))
+    }
+}
+
+/// Whether the engine leaves it down at its first start after a restore, as it was when its data was copied
+/// (facts/DOCKER.md).
+fn stays_down(quiesced: Strategy, container: &Container) -> bool {
+    match quiesced {
+        Strategy::Stop => container.restart != Restart::Always,
+        Strategy::Pause | Strategy::None => container.restart == Restart::No,
+    }
+}
+
+fn is_ours(volume: &str) -> bool {
+    volume.ends_with(":snippets/stillpoint")
+}
+
+fn snippet(root: &Root, volume: &str) -> Snippet {
+    let mut pvesm = Command::new(root.path("/usr/sbin/pvesm"));
+    pvesm.args(["path", volume]);
+    match program::run(&mut pvesm, PVESM_LIMIT) {
+        Err(error) => Snippet::Unknown(format!("pvesm path: {error:#}")),
+        Ok(path) if is_executable(&root.path(path.trim())) => Snippet::There,
+        Ok(_) => Snippet::Missing,
+    }
+}

@@ -1,0 +1,138 @@
+//! The report for a person's eyes.
+
+use super::Report;
+use super::check::{Check, Level};
+use crate::sys::text::count;
+
+/// The longest name that gets a column of its own; after a longer one the sentence begins on the next line.
+const LONGEST_NAME: usize = 26;
+
+/// The shortest line that a sentence is broken into.
+const NARROWEST: usize = 24;
+
+/// How much further in than the sentence a command begins, and how far in where it is too long for that.
+const COMMAND: usize = 4;
+const LONG_COMMAND: usize = 6;
+
+/// The report in lines, for a terminal of so many columns. A command has a line for itself that is never broken, so
+/// that it can be copied as a line.
+pub fn lines(report: &Report, columns: usize, colours: bool) -> Vec<String> {
+    let names = report.checks.iter().map(|check| check.about.chars().count());
+    let name = names.filter(|length| *length <= LONGEST_NAME).max().unwrap_or(0);
+    let indent = "fail".len() + 2 + name + 2;
+    let room = columns.saturating_sub(indent).max(NARROWEST);
+    let mut lines = Vec::new();
+    for check in &report.checks {
+        let mut sentence = wrapped(&check.message, room).into_iter();
+        let level = painted(check.level, &format!("{:<4}", check.level), colours);
+        let mut head = format!("{level}  {:<name$}", check.about);
+        if check.about.chars().count() <= name {
+            head.push_str("  ");
+            head.extend(sentence.next());
+        }
+        lines.push(head);
+        lines.extend(sentence.map(|line| format!("{:indent$}{line}", "")));
+        for command in &check.fix {
+            let length = command.chars().count();
+            let fits = indent + COMMAND + length <= columns;
+            let indent = if fits { indent + COMMAND } else { LONG_COMMAND };
+            let command =
+                if colours { format!("\x1b[1m{command}\x1b[0m") } else { command.clone() };
+            lines.push(format!("{:indent$}{command}", ""));
+        }
+    }
+    lines.push(String::new());
+    lines.push(summary(&report.checks));
+    lines
+}
+
+fn summary(checks: &[Check]) -> String {
+    let of = |level| checks.iter().filter(|check| check.level == level).count();
+    let (ok, warn, fail) = (of(Level::Ok), of(Level::Warn), of(Level::Fail));
+    match (warn, fail) {
+        (0, 0) => format!("{}, all of them ok.", count(ok, "check")),
+        _ => format!("{}: {ok} ok, {warn} warn, {fail} fail.", count(checks.len(), "check")),
+    }
+}
+
+/// On a ground of its own, so that it can be read on a light terminal as on a dark one.
+fn painted(level: Level, word: &str, colours: bool) -> String {
+    let colour = match level {
+        Level::Ok => "32",
+        Level::Warn => "30;43",
+        Level::Fail => "97;41",
+    };
+    if colours { format!("\x1b[{colour}m{word}\x1b[0m") } else { word.to_string() }
+}
+
+/// Breaks at spaces; a word that is longer than a line is left whole.
+fn wrapped(text: &str, room: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= room => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_string()),
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reported(checks: Vec<Check>) -> Report {
+        Report::new("pve1".to_string(), checks)
+    }
+
+    #[test]
+    fn columns_are_kept_and_commands_are_whole() {
+        let long = "pct set 9001 --mp0 local-lvm:vm-9001-disk-1,mp=/data,size=8G,backup=1";
+        let report = reported(vec![
+            Check::ok("a", "short"),
+            Check::warn(
+                "guest.9001.data.mp0",
+                "a sentence that needs more than one line, for it goes on",
+            )
+            .fix(long),
+            Check::fail("storage.a-storage-with-a-long-name.rights", "below its name"),
+        ]);
+        let lines = lines(&report, 60, false);
+        assert_eq!(lines[0], "ok    a                    short");
+        assert_eq!(lines[1], "warn  guest.9001.data.mp0  a sentence that needs more than");
+        assert_eq!(lines[2], "                           one line, for it goes on");
+        assert_eq!(lines[3], format!("      {long}"), "it is longer than the line in any case");
+        assert_eq!(lines[4], "fail  storage.a-storage-with-a-long-name.rights");
+        assert_eq!(lines[5], "                           below its name");
+        assert_eq!(lines.last().unwrap(), "3 checks: 1 ok, 1 warn, 1 fail.");
+        let within = |line: &String| line.contains(long) || line.chars().count() <= 60;
+        assert!(lines.iter().all(within), "{lines:#?}");
+    }
+
+    #[test]
+    fn a_command_begins_where_it_fits() {
+        let begins = |columns| {
+            let fix = "pct unlock 9001";
+            let report = reported(vec![Check::fail("guest.9001.lock", "locked").fix(fix)]);
+            let lines = lines(&report, columns, false);
+            lines.iter().find_map(|line| line.find(fix)).unwrap()
+        };
+        assert_eq!((begins(80), begins(30), begins(18)), (27, 6, 6));
+    }
+
+    #[test]
+    fn colours_are_only_where_they_are_wanted() {
+        let report = reported(vec![Check::ok("a", "b"), Check::fail("c", "d").fix("e")]);
+        assert!(lines(&report, 80, true).iter().any(|line| line.contains("\x1b[")));
+        assert!(!lines(&report, 80, false).concat().contains('\x1b'));
+    }
+
+    #[test]
+    fn the_narrowest_terminal_is_written_to() {
+        let report = reported(vec![Check::ok("guest.9001.engine", "some words")]);
+        assert!(!lines(&report, 0, false).is_empty());
+    }
+}

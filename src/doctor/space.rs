@@ -1,0 +1,60 @@
+//! Room for what is written down, and for vzdump's temporary files.
+
+use std::io;
+use std::path::Path;
+
+use super::check::Check;
+use super::messages::{LITTLE_SPACE, NO_SPACE, NO_TMPDIR, SPACE, SPACE_UNKNOWN};
+use super::vzdump;
+use crate::sys::text::bytes;
+use crate::sys::{Root, file};
+
+/// The journal grows to this and is then rotated, so both halves fit.
+const LITTLE: u64 = 128 << 20;
+
+/// A run may be this long, and without one written down nothing is stopped.
+const TOO_LITTLE: u64 = 16 << 20;
+
+const STATE: &str = "/var/lib/stillpoint";
+
+pub fn look(root: &Root) -> Vec<Check> {
+    let state = measured(root, STATE);
+    let mut checks = vec![space("node.space", STATE, "journal and state", state)];
+    let about = "node.tmpdir";
+    match vzdump::setting(root, "tmpdir") {
+        Ok(Some(path)) if !root.path(&path).is_dir() => {
+            checks.push(NO_TMPDIR.check(about, &[("path", &path)]));
+        }
+        Ok(tmpdir) => {
+            let path = tmpdir.unwrap_or_else(|| "/var/tmp".to_string());
+            let measured = measured(root, &path);
+            checks.push(space(about, &path, "vzdump's temporary files", measured));
+        }
+        // The check of the script says that the file can't be read.
+        Err(_) => {}
+    }
+    checks
+}
+
+/// Whether the free bytes at `path` are enough for that purpose.
+pub fn space(about: &str, path: &str, purpose: &str, free: io::Result<u64>) -> Check {
+    let free = match free {
+        Err(error) => {
+            return SPACE_UNKNOWN.check(about, &[("path", &path), ("reason", &error)]);
+        }
+        Ok(free) => free,
+    };
+    let message = match free {
+        0..TOO_LITTLE => NO_SPACE,
+        TOO_LITTLE..LITTLE => LITTLE_SPACE,
+        _ => SPACE,
+    };
+    message.check(about, &[("free", &bytes(free)), ("path", &path), ("purpose", &purpose)])
+}
+
+/// Of the nearest directory that is there.
+fn measured(root: &Root, path: &str) -> io::Result<u64> {
+    let path = root.path(path);
+    let there = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    file::free(there)
+}
