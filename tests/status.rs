@@ -21,7 +21,6 @@ use stillpoint_sim::vzdump::trace::Scenario;
 mod directory;
 
 const HOUR: i64 = 3600;
-const DAY: i64 = 24 * HOUR;
 
 /// A node with a guest that is well, and one that was never backed up.
 fn node() -> Directory {

@@ -1,5 +1,16 @@
 //! The proof of a backup: what the journal and the job say of it, whatever the server does.
 
+#[path = "verify/collector.rs"]
+mod collector;
+#[path = "verify/many.rs"]
+mod many;
+#[path = "verify/policy.rs"]
+mod policy;
+#[path = "verify/queue.rs"]
+mod queue;
+#[path = "verify/world.rs"]
+mod world;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +18,6 @@ use std::time::Duration;
 use serde_json::Value;
 use stillpoint_sim::hooks::Binaries;
 use stillpoint_sim::node::Node;
-use stillpoint_sim::node::backups::TOKEN;
 use stillpoint_sim::pbs::{Restart, SnapshotId};
 use stillpoint_sim::tls::{Identity, Versions};
 use stillpoint_sim::vzdump::replay::{Happening, Options, replay};
@@ -31,11 +41,21 @@ fn played(
     phase: &'static str,
     act: impl Fn(&Node) + Send + Sync + 'static,
 ) -> Report {
+    played_then(node, phase, act, |_| {})
+}
+
+/// The same, and something when job-end is over.
+fn played_then(
+    node: &Arc<Node>,
+    phase: &'static str,
+    act: impl Fn(&Node) + Send + Sync + 'static,
+    then: impl Fn(&Node) + Send + Sync + 'static,
+) -> Report {
     let its = Arc::clone(node);
-    let observer = move |happening: &Happening| {
-        if matches!(happening, Happening::Called(argv) if argv[0] == phase) {
-            act(&its);
-        }
+    let observer = move |happening: &Happening| match happening {
+        Happening::Called(argv) if argv[0] == phase => act(&its),
+        Happening::Ended(call) if call.argv[0] == "job-end" => then(&its),
+        _ => {}
     };
     let options = Options { observer: Some(Arc::new(observer)), ..Options::default() };
     replay(node, &scenario(), &options).unwrap()
@@ -70,7 +90,7 @@ fn a_verified_backup_is_journalled_with_what_the_server_says_of_it() {
     assert_eq!((&verify["outcome"], &verify["reason"]), (&"ok".into(), &Value::Null));
     assert_eq!(verify["backup_id"], "9001");
     assert_eq!(verify["backup_time"], 1_795_303_376);
-    assert_eq!(verify["owner"], TOKEN);
+    assert_eq!(verify["size"], 9_101_671 + 126 + 1232);
     assert_eq!(verify["encrypted"], true);
     assert_eq!(verify["verify_state"], "ok");
     assert_eq!(verify["verify_upid"], verify["started_upid"]);
@@ -100,27 +120,46 @@ fn a_corrupt_chunk_is_a_failure_and_fails_the_job_where_that_is_wanted() {
 }
 
 #[test]
-fn a_server_that_is_down_fails_no_backup() {
+fn a_server_that_is_down_fails_no_backup_and_is_asked_again_when_it_is_up() {
     let node = node();
     node.write("etc/stillpoint/config.toml", "[verify]\non-failure = \"fail-job\"\n").unwrap();
-    let report = played(&node, "backup-end", |node| node.backup_server().unwrap().pbs.go_down());
-    assert_eq!(verify_of(&report)["outcome"], "unreachable");
+    let report = played_then(
+        &node,
+        "backup-end",
+        |node| node.backup_server().unwrap().pbs.go_down(),
+        |node| node.backup_server().unwrap().pbs.come_up().unwrap(),
+    );
     assert_eq!(report.records("backup")[0]["verify"]["state"], "unreachable");
     assert_eq!(exit_of(&report, "job-end"), Some(0));
+    let verifies = report.records("verify");
+    let outcomes: Vec<&Value> = verifies.iter().map(|verify| &verify["outcome"]).collect();
+    assert_eq!(outcomes, ["unreachable", "ok"], "{}", report.text());
+    assert!(reason(verifies[0]).contains("tried again for 1 day"), "{}", reason(verifies[0]));
+    assert_eq!(report.processes_left, Vec::<String>::new(), "{}", report.text());
+    let told = |line: &String| line.contains("not verified: server unreachable");
+    assert!(report.task_log.iter().any(told), "{:?}", report.task_log);
 }
 
 #[test]
 fn another_certificate_than_the_pinned_one_is_refused() {
     let node = node();
-    let report = played(&node, "backup-end", |node| {
-        let other = Identity::new(&["localhost", "vm"]).unwrap();
-        node.backup_server().unwrap().pbs.use_identity(&other, Versions::Both).unwrap();
-    });
-    let verify = verify_of(&report);
-    assert_eq!(verify["outcome"], "unreachable");
-    assert!(reason(verify).contains("fingerprint"), "{}", reason(verify));
-    let requests = node.backup_server().unwrap().pbs.requests();
-    assert!(!requests.iter().any(|line| line.contains("/verify")), "{requests:?}");
+    let right = node.backup_server().unwrap().pbs.identity();
+    let report = played_then(
+        &node,
+        "backup-end",
+        |node| {
+            let other = Identity::new(&["localhost", "vm"]).unwrap();
+            node.backup_server().unwrap().pbs.use_identity(&other, Versions::Both).unwrap();
+        },
+        move |node| {
+            let pbs = &node.backup_server().unwrap().pbs;
+            assert!(!pbs.requests().iter().any(|line| line.contains("/verify")));
+            pbs.use_identity(&right, Versions::Both).unwrap();
+        },
+    );
+    let verifies = report.records("verify");
+    assert_eq!(verifies[0]["outcome"], "unreachable");
+    assert!(reason(verifies[0]).contains("fingerprint"), "{}", reason(verifies[0]));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::quiesce::{self, BroughtBack, Errand};
 use crate::report;
 use crate::sys::text::count;
 use crate::sys::{Root, detach};
-use crate::verify::Pending;
+use crate::verify;
 use crate::vzdump::Vmid;
 
 /// A person waits no longer than this.
@@ -22,7 +22,7 @@ pub fn recover(root: &Root) -> Result<()> {
         print(&line)?;
     }
     report::later(root, &Settings::load(root));
-    if !Pending::all(root)?.is_empty() {
+    if verify::left(root)? > 0 {
         detach::start(root, "stillpoint-collect-boot", &["collect"])?;
     }
     Ok(())

@@ -14,7 +14,6 @@ mod verify;
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -24,9 +23,6 @@ use crate::config::Settings;
 use crate::sys::Root;
 use crate::vzdump::Vmid;
 use crate::{quiesce, report};
-
-/// A verify that the server has not ended after this is not waited for any longer.
-const COLLECT_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
 /// The whole of the command's `main`.
 pub fn run() -> ExitCode {
@@ -89,7 +85,7 @@ fn guard(root: &Root, vmid: Vmid) -> Result<()> {
 
 /// Collects every pending verify.
 fn collect(root: &Root) -> Result<()> {
-    let collected = crate::verify::collect(root, None, Instant::now() + COLLECT_LIMIT).map(drop);
+    let collected = crate::verify::collect_all(root);
     report::later(root, &Settings::load(root));
     collected
 }

@@ -13,7 +13,7 @@ use crate::journal::{Entry, Journal};
 use crate::run::{Damaged, Fate, Run, Runs};
 use crate::sys::text::count;
 use crate::sys::{Root, clock};
-use crate::verify::Pending;
+use crate::verify::{self, Pending};
 use crate::vzdump::Vmid;
 
 /// A server takes hours for a large backup; a verify that is out for longer is collected by nobody.
@@ -68,7 +68,7 @@ fn of_damaged(vmid: Vmid, damaged: &Damaged) -> Check {
 
 fn verifies(root: &Root) -> Result<Vec<Check>> {
     let about = "state.verifies";
-    let all = Pending::all(root)?;
+    let all = verify::pending(root)?;
     let mut checks = vec![of_verifies(&all, clock::now())];
     let damaged = verify_files(root)?.saturating_sub(all.len());
     if damaged > 0 {

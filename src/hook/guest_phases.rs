@@ -285,7 +285,7 @@ impl GuestCall<'_> {
     }
 
     fn start_verify(&self, run: &mut Run) -> Result<()> {
-        let started = match verify::start(self.root, run) {
+        let started = match verify::start(self.root, self.settings, run) {
             Ok(None) => {
                 say(&self.graded(run));
                 return Ok(());
@@ -297,12 +297,13 @@ impl GuestCall<'_> {
                 reason: Some(format!("{error:#}")),
             },
         };
-        let verify = match (&started.upid, &started.reason) {
-            (Some(_), _) => "its verify has started on the backup server".to_string(),
-            (None, reason) => {
-                let reason = reason.as_deref().unwrap_or("no reason is known");
-                format!("its verify could not be started: {reason}")
-            }
+        let reason = started.reason.as_deref().unwrap_or("no reason is known");
+        let verify = match (started.state.as_str(), &started.reason) {
+            ("started", None) => "its verify has started on the backup server".to_string(),
+            ("started", Some(_)) => format!("it is being verified: {reason}"),
+            ("queued", _) => format!("its verify is queued: {reason}"),
+            ("not-due", _) => format!("it is not verified now: {reason}"),
+            _ => format!("its verify could not be started yet: {reason}"),
         };
         say(&format!("{}; {verify}", self.graded(run)));
         run.verify = Some(started);

@@ -5,13 +5,13 @@ use serde_json::Value;
 
 use super::Duty;
 use crate::config::{OnFailure, Settings};
-use crate::journal::{Backup, Entry, Journal, VerifyOutcome};
+use crate::journal::{Backup, Entry, Journal, Verify, VerifyOutcome};
 use crate::quiesce::{self, BroughtBack, Errand};
 use crate::report;
 use crate::report::lines::{say, summary};
 use crate::run::Runs;
 use crate::sys::{Root, detach, text};
-use crate::verify::{self, Collected, Pending};
+use crate::verify::{self, Collected};
 use crate::vzdump::Job;
 
 /// For what an earlier job left in one guest.
@@ -75,24 +75,32 @@ fn end_runs(root: &Root, job: &Job) {
 
 fn collect(root: &Root, settings: &Settings, job: &Job) -> u8 {
     let deadline = Instant::now() + settings.verify.wait;
-    let collected = verify::collect(root, Some(job), deadline).unwrap_or_else(|error| {
+    let collected = verify::collect_job(root, job, deadline).unwrap_or_else(|error| {
         say(&format!("the verifies can't be collected: {error:#}"));
         Collected::default()
     });
     leave_verifies(root);
-    let failed = collected.outcomes.iter().any(|(_, outcome, _)| *outcome == VerifyOutcome::Failed);
-    u8::from(failed && settings.verify.on_failure == OnFailure::FailJob)
+    // Some of them were over before the job was: the journal has those.
+    let journalled = records_of(root, job).map(|(_, verifies)| verifies).unwrap_or_default();
+    let journalled = journalled.into_iter().filter_map(|record| {
+        let record: Verify = serde_json::from_value(record).ok()?;
+        Some((record.vmid, record.storage, record.outcome))
+    });
+    let now = collected.over.into_iter().map(|over| (over.vmid, over.storage, over.outcome));
+    let fails = journalled.chain(now).any(|(vmid, storage, outcome)| {
+        let policy = settings.verify_of(vmid.0, &storage);
+        outcome == VerifyOutcome::Failed && policy.on_failure == OnFailure::FailJob
+    });
+    u8::from(fails)
 }
 
 /// What nobody has collected yet, of this job or of one that died, is collected outside of vzdump.
 fn leave_verifies(root: &Root) {
-    let left = match Pending::all(root) {
-        Ok(left) => left.len(),
+    let left = match verify::left(root) {
+        Ok(0) => return,
+        Ok(left) => left,
         Err(error) => return say(&format!("the verifies can't be told: {error:#}")),
     };
-    if left == 0 {
-        return;
-    }
     let verifies = if left == 1 { "1 verify".to_string() } else { format!("{left} verifies") };
     let unit = format!("stillpoint-collect-{}", text::token());
     match detach::start(root, &unit, &["collect"]) {
@@ -101,10 +109,10 @@ fn leave_verifies(root: &Root) {
     }
 }
 
-/// A line for each guest of the job; Proxmox VE mails them.
-fn summarize(root: &Root, job: &Job) -> Result<()> {
+/// The journal's records of this job: its backups, and its verifies, oldest first.
+fn records_of(root: &Root, job: &Job) -> Result<(Vec<Value>, Vec<Value>)> {
     let name = job.name();
-    let (mut backups, mut verifies): (Vec<Value>, Vec<Value>) = (Vec::new(), Vec::new());
+    let (mut backups, mut verifies) = (Vec::new(), Vec::new());
     Journal::of(root).read(|entry| {
         if let Entry::Record(record) = entry
             && record["job"] == name.as_str()
@@ -117,8 +125,14 @@ fn summarize(root: &Root, job: &Job) -> Result<()> {
         }
         true
     })?;
+    Ok((backups, verifies))
+}
+
+/// A line for each guest of the job; Proxmox VE mails them.
+fn summarize(root: &Root, job: &Job) -> Result<()> {
+    let (backups, verifies) = records_of(root, job)?;
     for backup in backups {
-        let verify = verifies.iter().find(|verify| verify["run"] == backup["run"]);
+        let verify = verifies.iter().rfind(|verify| verify["run"] == backup["run"]);
         let verify = verify.and_then(|verify| {
             let outcome = serde_json::from_value(verify["outcome"].clone()).ok()?;
             Some((outcome, verify["reason"].as_str()))

@@ -134,11 +134,11 @@ impl Journal {
         Ok(())
     }
 
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         self.root.path("/var/lib/stillpoint/journal.jsonl")
     }
 
-    fn rotated(&self) -> PathBuf {
+    pub(super) fn rotated(&self) -> PathBuf {
         self.root.path("/var/lib/stillpoint/journal.jsonl.1")
     }
 }

@@ -4,6 +4,7 @@
 //! is sealed before the next record; damage in the middle is reported and never repaired.
 
 mod file;
+mod newest;
 mod record;
 
 pub use file::{Entry, Journal};

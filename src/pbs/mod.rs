@@ -17,6 +17,7 @@ pub use client::{Error, Pbs};
 pub use list::Choice;
 pub use snapshot::{
     BackupType, Entry, Snapshot, SnapshotFile, State, Verification, VerifyState, encrypted,
+    unencrypted,
 };
 pub use task::{TaskStatus, Upid, skipped};
 

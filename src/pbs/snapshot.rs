@@ -166,6 +166,19 @@ pub fn encrypted(files: &[SnapshotFile]) -> bool {
     data().next().is_some() && data().all(|file| file.crypt_mode.as_deref() == Some("encrypt"))
 }
 
+/// The files that hold the guest's data and were not encrypted, or not known to be, before they were sent; where no
+/// file with data is known, that is said instead. Empty where [`encrypted`] is true.
+pub fn unencrypted(files: &[SnapshotFile]) -> Vec<&str> {
+    let data = || files.iter().filter(|file| !NO_DATA.contains(&file.filename.as_str()));
+    if data().next().is_none() {
+        return vec!["no file with data is named in the manifest"];
+    }
+    data()
+        .filter(|file| file.crypt_mode.as_deref() != Some("encrypt"))
+        .map(|file| file.filename.as_str())
+        .collect()
+}
+
 /// A snapshot as the list of a datastore shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -13,6 +13,9 @@ use super::Snapshot;
 use super::client::{Error, Pbs, small};
 use crate::sys::text::percent_encoded;
 
+/// How many tasks are asked for, of some 350 bytes each; those that run and those that ended last come first.
+const TASKS: u32 = 200;
+
 /// The unique id of a task, such as
 /// `UPID:vm:00005DF6:00029750:00000004:6B02265A:verify_snapshot:tank\x3a-ct-9001-6B0225DA:felhom@pbs!n100:`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -160,6 +163,49 @@ impl Pbs {
         }
     }
 
+    /// A task that verifies this very snapshot, begun at `since` (seconds since 1970) or later,
+    /// whoever started it: one that runs, else the latest. A datastore with `verify-new` starts one by itself when the
+    /// backup ends.
+    ///
+    /// One request, whatever the size of the datastore: a token is shown its own tasks, a user also those of its
+    /// tokens.
+    ///
+    /// # Errors
+    /// As all calls.
+    pub fn verify_task(
+        &self,
+        snapshot: &Snapshot,
+        since: i64,
+        deadline: Instant,
+    ) -> Result<Option<Upid>, Error> {
+        #[derive(Deserialize)]
+        struct Task {
+            upid: String,
+            worker_type: String,
+            worker_id: Option<String>,
+            /// Only of a task that has ended.
+            status: Option<String>,
+        }
+        let since = since.max(0).to_string();
+        let limit = TASKS.to_string();
+        let query = [("typefilter", "verify"), ("since", &since), ("limit", &limit)];
+        // No task has told the node's name yet, and the list does not depend on it.
+        let path = "/api2/json/nodes/localhost/tasks";
+        let tasks: Vec<Task> = self.get(path, &query, small(deadline))?;
+        let names = worker_ids(&self.target().datastore, snapshot);
+        let ours = |task: &&Task| {
+            matches!(task.worker_type.as_str(), "verify" | "verify_snapshot")
+                && task.worker_id.as_ref().is_some_and(|id| names.contains(id))
+        };
+        let found: Vec<(bool, Upid)> = tasks
+            .iter()
+            .filter(ours)
+            .filter_map(|task| Some((task.status.is_none(), task.upid.parse().ok()?)))
+            .collect();
+        let best = found.into_iter().max_by_key(|(runs, upid)| (*runs, upid.started()));
+        Ok(best.map(|(_, upid)| upid))
+    }
+
     /// The first `limit` lines of a task's log, as far as it is written.
     ///
     /// # Errors
@@ -175,6 +221,20 @@ impl Pbs {
         let lines: Vec<Line> = self.get(&upid.path("log"), &query, small(deadline))?;
         Ok(lines.into_iter().map(|line| line.t).collect())
     }
+}
+
+/// What a task that verifies one snapshot is called: when it was asked for, and when the server started it by itself,
+/// which leaves out the namespace.
+fn worker_ids(datastore: &str, snapshot: &Snapshot) -> [String; 2] {
+    let levels = snapshot.namespace.iter().flat_map(|name| name.split('/'));
+    let levels: Vec<String> =
+        levels.filter(|level| !level.is_empty()).map(|level| format!("ns/{level}")).collect();
+    let (kind, id) = (snapshot.backup_type.as_str(), &snapshot.backup_id);
+    let time = snapshot.backup_time;
+    [
+        format!("{datastore}:{}/{kind}/{id}/{time:08X}", levels.join("/")),
+        format!("{datastore}:{kind}/{id}/{time:08X}"),
+    ]
 }
 
 /// The first line of a task's log that says that a snapshot was not verified at all: it does not exist, a backup is

@@ -119,6 +119,10 @@ pub fn summary(backup: &Backup, verify: Option<(VerifyOutcome, Option<&str>)>) -
                 reason.map_or(String::new(), |reason| format!(" ({})", printable(reason, 300)));
             parts.push(format!("{outcome}{reason}"));
         }
+        (None, Some(start)) if start.state == "not-due" => {
+            let why = start.reason.as_deref().unwrap_or("not due");
+            parts.push(format!("not verified this time ({})", printable(why, 300)));
+        }
         (None, Some(_)) => parts.push("the verify is still under way".to_string()),
         (None, None) => {}
     }

@@ -85,7 +85,7 @@ pub enum Archive {
 /// The beginning of a verify, as backup-end saw it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VerifyStart {
-    /// `started`, or the outcome where it could not be started.
+    /// `started`, `queued` behind others, `not-due`, or the outcome so far where it could not be started.
     pub state: String,
     pub upid: Option<String>,
     pub reason: Option<String>,

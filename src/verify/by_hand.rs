@@ -4,11 +4,12 @@
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 
-use super::pending::{Pending, SCHEMA};
+use super::pending::Pending;
+use super::queue::Queue;
 use crate::journal::{Entry, Journal, VerifyOutcome};
-use crate::pbs::{Snapshot, Upid};
+use crate::pbs::{Snapshot, Upid, storage};
 use crate::sys::process::{self, Process};
-use crate::sys::{Root, clock, text};
+use crate::sys::{Root, text};
 use crate::vzdump::{Job, Vmid};
 
 /// A verify that was asked for.
@@ -36,20 +37,17 @@ pub fn order(root: &Root, storage: &str, vmid: Vmid, snapshot: &Snapshot) -> Res
     let me = std::process::id().cast_signed();
     let worker = Process::find(me).context("this process")?;
     let session = process::session_of(me).context("the session of this process")?;
+    let found = storage::find(root, storage)
+        .context("/etc/pve/storage.cfg")?
+        .with_context(|| format!("storage {storage} is not in /etc/pve/storage.cfg"))?;
+    let run = format!("by-hand-{}", text::token());
+    let job = Job { upid: None, worker, session };
     let pending = Pending {
-        schema: SCHEMA,
-        run: format!("by-hand-{}", text::token()),
-        job: Job { upid: None, worker, session },
-        vmid,
-        guest: format!("guest {vmid}"),
-        storage: storage.to_string(),
-        snapshot: snapshot.clone(),
         by_hand: true,
-        upid: None,
-        starts: 0,
-        since: clock::rfc3339(clock::now()),
+        asked: true,
+        ..Pending::new(run, job, vmid, &found, snapshot.clone())
     };
-    pending.save(root)?;
+    Queue::of(root).save(&pending)?;
     Ok(Order { pending })
 }
 
@@ -59,9 +57,13 @@ impl Order {
     /// # Errors
     /// When that can't be read, or it is gone without an outcome in the journal.
     pub fn standing(&self, root: &Root) -> Result<Standing> {
-        let mut all = Pending::all(root)?.into_iter();
-        match all.find(|pending| pending.run == self.pending.run) {
-            Some(pending) => Ok(pending.upid.map_or(Standing::Waiting, Standing::Running)),
+        let mut queue = Queue::of(root);
+        queue.refresh()?;
+        match queue.get(&self.pending.file_name()) {
+            Some(Pending { ended: Some(ended), .. }) => {
+                Ok(Standing::Over { outcome: ended.outcome, reason: ended.reason.clone() })
+            }
+            Some(pending) => Ok(pending.upid.clone().map_or(Standing::Waiting, Standing::Running)),
             None => self.outcome(root)?.context("it is gone, and the journal has no outcome of it"),
         }
     }

@@ -1,10 +1,81 @@
 //! Proving a backup on the Proxmox Backup Server: a verify is started for that one snapshot, and its outcome is
 //! read from the snapshot's own state.
+//!
+//! ```text
+//! start                  backup-end: what is due is written down, and started or queued
+//! collect   late         job-end and the unit: ask, start what is queued, journal what is over, tell of it
+//! ending    judge  due   what an answer means; when a guest is due again
+//! queue     servers      what is pending, on disk; the connections of one collection
+//! pending                one verify that is to be collected
+//! ```
 
 pub mod by_hand;
 mod collect;
+mod due;
+mod ending;
 mod judge;
+mod late;
 mod pending;
+mod queue;
+mod servers;
+mod start;
 
-pub use collect::{Collected, collect};
-pub use pending::{Pending, start};
+use std::time::Instant;
+
+use anyhow::Result;
+
+pub use collect::{Collected, Over};
+pub use pending::Pending;
+pub use start::start;
+
+use self::collect::{Collection, Collector};
+use self::late::Late;
+use self::queue::Queue;
+use crate::sys::{Root, lock};
+use crate::vzdump::Job;
+
+/// Collects the verifies of a job until `deadline`; what is not over then is left to [`collect_all`].
+///
+/// # Errors
+/// When what is pending, or the journal, can't be read or written; nothing is lost then.
+pub fn collect_job(root: &Root, job: &Job, deadline: Instant) -> Result<Collected> {
+    Collection::new(root, Collector::JobEnd { job, deadline }, None).run(|_| Ok(()))
+}
+
+/// Collects every pending verify until none is left, and tells root of those that are not good. One process at a time
+/// does; another one ends at once.
+///
+/// # Errors
+/// As [`collect_job`].
+pub fn collect_all(root: &Root) -> Result<()> {
+    let path = root.path("/run/stillpoint/collect.lock");
+    // Who finds the lock taken has written down what it wants before; so the holder looks once more after letting go.
+    while left(root)? > 0 {
+        let _lock = match lock::take(&path, Instant::now()) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let mut late = Late::of(root);
+        Collection::new(root, Collector::Unit, None).run(|queue| late.tell(queue))?;
+    }
+    Ok(())
+}
+
+/// How many verifies are not over, or nobody has been told of yet.
+///
+/// # Errors
+/// When what is pending can't be read.
+pub fn left(root: &Root) -> Result<usize> {
+    Ok(pending(root)?.len())
+}
+
+/// The verifies that are not over, or that nobody has been told of yet; the oldest first.
+///
+/// # Errors
+/// When what is pending can't be read.
+pub fn pending(root: &Root) -> Result<Vec<Pending>> {
+    let mut queue = Queue::of(root);
+    queue.refresh()?;
+    Ok(queue.all().into_iter().cloned().collect())
+}

@@ -1,27 +1,23 @@
-use std::fs;
-use std::io;
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::judge::unanswered;
-use crate::pbs::{Error, Pbs, Snapshot, Upid, storage};
-use crate::run::{Run, VerifyStart};
-use crate::sys::{Root, clock, file};
+use super::servers::datastore;
+use crate::journal::VerifyOutcome;
+use crate::pbs::storage::Storage;
+use crate::pbs::{Snapshot, Upid};
+use crate::sys::clock;
+use crate::sys::process::Process;
 use crate::vzdump::{Job, Vmid};
 
-const DIRECTORY: &str = "/var/lib/stillpoint/verifies";
-pub(super) const SCHEMA: u32 = 1;
-const LIMIT: u64 = 1 << 20;
+/// By how many seconds the server's clock may be behind ours before a task that it started by itself goes unnoticed.
+const CLOCKS_DIFFER: i64 = 3600;
 
-/// backup-end waits no longer than this for the server to take the order.
-const START_LIMIT: Duration = Duration::from_secs(20);
+/// The version of the file's shape.
+pub const SCHEMA: u32 = 1;
 
 /// A verify that is to be collected: it lies in `/var/lib/stillpoint/verifies` from backup-end until its outcome
-/// is in the journal.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// is in the journal, and who has to be told has been.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending {
     pub schema: u32,
     /// The run that made the snapshot.
@@ -30,138 +26,173 @@ pub struct Pending {
     pub vmid: Vmid,
     /// The guest in words.
     pub guest: String,
+    /// The storage's name in Proxmox VE.
     pub storage: String,
+    /// `server:datastore`, the same under whatever name of a storage: verifies of one datastore wait for each other.
+    #[serde(default)]
+    pub datastore: String,
     pub snapshot: Snapshot,
     /// Whether a person asked for it: then it is of no run and no job.
     #[serde(default)]
     pub by_hand: bool,
-    /// The task on the server; missing where it could not be started.
+    #[serde(default)]
+    pub purpose: Purpose,
+    /// The task on the server; missing where there is none yet.
     pub upid: Option<Upid>,
+    /// Who is giving the order to verify; where that process is dead, the order may have been given.
+    #[serde(default)]
+    pub ordering: Option<Process>,
+    /// The order was given, and what came of it was never learnt: the task may be there.
+    #[serde(default)]
+    pub unanswered: bool,
+    /// Whether the server was asked for a task that it has started by itself.
+    #[serde(default)]
+    pub asked: bool,
     /// How often it was started.
     pub starts: u32,
-    /// RFC 3339, UTC.
+    /// Why there is no task yet, or none any more.
+    #[serde(default)]
+    pub trouble: Option<Trouble>,
+    /// It is over and in the journal, and waits for a person to be told.
+    #[serde(default)]
+    pub ended: Option<Ended>,
+    /// When the backup was complete. RFC 3339, UTC.
     pub since: String,
 }
 
-/// Starts the verify of what a run has backed up, where that went to a Proxmox Backup Server.
-///
-/// `None`: it did not. A server that is down or refuses is an outcome, not an error; an error means that the
-/// verify can't be written down.
-pub fn start(root: &Root, run: &Run) -> Result<Option<VerifyStart>> {
-    let Some(storage) = run.storage.as_deref() else { return Ok(None) };
-    match storage::find(root, storage) {
-        Ok(Some(found)) if found.kind == "pbs" => {}
-        Ok(_) => return Ok(None),
-        // A directory's archive has a path; only a backup server's has a name like this.
-        Err(_)
-            if run.target.as_deref().is_none_or(|target| target.parse::<Snapshot>().is_err()) =>
-        {
-            return Ok(None);
-        }
-        Err(error) => {
-            let reason = format!("/etc/pve/storage.cfg: {error}");
-            return Ok(Some(VerifyStart {
-                state: "unknown".into(),
-                upid: None,
-                reason: Some(reason),
-            }));
-        }
-    }
-    let Some(snapshot) = run.target.as_deref().and_then(|target| target.parse::<Snapshot>().ok())
-    else {
-        let reason = "vzdump did not name the snapshot".to_string();
-        return Ok(Some(VerifyStart { state: "unknown".into(), upid: None, reason: Some(reason) }));
-    };
-    let deadline = Instant::now() + START_LIMIT;
-    let mut pending = Pending {
-        schema: SCHEMA,
-        run: run.id.clone(),
-        job: run.job.clone(),
-        vmid: run.vmid,
-        guest: run.guest(),
-        storage: storage.to_string(),
-        snapshot,
-        by_hand: false,
-        upid: None,
-        starts: 0,
-        since: clock::rfc3339(clock::now()),
-    };
-    // Before the order is given: a verify that nobody knows of would never be collected.
-    pending.save(root)?;
-    let started = Pbs::open(root, storage).and_then(|pbs| pending.start(&pbs, deadline));
-    pending.save(root)?;
-    Ok(Some(match started {
-        Ok(()) => VerifyStart {
-            state: "started".to_string(),
-            upid: pending.upid.as_ref().map(ToString::to_string),
-            reason: None,
-        },
-        Err(error) => {
-            let verdict = unanswered(&error);
-            let state = serde_json::to_value(verdict.outcome)?;
-            VerifyStart {
-                state: state.as_str().unwrap_or_default().to_string(),
-                upid: None,
-                reason: verdict.reason,
-            }
-        }
-    }))
+/// What is asked of the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Purpose {
+    #[default]
+    Verify,
+    /// Only whether the snapshot is encrypted.
+    Encryption,
+}
+
+/// An attempt that brought nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// RFC 3339, UTC.
+    pub at: String,
+    /// What the outcome is if it stays like this.
+    pub outcome: VerifyOutcome,
+    pub reason: String,
+    /// Whether the journal says so already.
+    pub journalled: bool,
+}
+
+/// An outcome that a person should hear of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    pub outcome: VerifyOutcome,
+    pub reason: Option<String>,
 }
 
 impl Pending {
-    /// Starts the verify on the server.
-    pub fn start(&mut self, pbs: &Pbs, deadline: Instant) -> Result<(), Error> {
-        self.snapshot.namespace = pbs.target().namespace.clone();
-        self.starts += 1;
-        self.upid = None;
-        self.upid = Some(pbs.start_verify(&self.snapshot, deadline)?);
-        Ok(())
-    }
-
-    /// The verifies that are to be collected, oldest first; a file that is none is left for a person.
-    pub fn all(root: &Root) -> Result<Vec<Pending>> {
-        let directory = root.path(DIRECTORY);
-        let entries = match fs::read_dir(&directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other.with_context(|| directory.display().to_string())?,
-        };
-        let mut all = Vec::new();
-        for entry in entries {
-            let path = entry.with_context(|| directory.display().to_string())?.path();
-            if path.extension().is_some_and(|extension| extension == "json")
-                && let Ok(bytes) = file::read(&path, LIMIT)
-                && let Ok(pending) = serde_json::from_slice::<Pending>(&bytes)
-                && pending.schema == SCHEMA
-            {
-                all.push(pending);
-            }
+    /// A verify of a snapshot on a storage, due from now on.
+    pub fn new(
+        run: String,
+        job: Job,
+        vmid: Vmid,
+        storage: &Storage,
+        snapshot: Snapshot,
+    ) -> Pending {
+        Pending {
+            schema: SCHEMA,
+            run,
+            job,
+            vmid,
+            guest: format!("guest {vmid}"),
+            storage: storage.id.clone(),
+            datastore: datastore(storage),
+            snapshot,
+            by_hand: false,
+            purpose: Purpose::Verify,
+            upid: None,
+            ordering: None,
+            unanswered: false,
+            asked: false,
+            starts: 0,
+            trouble: None,
+            ended: None,
+            since: clock::rfc3339(clock::now()),
         }
-        all.sort_by(|one, other| one.since.cmp(&other.since));
-        Ok(all)
     }
 
-    /// Writes it down durably.
-    pub fn save(&self, root: &Root) -> Result<()> {
-        let path = self.path(root);
-        let write = || -> Result<()> {
-            fs::create_dir_all(root.path(DIRECTORY))?;
-            Ok(file::replace(&path, &serde_json::to_vec_pretty(self)?, 0o600)?)
-        };
-        write().with_context(|| path.display().to_string())
+    /// The name of its file.
+    pub fn file_name(&self) -> String {
+        format!("{}-{}.json", self.vmid, self.run)
     }
 
-    /// Whether it still has to be collected.
-    pub fn exists(&self, root: &Root) -> bool {
-        self.path(root).exists()
+    /// Since when a task of the server may be about it, in seconds since 1970. One that a person asks for says nothing
+    /// about what was found before.
+    pub fn tasks_since(&self) -> i64 {
+        let asked = DateTime::parse_from_rfc3339(&self.since).ok().filter(|_| self.by_hand);
+        let before = self.snapshot.backup_time.saturating_sub(CLOCKS_DIFFER);
+        asked.map_or(before, |asked| asked.timestamp())
     }
 
-    /// It is in the journal.
-    pub fn remove(&self, root: &Root) -> Result<()> {
-        let path = self.path(root);
-        file::remove(&path).with_context(|| path.display().to_string())
+    /// Whether the server is, or may be, at work on it.
+    pub fn is_at_work(&self) -> bool {
+        self.ended.is_none() && (self.upid.is_some() || self.is_ordered())
     }
 
-    fn path(&self, root: &Root) -> PathBuf {
-        root.path(DIRECTORY).join(format!("{}-{}.json", self.vmid, self.run))
+    /// Whether somebody has ordered it, or is about to, and nobody has written down what came of it.
+    pub fn is_ordered(&self) -> bool {
+        self.unanswered || self.ordering.is_some()
+    }
+
+    /// Whether it waits for its turn.
+    pub fn is_queued(&self) -> bool {
+        self.ended.is_none() && self.purpose == Purpose::Verify && self.upid.is_none()
+    }
+
+    /// Seconds since the backup was complete; none of them where the clock was set back.
+    pub fn age(&self, now: DateTime<Utc>) -> u64 {
+        seconds_between(&self.since, now)
+    }
+
+    /// Notes why an attempt brought nothing. What the journal has of it stays known while the outcome is the same.
+    pub fn note(&mut self, outcome: VerifyOutcome, reason: String) {
+        let journalled = self.trouble.as_ref().is_some_and(|trouble| trouble.journalled);
+        let at = clock::rfc3339(clock::now());
+        self.trouble = Some(Trouble { at, outcome, reason, journalled });
+    }
+
+    /// How many seconds to wait yet before the next attempt: the longer it has been going on, the longer the pause.
+    pub fn rest(&self, now: DateTime<Utc>) -> u64 {
+        let Some(trouble) = &self.trouble else { return 0 };
+        let went_on = self.age(now).saturating_sub(seconds_between(&trouble.at, now));
+        pause(went_on).saturating_sub(seconds_between(&trouble.at, now))
+    }
+}
+
+/// The pause after an attempt that came so many seconds after the first: from 2 s to 10 min.
+fn pause(went_on: u64) -> u64 {
+    (went_on / 2).clamp(2, 600)
+}
+
+fn seconds_between(then: &str, now: DateTime<Utc>) -> u64 {
+    DateTime::parse_from_rfc3339(then)
+        .ok()
+        .and_then(|then| u64::try_from((now - then.to_utc()).num_seconds()).ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_ten_minutes() {
+        let (mut at, mut attempts) = (0, Vec::new());
+        while at < 86_400 {
+            attempts.push(at);
+            at += pause(at);
+        }
+        assert_eq!(attempts[..4], [0, 2, 4, 6]);
+        assert_eq!(pause(at), 600);
+        assert!(attempts.len() < 170, "{}", attempts.len());
     }
 }

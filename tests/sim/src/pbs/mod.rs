@@ -97,6 +97,8 @@ impl SimPbs {
             access: access::Access::default(),
             datastores: std::collections::BTreeMap::new(),
             tasks: Vec::new(),
+            most_running: 0,
+            connections: 0,
             rules: Vec::new(),
             requests: Vec::new(),
         };

@@ -124,9 +124,11 @@ impl Server {
     }
 
     fn serve(&self, stream: TcpStream) {
-        if self.remember(&stream).is_err() {
+        // As the real one does; an answer would wait for the client's delayed acknowledgement otherwise.
+        if stream.set_nodelay(true).is_err() || self.remember(&stream).is_err() {
             return;
         }
+        lock(&self.state).connections += 1;
         while self.hang.load(Ordering::SeqCst) {
             if !self.up.load(Ordering::SeqCst) {
                 return;

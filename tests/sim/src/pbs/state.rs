@@ -48,6 +48,10 @@ pub struct State {
     pub datastores: BTreeMap<String, Datastore>,
     /// All tasks, oldest first.
     pub tasks: Vec<Task>,
+    /// How many connections were made.
+    pub connections: usize,
+    /// The most tasks that ever ran at once.
+    pub most_running: usize,
     /// Faults that wait for their request.
     pub rules: Vec<Rule>,
     /// Method and target of every request so far.
@@ -128,6 +132,8 @@ impl State {
         let task = Task::new(upid, store, target, filter);
         self.tasks.push(task);
         self.advance();
+        let running = self.tasks.iter().filter(|task| task.end.is_none()).count();
+        self.most_running = self.most_running.max(running);
         text
     }
 

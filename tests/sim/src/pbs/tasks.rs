@@ -142,8 +142,17 @@ pub fn list(state: &mut State, request: &Request, auth_id: &str, node: &str) -> 
             && params.int("until").is_none_or(|until| upid.starttime <= until)
     };
     let newest_first = state.tasks.iter().rev();
+    // What ended before `since` ends the search, whatever lies behind it.
+    let since = params.int("since");
+    let too_old = |task: &&Task| {
+        let ended = task.end.as_ref().map(|(time, _)| *time);
+        since.zip(ended).is_some_and(|(since, ended)| ended < since)
+    };
     let (running, over): (Vec<&Task>, Vec<&Task>) =
-        newest_first.filter(fits).partition(|task| task.end.is_none());
+        newest_first.partition(|task| task.end.is_none());
+    let over: Vec<&Task> =
+        over.into_iter().take_while(|task| !too_old(task)).filter(fits).collect();
+    let running: Vec<&Task> = running.into_iter().filter(fits).collect();
     let entries: Vec<String> =
         running.into_iter().chain(over).skip(start).take(limit).map(entry).collect();
     // A full page is counted as if one more were to come.

@@ -1,0 +1,184 @@
+//! Going on until there is an outcome, or the time is over.
+
+use std::time::Duration;
+
+use serde_json::json;
+use stillpoint_sim::pbs::{Fault, Maintenance};
+
+use super::world::{FOR_EVER, World, ok};
+
+const YESTERDAY: &str = "2020-01-01T00:00:00.000Z";
+
+#[test]
+fn a_dead_server_is_asked_once_by_job_end_and_again_by_the_unit() {
+    let world = World::new(Duration::ZERO);
+    world.pbs.inject("/api2/json/", None, Fault::NoAnswer);
+    for vmid in 9001..9006 {
+        let start = world.start(&world.backup(vmid, "offsite").0);
+        assert!(matches!(start.state.as_str(), "unreachable" | "queued"), "{start:?}");
+    }
+    let asked = world.pbs.requests().len();
+    assert_eq!(world.job_end(FOR_EVER), 5, "it does not wait for the server");
+    assert_eq!(world.pbs.requests().len() - asked, 1);
+    let unreachable: Vec<(u64, String)> =
+        (9001..9006).map(|vmid| (vmid, "unreachable".to_string())).collect();
+    assert_eq!(world.outcomes(), unreachable);
+    world.pbs.heal();
+    world.collect();
+    let mut later = world.outcomes().split_off(5);
+    later.sort();
+    assert_eq!(later, ok(&[9001, 9002, 9003, 9004, 9005]));
+}
+
+#[test]
+fn a_datastore_under_maintenance_is_waited_for() {
+    let world = World::new(Duration::ZERO);
+    let offline = Maintenance::Offline("new disks".to_string());
+    world.pbs.edit(|state| state.add_datastore("backups").maintenance = Some(offline));
+    assert_eq!(world.start(&world.backup(9001, "offsite").0).state, "unreachable");
+    assert_eq!(world.job_end(FOR_EVER), 1);
+    assert!(world.reason().contains("new disks"), "{}", world.reason());
+    world.pbs.edit(|state| state.add_datastore("backups").maintenance = None);
+    world.collect();
+    assert_eq!(world.outcomes().last(), ok(&[9001]).last());
+}
+
+#[test]
+fn a_storage_that_is_mended_meanwhile_is_used_as_it_is_then() {
+    let world = World::new(Duration::ZERO);
+    let right = world.pbs.fingerprint();
+    world.write_storages(&right.replace(|digit: char| digit.is_ascii_digit(), "0"), "");
+    assert_eq!(world.start(&world.backup(9001, "offsite").0).state, "unreachable");
+    world.job_end(Duration::ZERO);
+    assert!(world.reason().contains("fingerprint"), "{}", world.reason());
+    let mut unit = world.unit();
+    world.write_storages(&right, "");
+    assert!(unit.wait().unwrap().success());
+    assert_eq!(world.outcomes().last(), ok(&[9001]).last());
+}
+
+#[test]
+fn a_verify_that_is_not_over_after_a_day_is_unknown_and_root_hears_of_it() {
+    let world = World::new(FOR_EVER);
+    world.with_sendmail();
+    for vmid in [9001, 9002] {
+        world.start(&world.backup(vmid, "offsite").0);
+    }
+    world.change_pending(|pending| pending["since"] = json!(YESTERDAY));
+    world.collect();
+    let unknown = |vmid| (vmid, "unknown".to_string());
+    assert_eq!(world.outcomes(), [unknown(9001), unknown(9002)]);
+    let reasons: Vec<String> = world
+        .verifies()
+        .iter()
+        .map(|record| record["reason"].as_str().unwrap().to_string())
+        .collect();
+    assert!(reasons[0].contains("longer than 1 day: UPID:"), "{}", reasons[0]);
+    assert!(reasons[0].contains("stillpoint verify offsite:backup/ct/9001/"), "{}", reasons[0]);
+    assert!(reasons[1].contains("verify.parallel"), "{}", reasons[1]);
+    let mail = world.mails();
+    assert_eq!(mail.matches("Subject: ").count(), 1, "{mail}");
+    assert!(mail.contains("guest 9001") && mail.contains("guest 9002"), "{mail}");
+    assert_eq!(world.pending(), 0);
+    assert_eq!(world.pbs.tasks().len(), 1, "it is too late to start another");
+}
+
+#[test]
+fn a_server_that_stays_down_is_unreachable_after_a_day() {
+    let world = World::new(Duration::ZERO);
+    world.with_sendmail();
+    let (started, _) = world.backup(9001, "offsite");
+    let (never, _) = world.backup(9002, "offsite");
+    world.pbs.edit(|state| state.verify_time = FOR_EVER);
+    world.start(&started);
+    world.start(&never);
+    world.pbs.go_down();
+    world.change_pending(|pending| pending["since"] = json!(YESTERDAY));
+    world.collect();
+    let outcomes = world.outcomes();
+    assert_eq!(outcomes[0], (9001, "unreachable".to_string()));
+    assert_eq!(world.mails().matches("Subject: ").count(), 1);
+    assert_eq!(world.pending(), 0);
+}
+
+#[test]
+fn a_day_is_over_only_after_the_server_was_asked_once_more() {
+    let world = World::new(FOR_EVER);
+    world.start(&world.backup(9001, "offsite").0);
+    world.finish_all();
+    // The node was off for a year.
+    world.change_pending(|pending| pending["since"] = json!(YESTERDAY));
+    world.collect();
+    assert_eq!(world.outcomes(), ok(&[9001]));
+}
+
+#[test]
+fn a_skipped_verify_is_tried_again_and_a_snapshot_that_is_gone_is_not() {
+    let world = World::new(Duration::ZERO);
+    let (run, id) = world.backup_in(9001, "offsite", "", |backup| backup.unfinished());
+    world.start(&run);
+    let finished = stillpoint_sim::pbs::Backup::of(&id, super::world::TOKEN);
+    world.pbs.add_snapshot(finished);
+    world.collect();
+    assert_eq!(world.outcomes(), ok(&[9001]));
+    assert_eq!(world.pbs.tasks().len(), 2);
+    let (run, id) = world.backup(9002, "offsite");
+    // Another snapshot keeps the group, so that the server skips instead of refusing.
+    world.backup(9002, "offsite");
+    world.pbs.edit(|state| state.verify_time = FOR_EVER);
+    world.pbs.edit(|state| assert!(state.remove_snapshot(&id)));
+    world.start(&run);
+    world.collect();
+    assert_eq!(world.outcomes()[1], (9002, "skipped".to_string()));
+    assert!(world.reason().contains("pruned or removed"), "{}", world.reason());
+    assert_eq!(world.pbs.tasks().len(), 3);
+}
+
+#[test]
+fn root_gets_one_mail_about_a_collection_and_none_about_a_good_one() {
+    let world = World::new(FOR_EVER);
+    world.with_sendmail();
+    world.settings("[verify]\nparallel = 9\n");
+    let mut ids = Vec::new();
+    for vmid in 9001..9005 {
+        let (run, id) = world.backup(vmid, "offsite");
+        world.start(&run);
+        ids.push(id);
+    }
+    for id in &ids[1..] {
+        world.pbs.corrupt(id).unwrap();
+    }
+    world.finish_all();
+    world.collect();
+    let mail = world.mails();
+    assert_eq!(mail.matches("Subject: Stillpoint: 3 backups did not verify").count(), 1, "{mail}");
+    assert!(!mail.contains("9001") && mail.contains("9004"), "{mail}");
+    world.start(&world.backup(9001, "offsite").0);
+    world.finish_all();
+    world.collect();
+    assert_eq!(world.mails(), mail);
+}
+
+#[test]
+fn what_the_summary_tells_is_not_mailed_and_what_a_later_job_finds_is() {
+    let world = World::new(FOR_EVER);
+    world.with_sendmail();
+    let (run, id) = world.backup(9001, "offsite");
+    world.start(&run);
+    world.pbs.corrupt(&id).unwrap();
+    world.finish_all();
+    assert_eq!(world.job_end(FOR_EVER), 0);
+    world.collect();
+    assert_eq!(world.mails(), "");
+    let (run, id) = world.backup(9002, "offsite");
+    world.start(&run);
+    world.pbs.corrupt(&id).unwrap();
+    world.finish_all();
+    world.change_pending(|pending| pending["job"]["session"] = json!(1));
+    // The backup-end of another job comes across it.
+    world.start(&world.backup(9003, "offsite").0);
+    assert_eq!(world.outcomes().len(), 2);
+    world.finish_all();
+    world.collect();
+    assert!(world.mails().contains("guest 9002"), "{}", world.mails());
+}

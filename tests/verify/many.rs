@@ -1,0 +1,82 @@
+//! A thousand guests cost a thousand times as much as one on the server, and no more memory here.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use stillpoint_sim::pbs::{Backup, SnapshotId};
+
+use super::world::{STORE, TOKEN, World};
+
+const GUESTS: usize = 1000;
+
+/// What a collecting process may take at its peak, in KiB: a debug build takes some 25 MiB for one guest.
+const MOST_KIB: u64 = 64 * 1024;
+
+#[test]
+fn a_thousand_verifies_cost_three_requests_each_besides_the_polls() {
+    let world = World::new(Duration::ZERO);
+    world.settings("[verify]\nparallel = 1000\n");
+    // They were queued while the server was down; the others are made after the first.
+    world.pbs.go_down();
+    let (run, first) = world.backup(10_000, "offsite");
+    world.start(&run);
+    let place = world.directory.join("var/lib/stillpoint/verifies");
+    let file = place.join(format!("10000-{}.json", run.id));
+    let written: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    for vmid in 10_001..10_000 + GUESTS {
+        let id = SnapshotId::new(STORE, "", "ct", &vmid.to_string(), first.time);
+        world.pbs.add_snapshot(Backup::of(&id, TOKEN));
+        let mut pending = written.clone();
+        pending["vmid"] = json!(vmid);
+        pending["snapshot"]["backup-id"] = json!(vmid.to_string());
+        let file = place.join(format!("{vmid}-{}.json", run.id));
+        std::fs::write(file, pending.to_string()).unwrap();
+    }
+    world.pbs.come_up().unwrap();
+    let before = world.pbs.requests().len();
+    let unit = world.unit();
+    let peak = peak_of(unit);
+    let outcomes = world.outcomes();
+    assert_eq!(outcomes.len(), GUESTS);
+    assert!(outcomes.iter().all(|(_, outcome)| outcome == "ok"));
+    let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+    let requests = world.pbs.requests();
+    for line in &requests[before..] {
+        let kind = match line.split('?').next().unwrap() {
+            path if path.ends_with("/status") => "poll",
+            path if path.ends_with("/tasks") => "task list",
+            path if path.ends_with("/verify") => "verify",
+            path if path.ends_with("/download-decoded") => "state",
+            _ => "else",
+        };
+        *kinds.entry(kind).or_default() += 1;
+    }
+    let polls = kinds.remove("poll").unwrap_or_default();
+    let others: usize = kinds.values().sum();
+    assert!(others <= 3 * GUESTS, "{kinds:?}");
+    assert!(kinds.values().all(|number| *number <= GUESTS), "{kinds:?}");
+    assert!(polls >= GUESTS);
+    assert!(peak <= MOST_KIB, "{peak} KiB");
+    // One connection is kept, or few where the server closed one.
+    let connections = world.pbs.edit(|state| state.connections);
+    assert!(connections < GUESTS / 10, "{connections}");
+}
+
+/// Waits for a process: the most memory it ever had, in KiB. The kernel keeps the peak, so it does not matter when it
+/// is read.
+fn peak_of(mut child: std::process::Child) -> u64 {
+    let path = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    loop {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let read = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+        peak = read.unwrap_or(peak);
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success() && peak > 0);
+            return peak;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
