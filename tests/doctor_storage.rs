@@ -153,6 +153,8 @@ fn a_wrong_fingerprint_is_told_before_anything_is_said() {
         ],
     );
     assert_eq!(pbs(&node).requests(), Vec::<String>::new());
+    let last = checks(&node).pop().unwrap();
+    assert_eq!(last, wrong, "there is no more to ask");
 
     edit(&node, "fingerprint", "");
     assert_says(
