@@ -1,20 +1,64 @@
+//! Making Proxmox VE call Stillpoint, and no longer.
+
 use anyhow::{Result, bail};
 
 use super::cli::Guests;
+use super::print;
+use crate::setup::{self, Told, Which};
 use crate::sys::Root;
+use crate::sys::text::count;
 
-pub fn enable(_root: &Root, _guests: &Guests, _dry_run: bool) -> Result<()> {
-    bail!("not there yet")
+pub fn enable(root: &Root, guests: &Guests, dry_run: bool) -> Result<()> {
+    tell(setup::enable(root, &which(guests), dry_run)?)
 }
 
-pub fn disable(_root: &Root, _guests: &Guests, _dry_run: bool) -> Result<()> {
-    bail!("not there yet")
+pub fn disable(root: &Root, guests: &Guests, dry_run: bool) -> Result<()> {
+    tell(setup::disable(root, &which(guests), dry_run)?)
 }
 
-pub fn register(_root: &Root, _all_guests: bool, _dry_run: bool) -> Result<()> {
-    bail!("not there yet")
+pub fn register(root: &Root, all_guests: bool, dry_run: bool) -> Result<()> {
+    for line in setup::register(root, all_guests, dry_run)? {
+        print(&line)?;
+    }
+    if !dry_run {
+        if !all_guests {
+            print(
+                "Next: `stillpoint enable --all`, so that restored guests come up as they should.",
+            )?;
+        }
+        print("`stillpoint doctor` tells what else stands in the way of good backups.")?;
+    }
+    Ok(())
 }
 
-pub fn unregister(_root: &Root, _dry_run: bool) -> Result<()> {
-    bail!("not there yet")
+pub fn unregister(root: &Root, dry_run: bool) -> Result<()> {
+    for line in setup::unregister(root, dry_run)? {
+        print(&line)?;
+    }
+    Ok(())
+}
+
+fn which(guests: &Guests) -> Which<'_> {
+    if guests.all { Which::All } else { Which::These(&guests.vmids) }
+}
+
+/// A line for each guest; those that are as they were come to an error at the end.
+fn tell(told: Vec<Told>) -> Result<()> {
+    let (total, mut left) = (told.len(), Vec::new());
+    if total == 0 {
+        return print("There is no container on this node.");
+    }
+    for (vmid, told) in told {
+        match told {
+            Ok(what) => print(&format!("Guest {vmid} {what}."))?,
+            Err(error) => {
+                print(&format!("Guest {vmid} is left as it is: {error:#}."))?;
+                left.push(vmid.to_string());
+            }
+        }
+    }
+    if !left.is_empty() {
+        bail!("{} of {} left as before: {}", left.len(), count(total, "guest"), left.join(", "));
+    }
+    Ok(())
 }

@@ -1,4 +1,5 @@
-//! Bringing back a guest that a dead vzdump left frozen or down, with PVE's and LXC's own programs.
+//! Changes to a guest by PVE's and LXC's own programs: bringing back one that a dead vzdump left frozen or down, and its
+//! hookscript.
 
 use std::process::Command;
 use std::time::Duration;
@@ -24,17 +25,30 @@ pub fn thaw(root: &Root, vmid: Vmid) -> Result<()> {
 
 /// Takes the lock out of the guest's configuration.
 pub fn lift_lock(root: &Root, vmid: Vmid) -> Result<()> {
-    pct(root, "unlock", vmid)
+    pct(root, &["unlock", &vmid.to_string()])
 }
 
 /// Starts the guest.
 pub fn start(root: &Root, vmid: Vmid) -> Result<()> {
-    pct(root, "start", vmid)
+    pct(root, &["start", &vmid.to_string()])
 }
 
-fn pct(root: &Root, verb: &str, vmid: Vmid) -> Result<()> {
+/// Sets the volume of the guest's hookscript, or takes it away.
+///
+/// PVE refuses a volume whose file is missing or not executable, and a guest that is locked.
+pub fn set_hookscript(root: &Root, vmid: Vmid, volume: Option<&str>) -> Result<()> {
+    let vmid = vmid.to_string();
+    match volume {
+        Some(volume) => pct(root, &["set", &vmid, "--hookscript", volume]),
+        None => pct(root, &["set", &vmid, "--delete", "hookscript"]),
+    }
+}
+
+fn pct(root: &Root, arguments: &[&str]) -> Result<()> {
     let mut pct = Command::new(root.path("/usr/sbin/pct"));
     // Its Perl looks for other programs by PATH, which a hook does not have.
-    pct.args([verb, &vmid.to_string()]).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-    program::run(&mut pct, PCT_LIMIT).map(drop).with_context(|| format!("pct {verb} {vmid}"))
+    pct.args(arguments).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    program::run(&mut pct, PCT_LIMIT)
+        .map(drop)
+        .with_context(|| format!("pct {}", arguments.join(" ")))
 }

@@ -1,12 +1,12 @@
 //! What one call of a hook comes to.
 
+mod chain;
 mod duties;
 mod guest_phases;
 mod guest_start;
 mod job_phases;
 
 pub use duties::{Duty, duties};
-pub use guest_start::guest;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::command;
 use crate::config::Settings;
 use crate::report::lines::say;
-use crate::sys::{Root, signal};
+use crate::sys::{Root, journald, signal};
 use crate::vzdump::{Call, Job};
 
 /// A hook waits this long for the guest's lock; who holds it longer is the one that brings the guest back.
@@ -37,9 +37,27 @@ pub fn run(hook: fn(&Root, &[String]) -> u8) -> ExitCode {
 
 /// Does what is due in a call of vzdump's, `PHASE [MODE VMID]`, and returns the exit status.
 ///
-/// That is 0 but for two deliberate cases: pre-stop with `quiesce.on-error = "fail"` and a guest that could not
-/// be brought to rest, and job-end with `verify.on-failure = "fail-job"` and a verify that failed.
+/// That is 0 but for three deliberate cases: pre-stop with `quiesce.on-error = "fail"` and a guest that could not
+/// be brought to rest, job-end with `verify.on-failure = "fail-job"` and a verify that failed, and in both phases a
+/// failure of the script that was vzdump's before.
 pub fn vzdump(root: &Root, arguments: &[String]) -> u8 {
+    chain::vzdump(root, arguments, || called_by_vzdump(root, arguments))
+}
+
+/// Does what is due in a call for a guest, `VMID PHASE` from PVE or `VMID PHASE unit` from the drop-in of its unit, and
+/// returns the exit status: 0, or what the guest's former hookscript says. That one is PVE's to call, so not for the unit.
+pub fn guest(root: &Root, arguments: &[String]) -> u8 {
+    match arguments {
+        [_, _, by, ..] if by == "unit" => {
+            // The unit of a container has no output of its own. Where nothing can be said, all else is done.
+            let _ = journald::take_output(root, "stillpoint");
+            guest_start::guest(root, &arguments[..2])
+        }
+        _ => chain::guest(root, arguments, || guest_start::guest(root, arguments)),
+    }
+}
+
+fn called_by_vzdump(root: &Root, arguments: &[String]) -> u8 {
     let environment =
         |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     let Some(call) = &Call::read(arguments, environment) else { return 0 };

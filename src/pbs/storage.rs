@@ -116,8 +116,7 @@ impl fmt::Debug for Secret {
 /// # Errors
 /// Only when storage.cfg cannot be read. What cannot be understood in it is left out.
 pub fn read(root: &Root) -> io::Result<Vec<Storage>> {
-    let text = String::from_utf8_lossy(&fs::read(root.path(CONFIG))?).into_owned();
-    let mut storages = parse(&text);
+    let mut storages = parse(&text(root)?);
     for storage in &mut storages {
         if let Some(target) = &mut storage.target {
             let key = root.path(&format!("{SECRETS}/{}.enc", storage.id));
@@ -155,9 +154,21 @@ fn is_id(id: &str) -> bool {
     !id.is_empty() && !id.starts_with('.') && !id.contains('/')
 }
 
-/// Reads the section format that PVE writes: `KIND: ID`, then indented `key value` lines, until an empty line.
 fn parse(text: &str) -> Vec<Storage> {
-    let mut storages: Vec<Storage> = Vec::new();
+    sections(text).into_iter().map(Section::storage).collect()
+}
+
+/// The text of storage.cfg.
+///
+/// # Errors
+/// As [`read`].
+pub fn text(root: &Root) -> io::Result<String> {
+    Ok(String::from_utf8_lossy(&fs::read(root.path(CONFIG))?).into_owned())
+}
+
+/// Reads the section format that PVE writes: `KIND: ID`, then indented `key value` lines, until an empty line.
+pub fn sections(text: &str) -> Vec<Section<'_>> {
+    let mut sections: Vec<Section<'_>> = Vec::new();
     let mut section: Option<Section<'_>> = None;
     for line in text.lines() {
         if line.trim_start().starts_with('#') {
@@ -165,7 +176,7 @@ fn parse(text: &str) -> Vec<Storage> {
         }
         let indented = line.starts_with(char::is_whitespace);
         if !indented || line.trim().is_empty() {
-            storages.extend(section.take().map(Section::storage));
+            sections.extend(section.take());
         }
         if !indented {
             section = Section::header(line);
@@ -177,13 +188,15 @@ fn parse(text: &str) -> Vec<Storage> {
             }
         }
     }
-    storages.extend(section.map(Section::storage));
-    storages
+    sections.extend(section);
+    sections
 }
 
-struct Section<'a> {
-    kind: &'a str,
-    id: &'a str,
+/// One storage as it is written.
+pub struct Section<'a> {
+    /// `pbs`, `dir`, `zfspool`, ...
+    pub kind: &'a str,
+    pub id: &'a str,
     properties: Vec<(&'a str, &'a str)>,
 }
 
@@ -199,7 +212,8 @@ impl<'a> Section<'a> {
         })
     }
 
-    fn get(&self, key: &str) -> Option<&'a str> {
+    /// The value of a property.
+    pub fn get(&self, key: &str) -> Option<&'a str> {
         let found = self.properties.iter().find(|(name, _)| *name == key);
         found.map(|(_, value)| *value)
     }
@@ -209,11 +223,16 @@ impl<'a> Section<'a> {
         self.get(key).filter(|value| !value.is_empty()).map(str::to_owned)
     }
 
+    /// Whether the storage is switched off.
+    pub fn disabled(&self) -> bool {
+        self.get("disable").is_some_and(|value| value != "0")
+    }
+
     fn storage(self) -> Storage {
         Storage {
             id: self.id.to_owned(),
             kind: self.kind.to_owned(),
-            disabled: self.get("disable").is_some_and(|value| value != "0"),
+            disabled: self.disabled(),
             nodes: self.nodes(),
             target: self.target(),
         }

@@ -1,1 +1,16 @@
 //! Making Proxmox VE call Stillpoint, and no longer.
+//!
+//! vzdump calls its script ([`register`]), PVE the hookscript of a guest ([`enable`]), systemd the drop-in of every
+//! container's unit. What was there before is kept, called by ours, and put back.
+
+mod drop_in;
+mod enable;
+pub mod kept;
+pub mod nodes;
+mod register;
+mod snippet;
+mod storages;
+mod vzdump_conf;
+
+pub use enable::{Told, Which, disable, enable};
+pub use register::{chained_script, register, unregister};

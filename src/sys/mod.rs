@@ -6,6 +6,7 @@ pub mod detach;
 pub mod failpoint;
 pub mod file;
 pub mod http;
+pub mod journald;
 pub mod lock;
 pub mod process;
 pub mod program;

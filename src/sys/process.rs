@@ -95,6 +95,7 @@ impl AsRawFd for Pidfd {
 
 struct Stat {
     dead: bool,
+    parent: i32,
     session: i32,
     started: u64,
 }
@@ -108,9 +109,15 @@ fn stat(pid: i32) -> io::Result<Stat> {
 fn parse_stat(text: &str) -> Option<Stat> {
     let mut fields = text[text.rfind(')')? + 1..].split_ascii_whitespace();
     let state = fields.next()?;
-    let session = fields.nth(2)?.parse().ok()?;
+    let parent = fields.next()?.parse().ok()?;
+    let session = fields.nth(1)?.parse().ok()?;
     let started = fields.nth(15)?.parse().ok()?;
-    Some(Stat { dead: matches!(state, "Z" | "X"), session, started })
+    Some(Stat { dead: matches!(state, "Z" | "X"), parent, session, started })
+}
+
+/// The parent of a process.
+pub fn parent_of(pid: i32) -> io::Result<i32> {
+    stat(pid).map(|stat| stat.parent)
 }
 
 /// The session a process belongs to.
@@ -172,6 +179,7 @@ mod tests {
         let text = "42 (a) R 1 (b) S 1 42 40 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 777 0 0";
         let stat = parse_stat(text).unwrap();
         assert_eq!((stat.session, stat.started, stat.dead), (40, 777, false));
+        assert_eq!(stat.parent, 1);
     }
 
     #[test]

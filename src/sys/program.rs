@@ -1,18 +1,22 @@
 //! Programs of the node, run to their end within a limit.
 
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{Read, Seek, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use super::text;
 
 /// No program that Stillpoint calls says more than this.
 const OUTPUT: u64 = 64 * 1024;
 
 /// Runs a program and gives its standard output; past the limit it is killed and that is an error, as is any
-/// exit status but 0. Standard input is at end of file, standard error is dropped.
+/// exit status but 0, told with the last line of standard error. Standard input is at end of file.
 ///
 /// Name programs by absolute path: vzdump leaves its hooks no PATH.
 pub fn run(command: &mut Command, limit: Duration) -> Result<String> {
@@ -21,10 +25,14 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<String> {
 
 /// As [`run`], with a few kilobytes on standard input.
 pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> Result<String> {
+    // Not a pipe: nobody reads it while the program runs.
+    let errors =
+        memfd_create(c"stderr", MFdFlags::MFD_CLOEXEC).context("no place for its errors")?;
+    let mut errors = File::from(errors);
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(errors.try_clone().context("no place for its errors")?)
         .spawn()
         .context("it could not be started")?;
     if let Some(mut stdin) = child.stdin.take() {
@@ -44,7 +52,10 @@ pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> R
         thread::sleep(Duration::from_millis(1));
     };
     if !status.success() {
-        bail!("it ended with {status}");
+        match last_line(&mut errors) {
+            Some(line) => bail!("it ended with {status}: {line}"),
+            None => bail!("it ended with {status}"),
+        }
     }
     let mut output = Vec::new();
     if let Some(stdout) = child.stdout.take() {
@@ -93,6 +104,16 @@ pub fn run_or_leave(command: &mut Command, limit: Duration) -> Result<String> {
     Ok(String::from_utf8_lossy(&output).into_owned())
 }
 
+/// The last line that says something.
+fn last_line(errors: &mut File) -> Option<String> {
+    errors.rewind().ok()?;
+    let mut bytes = Vec::new();
+    errors.take(OUTPUT).read_to_end(&mut bytes).ok()?;
+    let said = String::from_utf8_lossy(&bytes);
+    let line = said.lines().map(str::trim).rfind(|line| !line.is_empty())?;
+    Some(text::printable(line, 300))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,5 +134,9 @@ mod tests {
         assert!(run_or_leave(&mut Command::new("/bin/false"), limit).is_err());
         assert!(run(&mut Command::new("/bin/false"), limit).is_err());
         assert!(run(&mut Command::new("/nowhere/program"), limit).is_err());
+        let mut locked = Command::new("/bin/sh");
+        locked.args(["-c", "echo CT is locked >&2; echo >&2; exit 255"]);
+        let error = run(&mut locked, limit).unwrap_err().to_string();
+        assert!(error.ends_with(": CT is locked"), "{error}");
     }
 }

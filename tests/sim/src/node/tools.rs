@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-/// `pct`: a locked guest is neither started nor stopped, and `unlock` edits the config.
+/// `pct`: a locked guest is neither started nor stopped nor changed, and `unlock` edits the config.
 const PCT: &str = r#"#!/bin/sh
 # The simulated node's pct.
 here=$(dirname "$(readlink -f "$0")")
@@ -61,6 +61,30 @@ status)
     ;;
 config)
     sed '/^\[/,$d' "$conf"
+    ;;
+set)
+    unlocked
+    case $3 in
+    --hookscript)
+        volume=$4
+        storage=${volume%%:*}
+        path=$(awk -v id="$storage" '/^[^\t ]/ {on = $2 == id} on && $1 == "path" {print $2}' "$root/etc/pve/storage.cfg")
+        file=$root${path:-/var/lib/vz}/${volume#*:}
+        [ -f "$file" ] || { echo "script '$volume' does not exist" >&2; exit 255; }
+        [ -x "$file" ] || { echo "script '$volume' is not executable" >&2; exit 255; }
+        line="hookscript: $volume"
+        ;;
+    --delete) line= ;;
+    *)
+        echo "Unknown option: $3" >&2
+        exit 255
+        ;;
+    esac
+    {
+        sed -n '/^\[/q; /^hookscript:/d; p' "$conf"
+        [ -z "$line" ] || echo "$line"
+        sed -n '/^\[/,$p' "$conf"
+    } >"$root/tmp/$vmid.conf.$$" && mv "$root/tmp/$vmid.conf.$$" "$root/etc/pve/nodes/sim/lxc/$vmid.conf"
     ;;
 *)
     echo "ERROR: unknown command 'pct $command'" >&2

@@ -1,0 +1,128 @@
+//! The scripts that stood where ours stand now: called by ours, as PVE would call them.
+//!
+//! A script gets the same arguments, environment, standard input and descriptors, and writes into the caller's log itself;
+//! it has no time limit, as PVE gives it none, and is in the caller's process group, so that the Stop button reaches it.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::Command;
+
+use crate::report::lines::say;
+use crate::setup::{chained_script, kept};
+use crate::sys::{Root, process, text};
+use crate::vzdump::Vmid;
+
+/// A call of ours within a call of ours is this deep at most; more than a few generations up is PVE.
+const GENERATIONS: usize = 8;
+
+/// Calls vzdump's former script around ours, where there is one, and gives the exit status.
+///
+/// In pre-stop theirs comes first: what it does there may need running containers (a dump), and nothing is stopped yet
+/// when it fails. Everywhere else ours comes first: nothing that theirs does, however long, keeps a stack down.
+pub fn vzdump(root: &Root, arguments: &[String], ours: impl FnOnce() -> u8) -> u8 {
+    let script = match chained_script(root) {
+        Ok(None) => return ours(),
+        Ok(Some(script)) => script,
+        Err(error) => {
+            say(&format!("whether there is another script to call can't be told: {error:#}"));
+            return ours();
+        }
+    };
+    if within_a_call_of_ours() {
+        return 0;
+    }
+    let phase = arguments.first().map(String::as_str).unwrap_or_default();
+    if phase == "pre-stop" {
+        match call(&root.path(&script), &script, arguments) {
+            0 => ours(),
+            status => {
+                say(&format!("{script} failed in pre-stop, so this guest is not backed up"));
+                status
+            }
+        }
+    } else {
+        let own = caught(ours);
+        let status = call(&root.path(&script), &script, arguments);
+        if status != 0 && !counts(phase) {
+            say(&format!("{script} failed in {phase}; the backup goes on"));
+        }
+        if counts(phase) { own.max(status) } else { own }
+    }
+}
+
+/// Whether the status of vzdump's former script is passed on: only where a failure does no harm but the one that is
+/// meant (facts/PVE.md). In pre-restart it would leave a guest frozen or down, in backup-end spoil a complete archive.
+fn counts(phase: &str) -> bool {
+    matches!(phase, "pre-stop" | "job-end")
+}
+
+/// Calls ours and then the hookscript that the guest had before it, and gives the exit status: theirs counts as PVE
+/// counts it.
+pub fn guest(root: &Root, arguments: &[String], ours: impl FnOnce() -> u8) -> u8 {
+    let Some(vmid) = arguments.first().and_then(|vmid| vmid.parse::<Vmid>().ok()) else {
+        return ours();
+    };
+    let (volume, script) = match kept::script(root, vmid) {
+        Ok(None) => return ours(),
+        Ok(Some(kept)) => kept,
+        Err(error) => {
+            say(&format!("the guest's other hookscript is not called: {error:#}"));
+            return ours();
+        }
+    };
+    if within_a_call_of_ours() {
+        return 0;
+    }
+    caught(ours);
+    call(&script, &volume, arguments)
+}
+
+/// Ours must not keep theirs from being called.
+fn caught(ours: impl FnOnce() -> u8) -> u8 {
+    catch_unwind(AssertUnwindSafe(ours)).unwrap_or(0)
+}
+
+/// Runs a script to its end: 0 where it succeeded or can't be run at all, else 1.
+fn call(script: &Path, name: &str, arguments: &[String]) -> u8 {
+    let name = text::printable(name, 300);
+    if is_own_program(&fs::metadata(script).ok()) {
+        say(&format!("{name} is Stillpoint itself, and not called again"));
+        return 0;
+    }
+    match Command::new(script).args(arguments).status() {
+        Ok(status) if status.success() => 0,
+        Ok(status) => {
+            say(&format!("{name} ended with {status}"));
+            1
+        }
+        Err(error) => {
+            say(&format!("{name} can't be called, so it is left out: {error}"));
+            0
+        }
+    }
+}
+
+/// Whether an ancestor of this process is this very program: a former script that itself calls Stillpoint, as one
+/// written by hand may do, has been called by it.
+fn within_a_call_of_ours() -> bool {
+    let mut pid = i32::try_from(std::os::unix::process::parent_id()).unwrap_or(1);
+    for _ in 0..GENERATIONS {
+        if pid <= 1 {
+            return false;
+        }
+        if is_own_program(&fs::metadata(format!("/proc/{pid}/exe")).ok()) {
+            return true;
+        }
+        let Ok(parent) = process::parent_of(pid) else { return false };
+        pid = parent;
+    }
+    false
+}
+
+fn is_own_program(file: &Option<fs::Metadata>) -> bool {
+    let own = fs::metadata("/proc/self/exe").ok();
+    let identity = |file: &fs::Metadata| (file.dev(), file.ino());
+    file.is_some() && own.as_ref().map(identity) == file.as_ref().map(identity)
+}

@@ -1,0 +1,92 @@
+//! The drop-in that has systemd call the guest hook on every start of every container of this node, also after a reboot
+//! from inside, without a line in any guest's configuration.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::sys::{Root, file, program};
+
+/// The second is used for `pct start --debug` and guests with `debug: 1`.
+pub const PATHS: [&str; 2] = [
+    "/etc/systemd/system/pve-container@.service.d/stillpoint.conf",
+    "/etc/systemd/system/pve-container-debug@.service.d/stillpoint.conf",
+];
+
+/// `-` forgives a failure and a missing program, but not a time-out of the unit's own (`TimeoutStartSec`, 90 s by default,
+/// would fail the start), so the limits are here and far below it. `unit` tells the hook who calls.
+const TEXT: &str = "\
+# Written by `stillpoint register --all-guests`, taken away by `stillpoint unregister`.
+[Service]
+ExecStartPre=-/usr/bin/timeout --kill-after=5 20 /usr/libexec/stillpoint/guest-hook %i pre-start unit
+ExecStartPost=-/usr/bin/timeout --kill-after=5 10 /usr/libexec/stillpoint/guest-hook %i post-start unit
+";
+
+const SYSTEMCTL_LIMIT: Duration = Duration::from_secs(60);
+
+/// Whether the drop-ins are as they should be.
+pub fn installed(root: &Root) -> bool {
+    PATHS.iter().all(|path| {
+        file::read_text(&root.path(path), 1 << 20).is_ok_and(|text| text.as_deref() == Some(TEXT))
+    })
+}
+
+/// Whether there is any of them.
+pub fn any(root: &Root) -> bool {
+    PATHS.iter().any(|path| root.path(path).exists())
+}
+
+/// Writes the drop-ins and has systemd read them.
+pub fn install(root: &Root) -> Result<()> {
+    for path in PATHS {
+        let place = root.path(path);
+        if let Some(directory) = place.parent() {
+            fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
+        }
+        file::replace(&place, TEXT.as_bytes(), 0o644)
+            .and_then(|()| fs::set_permissions(&place, fs::Permissions::from_mode(0o644)))
+            .context(path)?;
+    }
+    reload(root)
+}
+
+/// Takes the drop-ins away and has systemd read that.
+pub fn remove(root: &Root) -> Result<()> {
+    for path in PATHS {
+        let place = root.path(path);
+        file::remove(&place).context(path)?;
+        if let Some(directory) = place.parent() {
+            match fs::remove_dir(directory) {
+                Err(error) if !is_left(error.kind()) => {
+                    return Err(error).with_context(|| directory.display().to_string());
+                }
+                _ => {}
+            }
+        }
+    }
+    reload(root)
+}
+
+/// A directory with other drop-ins in it stays.
+fn is_left(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty)
+}
+
+fn reload(root: &Root) -> Result<()> {
+    systemctl(root, &["daemon-reload"]).map(drop)
+}
+
+/// Calls `systemctl` where systemd runs; elsewhere there is nothing to tell it.
+pub fn systemctl(root: &Root, arguments: &[&str]) -> Result<()> {
+    if !root.path("/run/systemd/system").is_dir() {
+        return Ok(());
+    }
+    let mut systemctl = Command::new(root.path("/usr/bin/systemctl"));
+    program::run(systemctl.args(arguments), SYSTEMCTL_LIMIT)
+        .map(drop)
+        .with_context(|| format!("systemctl {}", arguments.join(" ")))
+}

@@ -1,0 +1,232 @@
+//! Having PVE call Stillpoint on the start of single guests: their `hookscript:`.
+
+use anyhow::{Result, bail};
+
+use super::{kept, nodes, snippet, storages};
+use crate::config::Settings;
+use crate::guest::{self, Config, Member, Place};
+use crate::setup::storages::Storage;
+use crate::sys::Root;
+use crate::vzdump::{GuestType, Vmid};
+
+/// What is to be done to a guest.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    /// It is so already.
+    Nothing,
+    /// It gets our hookscript.
+    Set,
+    /// It gets ours, which calls the one it has.
+    Chain(String),
+    /// It loses ours.
+    Unset,
+    /// It gets back the one it had.
+    PutBack(String),
+}
+
+/// What became of a guest, in a sentence; `Err` says why it is as it was.
+pub type Told = (Vmid, Result<String>);
+
+/// Which guests are meant.
+pub enum Which<'a> {
+    These(&'a [Vmid]),
+    /// Every container of this node.
+    All,
+}
+
+impl Which<'_> {
+    fn vmids(&self, root: &Root) -> Result<Vec<Vmid>> {
+        match self {
+            Which::These(vmids) => {
+                let mut vmids = vmids.to_vec();
+                vmids.sort_unstable();
+                vmids.dedup();
+                Ok(vmids)
+            }
+            Which::All => {
+                let here = |member: &Member| {
+                    member.node.is_none() || member.node.as_deref() == Some(&guest::node_name(root))
+                };
+                let members = guest::members(root)?.into_iter();
+                Ok(members
+                    .filter(|member| member.guest_type == GuestType::Lxc && here(member))
+                    .map(|member| member.vmid)
+                    .collect())
+            }
+        }
+    }
+}
+
+/// Gives each guest our hookscript.
+///
+/// # Errors
+/// When no storage can hold it, or a guest could not start afterwards on every node of the cluster.
+pub fn enable(root: &Root, which: &Which<'_>, dry_run: bool) -> Result<Vec<Told>> {
+    let vmids = which.vmids(root)?;
+    let settings = Settings::load(root);
+    let storage = place(root)?;
+    if !dry_run {
+        snippet::install(root, &storage)?;
+        if root.path("/etc/pve").is_dir() {
+            nodes::leave_note(root)?;
+        }
+    }
+    let volume = snippet::volume(&storage);
+    let tell = |vmid| {
+        let config = here(root, vmid)?;
+        let step = step_to_enable(&config, settings.restore.chain)?;
+        if !dry_run {
+            take(root, vmid, &step, &volume)?;
+        }
+        Ok(match (step, dry_run) {
+            (Step::Chain(theirs), false) => {
+                format!("is looked after; {theirs} is kept, and called by Stillpoint")
+            }
+            (Step::Chain(theirs), true) => {
+                format!("would be looked after; {theirs} would be kept, and called by Stillpoint")
+            }
+            (Step::Nothing, _) => "is looked after already".to_string(),
+            (_, false) => "is looked after".to_string(),
+            (_, true) => format!("would be looked after: pct set {vmid} --hookscript {volume}"),
+        })
+    };
+    Ok(vmids.into_iter().map(|vmid| (vmid, tell(vmid))).collect())
+}
+
+/// Takes our hookscript off each guest, and puts back the one it had.
+pub fn disable(root: &Root, which: &Which<'_>, dry_run: bool) -> Result<Vec<Told>> {
+    let tell = |vmid| {
+        let config = here(root, vmid)?;
+        let step = step_to_disable(&config, kept::volume(root, vmid)?);
+        if dry_run {
+            return Ok(match step {
+                Step::Nothing => "is not looked after".to_string(),
+                Step::PutBack(theirs) => format!("would get back {theirs}"),
+                _ => format!("would no longer be looked after: pct set {vmid} --delete hookscript"),
+            });
+        }
+        give_up(root, vmid, step)
+    };
+    Ok(which.vmids(root)?.into_iter().map(|vmid| (vmid, tell(vmid))).collect())
+}
+
+fn step_to_enable(config: &Config, chain: bool) -> Result<Step> {
+    match &config.hookscript {
+        None => Ok(Step::Set),
+        Some(volume) if snippet::is_ours(volume) => Ok(Step::Nothing),
+        Some(volume) if chain => Ok(Step::Chain(volume.clone())),
+        Some(volume) => bail!(
+            "it has the hookscript {volume}, and `restore.chain` is false: Stillpoint would take its place"
+        ),
+    }
+}
+
+fn step_to_disable(config: &Config, kept: Option<String>) -> Step {
+    match (&config.hookscript, kept) {
+        (Some(volume), kept) if snippet::is_ours(volume) => kept.map_or(Step::Unset, Step::PutBack),
+        _ => Step::Nothing,
+    }
+}
+
+/// The storage for the hookscript, where every node of the cluster finds it.
+fn place(root: &Root) -> Result<Storage> {
+    let storages = storages::directories(root)?;
+    let in_cluster = !nodes::others(root)?.is_empty();
+    let Some(storage) = storages::choose(&storages, in_cluster) else {
+        bail!(
+            "no storage of this node holds snippets, which hookscripts are. This gives it one: {}",
+            storages::way_to_one(&storages)
+        );
+    };
+    let without = nodes::without_snippet(root, storage)?;
+    if !without.is_empty() {
+        bail!(
+            "a guest that moves to {} could not start there, for {} is missing. Install the package there and run \
+             `stillpoint register`, or use `stillpoint register --all-guests` on each node, which needs no hookscript",
+            without.join(", "),
+            snippet::volume(storage)
+        );
+    }
+    Ok(storage.clone())
+}
+
+/// The configuration of a container of this node.
+fn here(root: &Root, vmid: Vmid) -> Result<Config> {
+    if root.path("/etc/pve/qemu-server").join(format!("{vmid}.conf")).exists() {
+        bail!("it is a VM, and Stillpoint looks after the start of containers only");
+    }
+    match Place::of(root, vmid)? {
+        Place::Here(config) => Ok(config),
+        Place::Elsewhere(node) => bail!("it is on node {node}: run this there"),
+        Place::Gone => bail!("there is no such guest: `pct list` names them"),
+    }
+}
+
+fn take(root: &Root, vmid: Vmid, step: &Step, volume: &str) -> Result<()> {
+    match step {
+        Step::Chain(theirs) => {
+            // Before it is out of the configuration: a power cut must not lose it.
+            kept::keep(root, vmid, theirs)?;
+            guest::set_hookscript(root, vmid, Some(volume)).or_else(|error| {
+                kept::forget(root, vmid)?;
+                Err(error)
+            })
+        }
+        Step::Set => {
+            // What an earlier guest of this number had.
+            kept::forget(root, vmid)?;
+            guest::set_hookscript(root, vmid, Some(volume))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn give_up(root: &Root, vmid: Vmid, step: Step) -> Result<String> {
+    let told = match step {
+        Step::Nothing => return Ok("is not looked after".to_string()),
+        Step::PutBack(theirs) => match guest::set_hookscript(root, vmid, Some(&theirs)) {
+            Ok(()) => format!("is no longer looked after; its hookscript is {theirs} again"),
+            Err(error) => {
+                // Without any it starts; with one that PVE refuses it does not.
+                guest::set_hookscript(root, vmid, None)?;
+                format!("is no longer looked after; {theirs} can't be put back: {error:#}")
+            }
+        },
+        _ => {
+            guest::set_hookscript(root, vmid, None)?;
+            "is no longer looked after".to_string()
+        }
+    };
+    kept::forget(root, vmid)?;
+    Ok(told)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(hookscript: Option<&str>) -> Config {
+        Config { hookscript: hookscript.map(String::from), ..Config::default() }
+    }
+
+    #[test]
+    fn a_hookscript_of_somebody_else_is_chained_or_left_alone() {
+        let theirs = config(Some("local:snippets/dns.pl"));
+        let chain = step_to_enable(&theirs, true).unwrap();
+        assert_eq!(chain, Step::Chain("local:snippets/dns.pl".to_string()));
+        assert!(step_to_enable(&theirs, false).is_err());
+        assert_eq!(step_to_enable(&config(None), false).unwrap(), Step::Set);
+        let ours = config(Some("share:snippets/stillpoint"));
+        assert_eq!(step_to_enable(&ours, true).unwrap(), Step::Nothing);
+    }
+
+    #[test]
+    fn only_our_own_hookscript_is_taken_off() {
+        let kept = || Some("local:snippets/dns.pl".to_string());
+        let ours = config(Some("local:snippets/stillpoint"));
+        assert_eq!(step_to_disable(&ours, None), Step::Unset);
+        assert_eq!(step_to_disable(&ours, kept()), Step::PutBack("local:snippets/dns.pl".into()));
+        assert_eq!(step_to_disable(&config(Some("local:snippets/dns.pl")), kept()), Step::Nothing);
+        assert_eq!(step_to_disable(&config(None), kept()), Step::Nothing);
+    }
+}

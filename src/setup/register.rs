@@ -1,0 +1,158 @@
+//! Having vzdump, and systemd for guest starts, call Stillpoint.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+use super::{drop_in, nodes, snippet, storages, vzdump_conf};
+use crate::sys::{Root, file};
+
+const VZDUMP_CONF: &str = "/etc/vzdump.conf";
+const RECOVER: &str = "stillpoint-recover.service";
+const LIMIT: u64 = 1 << 20;
+
+/// Registers the hook; with `all_guests` the drop-in too. Gives what was done, or with `dry_run` what would be, in
+/// sentences.
+pub fn register(root: &Root, all_guests: bool, dry_run: bool) -> Result<Vec<String>> {
+    let mut said = Vec::new();
+    let hook = root.path(vzdump_conf::HOOK);
+    if !fs::metadata(&hook).is_ok_and(|hook| hook.permissions().mode() & 0o111 != 0) {
+        bail!(
+            "{} is missing, and vzdump fails where its script is: install the package",
+            vzdump_conf::HOOK
+        );
+    }
+    let text = read(root)?;
+    match vzdump_conf::register(&text, |path| is_hook(root, path)).context(VZDUMP_CONF)? {
+        None => said.push(format!("{VZDUMP_CONF}: vzdump calls Stillpoint already.")),
+        Some(written) => {
+            if !dry_run {
+                write(root, &written)?;
+            }
+            said.push(format!(
+                "{VZDUMP_CONF}: vzdump {} Stillpoint in every backup of this node.",
+                verb(dry_run, "calls")
+            ));
+            if let Some(script) = vzdump_conf::chained(&written) {
+                said.push(format!("{script} is kept: Stillpoint calls it in each phase."));
+                if !root.path(&script).exists() {
+                    said.push(format!("{script} does not exist; Stillpoint goes on without it."));
+                }
+            }
+        }
+    }
+    if all_guests {
+        let installed = drop_in::installed(root);
+        if !dry_run && !installed {
+            drop_in::install(root)?;
+        }
+        said.push(match installed {
+            true => "systemd calls Stillpoint on every start of a container already.".to_string(),
+            false => format!(
+                "{}: systemd {} Stillpoint on every start of a container.",
+                drop_in::PATHS[0],
+                verb(dry_run, "calls")
+            ),
+        });
+    }
+    if !dry_run {
+        said.extend(drop_in::systemctl(root, &["enable", "--quiet", RECOVER]).err().map(|error| {
+            format!("What an interrupted backup leaves is not brought back at boot: {error:#}")
+        }));
+        said.extend(prepare(root));
+    }
+    Ok(said)
+}
+
+/// Puts the hookscript where guests of other nodes will look for it after they have moved here, and leaves this node's note
+/// for the others. Gives what could not be done: the backups do not depend on it.
+fn prepare(root: &Root) -> Vec<String> {
+    if !root.path("/etc/pve").is_dir() {
+        return Vec::new();
+    }
+    let mut failures = Vec::new();
+    let mut attempt = |done: Result<()>| {
+        failures
+            .extend(done.err().map(|error| format!("`stillpoint enable` would fail: {error:#}")));
+    };
+    if nodes::others(root).is_ok_and(|others| !others.is_empty()) {
+        match storages::directories(root) {
+            Ok(storages) => {
+                let with_snippets = storages.iter().filter(|storage| storage.has_snippets);
+                with_snippets.for_each(|storage| attempt(snippet::install(root, storage)));
+            }
+            Err(error) => attempt(Err(error)),
+        }
+    }
+    attempt(nodes::leave_note(root));
+    failures
+}
+
+/// Undoes [`register`].
+pub fn unregister(root: &Root, dry_run: bool) -> Result<Vec<String>> {
+    let mut said = Vec::new();
+    let text = read(root)?;
+    match vzdump_conf::unregister(&text, |path| is_hook(root, path)) {
+        None => said.push(format!("{VZDUMP_CONF}: vzdump does not call Stillpoint.")),
+        Some(written) => {
+            if !dry_run {
+                write(root, &written)?;
+            }
+            said.push(format!(
+                "{VZDUMP_CONF}: vzdump no longer {} Stillpoint.",
+                verb(dry_run, "calls")
+            ));
+            if let Some(script) = vzdump_conf::script(&written) {
+                said.push(format!("Its script is {script} again."));
+            }
+        }
+    }
+    if drop_in::any(root) {
+        if !dry_run {
+            drop_in::remove(root)?;
+        }
+        said.push(format!(
+            "systemd no longer {} Stillpoint on the start of a container.",
+            verb(dry_run, "calls")
+        ));
+    }
+    Ok(said)
+}
+
+fn verb(dry_run: bool, verb: &str) -> String {
+    if dry_run { format!("would {}", verb.trim_end_matches('s')) } else { verb.to_string() }
+}
+
+/// Whether a path leads to our hook by another name.
+fn is_hook(root: &Root, path: &str) -> bool {
+    let same = || {
+        let (theirs, ours) =
+            (fs::metadata(root.path(path)).ok()?, fs::metadata(root.path(vzdump_conf::HOOK)).ok()?);
+        Some((theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()))
+    };
+    path.starts_with('/') && same() == Some(true)
+}
+
+fn read(root: &Root) -> Result<Vec<u8>> {
+    match file::read(&root.path(VZDUMP_CONF), LIMIT) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other.context(VZDUMP_CONF),
+    }
+}
+
+fn write(root: &Root, text: &[u8]) -> Result<()> {
+    // The file may be a link to one that is kept elsewhere.
+    let path: PathBuf = root.path(VZDUMP_CONF);
+    let path = fs::canonicalize(&path).unwrap_or(path);
+    let mode = fs::metadata(&path).map_or(0o644, |file| file.permissions().mode() & 0o7777);
+    file::replace(&path, text, mode)
+        .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(mode)))
+        .context(VZDUMP_CONF)
+}
+
+/// The script that the one in `/etc/vzdump.conf` stands in for.
+pub fn chained_script(root: &Root) -> Result<Option<String>> {
+    Ok(vzdump_conf::chained(&read(root)?))
+}

@@ -1,0 +1,118 @@
+//! The file that `hookscript:` names: PVE refuses to start a guest whose hookscript is missing, and old archives name it
+//! for ever, so it stays when the package goes, and does nothing then.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::storages::Storage;
+use crate::sys::{Root, bounded, file, process};
+
+/// The name of the file in a snippets directory.
+pub const NAME: &str = "stillpoint";
+
+/// Only status 1 is a word of the hook's (a chained hookscript refused); whatever else becomes of it, killed, damaged or
+/// gone, keeps no guest from starting.
+const TEXT: &str = "\
+#!/bin/sh
+# Installed by Stillpoint, the hookscript of its guests. It does nothing where the package is not installed.
+# Leave it here: a guest restored from an older backup may name it, and does not start without it.
+hook=${STILLPOINT_ROOT:-}/usr/libexec/stillpoint/guest-hook
+[ -x \"$hook\" ] || exit 0
+\"$hook\" \"$@\"
+[ $? -ne 1 ]
+";
+
+/// A server that is gone lets a look at its files hang for ever.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// The volume of our hookscript in a storage.
+pub fn volume(storage: &Storage) -> String {
+    format!("{}:snippets/{NAME}", storage.id)
+}
+
+/// Whether a volume is our hookscript, in whichever storage.
+pub fn is_ours(volume: &str) -> bool {
+    volume.split_once(':').is_some_and(|(_, name)| name == format!("snippets/{NAME}"))
+}
+
+/// Makes sure that the file is in the storage, and can be run.
+pub fn install(root: &Root, storage: &Storage) -> Result<()> {
+    if let Some(mount) = storage.mount.as_deref().filter(|_| root.directory().is_none())
+        && !process::mounted(mount).context("what is mounted can't be told")?
+    {
+        bail!("storage {} is not mounted at {mount}: pvesm status tells more", storage.id);
+    }
+    let directory = root.path(&storage.directory);
+    let path = directory.join(NAME);
+    bounded::within(LIMIT, move || -> io::Result<()> {
+        let executable =
+            |path| fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o111 == 0o111);
+        if file::read_text(&path, 1 << 20)?.is_some_and(|text| text == TEXT) && executable(&path) {
+            return Ok(());
+        }
+        fs::create_dir_all(&directory)?;
+        file::replace(&path, TEXT.as_bytes(), 0o755)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
+    })
+    .and_then(|done| done)
+    .with_context(|| format!("{}/{NAME} can't be written", storage.directory))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn only_a_refusal_of_the_hook_keeps_a_guest_from_starting() {
+        let name = format!("stillpoint-snippet-{}", crate::sys::text::token());
+        let directory = std::env::temp_dir().join(name);
+        let root = Root::at(&directory);
+        let hook = root.path("/usr/libexec/stillpoint/guest-hook");
+        fs::create_dir_all(hook.parent().unwrap()).unwrap();
+        let storage = Storage {
+            id: "local".into(),
+            directory: "/var/lib/vz/snippets".into(),
+            has_snippets: true,
+            content: "snippets".into(),
+            shared: false,
+            mount: None,
+            nodes: Vec::new(),
+        };
+        install(&root, &storage).unwrap();
+        install(&root, &storage).unwrap();
+        let start = || {
+            Command::new(root.path("/var/lib/vz/snippets/stillpoint"))
+                .args(["9001", "pre-start"])
+                .env("STILLPOINT_ROOT", &directory)
+                .status()
+                .unwrap()
+                .code()
+        };
+        assert_eq!(start(), Some(0), "the package is gone");
+        for (text, mode, status) in [
+            ("#!/bin/sh\nexit 0\n", 0o755, 0),
+            ("#!/bin/sh\n[ $1 = 9001 ] && [ $2 = pre-start ] && exit 1\nexit 0", 0o755, 1),
+            ("#!/bin/sh\nexit 101\n", 0o755, 0),
+            ("#!/bin/sh\nkill -9 $$\n", 0o755, 0),
+            ("#!/nowhere/interpreter\n", 0o755, 0),
+            ("#!/bin/sh\nexit 1\n", 0o644, 0),
+        ] {
+            fs::write(&hook, text).unwrap();
+            fs::set_permissions(&hook, fs::Permissions::from_mode(mode)).unwrap();
+            let executable_for_root = mode & 0o111 != 0;
+            assert_eq!(start(), Some(if executable_for_root { status } else { 0 }), "{text}");
+        }
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn our_hookscript_is_known_in_every_storage() {
+        assert!(is_ours("local:snippets/stillpoint") && is_ours("share:snippets/stillpoint"));
+        assert!(!is_ours("local:snippets/stillpoint.pl") && !is_ours("stillpoint"));
+    }
+}

@@ -1,0 +1,238 @@
+//! The storages that can hold a hookscript.
+
+use std::io;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::guest::node_name;
+use crate::pbs::storage::{self, Section};
+use crate::sys::Root;
+
+/// Where PVE's own storage `local` lies; storage.cfg need not name it.
+const LOCAL: &str = "/var/lib/vz";
+
+/// Storages that are a directory: on the node, or mounted from a server.
+const DIRECTORIES: [&str; 2] = ["dir", "btrfs"];
+const MOUNTED: [&str; 4] = ["nfs", "cifs", "cephfs", "glusterfs"];
+
+/// A storage with a directory for snippets, enabled on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Storage {
+    pub id: String,
+    /// Its snippets lie here, as an absolute path of the node.
+    pub directory: String,
+    /// Whether its contents include snippets.
+    pub has_snippets: bool,
+    /// What else it holds, as storage.cfg has it.
+    pub content: String,
+    /// Every node that has it sees the same files.
+    pub shared: bool,
+    /// It has to be mounted to be used: the place to look at.
+    pub mount: Option<String>,
+    /// The nodes that have it; empty for all.
+    pub nodes: Vec<String>,
+}
+
+impl Storage {
+    /// Whether that node has it.
+    pub fn on(&self, node: &str) -> bool {
+        self.nodes.is_empty() || self.nodes.iter().any(|name| name == node)
+    }
+}
+
+/// The storages of this node that are directories, whether or not they hold snippets.
+pub fn directories(root: &Root) -> Result<Vec<Storage>> {
+    let text = match storage::text(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        other => other.context("/etc/pve/storage.cfg")?,
+    };
+    Ok(parse(&text, &node_name(root)))
+}
+
+fn parse(text: &str, node: &str) -> Vec<Storage> {
+    let sections = storage::sections(text);
+    let mut storages: Vec<Storage> = Vec::new();
+    if !sections.iter().any(|section| section.id == "local") {
+        storages.push(Storage {
+            id: "local".to_string(),
+            directory: format!("{LOCAL}/snippets"),
+            has_snippets: true,
+            content: "backup,images,iso,rootdir,snippets,vztmpl".to_string(),
+            shared: false,
+            mount: None,
+            nodes: Vec::new(),
+        });
+    }
+    let enabled = sections.iter().filter(|section| !section.disabled());
+    storages.extend(enabled.filter_map(read).filter(|storage| storage.on(node)));
+    storages
+}
+
+fn read(section: &Section<'_>) -> Option<Storage> {
+    let mounted = MOUNTED.contains(&section.kind);
+    if !mounted && !DIRECTORIES.contains(&section.kind) {
+        return None;
+    }
+    let text = |key: &str| section.get(key).filter(|value| !value.is_empty()).map(str::to_owned);
+    let path = text("path").or_else(|| match section.id {
+        "local" => Some(LOCAL.to_string()),
+        id => mounted.then(|| format!("/mnt/pve/{id}")),
+    })?;
+    let path = path.trim_end_matches('/').to_string();
+    let below = text("content-dirs")
+        .and_then(|dirs| named(&dirs, "snippets"))
+        .unwrap_or_else(|| "snippets".to_string());
+    let content = text("content").unwrap_or_else(|| "images".to_string());
+    let is_on = |value: &str| !matches!(value, "0" | "no" | "off" | "false");
+    let mount = match text("is_mountpoint") {
+        Some(place) if place.starts_with('/') => Some(place),
+        Some(value) if is_on(&value) => Some(path.clone()),
+        _ => mounted.then(|| path.clone()),
+    };
+    Some(Storage {
+        id: section.id.to_owned(),
+        directory: format!("{path}/{}", below.trim_matches('/')),
+        has_snippets: content.split(',').any(|kind| kind.trim() == "snippets"),
+        content,
+        shared: mounted || section.get("shared").is_some_and(is_on),
+        mount,
+        nodes: match section.get("nodes").filter(|_| section.id != "local") {
+            Some(nodes) => nodes.split(',').map(|node| node.trim().to_owned()).collect(),
+            None => Vec::new(),
+        },
+    })
+}
+
+/// The value of `name` in `a=b,c=d`.
+fn named(list: &str, name: &str) -> Option<String> {
+    let mut pairs = list.split(',').filter_map(|pair| pair.split_once('='));
+    pairs.find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim().to_string())
+}
+
+/// The file of a volume such as `local:snippets/NAME`, as an absolute path of the node; `None` where this node has no
+/// such storage or the volume is no snippet.
+pub fn file_of(storages: &[Storage], volume: &str) -> Option<String> {
+    let (id, name) = volume.split_once(':')?;
+    let name = name.strip_prefix("snippets/")?;
+    let plain = !name.is_empty() && !name.contains('/') && name != "..";
+    let storage = storages.iter().find(|storage| storage.id == id).filter(|_| plain)?;
+    Some(Path::new(&storage.directory).join(name).to_string_lossy().into_owned())
+}
+
+/// The storage for the hookscript of this cluster's guests.
+///
+/// On a node by itself one of its own: it is there whenever the node is. In a cluster one that all nodes share, so that a
+/// guest finds the file wherever it starts.
+pub fn choose(storages: &[Storage], in_cluster: bool) -> Option<&Storage> {
+    let with_snippets = storages.iter().filter(|storage| storage.has_snippets);
+    with_snippets.min_by_key(|storage| {
+        (!storage.nodes.is_empty(), storage.shared != in_cluster, storage.id != "local")
+    })
+}
+
+/// The command that gives this node a storage for snippets.
+pub fn way_to_one(storages: &[Storage]) -> String {
+    let candidate = storages.iter().min_by_key(|storage| (storage.id != "local", storage.shared));
+    match candidate {
+        Some(storage) => {
+            let kept = storage.content.split(',').map(str::trim).filter(|kind| *kind != "none");
+            let content: Vec<&str> = kept.chain(["snippets"]).collect();
+            format!("pvesm set {} --content {}", storage.id, content.join(","))
+        }
+        None => "pvesm add dir snippets --path /var/lib/snippets --content snippets".to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "\
+dir: local
+\tpath /var/lib/vz
+\tcontent iso,vztmpl,backup
+
+nfs: share
+\tserver 192.0.2.3
+\texport /srv
+\tpath /mnt/pve/share
+\tcontent snippets,iso
+\tcontent-dirs iso=i,snippets=hooks/pve
+
+dir: usb
+\tpath /mnt/usb/
+\tcontent snippets
+\tis_mountpoint 1
+\tnodes one,two
+
+dir: off
+\tpath /off
+\tcontent snippets
+\tdisable
+
+dir: other
+\tpath /other
+\tcontent snippets
+\tnodes two
+
+lvmthin: thin
+\tthinpool data
+\tcontent rootdir
+";
+
+    #[test]
+    fn the_directories_of_this_node_are_known() {
+        let storages = parse(TEXT, "one");
+        let ids: Vec<&str> = storages.iter().map(|storage| storage.id.as_str()).collect();
+        assert_eq!(ids, ["local", "share", "usb"]);
+        assert!(!storages[0].has_snippets && !storages[0].shared);
+        assert_eq!(storages[1].directory, "/mnt/pve/share/hooks/pve");
+        assert!(storages[1].shared);
+        assert_eq!(storages[1].mount.as_deref(), Some("/mnt/pve/share"));
+        assert_eq!(storages[2].directory, "/mnt/usb/snippets");
+        assert_eq!(storages[2].mount.as_deref(), Some("/mnt/usb"));
+        assert!(storages[2].on("two") && !storages[2].on("three"));
+    }
+
+    #[test]
+    fn a_node_whose_configuration_names_no_local_storage_has_it_all_the_same() {
+        let storages = parse("", "one");
+        assert_eq!(choose(&storages, false).unwrap().directory, "/var/lib/vz/snippets");
+        let storages = parse("dir: local\n\tcontent snippets\n", "one");
+        assert_eq!(storages[0].directory, "/var/lib/vz/snippets");
+    }
+
+    #[test]
+    fn a_node_takes_its_own_storage_and_a_cluster_a_shared_one() {
+        let text = format!("{TEXT}\ndir: own\n\tpath /own\n\tcontent snippets\n");
+        let storages = parse(&text, "one");
+        assert_eq!(choose(&storages, false).unwrap().id, "own");
+        assert_eq!(choose(&storages, true).unwrap().id, "share");
+        assert_eq!(choose(&parse(TEXT, "one")[..1], false), None);
+    }
+
+    #[test]
+    fn the_way_to_a_storage_keeps_what_it_holds() {
+        assert_eq!(
+            way_to_one(&parse(TEXT, "one")),
+            "pvesm set local --content iso,vztmpl,backup,snippets"
+        );
+        let none = "dir: local\n\tpath /var/lib/vz\n\tcontent none\n";
+        assert_eq!(way_to_one(&parse(none, "one")), "pvesm set local --content snippets");
+        assert!(way_to_one(&[]).starts_with("pvesm add dir snippets"));
+    }
+
+    #[test]
+    fn a_volume_is_a_file_in_its_storage_and_nowhere_else() {
+        let storages = parse(TEXT, "one");
+        let file = |volume| file_of(&storages, volume);
+        assert_eq!(file("local:snippets/x.pl").as_deref(), Some("/var/lib/vz/snippets/x.pl"));
+        assert_eq!(file("share:snippets/x").as_deref(), Some("/mnt/pve/share/hooks/pve/x"));
+        for volume in
+            ["none:snippets/x", "local:iso/x", "local:snippets/../x", "local:snippets/", "x"]
+        {
+            assert_eq!(file(volume), None, "{volume}");
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! The system's log as standard output, for a program that systemd starts with none.
+
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use nix::unistd::{dup2_stderr, dup2_stdout};
+
+use super::{Root, bounded};
+
+/// Where journald takes the output of services.
+const SOCKET: &str = "/run/systemd/journal/stdout";
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// From now on standard output and standard error are lines of the system's log, under that identifier.
+pub fn take_output(root: &Root, identifier: &str) -> io::Result<()> {
+    let stream = connect(root, identifier)?;
+    dup2_stdout(&stream)?;
+    Ok(dup2_stderr(&stream)?)
+}
+
+/// One line each: identifier, unit, priority (5 is notice), whether lines carry a level of their own, and whether they go
+/// on to syslog, kernel log and console (sd_journal_stream_fd(3) does the same).
+fn connect(root: &Root, identifier: &str) -> io::Result<UnixStream> {
+    let socket = root.path(SOCKET);
+    let mut stream = bounded::within(LIMIT, move || UnixStream::connect(socket))??;
+    stream.write_all(format!("{identifier}\n\n5\n0\n0\n0\n0\n").as_bytes())?;
+    Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn lines_follow_a_header() {
+        let directory =
+            std::env::temp_dir().join(format!("stillpoint-log-{}", crate::sys::text::token()));
+        let root = Root::at(&directory);
+        let socket = root.path(SOCKET);
+        std::fs::create_dir_all(socket.parent().unwrap()).unwrap();
+        assert!(connect(&root, "stillpoint").is_err(), "nobody listens");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let mut stream = connect(&root, "stillpoint").unwrap();
+        writeln!(stream, "a line").unwrap();
+        drop(stream);
+        let mut text = String::new();
+        listener.accept().unwrap().0.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "stillpoint\n\n5\n0\n0\n0\n0\na line\n");
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+}
