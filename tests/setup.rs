@@ -1,0 +1,420 @@
+//! Making Proxmox VE call Stillpoint: what was there before is kept, called and put back.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use stillpoint_sim::hooks::Binaries;
+use stillpoint_sim::node::{GuestSpec, Node};
+
+const CONF: &str = "# caf\u{e9}\n\nmode: stop\n#script: FILENAME\n";
+
+fn node() -> Node {
+    let binaries = Binaries::beside(Path::new(env!("CARGO_BIN_EXE_vzdump-hook"))).unwrap();
+    let node = Node::new(None, &binaries).unwrap();
+    node.write("etc/vzdump.conf", CONF).unwrap();
+    node.add_storage("dir", "local", &[("path", "/var/lib/vz"), ("content", "iso,snippets")])
+        .unwrap();
+    node.write("etc/pve/.members", "{\"nodename\": \"sim\", \"version\": 1}\n").unwrap();
+    std::os::unix::fs::symlink("nodes/sim", node.path("etc/pve/local")).unwrap();
+    node
+}
+
+fn with_guest(vmid: u32) -> Node {
+    let mut node = node();
+    node.add_guest(GuestSpec::lxc(vmid)).unwrap();
+    node
+}
+
+/// A script that writes down how it was called, and ends with what a file beside it says.
+fn script(node: &Node, path: &str) {
+    let text = format!(
+        "#!/bin/sh\nread line\necho \"$0 $* VMTYPE=$VMTYPE stdin=$line\" >>{log}\necho theirs: $*\n\
+         [ ! -e {status} ] || exit $(cat {status})\n",
+        log = node.path("called").display(),
+        status = node.path("status").display()
+    );
+    node.write(path, &text).unwrap();
+    fs::set_permissions(node.path(path), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+fn called(node: &Node) -> Vec<String> {
+    let text = fs::read_to_string(node.path("called")).unwrap_or_default();
+    let root = node.root().display().to_string();
+    text.lines().map(|line| line.replace(&root, "")).collect()
+}
+
+fn stillpoint(node: &Node, arguments: &str) -> Output {
+    run(node, env!("CARGO_BIN_EXE_stillpoint"), arguments)
+}
+
+fn run(node: &Node, program: &str, arguments: &str) -> Output {
+    Command::new(program)
+        .args(arguments.split_whitespace())
+        .env_clear()
+        .env("STILLPOINT_ROOT", node.root())
+        .env("VMTYPE", "lxc")
+        .output()
+        .unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
+}
+
+fn done(node: &Node, arguments: &str) -> String {
+    let output = stillpoint(node, arguments);
+    assert!(output.status.success(), "{arguments}: {}", text(&output));
+    text(&output)
+}
+
+fn refused(node: &Node, arguments: &str) -> String {
+    let output = stillpoint(node, arguments);
+    assert_eq!(output.status.code(), Some(1), "{arguments}: {}", text(&output));
+    text(&output)
+}
+
+fn read(node: &Node, path: &str) -> String {
+    fs::read_to_string(node.path(path)).unwrap()
+}
+
+/// Calls the hook as vzdump does, by its path on the node.
+fn hook(node: &Node, arguments: &str) -> Output {
+    run(node, node.path("usr/libexec/stillpoint/vzdump-hook").to_str().unwrap(), arguments)
+}
+
+/// Calls what `hookscript:` names.
+fn hookscript(node: &Node, arguments: &str) -> Output {
+    run(node, node.path("var/lib/vz/snippets/stillpoint").to_str().unwrap(), arguments)
+}
+
+#[test]
+fn registering_changes_one_line_and_unregistering_puts_it_back() {
+    let node = node();
+    let said = done(&node, "register --dry-run --all-guests");
+    assert!(said.contains("would call"), "{said}");
+    assert_eq!(read(&node, "etc/vzdump.conf"), CONF);
+    assert!(!node.path("etc/systemd").exists());
+
+    let said = done(&node, "register");
+    assert!(said.contains("enable --all"), "{said}");
+    let registered = format!("{CONF}script: /usr/libexec/stillpoint/vzdump-hook\n");
+    assert_eq!(read(&node, "etc/vzdump.conf"), registered);
+    assert!(done(&node, "register").contains("already"));
+    assert_eq!(read(&node, "etc/vzdump.conf"), registered);
+
+    assert!(done(&node, "unregister --dry-run").contains("would"));
+    assert_eq!(read(&node, "etc/vzdump.conf"), registered);
+    done(&node, "unregister");
+    assert_eq!(read(&node, "etc/vzdump.conf"), CONF);
+    done(&node, "unregister");
+    assert_eq!(read(&node, "etc/vzdump.conf"), CONF);
+}
+
+#[test]
+fn a_hook_that_is_not_installed_is_not_registered() {
+    let node = node();
+    fs::remove_file(node.path("usr/libexec/stillpoint/vzdump-hook")).unwrap();
+    assert!(refused(&node, "register").contains("install the package"));
+    assert_eq!(read(&node, "etc/vzdump.conf"), CONF);
+}
+
+#[test]
+fn mode_and_link_of_the_file_are_kept() {
+    let node = node();
+    fs::rename(node.path("etc/vzdump.conf"), node.path("etc/kept.conf")).unwrap();
+    fs::set_permissions(node.path("etc/kept.conf"), fs::Permissions::from_mode(0o640)).unwrap();
+    std::os::unix::fs::symlink("kept.conf", node.path("etc/vzdump.conf")).unwrap();
+    done(&node, "register");
+    assert!(node.path("etc/vzdump.conf").is_symlink());
+    assert!(read(&node, "etc/kept.conf").contains("vzdump-hook"));
+    let mode = fs::metadata(node.path("etc/kept.conf")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o640);
+}
+
+#[test]
+fn systemd_is_told_of_every_container_and_of_none_again() {
+    let node = node();
+    let paths = ["pve-container@", "pve-container-debug@"]
+        .map(|unit| format!("etc/systemd/system/{unit}.service.d/stillpoint.conf"));
+    node.write("run/systemd/system/x", "").unwrap();
+    script(&node, "usr/bin/systemctl");
+    done(&node, "register --all-guests");
+    for path in &paths {
+        let text = read(&node, path);
+        for line in ["ExecStartPre=-/usr/bin/timeout", "ExecStartPost=-/usr/bin/timeout"] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert!(text.contains("/usr/libexec/stillpoint/guest-hook %i pre-start unit"), "{text}");
+    }
+    assert!(done(&node, "register --all-guests").contains("start of a container already"));
+    let reloads = || called(&node).iter().filter(|line| line.contains("daemon-reload")).count();
+    assert_eq!(reloads(), 1, "nothing changed the second time");
+    assert!(
+        called(&node).iter().any(|line| line.contains("enable --quiet stillpoint-recover.service"))
+    );
+
+    node.write("etc/systemd/system/pve-container@.service.d/own.conf", "[Service]\n").unwrap();
+    done(&node, "unregister");
+    assert!(!node.path(&paths[0]).exists() && !node.path(&paths[1]).exists());
+    assert!(node.path("etc/systemd/system/pve-container@.service.d/own.conf").exists());
+    assert!(!node.path("etc/systemd/system/pve-container-debug@.service.d").exists());
+    assert_eq!(reloads(), 2);
+}
+
+#[test]
+fn a_former_script_is_called_as_vzdump_would_and_put_back() {
+    let node = node();
+    let before = "script: /opt/theirs.sh\nmode: stop\n";
+    node.write("etc/vzdump.conf", before).unwrap();
+    script(&node, "opt/theirs.sh");
+    assert!(done(&node, "register").contains("/opt/theirs.sh is kept"));
+    for call in ["job-init", "pre-restart snapshot 9001", "a-new-phase snapshot 9001"] {
+        let output = hook(&node, call);
+        assert_eq!(output.status.code(), Some(0), "{call}");
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(printed.lines().any(|line| line == format!("theirs: {call}")), "{printed}");
+        let expected = format!("/opt/theirs.sh {call} VMTYPE=lxc stdin=");
+        assert_eq!(called(&node).last(), Some(&expected));
+    }
+    done(&node, "unregister");
+    assert_eq!(read(&node, "etc/vzdump.conf"), before);
+}
+
+#[test]
+fn a_former_script_counts_where_a_failure_is_meant() {
+    let node = node();
+    node.write("etc/vzdump.conf", "script: /opt/theirs.sh\n").unwrap();
+    script(&node, "opt/theirs.sh");
+    node.write("status", "3\n").unwrap();
+    done(&node, "register");
+    for (phase, counts) in [
+        ("job-init", false),
+        ("job-start", false),
+        ("backup-start", false),
+        ("pre-stop", true),
+        ("pre-restart", false),
+        ("post-restart", false),
+        ("backup-end", false),
+        ("backup-abort", false),
+        ("log-end", false),
+        ("job-end", true),
+        ("job-abort", false),
+    ] {
+        let guest = if phase.starts_with("job") { "" } else { " snapshot 9001" };
+        let output = hook(&node, &format!("{phase}{guest}"));
+        assert_eq!(output.status.code(), Some(i32::from(counts)), "{phase}: {}", text(&output));
+        let said = text(&output);
+        assert!(
+            said.contains(&format!("/opt/theirs.sh failed in {phase}")) || phase == "job-end",
+            "{said}"
+        );
+        assert!(said.contains("ended with exit status: 3"), "{said}");
+    }
+}
+
+#[test]
+fn nothing_is_stopped_before_a_former_script_has_done_its_work_and_nothing_where_it_failed() {
+    let node = with_guest(9001);
+    node.write("etc/vzdump.conf", "script: /opt/theirs.sh\n").unwrap();
+    let engine = node.guest(9001).unwrap().engine.as_ref().unwrap();
+    let run = || engine.containers().iter().filter(|container| container.status.is_alive()).count();
+    let before = run();
+    script(&node, "opt/theirs.sh");
+    // It finds the containers as they were when vzdump called it: what it leaves behind says whether a run was begun.
+    let runs = node.path("var/lib/stillpoint/runs/9001.json");
+    let look = format!(
+        "#!/bin/sh\n[ ! -e {} ] || grep -c rested_ms {} >{}\nexit 1\n",
+        runs.display(),
+        runs.display(),
+        node.path("seen").display()
+    );
+    node.write("opt/theirs.sh", &look).unwrap();
+    done(&node, "register");
+    let output = hook(&node, "pre-stop snapshot 9001");
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert_eq!(run(), before, "{}", text(&output));
+    assert!(!runs.exists(), "nothing was begun");
+    assert!(!node.path("seen").exists());
+
+    fs::write(node.path("opt/theirs.sh"), look.replace("exit 1", "exit 0")).unwrap();
+    let output = hook(&node, "pre-stop snapshot 9001");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert_eq!(run(), 0, "{}", text(&output));
+    assert!(!node.path("seen").exists(), "theirs came first");
+    fs::write(node.path("opt/theirs.sh"), look.replace("exit 1", "sleep 0.1; exit 1")).unwrap();
+    let output = hook(&node, "post-restart snapshot 9001");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert_eq!(run(), before, "{}", text(&output));
+    assert!(node.path("seen").exists(), "ours came first");
+}
+
+#[test]
+fn a_former_script_that_is_missing_or_calls_us_is_no_harm() {
+    let node = node();
+    node.write("etc/vzdump.conf", "script: /opt/theirs.sh\n").unwrap();
+    assert!(done(&node, "register").contains("/opt/theirs.sh does not exist"));
+    let output = hook(&node, "job-end");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output).contains("/opt/theirs.sh can't be called"), "{}", text(&output));
+
+    // One that calls the hook itself: written by hand, before there was `register`.
+    let own = node.path("usr/libexec/stillpoint/vzdump-hook");
+    let wrapper = format!(
+        "#!/bin/sh\necho once >>{}\n{} \"$@\"\n",
+        node.path("called").display(),
+        own.display()
+    );
+    node.write("opt/theirs.sh", &wrapper).unwrap();
+    fs::set_permissions(node.path("opt/theirs.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(hook(&node, "job-end").status.code(), Some(0));
+    assert_eq!(called(&node), ["once"]);
+
+    // Our own hook by another name is not kept at all.
+    let node = self::node();
+    std::os::unix::fs::symlink(node.path("usr/libexec/stillpoint/vzdump-hook"), node.path("hook"))
+        .unwrap();
+    node.write("etc/vzdump.conf", "script: /hook\n").unwrap();
+    assert!(done(&node, "register").contains("already"));
+    done(&node, "unregister");
+    assert_eq!(read(&node, "etc/vzdump.conf"), "");
+}
+
+#[test]
+fn guests_are_enabled_and_disabled_each_by_itself() {
+    let mut node = with_guest(9001);
+    node.add_guest(GuestSpec::lxc(9002)).unwrap();
+    node.add_guest(GuestSpec::qemu(100)).unwrap();
+    let before: Vec<String> =
+        [9001, 9002].iter().map(|vmid| node.guest(*vmid).unwrap().config().unwrap()).collect();
+    assert!(
+        done(&node, "enable --all --dry-run")
+            .contains("pct set 9001 --hookscript local:snippets/stillpoint")
+    );
+    assert!(!node.path("var/lib/vz/snippets/stillpoint").exists());
+    assert_eq!(node.guest(9001).unwrap().config().unwrap(), before[0]);
+
+    let said = refused(&node, "enable 9001 100 9009 9001");
+    assert!(said.contains("Guest 9001 is looked after."), "{said}");
+    assert!(said.contains("Guest 100 is left as it is: it is a VM"), "{said}");
+    assert!(said.contains("Guest 9009 is left as it is: there is no such guest"), "{said}");
+    assert!(said.contains("2 of 3 guests left as before: 100, 9009"), "{said}");
+    assert!(node.guest(9001).unwrap().has_hookscript().unwrap());
+    assert!(!node.guest(9002).unwrap().has_hookscript().unwrap());
+
+    node.guest(9002).unwrap().set_lock(Some("backup")).unwrap();
+    let said = refused(&node, "enable --all");
+    assert!(
+        said.contains("9001 is looked after already") && said.contains("CT is locked (backup)"),
+        "{said}"
+    );
+    node.guest(9002).unwrap().set_lock(None).unwrap();
+    done(&node, "enable --all");
+    assert!(node.guest(9002).unwrap().has_hookscript().unwrap());
+    let note = read(&node, "etc/pve/stillpoint/nodes/sim.json");
+    assert!(note.contains("local:snippets/stillpoint"), "{note}");
+
+    assert!(done(&node, "disable --all --dry-run").contains("pct set 9001 --delete hookscript"));
+    done(&node, "disable --all");
+    for (vmid, before) in [9001, 9002].iter().zip(before) {
+        assert_eq!(node.guest(*vmid).unwrap().config().unwrap(), before);
+    }
+    // Old archives name it: it stays, and does nothing but what the hook does.
+    assert_eq!(hookscript(&node, "9001 pre-stop").status.code(), Some(0));
+}
+
+#[test]
+fn a_former_hookscript_is_called_counts_and_is_put_back() {
+    let node = with_guest(9001);
+    script(&node, "var/lib/vz/snippets/dns.sh");
+    let guest = node.guest(9001).unwrap();
+    let before = format!("{}hookscript: local:snippets/dns.sh\n", guest.config().unwrap());
+    guest.set_config(&before).unwrap();
+    assert!(done(&node, "enable 9001").contains("local:snippets/dns.sh is kept"));
+    assert!(guest.has_hookscript().unwrap());
+    for phase in ["pre-start", "post-start", "pre-stop", "post-stop"] {
+        let output = hookscript(&node, &format!("9001 {phase}"));
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        assert!(text(&output).contains(&format!("theirs: 9001 {phase}")), "{}", text(&output));
+    }
+    assert_eq!(called(&node).len(), 4);
+    node.write("status", "7\n").unwrap();
+    assert_eq!(hookscript(&node, "9001 pre-start").status.code(), Some(1), "PVE keeps it down");
+    // Systemd's call for the same start is not PVE's.
+    let unit = run(&node, env!("CARGO_BIN_EXE_guest-hook"), "9001 pre-start unit");
+    assert_eq!(unit.status.code(), Some(0));
+    assert_eq!(called(&node).len(), 5);
+    // One that has gone is said, and keeps nothing down.
+    fs::rename(node.path("var/lib/vz/snippets/dns.sh"), node.path("away")).unwrap();
+    let output = hookscript(&node, "9001 pre-start");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output).contains("local:snippets/dns.sh can't be called"), "{}", text(&output));
+    // It can't be put back either; without any the guest starts.
+    assert!(done(&node, "disable 9001").contains("does not exist"));
+    assert!(!guest.config().unwrap().contains("hookscript"));
+
+    fs::rename(node.path("away"), node.path("var/lib/vz/snippets/dns.sh")).unwrap();
+    guest.set_config(&before).unwrap();
+    done(&node, "enable 9001");
+    assert!(done(&node, "disable 9001").contains("its hookscript is local:snippets/dns.sh again"));
+    assert_eq!(guest.config().unwrap(), before);
+    assert!(!node.path("etc/pve/stillpoint/chained/9001.json").exists());
+}
+
+#[test]
+fn without_chaining_a_guest_with_a_hookscript_is_left_alone() {
+    let node = with_guest(9001);
+    node.write("etc/stillpoint/config.toml", "[restore]\nchain = false\n").unwrap();
+    script(&node, "var/lib/vz/snippets/dns.sh");
+    let guest = node.guest(9001).unwrap();
+    guest
+        .set_config(&format!("{}hookscript: local:snippets/dns.sh\n", guest.config().unwrap()))
+        .unwrap();
+    assert!(refused(&node, "enable 9001").contains("restore.chain"));
+    assert!(guest.config().unwrap().contains("dns.sh"));
+}
+
+#[test]
+fn where_no_storage_holds_snippets_the_command_for_it_is_named() {
+    let node = with_guest(9001);
+    node.write("etc/pve/storage.cfg", "dir: local\n\tpath /var/lib/vz\n\tcontent iso,backup\n")
+        .unwrap();
+    let said = refused(&node, "enable 9001");
+    assert!(said.contains("pvesm set local --content iso,backup,snippets"), "{said}");
+    assert!(!node.guest(9001).unwrap().has_hookscript().unwrap());
+}
+
+#[test]
+fn a_guest_that_could_not_start_on_another_node_is_not_enabled() {
+    let node = with_guest(9001);
+    let members =
+        "{\"nodename\": \"sim\", \"nodelist\": {\"sim\": {\"id\": 1}, \"two\": {\"id\": 2}}}";
+    node.write("etc/pve/.members", members).unwrap();
+    let said = refused(&node, "enable 9001");
+    assert!(said.contains("moves to two could not start there"), "{said}");
+    assert!(!node.guest(9001).unwrap().has_hookscript().unwrap());
+    // What `stillpoint register` leaves on the other node.
+    done(&node, "register");
+    let note = read(&node, "etc/pve/stillpoint/nodes/sim.json");
+    node.write("etc/pve/stillpoint/nodes/two.json", &note).unwrap();
+    done(&node, "enable 9001");
+    done(&node, "disable 9001");
+    // A storage that all nodes share needs no note.
+    fs::remove_file(node.path("etc/pve/stillpoint/nodes/two.json")).unwrap();
+    node.add_storage(
+        "dir",
+        "share",
+        &[("path", "/srv/share"), ("content", "snippets"), ("shared", "1")],
+    )
+    .unwrap();
+    done(&node, "enable 9001");
+    assert!(
+        node.guest(9001)
+            .unwrap()
+            .config()
+            .unwrap()
+            .contains("hookscript: share:snippets/stillpoint")
+    );
+    assert!(node.path("srv/share/snippets/stillpoint").exists());
+}
