@@ -357,6 +357,13 @@ fn a_former_hookscript_is_called_counts_and_is_put_back() {
     fs::rename(node.path("away"), node.path("var/lib/vz/snippets/dns.sh")).unwrap();
     guest.set_config(&before).unwrap();
     done(&node, "enable 9001");
+    node.write("etc/pve/stillpoint/chained/9001.json", "{").unwrap();
+    let output = hookscript(&node, "9001 pre-start");
+    assert_eq!(output.status.code(), Some(0), "what is damaged keeps nothing down");
+    assert!(text(&output).contains("chained/9001.json"), "{}", text(&output));
+    assert!(refused(&node, "disable 9001").contains("chained/9001.json"));
+    guest.set_config(&before).unwrap();
+    done(&node, "enable 9001");
     assert!(done(&node, "disable 9001").contains("its hookscript is local:snippets/dns.sh again"));
     assert_eq!(guest.config().unwrap(), before);
     assert!(!node.path("etc/pve/stillpoint/chained/9001.json").exists());
@@ -394,8 +401,12 @@ fn a_guest_that_could_not_start_on_another_node_is_not_enabled() {
     let said = refused(&node, "enable 9001");
     assert!(said.contains("moves to two could not start there"), "{said}");
     assert!(!node.guest(9001).unwrap().has_hookscript().unwrap());
-    // What `stillpoint register` leaves on the other node.
+    // It is all the same what the other node waits for: what `stillpoint register` leaves there, too.
+    assert!(node.path("var/lib/vz/snippets/stillpoint").exists());
+    fs::remove_file(node.path("var/lib/vz/snippets/stillpoint")).unwrap();
+    fs::remove_file(node.path("etc/pve/stillpoint/nodes/sim.json")).unwrap();
     done(&node, "register");
+    assert!(node.path("var/lib/vz/snippets/stillpoint").exists());
     let note = read(&node, "etc/pve/stillpoint/nodes/sim.json");
     node.write("etc/pve/stillpoint/nodes/two.json", &note).unwrap();
     done(&node, "enable 9001");

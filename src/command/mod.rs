@@ -63,7 +63,8 @@ fn perform(root: &Root, command: Command) -> Result<u8> {
 }
 
 /// Runs `guard VMID`, `settle VMID` or `collect`, which a hook starts for what must outlive its caller, or
-/// `identity VMID`, which must not hold its caller up, and returns the exit status; `None` for any other arguments.
+/// `identity VMID` or `kept VMID`, which must not hold their caller up, and returns the exit status; `None` for any other
+/// arguments.
 pub fn detached(root: &Root, arguments: &[String]) -> Option<u8> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
@@ -71,6 +72,7 @@ pub fn detached(root: &Root, arguments: &[String]) -> Option<u8> {
         ["settle", vmid] => vmid.parse().and_then(|vmid| quiesce::settle(root, vmid).map(drop)),
         ["collect"] => collect(root),
         ["identity", vmid] => vmid.parse().and_then(|vmid| restore::pre_start(root, vmid)),
+        ["kept", vmid] => vmid.parse().and_then(|vmid| setup::kept(root, vmid)),
         _ => return None,
     };
     Some(u8::from(done.is_err()))

@@ -7,6 +7,7 @@ use super::print;
 use crate::setup::{self, Told, Which};
 use crate::sys::Root;
 use crate::sys::text::count;
+use crate::vzdump::Vmid;
 
 pub fn enable(root: &Root, guests: &Guests, dry_run: bool) -> Result<()> {
     tell(setup::enable(root, &which(guests), dry_run)?)
@@ -36,6 +37,16 @@ pub fn unregister(root: &Root, dry_run: bool) -> Result<()> {
         print(&line)?;
     }
     Ok(())
+}
+
+/// Tells the hook which hookscript the guest had before: nothing, its volume and its file in two lines, or in one line why
+/// it can't be told.
+pub fn kept(root: &Root, vmid: Vmid) -> Result<()> {
+    match setup::kept::script(root, vmid) {
+        Ok(None) => Ok(()),
+        Ok(Some((volume, script))) => print(&format!("{volume}\n{}", script.display())),
+        Err(error) => print(&format!("{error:#}").replace('\n', " ")),
+    }
 }
 
 fn which(guests: &Guests) -> Which<'_> {

@@ -8,11 +8,17 @@ use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
 
 use crate::report::lines::say;
-use crate::setup::{chained_script, kept};
-use crate::sys::{Root, process, text};
+use crate::setup::chained_script;
+use crate::sys::{Root, process, program, text};
 use crate::vzdump::Vmid;
+
+/// A guest's start waits no longer than this to know its former hookscript.
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
 /// A call of ours within a call of ours is this deep at most; more than a few generations up is PVE.
 const GENERATIONS: usize = 8;
@@ -60,15 +66,15 @@ fn counts(phase: &str) -> bool {
 
 /// Calls ours and then the hookscript that the guest had before it, and gives the exit status: theirs counts as PVE
 /// counts it.
-pub fn guest(root: &Root, arguments: &[String], ours: impl FnOnce() -> u8) -> u8 {
+pub fn guest(arguments: &[String], ours: impl FnOnce() -> u8) -> u8 {
     let Some(vmid) = arguments.first().and_then(|vmid| vmid.parse::<Vmid>().ok()) else {
         return ours();
     };
-    let (volume, script) = match kept::script(root, vmid) {
+    let (volume, script) = match kept_for(vmid) {
         Ok(None) => return ours(),
         Ok(Some(kept)) => kept,
         Err(error) => {
-            say(&format!("the guest's other hookscript is not called: {error:#}"));
+            say(&format!("whether guest {vmid} has another hookscript can't be told: {error:#}"));
             return ours();
         }
     };
@@ -76,7 +82,19 @@ pub fn guest(root: &Root, arguments: &[String], ours: impl FnOnce() -> u8) -> u8
         return 0;
     }
     caught(ours);
-    call(&script, &volume, arguments)
+    call(Path::new(&script), &volume, arguments)
+}
+
+/// The volume and the file of a guest's former hookscript. Looked up in a process of its own: when `/etc/pve` hangs, the
+/// guest has to start all the same.
+fn kept_for(vmid: Vmid) -> Result<Option<(String, String)>> {
+    let mut look = Command::new("/proc/self/exe");
+    let kept = program::run_or_leave(look.args(["kept", &vmid.to_string()]), LOOK_LIMIT)?;
+    match kept.lines().collect::<Vec<_>>().as_slice() {
+        [] => Ok(None),
+        [volume, script] => Ok(Some(((*volume).to_string(), (*script).to_string()))),
+        reason => bail!("{}", reason.concat()),
+    }
 }
 
 /// Ours must not keep theirs from being called.

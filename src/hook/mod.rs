@@ -53,7 +53,7 @@ pub fn guest(root: &Root, arguments: &[String]) -> u8 {
             let _ = journald::take_output(root, "stillpoint");
             guest_start::guest(root, &arguments[..2])
         }
-        _ => chain::guest(root, arguments, || guest_start::guest(root, arguments)),
+        _ => chain::guest(arguments, || guest_start::guest(root, arguments)),
     }
 }
 

@@ -238,7 +238,8 @@ impl<'a> Section<'a> {
         }
     }
 
-    fn nodes(&self) -> Vec<String> {
+    /// The nodes of the cluster that use it; empty is all.
+    pub fn nodes(&self) -> Vec<String> {
         let text = self.get("nodes").unwrap_or_default();
         let names = text.split([',', ';', ' ', '\t']).filter(|name| !name.is_empty());
         names.map(str::to_owned).collect()

@@ -1,10 +1,11 @@
 //! Having PVE call Stillpoint on the start of single guests: their `hookscript:`.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::{kept, nodes, snippet, storages};
 use crate::config::Settings;
 use crate::guest::{self, Config, Member, Place};
+use crate::identity;
 use crate::setup::storages::Storage;
 use crate::sys::Root;
 use crate::vzdump::{GuestType, Vmid};
@@ -64,19 +65,21 @@ impl Which<'_> {
 pub fn enable(root: &Root, which: &Which<'_>, dry_run: bool) -> Result<Vec<Told>> {
     let vmids = which.vmids(root)?;
     let settings = Settings::load(root);
-    let storage = place(root)?;
+    let storage = choose(root)?;
     if !dry_run {
+        // Also where guests are then refused: this node is what another one may be waiting for.
         snippet::install(root, &storage)?;
-        if root.path("/etc/pve").is_dir() {
-            nodes::leave_note(root)?;
-        }
+        nodes::leave_note(root)?;
     }
+    everywhere(root, &storage)?;
     let volume = snippet::volume(&storage);
     let tell = |vmid| {
         let config = here(root, vmid)?;
         let step = step_to_enable(&config, settings.restore.chain)?;
         if !dry_run {
             take(root, vmid, &step, &volume)?;
+            identity::remember(root, vmid)
+                .context("it is looked after, but whether its identity is its own can't be told")?;
         }
         Ok(match (step, dry_run) {
             (Step::Chain(theirs), false) => {
@@ -128,26 +131,30 @@ fn step_to_disable(config: &Config, kept: Option<String>) -> Step {
     }
 }
 
-/// The storage for the hookscript, where every node of the cluster finds it.
-fn place(root: &Root) -> Result<Storage> {
+fn choose(root: &Root) -> Result<Storage> {
     let storages = storages::directories(root)?;
     let in_cluster = !nodes::others(root)?.is_empty();
-    let Some(storage) = storages::choose(&storages, in_cluster) else {
-        bail!(
+    match storages::choose(&storages, in_cluster) {
+        Some(storage) => Ok(storage.clone()),
+        None => bail!(
             "no storage of this node holds snippets, which hookscripts are. This gives it one: {}",
             storages::way_to_one(&storages)
-        );
-    };
-    let without = nodes::without_snippet(root, storage)?;
-    if !without.is_empty() {
-        bail!(
-            "a guest that moves to {} could not start there, for {} is missing. Install the package there and run \
-             `stillpoint register`, or use `stillpoint register --all-guests` on each node, which needs no hookscript",
-            without.join(", "),
-            snippet::volume(storage)
-        );
+        ),
     }
-    Ok(storage.clone())
+}
+
+/// A guest with our hookscript can start on every node of the cluster.
+fn everywhere(root: &Root, storage: &Storage) -> Result<()> {
+    let without = nodes::without_snippet(root, storage)?;
+    if without.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "a guest that moves to {} could not start there, for {} is missing. Install the package there and run \
+         `stillpoint register`, or use `stillpoint register --all-guests` on each node, which needs no hookscript",
+        without.join(", "),
+        snippet::volume(storage)
+    );
 }
 
 /// The configuration of a container of this node.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::snippet;
@@ -75,7 +75,14 @@ pub fn note(root: &Root, node: &str) -> Result<Option<Note>> {
 }
 
 /// Leaves this node's note.
+///
+/// # Errors
+/// Where it can't be written, as without quorum, or while `/etc/pve` is not mounted: what is written below it then keeps
+/// it from being mounted again.
 pub fn leave_note(root: &Root) -> Result<()> {
+    if root.path("/etc/pve/local").symlink_metadata().is_err() {
+        bail!("/etc/pve is not mounted: systemctl status pve-cluster");
+    }
     let own = directories(root)?.into_iter().filter(|storage| !storage.shared);
     let there = |storage: &Storage| root.path(&storage.directory).join(snippet::NAME).exists();
     let note = Note {

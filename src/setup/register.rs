@@ -69,9 +69,6 @@ pub fn register(root: &Root, all_guests: bool, dry_run: bool) -> Result<Vec<Stri
 /// Puts the hookscript where guests of other nodes will look for it after they have moved here, and leaves this node's note
 /// for the others. Gives what could not be done: the backups do not depend on it.
 fn prepare(root: &Root) -> Vec<String> {
-    if !root.path("/etc/pve").is_dir() {
-        return Vec::new();
-    }
     let mut failures = Vec::new();
     let mut attempt = |done: Result<()>| {
         failures

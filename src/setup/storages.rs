@@ -97,10 +97,8 @@ fn read(section: &Section<'_>) -> Option<Storage> {
         content,
         shared: mounted || section.get("shared").is_some_and(is_on),
         mount,
-        nodes: match section.get("nodes").filter(|_| section.id != "local") {
-            Some(nodes) => nodes.split(',').map(|node| node.trim().to_owned()).collect(),
-            None => Vec::new(),
-        },
+        // PVE passes over what is written for `local`: it is on every node.
+        nodes: if section.id == "local" { Vec::new() } else { section.nodes() },
     })
 }
 
