@@ -1,0 +1,178 @@
+//! What is written for people is true: every command, option and setting is where they look for it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clap::CommandFactory;
+use stillpoint::command::cli::Arguments;
+use stillpoint::config::KEYS;
+
+fn packaging(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging").join(path)
+}
+
+fn read(path: &str) -> String {
+    let path = packaging(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// A man page with `\-` and `\(dq` as the characters that they stand for.
+fn page(name: &str) -> String {
+    read(&format!("man/{name}")).replace("\\-", "-").replace("\\(dq", "\"")
+}
+
+/// The text of each `.SS` section, by its title.
+fn sections(page: &str) -> Vec<(String, String)> {
+    page.split("\n.SS ")
+        .skip(1)
+        .map(|section| {
+            let (title, text) = section.split_once('\n').unwrap();
+            let end = text.find("\n.SH ").unwrap_or(text.len());
+            (title.trim_matches('"').to_string(), text[..end].to_string())
+        })
+        .collect()
+}
+
+fn files(directory: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(packaging(directory)).unwrap();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn every_command_and_option_is_in_the_man_page_and_no_other() {
+    let page = page("stillpoint.1");
+    let sections = sections(&page);
+    let command = Arguments::command();
+    let shown: Vec<_> = command.get_subcommands().filter(|one| !one.is_hide_set()).collect();
+    for one in &shown {
+        let title = format!("stillpoint {}", one.get_name());
+        let (_, text) = sections
+            .iter()
+            .find(|(known, _)| *known == title)
+            .unwrap_or_else(|| panic!("{title} has no section in stillpoint.1"));
+        let mut meant: Vec<String> = one
+            .get_arguments()
+            .filter_map(|argument| Some(format!("--{}", argument.get_long()?)))
+            .filter(|option| option != "--help")
+            .collect();
+        let mut written: Vec<String> = text
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(1).filter(|it| it.starts_with("--")))
+            .map(String::from)
+            .collect();
+        meant.sort();
+        written.sort();
+        assert_eq!(meant, written, "{title}");
+    }
+    let known = |title: &str| {
+        let name = title.strip_prefix("stillpoint ").unwrap();
+        name == "help" || shown.iter().any(|one| one.get_name() == name)
+    };
+    for (title, _) in &sections {
+        assert!(known(title), "stillpoint.1 tells of {title}, which there is not");
+    }
+}
+
+#[test]
+fn the_help_of_every_command_has_an_example_that_is_understood() {
+    for one in Arguments::command().get_subcommands().filter(|one| !one.is_hide_set()) {
+        let name = one.get_name();
+        let help = one.get_after_help().unwrap_or_else(|| panic!("{name} has none")).to_string();
+        let examples: Vec<Vec<&str>> = help
+            .lines()
+            .map(|line| line.trim_start_matches("Examples:").trim_start_matches("Example:").trim())
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        assert!(!examples.is_empty(), "{name}");
+        for example in examples {
+            assert_eq!(example.get(..2), Some(["stillpoint", name].as_slice()), "{help}");
+            let understood = Arguments::command().try_get_matches_from(&example);
+            assert!(understood.is_ok(), "{name}: {}", understood.unwrap_err());
+        }
+        assert!(one.get_about().is_some_and(|about| about.to_string().len() > 10), "{name}");
+    }
+}
+
+#[test]
+fn every_setting_is_in_the_man_page_and_in_the_settings_page_with_its_default() {
+    let page = page("stillpoint.toml.5");
+    let settings = read("doc/settings.md");
+    for (key, default) in KEYS {
+        let name = key.replace("guest.*", "guest.VMID").replace("storage.*", "storage.ID");
+        let row = format!("`{name}`");
+        assert!(settings.contains(&row), "{name} is not in settings.md");
+        match default {
+            Some(default) => {
+                let row = format!("| {row} | `{default}` |");
+                assert!(settings.contains(&row), "settings.md: {row}");
+                let tag = format!(".BR {name} \" = {default}\"");
+                assert!(page.contains(&tag), "stillpoint.toml.5: {tag}\n{page}");
+            }
+            None => assert!(page.contains(&name), "{name} is not in stillpoint.toml.5"),
+        }
+    }
+}
+
+#[test]
+fn every_example_file_is_in_the_settings_page() {
+    let settings = read("doc/settings.md");
+    for file in files("examples") {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        if name.ends_with(".toml") {
+            assert!(settings.contains(&format!("(../examples/{name})")), "{name}");
+        }
+    }
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut pages = files("doc");
+    pages.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"));
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        for link in text.split("](").skip(1) {
+            let link = link.split([')', '#']).next().unwrap();
+            if !link.is_empty() && !link.contains("://") {
+                let target = page.parent().unwrap().join(link);
+                assert!(target.exists(), "{}: {link}", page.display());
+            }
+        }
+    }
+}
+
+/// What the example alerts and the dashboard ask for, Stillpoint writes.
+#[test]
+fn alerts_and_dashboard_name_metrics_that_there_are() {
+    let documented = read("doc/monitoring.md");
+    let dashboard = read("examples/stillpoint-dashboard.json");
+    serde_json::from_str::<serde_json::Value>(&dashboard).unwrap();
+    for text in [read("examples/stillpoint-alerts.yml"), dashboard] {
+        let mut seen = 0;
+        for (at, _) in text.match_indices("stillpoint_") {
+            let name = |letter: char| !(letter.is_ascii_lowercase() || letter == '_');
+            let end = text[at..].find(name).unwrap();
+            let metric = &text[at..at + end];
+            assert!(documented.contains(&format!("| `{metric}` |")), "{metric}");
+            seen += 1;
+        }
+        assert!(seen > 5);
+    }
+}
+
+/// Where the tools are: they are not needed for anything else.
+#[test]
+fn man_pages_are_clean() {
+    for page in files("man") {
+        let check = |program: &str, arguments: &[&str]| {
+            let output = Command::new(program).args(arguments).arg(&page).output();
+            let Ok(output) = output else { return };
+            let said = [output.stdout, output.stderr].map(|it| String::from_utf8(it).unwrap());
+            assert_eq!(said.concat(), "", "{program} {}", page.display());
+        };
+        check("/usr/bin/groff", &["-man", "-ww", "-z"]);
+        check("/usr/bin/mandoc", &["-Tlint"]);
+    }
+}
