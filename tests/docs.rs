@@ -162,7 +162,15 @@ fn alerts_and_dashboard_name_metrics_that_there_are() {
     }
 }
 
-/// Where the tools are: they are not needed for anything else.
+/// As everything below: where the tool is, for it is not needed for anything else.
+#[test]
+fn prometheus_understands_the_alerts() {
+    let rules = packaging("examples/stillpoint-alerts.yml");
+    let output = Command::new("/usr/bin/promtool").args(["check", "rules"]).arg(rules).output();
+    let Ok(output) = output else { return };
+    assert!(output.status.success(), "{output:?}");
+}
+
 #[test]
 fn man_pages_are_clean() {
     for page in files("man") {

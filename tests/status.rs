@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -297,6 +298,20 @@ fn well_formed(page: &str) -> Vec<(String, String)> {
     samples
 }
 
+/// What Prometheus's own tool says of it, where it is.
+fn promtool(arguments: &[&str], page: &str) {
+    let child = Command::new("/usr/bin/promtool")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut child) = child else { return };
+    child.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
 fn scenario() -> Scenario {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/vzdump/traces.json");
     Scenario::load(Path::new(file), "lxc-snapshot-pbs").unwrap()
@@ -340,6 +355,7 @@ fn a_job_leaves_metrics_in_the_text_format_with_documented_names() {
     assert_eq!(value("stillpoint_settings_ok"), "1");
     let made = value("stillpoint_backup_last_success_timestamp_seconds{vmid=\"9001\"}");
     assert!(made.parse::<f64>().unwrap() > 1.7e9);
+    promtool(&["check", "metrics"], &page);
     let documented = include_str!("../packaging/doc/monitoring.md");
     for line in page.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let name = line.split(' ').next().unwrap();

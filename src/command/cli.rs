@@ -9,7 +9,7 @@ use crate::vzdump::Vmid;
 
 /// Consistent, proven and restorable Proxmox backups of Docker guests.
 #[derive(Debug, Parser)]
-#[command(name = "stillpoint", version, about)]
+#[command(name = "stillpoint", version, about, max_term_width = 100)]
 pub struct Arguments {
     #[command(subcommand)]
     pub command: Command,
