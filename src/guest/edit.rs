@@ -73,10 +73,10 @@ fn parse(line: &[u8], grammar: Grammar) -> Option<(&[u8], std::ops::Range<usize>
         Grammar::Pve => &line[..at],
         Grammar::Lxc => line[..at].trim_ascii(),
     };
-    let rest = &line[at + 1..];
-    let start = at + 1 + (rest.len() - rest.trim_ascii_start().len());
-    let end = line.trim_ascii_end().len().max(start.min(line.len()));
-    Some((key, start.min(end)..end))
+    let start = line.len() - line[at + 1..].trim_ascii_start().len();
+    let end = line.trim_ascii_end().len();
+    // A key without a value is no setting, for Proxmox VE neither.
+    (start < end).then_some((key, start..end))
 }
 
 impl Rewrite {

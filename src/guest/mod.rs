@@ -4,6 +4,7 @@ mod cluster;
 mod config;
 pub mod edit;
 mod net;
+mod reported;
 mod revive;
 mod running;
 
@@ -11,4 +12,5 @@ pub use cluster::{Member, members, node_name};
 pub use config::{Config, Mount, Place};
 pub use net::{Family, Mac, Net, Segment};
 pub use revive::{lift_lock, set_hookscript, start, thaw};
+pub use reported::reported;
 pub use running::{Guest, State};

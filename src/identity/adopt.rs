@@ -7,12 +7,12 @@ use super::apply::{changes, rewrites};
 use super::change::Change;
 use super::copies;
 use super::owner::{NetLine, Outward, Owned, Records};
-use super::survey::Survey;
+use super::survey::{Survey, running};
 use crate::guest::edit::write_together;
 use crate::guest::{Family, Net, Place, State};
 use crate::journal::{Identity, IdentityOutcome, Journal, Record};
 use crate::sys::{Root, lock, text};
-use crate::vzdump::{GuestType, Vmid};
+use crate::vzdump::Vmid;
 
 /// As long as Proxmox VE itself waits for this lock.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
@@ -124,20 +124,20 @@ fn same_parts(one: &Net, other: &Net) -> bool {
 }
 
 fn must_not_run(root: &Root, owner: &Rival) -> Result<()> {
-    let name = owner.name();
-    if let Some(node) = &owner.node {
-        bail!(
-            "{name} is on node {}, and whether it runs can't be told from here: migrate it here or remove it first",
-            text::printable(node, 63)
-        );
+    let (name, vmid) = (owner.name(), owner.vmid);
+    let place = owner
+        .node
+        .as_ref()
+        .map_or_else(String::new, |node| format!(" on node {}", text::printable(node, 63)));
+    match running(root, owner)? {
+        Some(false) => Ok(()),
+        Some(true) => {
+            bail!("{name} is running{place}: stop it first, with `pct shutdown {vmid}` there")
+        }
+        None => bail!(
+            "whether {name} runs{place} can't be told: migrate it to this node, or remove it, first"
+        ),
     }
-    if owner.guest_type == GuestType::Qemu {
-        bail!("{name} is a VM with the same hardware address: give it another one first");
-    }
-    if State::of(root, owner.vmid).with_context(|| name.clone())?.is_running() {
-        bail!("{name} is running: stop it first, with `pct shutdown {}`", owner.vmid);
-    }
-    Ok(())
 }
 
 fn sentence(name: &str) -> String {

@@ -171,8 +171,8 @@ pub fn hostname(template: &str, old: &str, vmid: Vmid) -> String {
     };
     // A domain that leaves no room for anything is given up.
     let domain = if room(domain) > vmid_text.len() + 1 { domain } else { "" };
-    let mut kept: Vec<char> = label.chars().collect();
-    let mut name = fill(label);
+    let mut kept: Vec<char> = label.chars().take(LABEL_LIMIT).collect();
+    let mut name = fill(&kept.iter().collect::<String>());
     while name.len() > room(domain) && kept.pop().is_some() {
         name = fill(kept.iter().collect::<String>().trim_end_matches('-'));
     }

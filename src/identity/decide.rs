@@ -130,15 +130,16 @@ fn of_conflict(case: &Case, shared: &[&Rival]) -> Decision {
             }
             None => {
                 let rival = shared.iter().find(|rival| !later(rival)).unwrap_or(&shared[0]);
-                let state = match (&rival.node, rival.running) {
-                    (Some(node), _) => {
-                        format!("is on node {} and not known to run", printable(node, 63))
-                    }
-                    (None, Some(_)) => "is stopped".to_string(),
-                    (None, None) => "is not known to run".to_string(),
+                let place = rival
+                    .node
+                    .as_ref()
+                    .map_or_else(String::new, |node| format!(", on node {}", printable(node, 63)));
+                let state = match rival.running {
+                    Some(false) => "is stopped",
+                    _ => "is not known to run",
                 };
                 let reason = format!(
-                    "{} has {} too, {state}, and which of the two was first is not recorded",
+                    "{} has {} too, {state}{place}, and which of the two was first is not recorded",
                     rival.name(),
                     rival.mac()
                 );
@@ -311,6 +312,7 @@ mod tests {
         let its = BTreeSet::from([mac()]);
         let here = |running| (None, running);
         let elsewhere = || (Some("two".to_string()), None);
+        let reported = |running| (Some("two".to_string()), Some(running));
         // recorded for the other, for this one, where the other is, when each was restored
         let table = [
             (&its, false, here(Some(false)), Restored::NotHere, Restored::At(100), "change"),
@@ -327,6 +329,8 @@ mod tests {
             (&none, false, here(Some(false)), Restored::At(200), Restored::At(100), "keep*"),
             (&none, false, here(None), Restored::NotHere, Restored::At(100), "doubt"),
             (&none, false, elsewhere(), Restored::Unknown, Restored::At(100), "doubt"),
+            (&none, false, reported(true), Restored::Unknown, Restored::At(100), "change"),
+            (&none, false, reported(false), Restored::Unknown, Restored::At(100), "doubt"),
         ];
         for (row, (claims, ours, (node, running), its, restored, expected)) in
             table.into_iter().enumerate()

@@ -2,12 +2,12 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, bail};
 
-use super::appearance::{Appearance, Known, rivals};
+use super::appearance::{Appearance, Known, Rival, rivals};
 use super::decide::{Case, Recorded};
 use super::owner::Records;
 use super::restores::Restores;
 use crate::config::Settings;
-use crate::guest::{State, members};
+use crate::guest::{State, members, reported};
 use crate::sys::{Root, text};
 use crate::vzdump::{GuestType, Vmid};
 
@@ -69,15 +69,10 @@ impl Survey {
         let mut rivals = rivals(vmid, &known.appearance, &self.guests);
         for rival in &mut rivals {
             rival.restored = restores.of(rival.vmid);
-            if rival.shared.is_empty() {
-                continue;
-            }
-            let record = records.read(rival.vmid).with_context(|| rival.name())?;
-            rival.claims = record.map(|record| record.macs).unwrap_or_default();
-            // Of a VM, and of a guest elsewhere, it is not known from here.
-            if rival.node.is_none() && rival.guest_type == GuestType::Lxc {
-                rival.running =
-                    State::of(&self.root, rival.vmid).ok().map(|state| state.is_running());
+            if !rival.shared.is_empty() {
+                let record = records.read(rival.vmid).with_context(|| rival.name())?;
+                rival.claims = record.map(|record| record.macs).unwrap_or_default();
+                rival.running = running(&self.root, rival)?;
             }
         }
         let recorded = records.read(vmid)?.map_or_else(Recorded::default, |owned| owned.recorded());
@@ -89,4 +84,12 @@ impl Survey {
             rivals,
         })
     }
+}
+
+/// Whether a guest runs; `None` where it can't be told. Of a VM, and of a guest elsewhere, only reports are known.
+pub fn running(root: &Root, rival: &Rival) -> Result<Option<bool>> {
+    if rival.node.is_none() && rival.guest_type == GuestType::Lxc {
+        return Ok(State::of(root, rival.vmid).ok().map(|state| state.is_running()));
+    }
+    Ok(reported(root)?.get(&rival.vmid).copied())
 }

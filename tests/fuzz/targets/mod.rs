@@ -20,12 +20,13 @@ use stillpoint::sys::{Root, text};
 pub type Target = fn(&[u8]);
 
 /// Every target by its name: that of its file in `fuzz_targets` and of its directory in `seeds`.
-pub const ALL: [(&str, Target); 17] = [
+pub const ALL: [(&str, Target); 18] = [
     ("call", names::call),
     ("container", engine::container),
     ("container_list", engine::container_list),
     ("guest_config", node::guest_config),
     ("info", engine::info),
+    ("guest_edit", node::guest_edit),
     ("journal", state::journal),
     ("pbs_snapshots", names::pbs_snapshots),
     ("pbs_upid", names::pbs_upid),

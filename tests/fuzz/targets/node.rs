@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use stillpoint::config::Settings;
-use stillpoint::guest::{Config, Mount};
+use stillpoint::guest::edit::{Edit, Grammar, edited};
+use stillpoint::guest::{Config, Mount, Net};
 use stillpoint::pbs::{storage, tls};
 use stillpoint::vzdump::{TaskLog, Upid, Vmid};
 
@@ -36,6 +37,47 @@ pub fn guest_config(input: &[u8]) {
     }
     if config.mounts.iter().all(|mount| mount.in_backup) {
         assert!(!config.left_out("/var/lib/docker/volumes/pg/_data"));
+    }
+}
+
+/// The same file, changed: what is not meant stays byte for byte, and the change is read back.
+pub fn guest_edit(input: &[u8]) {
+    let config = Config::parse(&String::from_utf8_lossy(input));
+    let edit = |key: &str, from: &str, to: &str| Edit {
+        key: key.to_string(),
+        from: from.to_string(),
+        to: Some(to.to_string()),
+    };
+    assert_eq!(edited(input, Grammar::Pve, &[]), input);
+    assert_eq!(edited(input, Grammar::Lxc, &[]), input);
+    for (number, value) in &config.nets {
+        let net = Net::parse(value);
+        assert_eq!(&net.to_string(), value, "word for word");
+        let mut new = net.clone();
+        new.set("hwaddr", "02:00:00:00:00:01");
+        assert_eq!(new.get("hwaddr"), Some("02:00:00:00:00:01"));
+        let there = edit(&format!("net{number}"), value, &new.to_string());
+        let back = edit(&there.key, &new.to_string(), value);
+        let after = edited(input, Grammar::Pve, std::slice::from_ref(&there));
+        let ends = |text: &[u8]| text.iter().filter(|byte| **byte == b'\n').count();
+        assert_eq!(ends(&after), ends(input), "no line comes or goes");
+        // Where the new value was there before, or differs from the old in case only, the way back is not unique.
+        let unique = !value.is_empty()
+            && !value.eq_ignore_ascii_case(&new.to_string())
+            && !config.nets.iter().any(|(_, other)| other.eq_ignore_ascii_case(&new.to_string()));
+        let case =
+            config.nets.iter().filter(|(_, other)| other.eq_ignore_ascii_case(value)).count();
+        if unique && case == 1 {
+            assert_eq!(edited(&after, Grammar::Pve, &[back]), input);
+        }
+    }
+    if let Some(old) = &config.hostname {
+        let new = stillpoint::identity::hostname("{hostname}-{vmid}", old, Vmid(9002));
+        assert!(new.len() <= 64, "{new}");
+        let label = new.split('.').next().unwrap();
+        assert!(!label.is_empty() && label.len() <= 63);
+        assert!(label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'), "{label}");
+        assert!(!label.starts_with('-') && !label.ends_with('-'), "{label}");
     }
 }
 
