@@ -353,6 +353,8 @@ fn in_doubt_nothing_is_touched_and_that_is_said() {
     assert_eq!(scene.lxc(9002), LXC);
     assert_eq!(scene.record(9002), None, "what is in doubt is nobody's");
     assert_eq!(scene.journal()[0]["outcome"], "in-doubt");
+    assert_eq!(scene.pre_start(9002), said, "it is said at each start");
+    assert_eq!(scene.journal().len(), 1, "and written down once");
     let (_, text) = scene.stillpoint(&["restore-check", "9002"]);
     assert!(text.contains("in doubt"), "{text}");
 

@@ -1,3 +1,7 @@
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+
 use anyhow::{Context, Result};
 
 use super::apply::{self, mend};
@@ -56,9 +60,7 @@ pub fn pre_start(root: &Root, vmid: Vmid) -> Result<Vec<String>> {
             lines.push(format!(
                 "if guest {vmid} is the copy, stop it, start the original first, or set restore.identity to always"
             ));
-            let outcome = IdentityOutcome::InDoubt;
-            let record = Identity { vmid, outcome, original: None, reason, changes: Vec::new() };
-            if let Err(error) = Journal::of(root).append(&Record::Identity(record)) {
+            if let Err(error) = journal_doubt(root, vmid, reason) {
                 lines.push(format!("{error:#}"));
             }
         }
@@ -77,6 +79,30 @@ pub fn pre_start(root: &Root, vmid: Vmid) -> Result<Vec<String>> {
         }
     }
     Ok(lines)
+}
+
+/// Once in a boot of the node for each reason: a guest in doubt is started again and again.
+fn journal_doubt(root: &Root, vmid: Vmid, reason: String) -> Result<()> {
+    let path = root.path(&format!("/run/stillpoint/in-doubt/{vmid}"));
+    let known = file::read_text(&path, 1 << 20).with_context(|| path.display().to_string())?;
+    if known.is_some_and(|known| known == reason) {
+        return Ok(());
+    }
+    let record = Identity {
+        vmid,
+        outcome: IdentityOutcome::InDoubt,
+        original: None,
+        reason: reason.clone(),
+        changes: Vec::new(),
+    };
+    Journal::of(root).append(&Record::Identity(record))?;
+    let write = || -> io::Result<()> {
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        file::replace(&path, reason.as_bytes(), 0o600)
+    };
+    write().with_context(|| path.display().to_string())
 }
 
 /// What [`pre_start`] would do; touches nothing.
@@ -132,10 +158,7 @@ fn is_its_own(root: &Root, vmid: Vmid, case: &Case) -> bool {
 }
 
 /// Hardware addresses with the datacenter's prefix, each another, and none of them `taken`.
-fn fresh_macs(
-    root: &Root,
-    mut taken: std::collections::BTreeSet<Mac>,
-) -> Result<impl FnMut() -> Result<Mac>> {
+fn fresh_macs(root: &Root, mut taken: BTreeSet<Mac>) -> Result<impl FnMut() -> Result<Mac>> {
     const DATACENTER: &str = "/etc/pve/datacenter.cfg";
     let text = file::read_text(&root.path(DATACENTER), 1 << 20).context(DATACENTER)?;
     let prefix = text.and_then(|text| {
