@@ -374,19 +374,24 @@ fn metrics_that_cannot_be_written_are_a_line_in_the_task_log_and_nothing_else() 
     }
 }
 
-/// A server that answers one request with `status` and hands over its first line.
+/// A server that answers every request with `status` and hands over their first lines.
 fn asked(status: &'static str) -> (String, mpsc::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/ping/0b0b", listener.local_addr().unwrap());
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut bytes = [0; 4096];
-        let count = stream.read(&mut bytes).unwrap();
-        let request = String::from_utf8_lossy(&bytes[..count]).into_owned();
-        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nOK");
-        stream.write_all(answer.as_bytes()).unwrap();
-        sender.send(request.lines().next().unwrap_or_default().to_string()).unwrap();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut bytes = [0; 4096];
+            let count = stream.read(&mut bytes).unwrap();
+            let request = String::from_utf8_lossy(&bytes[..count]).into_owned();
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nOK");
+            stream.write_all(answer.as_bytes()).unwrap();
+            let line = request.lines().next().unwrap_or_default().to_string();
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
     });
     (url, receiver)
 }
@@ -414,4 +419,34 @@ fn a_ping_that_does_not_arrive_changes_nothing_and_its_url_is_told_nowhere() {
     for call in &report.calls {
         assert_eq!(call.exit, Some(0), "{:?}", call.argv);
     }
+}
+
+#[test]
+fn a_verify_that_fails_after_its_job_is_told_too() {
+    let binaries = Binaries::beside(Path::new(env!("CARGO_BIN_EXE_vzdump-hook"))).unwrap();
+    let node = std::sync::Arc::new(stage(&scenario(), None, &binaries, &|_| {}).unwrap());
+    let (url, requests) = asked("200 OK");
+    let settings = format!(
+        "[verify]\nwait = \"0s\"\n[report]\ntextfile-directory = \"/metrics\"\nping-url = \"{url}\"\n"
+    );
+    node.write("etc/stillpoint/config.toml", &settings).unwrap();
+    fs::create_dir_all(node.path("metrics")).unwrap();
+    let its = std::sync::Arc::clone(&node);
+    let observer = move |happening: &Happening| {
+        if matches!(happening, Happening::Called(argv) if argv[0] == "backup-end") {
+            let pbs = &its.backup_server().unwrap().pbs;
+            let made = SnapshotId::new("backups", "", "ct", "9001", 1_795_303_376);
+            pbs.corrupt(&made).unwrap();
+            pbs.edit(|state| state.verify_time = Duration::from_secs(3));
+        }
+    };
+    let options = Options { observer: Some(std::sync::Arc::new(observer)), ..Options::default() };
+    replay(&node, &scenario(), &options).unwrap();
+    let limit = Duration::from_secs(60);
+    assert_eq!(requests.recv_timeout(limit).unwrap(), "GET /ping/0b0b HTTP/1.1");
+    assert_eq!(requests.recv_timeout(limit).unwrap(), "GET /ping/0b0b/fail HTTP/1.1");
+    // The metrics are written before the ping.
+    let page = fs::read_to_string(node.path("metrics/stillpoint.prom")).unwrap();
+    let failed = "stillpoint_verify_last_outcome{vmid=\"9001\",outcome=\"failed\"} 1";
+    assert!(page.contains(failed), "{page}");
 }

@@ -20,7 +20,7 @@ use clap::Parser;
 
 use self::cli::{Arguments, Command};
 use crate::config::Settings;
-use crate::sys::Root;
+use crate::sys::{Root, clock};
 use crate::vzdump::Vmid;
 use crate::{quiesce, report};
 
@@ -87,8 +87,9 @@ fn guard(root: &Root, vmid: Vmid) -> Result<()> {
 
 /// Collects every pending verify.
 fn collect(root: &Root) -> Result<()> {
+    let began = clock::now();
     let collected = crate::verify::collect_all(root);
-    report::later(root, &Settings::load(root));
+    report::after_verifies(root, &Settings::load(root), began);
     collected
 }
 

@@ -1,6 +1,7 @@
 use anyhow::Result;
+use chrono::{DateTime, Utc};
 
-use super::history::{History, Proof};
+use super::history::{History, Past, Proof};
 use super::lines::say;
 use super::{metrics, ping};
 use crate::config::Settings;
@@ -18,8 +19,23 @@ pub fn after_job(root: &Root, settings: &Settings, job: &str) {
     }
 }
 
-/// Writes the metrics anew, after something that became known later than the job: a verify, or what was brought
-/// back.
+/// Tells whoever watches what verifies came to that ended after their jobs, since `began`: the metrics, and a ping
+/// where one failed.
+pub fn after_verifies(root: &Root, settings: &Settings, began: DateTime<Utc>) {
+    later(root, settings);
+    let Some(url) = &settings.report.ping_url else { return };
+    let pinged = History::read(root).and_then(|history| {
+        let since = |past: &Past| {
+            matches!(past.proof, Some(Proof::Known(time, VerifyOutcome::Failed, _)) if time >= began)
+        };
+        if history.guests.values().any(since) { ping::send(url, false) } else { Ok(()) }
+    });
+    if let Err(error) = pinged {
+        say(&format!("{error:#}"));
+    }
+}
+
+/// Writes the metrics anew, after something else that became known later than the job.
 pub fn later(root: &Root, settings: &Settings) {
     if let Err(error) = metrics::write(root, settings) {
         say(&format!("{error:#}"));

@@ -18,8 +18,8 @@ use crate::vzdump::{GuestType, Mode, Vmid};
 /// The kinds of records that tell nothing of a guest's last backup.
 const OTHER_KINDS: [&str; 2] = ["settled", "identity"];
 
-/// How many names of containers are remembered of a guest.
-const MOST_NAMES: usize = 20;
+/// How many containers, and how many reasons, are remembered of a guest: nobody reads more of them at once.
+const MOST: usize = 20;
 
 /// The past of every guest that the journal knows.
 #[derive(Debug, Default)]
@@ -128,7 +128,7 @@ impl Past {
             let backup_time = snapshot.map(|snapshot: Snapshot| snapshot.backup_time);
             self.made = (backup.run.clone(), backup_time);
             self.proof = backup.verify.map(|start| match start.state.as_str() {
-                "started" => Proof::Pending(time),
+                "started" | "queued" => Proof::Pending(time),
                 word => match VerifyOutcome::deserialize(&Value::from(word)) {
                     Ok(outcome) => Proof::Known(time, outcome, start.reason),
                     Err(_) => Proof::NotAsked(start.state),
@@ -148,7 +148,7 @@ impl Past {
             outcome: backup.outcome,
             error: backup.error,
             grade: backup.grade,
-            reasons: backup.reasons,
+            reasons: backup.reasons.into_iter().take(MOST).collect(),
             downtime_ms: backup.downtime_ms,
             not_back: not_back(&backup.containers),
         });
@@ -175,7 +175,7 @@ impl Past {
 fn not_back(containers: &[ContainerRecord]) -> Vec<String> {
     let lost = |container: &&ContainerRecord| matches!(container.fate.as_str(), "failed" | "open");
     let names = containers.iter().filter(lost).map(|container| container.name.clone());
-    names.take(MOST_NAMES).collect()
+    names.take(MOST).collect()
 }
 
 #[cfg(test)]
@@ -231,6 +231,14 @@ mod tests {
         let made = backup("b", "ok", "back");
         let time = 1_795_303_376;
         assert!(matches!(past(std::slice::from_ref(&made)).proof, Some(Proof::Pending(_))));
+        let began = |state: &str| {
+            let mut made = made.clone();
+            made["verify"]["state"] = json!(state);
+            past(&[made]).proof
+        };
+        assert!(matches!(began("queued"), Some(Proof::Pending(_))));
+        assert!(matches!(began("denied"), Some(Proof::Known(_, VerifyOutcome::Denied, _))));
+        assert_eq!(began("not-due"), Some(Proof::NotAsked("not-due".to_string())));
         let of_its_run = past(&[made.clone(), verify(json!("b"), 0, "ok")]);
         assert_eq!(outcome(&of_its_run), Some(VerifyOutcome::Ok));
         let by_hand = past(&[made.clone(), verify(Value::Null, time, "failed")]);

@@ -9,4 +9,4 @@ pub mod ping;
 pub mod record;
 pub mod status;
 
-pub use after::{after_job, later};
+pub use after::{after_job, after_verifies, later};
