@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use super::print;
 use crate::config::Settings;
 use crate::quiesce::{self, BroughtBack, Errand};
-use crate::report;
+use crate::report::{self, log};
 use crate::sys::text::count;
 use crate::sys::{Root, detach};
 use crate::verify;
@@ -18,8 +18,15 @@ const PERSON_LIMIT: Duration = Duration::from_secs(180);
 
 /// Brings back, at boot, what interrupted backups left at rest.
 pub fn recover(root: &Root) -> Result<()> {
-    for line in quiesce::recover(root, "recover", PERSON_LIMIT)? {
-        print(&line)?;
+    let lines = quiesce::recover(root, "recover", PERSON_LIMIT)?;
+    for line in &lines {
+        print(line)?;
+    }
+    if !lines.is_empty() {
+        let body = format!("{}\n\nHow the guests stand: stillpoint status", lines.join("\n"));
+        if let Err(error) = log::mail(root, "Stillpoint: backups were interrupted", &body) {
+            print(&format!("no mail could be sent: {error:#}"))?;
+        }
     }
     report::later(root, &Settings::load(root));
     if verify::left(root)? > 0 {

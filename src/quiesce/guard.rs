@@ -29,6 +29,9 @@ const TRY_LIMIT: Duration = Duration::from_secs(120);
 /// A guest that a dead vzdump left frozen or down is thawed or started so often, and then left to a person.
 const MOST_REVIVALS: u32 = 3;
 
+/// A guest that is not back by then is worth a mail.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Where that fails (a cluster without quorum) it is tried again, with growing pauses up to this.
 const LONGEST_FAILING_PAUSE: Duration = Duration::from_secs(60);
 
@@ -109,7 +112,7 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>)
     };
     let errand = Errand { by: "guard", reason: &reason, close: true, run: id.as_deref() };
     let mut pause = FIRST_PAUSE;
-    let mut told = String::new();
+    let (mut told, mut mailed) = (String::new(), false);
     let mut seen_down = false;
     let mut revivals = 0;
     let (mut failing_pause, mut not_before) = (FIRST_PAUSE, died);
@@ -129,7 +132,9 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>)
             Ok(BroughtBack::Nothing) => return Ok(()),
             Ok(BroughtBack::All(count)) => {
                 let containers = text::count(count, "container");
-                log::notice(vmid, &format!("{reason}; {containers} were started again"));
+                let message = format!("{reason}; {containers} were started again");
+                let subject = format!("Stillpoint: guest {vmid} is back after a backup that died");
+                log::alarm(root, vmid, &subject, &message);
                 return Ok(());
             }
             Ok(BroughtBack::NotYet(why)) => why,
@@ -152,10 +157,15 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>)
                 }
             }
         }
-        if left != told {
-            log::warning(vmid, &format!("{reason}; its containers are not back yet: {left}"));
-            told = left;
+        let message = format!("{reason}; its containers are not back yet: {left}");
+        if !mailed && died.elapsed() >= PATIENCE {
+            mailed = true;
+            let subject = format!("Stillpoint: guest {vmid} is NOT back after a backup that died");
+            log::alarm(root, vmid, &subject, &message);
+        } else if left != told {
+            log::warning(vmid, &message);
         }
+        told = left;
         thread::sleep(pause);
         pause = (pause * 3 / 2).min(LONGEST_PAUSE);
     }

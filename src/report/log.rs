@@ -25,6 +25,16 @@ pub fn warning(vmid: Vmid, message: &str) {
     write(Severity::LOG_WARNING, vmid, message);
 }
 
+/// Something that happened when nobody watched a task log: a warning in the system's log, and a mail to root. A mail that
+/// can't be sent is a warning of its own.
+pub fn alarm(root: &Root, vmid: Vmid, subject: &str, message: &str) {
+    warning(vmid, message);
+    let body = format!("guest {vmid}: {message}\n\nHow the guests stand: stillpoint status");
+    if let Err(error) = mail(root, subject, &body) {
+        warning(vmid, &format!("no mail could be sent: {error:#}"));
+    }
+}
+
 fn write(severity: Severity, vmid: Vmid, message: &str) {
     let line = format!("guest {vmid}: {}", text::printable(message, 2000));
     // A log that can't be written to is no reason to leave anything undone.

@@ -153,6 +153,8 @@ fn a_person_is_told(mode: &'static str) -> Result<Ended> {
         _ => "lxc-unfreeze -n 9001",
     };
     ensure!(mail.matches(command).count() == 1, "the mail: {mail}");
+    let back = "Subject: Stillpoint: guest 9001 is back after a backup that died";
+    ensure!(mail.matches(back).count() == 1, "the mail: {mail}");
     Ok(kept)
 }
 
