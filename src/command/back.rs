@@ -1,11 +1,13 @@
 //! Bringing back what was brought to rest: for a person, at boot, and at the start of a guest.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::print;
 use crate::config::Settings;
+use crate::identity::inside;
 use crate::quiesce::{self, BroughtBack, Errand};
 use crate::report::{self, log};
 use crate::sys::text::count;
@@ -44,9 +46,22 @@ pub fn resume(root: &Root, vmid: Vmid) -> Result<()> {
     tell(vmid, brought_back)
 }
 
-/// Starts what the guest itself says was running when it was backed up.
+/// Makes new inside a restored copy what it must not share, and starts what the guest itself says was running when
+/// it was backed up. Neither waits for the other.
 pub fn settle(root: &Root, vmid: Vmid) -> Result<()> {
-    tell(vmid, quiesce::settle(root, vmid)?)
+    let (renewed, settled) = thread::scope(|scope| {
+        let renewing = scope.spawn(|| inside::renew(root, vmid));
+        let settled = quiesce::settle(root, vmid);
+        (renewing.join(), settled)
+    });
+    let told = settled.and_then(|settled| tell(vmid, settled));
+    match renewed {
+        Ok(renewed) => {
+            renewed.with_context(|| format!("guest {vmid}: its machine-id and host keys"))?
+        }
+        Err(_) => bail!("guest {vmid}: giving it a machine-id and host keys of its own panicked"),
+    }
+    told
 }
 
 fn tell(vmid: Vmid, brought_back: BroughtBack) -> Result<()> {

@@ -69,7 +69,7 @@ pub fn detached(root: &Root, arguments: &[String]) -> Option<u8> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["guard", vmid] => vmid.parse().and_then(|vmid| guard(root, vmid)),
-        ["settle", vmid] => vmid.parse().and_then(|vmid| quiesce::settle(root, vmid).map(drop)),
+        ["settle", vmid] => vmid.parse().and_then(|vmid| back::settle(root, vmid)),
         ["collect"] => collect(root),
         ["identity", vmid] => vmid.parse().and_then(|vmid| restore::pre_start(root, vmid)),
         ["kept", vmid] => vmid.parse().and_then(|vmid| setup::kept(root, vmid)),

@@ -50,6 +50,15 @@ pub enum Restart {
     Always,
 }
 
+/// What a container's own health check says of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Nothing yet.
+    Starting,
+    Healthy,
+    Unhealthy,
+}
+
 /// A container, as far as a backup is concerned with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
@@ -59,6 +68,8 @@ pub struct Container {
     /// Those of compose, of Swarm and of Stillpoint.
     pub labels: HashMap<String, String>,
     pub status: Status,
+    /// Of one that has a health check.
+    pub health: Option<Health>,
     /// When it was last started, in the engine's words: a different one means somebody has started it since.
     pub started_at: String,
     pub exit_code: i64,
@@ -123,11 +134,23 @@ impl Container {
     /// The services of its project that it depends on:
     /// `db:service_healthy:false,cache:service_started:false`, as compose writes them.
     pub fn depends_on(&self) -> impl Iterator<Item = &str> {
-        self.label("com.docker.compose.depends_on")
-            .unwrap_or_default()
-            .split(',')
-            .filter_map(|dependency| dependency.split(':').next())
-            .filter(|service| !service.is_empty())
+        self.dependencies().map(|(service, _)| service)
+    }
+
+    /// Those of them that are to be healthy before it is started.
+    pub fn needs_healthy(&self) -> impl Iterator<Item = &str> {
+        self.dependencies()
+            .filter(|(_, condition)| *condition == "service_healthy")
+            .map(|(service, _)| service)
+    }
+
+    fn dependencies(&self) -> impl Iterator<Item = (&str, &str)> {
+        let label = self.label("com.docker.compose.depends_on").unwrap_or_default();
+        label.split(',').filter_map(|dependency| {
+            let mut parts = dependency.split(':');
+            let service = parts.next().filter(|service| !service.is_empty())?;
+            Some((service, parts.next().unwrap_or_default()))
+        })
     }
 }
 
@@ -167,6 +190,15 @@ struct InspectedState {
     finished_at: String,
     #[serde(default)]
     exit_code: i64,
+    #[serde(default)]
+    health: Option<InspectedHealth>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedHealth {
+    #[serde(default)]
+    status: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -221,6 +253,13 @@ impl TryFrom<Inspected> for Container {
                 "dead" => Status::Dead,
                 _ => Status::Other,
             },
+            health: inspected.state.health.and_then(|health| match health.status.as_str() {
+                "starting" => Some(Health::Starting),
+                "healthy" => Some(Health::Healthy),
+                "unhealthy" => Some(Health::Unhealthy),
+                // "none", or nothing: there is no health check.
+                _ => None,
+            }),
             started_at: inspected.state.started_at.chars().take(64).collect(),
             exit_code: inspected.state.exit_code,
             finished_at: inspected.state.finished_at.chars().take(64).collect(),
@@ -280,7 +319,22 @@ mod tests {
         );
         let container = inspected(&config, "").unwrap();
         assert_eq!(container.depends_on().collect::<Vec<_>>(), ["db", "cache"]);
+        assert_eq!(container.needs_healthy().collect::<Vec<_>>(), ["db"]);
         assert_eq!(inspected(r#"{"Labels":{}}"#, "").unwrap().depends_on().count(), 0);
+    }
+
+    #[test]
+    fn health_is_read_where_there_is_a_check() {
+        let health = |state: &str| {
+            let text =
+                format!(r#"{{"Id":"{ID}","Name":"/db","State":{{"Status":"running"{state}}}}}"#);
+            Container::parse(text.as_bytes()).unwrap().health
+        };
+        assert_eq!(health(""), None);
+        assert_eq!(health(r#","Health":null"#), None);
+        assert_eq!(health(r#","Health":{"Status":"none"}"#), None);
+        assert_eq!(health(r#","Health":{"Status":"starting"}"#), Some(Health::Starting));
+        assert_eq!(health(r#","Health":{"Status":"unhealthy"}"#), Some(Health::Unhealthy));
     }
 
     #[test]

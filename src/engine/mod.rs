@@ -11,5 +11,5 @@ mod info;
 mod kept;
 
 pub use client::{Engine, Error};
-pub use container::{Container, MOST_CONTAINERS, Restart, Status};
+pub use container::{Container, Health, MOST_CONTAINERS, Restart, Status};
 pub use info::Info;

@@ -11,6 +11,6 @@ mod running;
 pub use cluster::{Member, members, node_name};
 pub use config::{Config, Mount, Place};
 pub use net::{Family, Mac, Net, Segment};
-pub use revive::{lift_lock, set_hookscript, start, thaw};
 pub use reported::reported;
+pub use revive::{lift_lock, set_hookscript, start, thaw};
 pub use running::{Guest, State};

@@ -9,6 +9,6 @@ mod record;
 
 pub use file::{Entry, Journal};
 pub use record::{
-    Backup, ContainerRecord, Grade, Identity, IdentityOutcome, Outcome, Record, Recovered,
+    Backup, ContainerRecord, Grade, Identity, IdentityOutcome, Outcome, Record, Recovered, Renewed,
     SettingChange, Settled, Verify, VerifyOutcome,
 };

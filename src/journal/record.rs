@@ -84,6 +84,7 @@ pub enum Record {
     Recovered(Recovered),
     Settled(Settled),
     Identity(Identity),
+    Renewed(Renewed),
 }
 
 /// One backup of one guest, made or failed.
@@ -195,7 +196,11 @@ pub struct Settled {
     /// When that run began, RFC 3339, UTC.
     pub quiesced: String,
     pub containers: Vec<ContainerRecord>,
-    /// From the look at the note until everything was up, in ms.
+    /// What else a person should know, such as a container that runs but is not healthy.
+    pub notes: Vec<String>,
+    /// How long the guest's engine was waited for, in ms.
+    pub engine_ms: u64,
+    /// From then until everything was up, in ms.
     pub took_ms: u64,
     /// Why not everything is up.
     pub left: Option<String>,
@@ -231,4 +236,19 @@ pub struct SettingChange {
     pub key: String,
     pub from: String,
     pub to: String,
+}
+
+/// What a restored copy was given of its own inside, after its start.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Renewed {
+    pub vmid: Vmid,
+    /// The guest that it is a copy of, where that is known.
+    pub original: Option<Vmid>,
+    /// When its identity was given, RFC 3339, UTC.
+    pub copied: String,
+    /// `machine-id`, `ssh-host-keys`.
+    pub done: Vec<String>,
+    /// What could not be done, and why; it is tried again at the next start.
+    pub failed: Vec<String>,
+    pub took_ms: u64,
 }

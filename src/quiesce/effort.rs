@@ -1,11 +1,12 @@
 //! Bringing back one container, whatever state it is found in.
 
 use std::collections::HashSet;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::plan::AFTER_LABEL;
 use crate::config::Strategy;
-use crate::engine::{Container, Engine, Error, Status};
+use crate::engine::{Container, Engine, Error, Health, Status};
 use crate::run::{By, Fate, Step};
 use crate::sys::{clock, text};
 
@@ -20,6 +21,13 @@ pub const SHUTDOWN_LIMIT: Duration = Duration::from_secs(120);
 
 /// What a container asks to be run once it is back may take this long; what depends on it waits meanwhile.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a container waits for the one that is to be healthy before it. A health check that says nothing until
+/// then is no reason to leave a stack down.
+const HEALTHY_LIMIT: Duration = Duration::from_secs(180);
+
+/// How often the engine is asked for a container's health.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// What bringing back one container came to.
 pub enum Back {
@@ -120,9 +128,34 @@ impl Effort {
     }
 
     fn start(&self, step: &Step, container: &Container) -> Result<Back, Error> {
+        if self.by == By::Note {
+            self.await_healthy(container);
+        }
         let began = Instant::now();
         self.engine.start(&container.id, self.deadline)?;
         Ok(self.started(step, container, began))
+    }
+
+    /// Waits, as compose does where the stack says so, until what the container needs is healthy, or known not to be.
+    /// Only where a whole guest comes up: after a backup nobody waits for the first look of a health check.
+    fn await_healthy(&self, container: &Container) {
+        let until = self.deadline.min(Instant::now() + HEALTHY_LIMIT);
+        let Some(project) = container.project() else { return };
+        for service in container.needs_healthy() {
+            // Without an answer there is nothing to wait for, and the start itself will tell.
+            let ids = self.engine.of_service(project, service, until).unwrap_or_default();
+            for id in ids {
+                while Instant::now() < until && self.is_becoming_healthy(&id, until) {
+                    thread::sleep(LOOK);
+                }
+            }
+        }
+    }
+
+    fn is_becoming_healthy(&self, id: &str, until: Instant) -> bool {
+        self.engine.inspect(id, until).is_ok_and(|container| {
+            container.status == Status::Running && container.health == Some(Health::Starting)
+        })
     }
 
     fn unpause(&self, step: &Step, container: &Container) -> Result<Back, Error> {

@@ -106,14 +106,18 @@ pub fn recovered(run: &Run, by: &str, reason: &str) -> Recovered {
     }
 }
 
-/// The record of containers brought up after the start of a guest.
-pub fn settled(run: &Run, took: Duration, left: Option<String>) -> Settled {
+/// The record of containers brought up after the start of a guest: how long its engine was waited for, and how long
+/// it took from then on.
+pub fn settled(run: &Run, engine: Duration, took: Duration, left: Option<String>) -> Settled {
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     Settled {
         run: run.id.clone(),
         vmid: run.vmid,
         quiesced: run.opened.clone(),
         containers: container_records(run),
-        took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        notes: run.notes.clone(),
+        engine_ms: ms(engine),
+        took_ms: ms(took),
         left,
     }
 }

@@ -26,13 +26,34 @@ pub fn write(run: &Run, guest: &Guest) -> Result<()> {
     Ok(())
 }
 
-/// Reads the note in a guest; `None` where there is none, or none that is understood.
-pub fn read(guest: &Guest) -> Result<Option<Quiesced>> {
+/// What there is in the note's place in a guest.
+pub enum Found {
+    Nothing,
+    Note(Quiesced),
+    /// Something that is no note of ours, or too large a one; in words.
+    Unusable(String),
+}
+
+/// Looks for the note in a guest.
+pub fn find(guest: &Guest) -> Result<Found> {
     let tree = guest.tree.try_clone()?;
     let path = format!("{QUIESCED_DIRECTORY}/{QUIESCED_FILE}");
-    let read = bounded::within(FILE_LIMIT, move || tree.read(&path, LIMIT))?;
-    let bytes = read.ok().flatten();
-    Ok(bytes.and_then(|bytes| Quiesced::parse(&bytes)))
+    Ok(match bounded::within(FILE_LIMIT, move || tree.read(&path, LIMIT))? {
+        Ok(None) => Found::Nothing,
+        Ok(Some(bytes)) => match Quiesced::parse(&bytes) {
+            Some(note) => Found::Note(note),
+            None => Found::Unusable("it is not understood".to_string()),
+        },
+        Err(error) => Found::Unusable(error.to_string()),
+    })
+}
+
+/// Reads the note in a guest; `None` where there is none, or none that is understood.
+pub fn read(guest: &Guest) -> Result<Option<Quiesced>> {
+    Ok(match find(guest)? {
+        Found::Note(note) => Some(note),
+        Found::Nothing | Found::Unusable(_) => None,
+    })
 }
 
 /// Removes the note from a guest, if it is the one of this run.

@@ -203,6 +203,7 @@ mod tests {
             stop_timeout: 10,
             auto_remove: false,
             restart: crate::engine::Restart::UnlessStopped,
+            health: None,
             data: Vec::new(),
         }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::effort::{Back, Effort, failed_to_come_up};
 use super::order::{Event, acyclic, in_order, turned_round};
 use super::prove::prove;
-use crate::engine::{Engine, Error, Status};
+use crate::engine::{Engine, Error, Health, Status};
 use crate::guest::{Place, State};
 use crate::run::{By, Fate, Run, Runs, Step};
 use crate::sys::{Root, clock, failpoint, text};
@@ -27,8 +27,11 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);
 /// An engine that is there but does not answer within this is as good as not up.
 const PING_LIMIT: Duration = Duration::from_secs(5);
 
-/// How often a guest without an answering engine is looked at again.
+/// How often a guest without an answering engine is looked at again: each look asks its monitor, so that one which
+/// takes long is looked at less often.
 const LOOK: Duration = Duration::from_millis(100);
+const LATER_LOOK: Duration = Duration::from_millis(500);
+const LATER: Duration = Duration::from_secs(15);
 
 /// Brings back what the run says was running; what is back or given up already is not touched again, so it may
 /// be called at any time and any number of times. The caller holds the guest's lock.
@@ -120,6 +123,7 @@ pub fn await_engine(root: &Root, vmid: Vmid, until: Instant) {
 }
 
 fn reach(root: &Root, vmid: Vmid, until: Instant) -> Result<Engine, String> {
+    let began = Instant::now();
     loop {
         let why = match State::of(root, vmid) {
             Ok(State::Stopped) => return Err("the guest is down".to_string()),
@@ -139,7 +143,7 @@ fn reach(root: &Root, vmid: Vmid, until: Instant) -> Result<Engine, String> {
         if Instant::now() >= until {
             return Err(why);
         }
-        thread::sleep(LOOK);
+        thread::sleep(if began.elapsed() < LATER { LOOK } else { LATER_LOOK });
     }
 }
 
@@ -243,6 +247,18 @@ pub fn look_again(root: &Root, run: &mut Run, deadline: Instant) {
         let Ok(container) = engine.inspect(&step.id, deadline) else { continue };
         if container.status == Status::Exited && failed_to_come_up(&container) {
             fail(step, format!("it ends with {} right after its start", container.exit_code));
+        }
+    }
+}
+
+/// Says of what runs again whether its own health check has found it ill.
+pub fn note_unhealthy(root: &Root, run: &mut Run, deadline: Instant) {
+    let Ok(engine) = reach(root, run.vmid, Instant::now()) else { return };
+    let steps: Vec<Step> = run.quiesce.iter().flat_map(|quiesce| quiesce.steps.clone()).collect();
+    for step in steps.iter().filter(|step| step.fate == Fate::Back) {
+        let health = engine.inspect(&step.id, deadline).ok().and_then(|found| found.health);
+        if health == Some(Health::Unhealthy) {
+            run.note(format!("{} runs but is not healthy", text::printable(&step.name, 80)));
         }
     }
 }

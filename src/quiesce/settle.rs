@@ -1,15 +1,17 @@
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::bring_back::{BroughtBack, Errand, bring_back_locked};
 use super::finish::settled;
-use super::note;
-use super::resume::{await_engine, look_again, resume};
+use super::note::{self, Found};
+use super::resume::{await_engine, look_again, note_unhealthy, resume};
 use crate::guest::State;
-use crate::journal::{Journal, Record};
-use crate::run::{By, Runs};
-use crate::sys::Root;
+use crate::journal::{ContainerRecord, Journal, Record, Settled};
+use crate::report::log;
+use crate::run::{By, QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesced, Runs};
+use crate::sys::text::{count, printable, seconds};
+use crate::sys::{Root, failpoint};
 use crate::vzdump::Vmid;
 
 /// How long a guest that has just started may take until its engine answers.
@@ -22,11 +24,22 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// restored from that backup, started on another node, or started late after a power cut.
 ///
 /// Whoever wrote the note may be years away. A container is started only if it does not run and nobody has
-/// started it since.
+/// started it since. What does not come up is journalled and told in the system's log and by mail. It may be called
+/// any number of times for one start, also at once.
 pub fn settle(root: &Root, vmid: Vmid) -> Result<BroughtBack> {
     let runs = Runs::of(root);
+    // Most guests that start have neither: nothing is waited for there.
+    if matches!(runs.load(vmid), Ok(None)) {
+        match note_in(root, vmid)? {
+            Note::Here(_) => {}
+            Note::Missing => return Ok(BroughtBack::Nothing),
+            Note::Unreachable => return Ok(not_running()),
+        }
+    }
+    let began = Instant::now();
     // Waited for without the lock, which others need for their own work.
     await_engine(root, vmid, Instant::now() + ENGINE_WAIT);
+    let waited = began.elapsed();
     let deadline = Instant::now() + LIMIT;
     let _lock = runs.lock(vmid, deadline)?;
     match runs.load(vmid) {
@@ -42,22 +55,109 @@ pub fn settle(root: &Root, vmid: Vmid) -> Result<BroughtBack> {
             return bring_back_locked(root, vmid, deadline, errand);
         }
     }
-    let State::Running(guest) = State::of(root, vmid)? else {
-        return Ok(BroughtBack::NotYet("it is not running".to_string()));
-    };
-    let Some(found) = note::read(&guest)? else { return Ok(BroughtBack::Nothing) };
+    match note_in(root, vmid)? {
+        Note::Here(note) => bring_up(root, vmid, *note, waited, deadline),
+        // Whoever held the lock has done it.
+        Note::Missing => Ok(BroughtBack::Nothing),
+        Note::Unreachable => Ok(not_running()),
+    }
+}
+
+enum Note {
+    Here(Box<Quiesced>),
+    Missing,
+    Unreachable,
+}
+
+fn note_in(root: &Root, vmid: Vmid) -> Result<Note> {
+    let State::Running(guest) = State::of(root, vmid)? else { return Ok(Note::Unreachable) };
+    Ok(match note::find(&guest)? {
+        Found::Nothing => Note::Missing,
+        Found::Note(note) => Note::Here(Box::new(note)),
+        Found::Unusable(why) => {
+            let message = format!(
+                "what was running in it when it was backed up is not started: \
+                 {QUIESCED_DIRECTORY}/{QUIESCED_FILE} in the guest can't be used: {}",
+                printable(&why, 300)
+            );
+            log::warning(vmid, &message);
+            bail!(message);
+        }
+    })
+}
+
+fn not_running() -> BroughtBack {
+    BroughtBack::NotYet("it is not running".to_string())
+}
+
+fn bring_up(
+    root: &Root,
+    vmid: Vmid,
+    note: Quiesced,
+    waited: Duration,
+    deadline: Instant,
+) -> Result<BroughtBack> {
     let began = Instant::now();
-    let mut run = note::run_of(found, vmid, By::Note);
+    let mut run = note::run_of(note, vmid, By::Note);
     let mut left = resume(root, &mut run, deadline, Duration::ZERO);
     if left.is_none() {
         look_again(root, &mut run, deadline);
         left = resume(root, &mut run, deadline, Duration::ZERO);
     }
-    Journal::of(root).append(&Record::Settled(settled(&run, began.elapsed(), left.clone())))?;
+    note_unhealthy(root, &mut run, deadline);
+    let record = settled(&run, waited, began.elapsed(), left.clone());
+    tell(root, &record);
+    failpoint::reach(root, "settled");
+    // A full disk is no reason to go through it again at the next start.
+    let journalled = Journal::of(root).append(&Record::Settled(record));
     if let Some(why) = left {
         // The note stays for the next start.
-        return Ok(BroughtBack::NotYet(why));
+        return journalled.map(|()| BroughtBack::NotYet(why));
     }
-    note::remove(&run.id, &guest)?;
-    Ok(BroughtBack::All(run.started()))
+    if let State::Running(guest) = State::of(root, vmid)? {
+        note::remove(&run.id, &guest)?;
+    }
+    journalled.map(|()| BroughtBack::All(run.started()))
+}
+
+/// Nobody watches when a guest starts: what did not come up is told where people look.
+fn tell(root: &Root, record: &Settled) {
+    let started = record.containers.iter().filter(|container| container.start_ms.is_some()).count();
+    let complaints = complaints(record);
+    if complaints.is_empty() {
+        let words = format!(
+            "{} that ran when it was backed up {} started in {}",
+            count(started, "container"),
+            if started == 1 { "was" } else { "were" },
+            seconds(record.took_ms)
+        );
+        return log::notice(record.vmid, &words);
+    }
+    let message = format!("not everything that ran when it was backed up is up: {complaints}");
+    log::warning(record.vmid, &message);
+    let subject = format!("Stillpoint: guest {} did not come up as it was", record.vmid);
+    if let Err(error) = log::mail(root, &subject, &message) {
+        log::warning(record.vmid, &format!("{error:#}"));
+    }
+}
+
+/// What did not come up, and why; empty where everything did.
+fn complaints(record: &Settled) -> String {
+    let failed = |container: &ContainerRecord| match container.fate.as_str() {
+        "failed" => Some(format!(
+            "{} could not be started: {}",
+            printable(&container.name, 80),
+            printable(container.error.as_deref().unwrap_or_default(), 300)
+        )),
+        // One that was only paused was run with --rm: its engine removes it when it finds it dead.
+        "gone" if container.action == "stop" => {
+            Some(format!("{} is no longer there", printable(&container.name, 80)))
+        }
+        _ => None,
+    };
+    let mut complaints: Vec<String> = record.containers.iter().filter_map(failed).collect();
+    complaints.truncate(20);
+    complaints.extend(record.notes.iter().take(20).cloned());
+    complaints.extend(record.left.clone());
+    complaints.join("; ")
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -39,18 +39,7 @@ pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> R
         // It fits into the pipe; a program that does not read it has no use for it.
         let _ = stdin.write_all(input);
     }
-    let deadline = Instant::now() + limit;
-    let status = loop {
-        if let Some(status) = child.try_wait().context("its end could not be awaited")? {
-            break status;
-        }
-        if Instant::now() >= deadline {
-            child.kill().context("it could not be killed")?;
-            child.wait().context("its end could not be awaited")?;
-            bail!("it did not end within {} s", limit.as_secs());
-        }
-        thread::sleep(Duration::from_millis(1));
-    };
+    let status = end_of(&mut child, limit)?;
     if !status.success() {
         match last_line(&mut errors) {
             Some(line) => bail!("it ended with {status}: {line}"),
@@ -114,6 +103,34 @@ fn last_line(errors: &mut File) -> Option<String> {
     Some(text::printable(line, 300))
 }
 
+/// Runs a program for its exit status alone; past the limit it is killed and that is an error.
+///
+/// It has no standard streams of ours: what it leaves running holds up nobody.
+pub fn status(command: &mut Command, limit: Duration) -> Result<ExitStatus> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("it could not be started")?;
+    end_of(&mut child, limit)
+}
+
+fn end_of(child: &mut Child, limit: Duration) -> Result<ExitStatus> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait().context("its end could not be awaited")? {
+            return Ok(status);
+        }
+        if Instant::now() >= deadline {
+            child.kill().context("it could not be killed")?;
+            child.wait().context("its end could not be awaited")?;
+            bail!("it did not end within {} s", limit.as_secs());
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,5 +155,14 @@ mod tests {
         locked.args(["-c", "echo CT is locked >&2; echo >&2; exit 255"]);
         let error = run(&mut locked, limit).unwrap_err().to_string();
         assert!(error.ends_with(": CT is locked"), "{error}");
+    }
+
+    #[test]
+    fn what_a_program_leaves_running_holds_up_nobody() {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "sleep 60 & exit 3"]);
+        let began = Instant::now();
+        assert_eq!(status(&mut command, Duration::from_secs(50)).unwrap().code(), Some(3));
+        assert!(began.elapsed() < Duration::from_secs(50));
     }
 }

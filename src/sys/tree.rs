@@ -5,13 +5,13 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2, renameat};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2, renameat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, mkdirat};
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, unlinkat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, setfsgid, setfsuid, unlinkat};
 
 /// An open root directory.
 pub struct Tree {
@@ -71,26 +71,35 @@ impl Tree {
         Ok(Some(bytes))
     }
 
+    /// Whether there is a directory at `path`.
+    pub fn is_directory(&self, path: &str) -> bool {
+        self.resolve(path, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty()).is_ok()
+    }
+
     /// Replaces `directory`/`name` durably. The directory is made where missing; it and the file belong to
     /// the owner of the tree's root (the guest's root user) and to nobody else.
     pub fn replace(&self, directory: &str, name: &str, content: &[u8]) -> io::Result<()> {
-        let owner = self.stat()?;
-        let owner = (Uid::from_raw(owner.st_uid), Gid::from_raw(owner.st_gid));
-        let directory = self.make_directory(directory, owner)?;
-        let temporary = format!(".{name}.tmp");
-        unlink(directory.as_fd(), &temporary)?;
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
-        let how = how(flags, Mode::from_bits_truncate(0o600));
-        let mut file = File::from(openat2(directory.as_fd(), temporary.as_str(), how)?);
-        chown(&file, owner)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        renameat(directory.as_fd(), temporary.as_str(), directory.as_fd(), name)?;
-        Ok(nix::unistd::fsync(&directory)?)
+        let _owner = Owner::of(self)?;
+        let directory = self.make_directory(directory)?;
+        write(directory.as_fd(), name, content, 0o600)
+    }
+
+    /// Replaces a file in a directory that is there, durably. It belongs to the owner of the tree's root.
+    pub fn replace_in(
+        &self,
+        directory: &str,
+        name: &str,
+        content: &[u8],
+        mode: u32,
+    ) -> io::Result<()> {
+        let _owner = Owner::of(self)?;
+        let directory = self.resolve(directory, OFlag::O_DIRECTORY, Mode::empty())?;
+        write(directory.as_fd(), name, content, mode)
     }
 
     /// Removes `directory`/`name`; one that is already gone is no error.
     pub fn remove(&self, directory: &str, name: &str) -> io::Result<()> {
+        let _owner = Owner::of(self)?;
         let directory = match self.resolve(directory, OFlag::O_DIRECTORY, Mode::empty()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other?,
@@ -99,21 +108,11 @@ impl Tree {
         Ok(nix::unistd::fsync(&directory)?)
     }
 
-    fn make_directory(&self, path: &str, owner: (Uid, Gid)) -> io::Result<OwnedFd> {
+    fn make_directory(&self, path: &str) -> io::Result<OwnedFd> {
         let (parent, name) = path.trim_matches('/').rsplit_once('/').unwrap_or(("", path));
         let parent = self.resolve(&format!("/{parent}"), OFlag::O_DIRECTORY, Mode::empty())?;
         match mkdirat(parent.as_fd(), name, Mode::from_bits_truncate(0o700)) {
-            Ok(()) => {
-                fchownat(
-                    parent.as_fd(),
-                    name,
-                    Some(owner.0),
-                    Some(owner.1),
-                    AtFlags::AT_SYMLINK_NOFOLLOW,
-                )
-                .or_else(unprivileged)?;
-                nix::unistd::fsync(&parent)?;
-            }
+            Ok(()) => nix::unistd::fsync(&parent)?,
             Err(Errno::EEXIST) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -136,21 +135,54 @@ fn kind(stat: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
 }
 
-fn unlink(directory: std::os::fd::BorrowedFd<'_>, name: &str) -> io::Result<()> {
+fn unlink(directory: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     match unlinkat(directory, name, UnlinkatFlags::NoRemoveDir) {
         Ok(()) | Err(Errno::ENOENT) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
 }
 
-fn chown(file: &File, owner: (Uid, Gid)) -> io::Result<()> {
-    fchown(file, Some(owner.0), Some(owner.1)).or_else(unprivileged)?;
-    Ok(fchmod(file, Mode::from_bits_truncate(0o600))?)
+fn write(directory: BorrowedFd<'_>, name: &str, content: &[u8], mode: u32) -> io::Result<()> {
+    let temporary = format!(".{name}.tmp");
+    unlink(directory, &temporary)?;
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
+    let how = how(flags, Mode::from_bits_truncate(0o600));
+    let mut file = File::from(openat2(directory, temporary.as_str(), how)?);
+    file.write_all(content)?;
+    fchmod(&file, Mode::from_bits_truncate(mode))?;
+    file.sync_all()?;
+    renameat(directory, temporary.as_str(), directory, name)?;
+    Ok(nix::unistd::fsync(directory)?)
 }
 
-/// Only root can give a file away; anybody else (tests on a simulated node) keeps it.
-fn unprivileged(errno: Errno) -> nix::Result<()> {
-    if errno == Errno::EPERM && !nix::unistd::geteuid().is_root() { Ok(()) } else { Err(errno) }
+/// While it lives, this thread has no more rights in file systems than the owner of the tree's root has, and what
+/// it makes is the owner's: a directory of the node that is mounted into the guest stays as closed to it as it is
+/// to the guest. It is also what a root with mapped ids asks for, where the node's root is nobody.
+///
+/// Who is not root (tests on a simulated node) stays who they are.
+struct Owner {
+    before: (Uid, Gid),
+}
+
+impl Owner {
+    fn of(tree: &Tree) -> io::Result<Owner> {
+        let owner = tree.stat()?;
+        let (uid, gid) = (Uid::from_raw(owner.st_uid), Gid::from_raw(owner.st_gid));
+        let gid = setfsgid(gid);
+        let owner = Owner { before: (setfsuid(uid), gid) };
+        // The call tells only who it was before; an id that is none changes nothing.
+        if setfsuid(Uid::from_raw(u32::MAX)) != uid && nix::unistd::geteuid().is_root() {
+            return Err(io::Error::other("the rights of the guest's root can't be taken on"));
+        }
+        Ok(owner)
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        setfsuid(self.before.0);
+        setfsgid(self.before.1);
+    }
 }
 
 #[cfg(test)]
@@ -169,6 +201,16 @@ mod tests {
             std::fs::create_dir_all(directory.join("root/var/lib")).unwrap();
             std::fs::create_dir_all(directory.join("root/run")).unwrap();
             Guest(directory)
+        }
+
+        /// Gives it to a guest's root, where we may.
+        fn shift(&self) {
+            if nix::unistd::geteuid().is_root() {
+                for path in ["root", "root/run", "root/var", "root/var/lib"] {
+                    let path = self.0.join(path);
+                    std::os::unix::fs::chown(path, Some(100_000), Some(100_000)).unwrap();
+                }
+            }
         }
 
         fn tree(&self) -> Tree {
@@ -221,9 +263,7 @@ mod tests {
     #[test]
     fn a_file_is_replaced_and_belongs_to_the_guests_root() {
         let guest = Guest::new();
-        if nix::unistd::geteuid().is_root() {
-            std::os::unix::fs::chown(guest.0.join("root"), Some(100_000), Some(100_000)).unwrap();
-        }
+        guest.shift();
         let owner = std::fs::metadata(guest.0.join("root")).unwrap().uid();
         let tree = guest.tree();
         tree.replace("/var/lib/stillpoint", "quiesced.json", b"1").unwrap();
@@ -236,5 +276,30 @@ mod tests {
         tree.remove("/var/lib/stillpoint", "quiesced.json").unwrap();
         tree.remove("/var/lib/stillpoint", "quiesced.json").unwrap();
         assert!(!path.exists());
+        tree.replace_in("/var", "machine-id", b"3", 0o444).unwrap();
+        let metadata = std::fs::metadata(guest.0.join("root/var/machine-id")).unwrap();
+        assert_eq!((metadata.uid(), metadata.mode() & 0o777), (owner, 0o444));
+        assert!(tree.replace_in("/srv", "machine-id", b"3", 0o444).is_err(), "it is not there");
+        assert!(tree.is_directory("/var/lib") && !tree.is_directory("/var/machine-id"));
+    }
+
+    #[test]
+    fn what_is_closed_to_the_guest_is_closed_to_us() {
+        if !nix::unistd::geteuid().is_root() {
+            // Who is not root has no rights to lay down.
+            return;
+        }
+        let guest = Guest::new();
+        guest.shift();
+        // As a directory of the node that is mounted into the guest looks to it.
+        std::fs::create_dir(guest.0.join("root/srv")).unwrap();
+        std::fs::write(guest.0.join("root/srv/file"), "the node's").unwrap();
+        symlink("/srv", guest.0.join("root/etc")).unwrap();
+        let tree = guest.tree();
+        assert!(tree.replace_in("/etc", "file", b"1", 0o600).is_err());
+        assert!(tree.replace("/etc", "new", b"1").is_err());
+        assert!(tree.remove("/etc", "file").is_err());
+        assert_eq!(std::fs::read(guest.0.join("root/srv/file")).unwrap(), b"the node's");
+        std::fs::write(guest.0.join("root/srv/file"), "still as root").unwrap();
     }
 }

@@ -1,0 +1,67 @@
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::guest::Guest;
+use crate::sys::bounded;
+use crate::sys::tree::Tree;
+
+/// Longer than any file of that kind.
+const LIMIT: u64 = 4096;
+
+/// For reading and writing two files in a guest.
+const FILE_LIMIT: Duration = Duration::from_secs(10);
+
+/// systemd writes it so.
+const MODE: u32 = 0o444;
+
+/// Gives the guest a new machine-id, where it has one; returns whether it has. What runs in it goes by the old one
+/// until it is started again.
+pub fn renew(guest: &Guest) -> Result<bool> {
+    let tree = guest.tree.try_clone()?;
+    let id = new_id()?;
+    bounded::within(FILE_LIMIT, move || write(&tree, &id)).context("the guest's file system")?
+}
+
+fn write(tree: &Tree, id: &str) -> Result<bool> {
+    // Alpine has none without D-Bus, and what is empty is filled at the next boot.
+    let has = |path: &str| {
+        let content = tree.read(path, LIMIT).with_context(|| format!("{path} in the guest"))?;
+        anyhow::Ok(content.is_some_and(|content| !content.trim_ascii().is_empty()))
+    };
+    let line = format!("{id}\n");
+    let write = |directory: &str| {
+        tree.replace_in(directory, "machine-id", line.as_bytes(), MODE)
+            .with_context(|| format!("{directory}/machine-id in the guest"))
+    };
+    let known = has("/etc/machine-id")?;
+    if known {
+        write("/etc")?;
+    }
+    // A file of its own where D-Bus has made one; else a symlink to the other, which is no file to read here.
+    if has("/var/lib/dbus/machine-id").unwrap_or(false) {
+        write("/var/lib/dbus")?;
+        return Ok(true);
+    }
+    Ok(known)
+}
+
+/// 32 hexadecimal digits: a random UUID of the kernel's without its dashes, as systemd makes it.
+fn new_id() -> io::Result<String> {
+    let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+    Ok(uuid.trim().replace('-', ""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_new_each_time() {
+        let (one, other) = (new_id().unwrap(), new_id().unwrap());
+        assert_ne!(one, other);
+        assert!(one.len() == 32 && one.bytes().all(|byte| byte.is_ascii_hexdigit()), "{one}");
+    }
+}

@@ -1,0 +1,153 @@
+//! What makes a restored copy a machine of its own inside: a machine-id and SSH host keys.
+
+mod host_keys;
+mod machine_id;
+mod services;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use self::services::{Kind, Services};
+use super::copies::{self, Copy};
+use crate::guest::{Config, Guest, Place, State};
+use crate::journal::{Journal, Record, Renewed};
+use crate::report::log;
+use crate::sys::{Root, failpoint, lock, text};
+use crate::vzdump::Vmid;
+
+/// Whoever else is at it needs less.
+const LOCK_LIMIT: Duration = Duration::from_secs(300);
+
+/// Gives a running copy what is still due of its own: [`copies`] says what. A step that fails is told and journalled,
+/// tried again at the copy's next start, and keeps the others from nothing.
+///
+/// Nothing of the guest's is run on the node, and nothing is written but with the rights of the guest's own root.
+pub fn renew(root: &Root, vmid: Vmid) -> Result<()> {
+    if copies::find(root, vmid)?.is_none() {
+        return Ok(());
+    }
+    let path = root.path(&format!("/run/stillpoint/renew-{vmid}.lock"));
+    let _lock = lock::take(&path, Instant::now() + LOCK_LIMIT)?;
+    // Whoever held the lock has done it.
+    let Some(copy) = copies::find(root, vmid)? else { return Ok(()) };
+    let config = match Place::of(root, vmid) {
+        Ok(Place::Here(config)) => Some(config),
+        Ok(Place::Elsewhere(_) | Place::Gone) | Err(_) => None,
+    };
+    if config.as_ref().is_some_and(|config| !copy.is_of(config)) {
+        log::notice(vmid, "it is no longer the copy that was to get a machine-id and host keys");
+        return copies::forget(root, vmid);
+    }
+    let guest = match State::of(root, vmid)? {
+        State::Running(guest) if guest.is_frozen() => bail!("it is frozen"),
+        State::Running(guest) => guest,
+        State::Stopped => bail!("it is not running"),
+    };
+    let began = Instant::now();
+    let mut renewing = Renewing { root, guest, copy, done: Vec::new(), failed: Vec::new() };
+    renewing.all(&config.unwrap_or_default());
+    renewing.tell(began.elapsed())
+}
+
+struct Renewing<'a> {
+    root: &'a Root,
+    guest: Guest,
+    /// What is still due.
+    copy: Copy,
+    done: Vec<String>,
+    failed: Vec<String>,
+}
+
+impl Renewing<'_> {
+    fn all(&mut self, config: &Config) {
+        let mut restart = Vec::new();
+        if self.copy.machine_id {
+            let renewed = machine_id::renew(&self.guest);
+            // What asks for its addresses by the old id asks anew.
+            if matches!(renewed, Ok(true)) && uses_dhcp(config) {
+                restart.push(Kind::Network);
+            }
+            self.copy.machine_id = self.is_due_after("machine-id", renewed);
+            failpoint::reach(self.root, "machine-id");
+        }
+        if self.copy.ssh_host_keys {
+            let hostname = config.hostname.as_deref().unwrap_or("localhost");
+            let renewed = host_keys::renew(self.root, self.copy.vmid, &self.guest, hostname);
+            if matches!(renewed, Ok(true)) {
+                restart.push(Kind::Ssh);
+            }
+            self.copy.ssh_host_keys = self.is_due_after("ssh-host-keys", renewed);
+            failpoint::reach(self.root, "host-keys");
+        }
+        if !restart.is_empty() {
+            let services = Services { root: self.root, vmid: self.copy.vmid, guest: &self.guest };
+            if let Err(error) = services.restart(&restart) {
+                self.failed.push(format!(
+                    "services in it go by the old ones until they are started again: {error:#}"
+                ));
+            }
+        }
+    }
+
+    /// Notes what came of a step, and whether it is still due.
+    fn is_due_after(&mut self, step: &str, renewed: Result<bool>) -> bool {
+        match renewed {
+            Ok(true) => self.done.push(step.to_string()),
+            // The guest has none to make new.
+            Ok(false) => {}
+            Err(error) => {
+                self.failed.push(format!("{step}: {error:#}"));
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Into the journal and, where something failed, the system's log and a mail; and leaves what is still due.
+    fn tell(self, took: Duration) -> Result<()> {
+        let Renewing { root, copy, done, failed, .. } = self;
+        if copy.machine_id || copy.ssh_host_keys {
+            copies::leave(root, &copy)?;
+        } else {
+            copies::forget(root, copy.vmid)?;
+        }
+        if !failed.is_empty() {
+            let message = format!(
+                "not everything of a restored copy could be made new inside it: {}",
+                text::printable(&failed.join("; "), 1000)
+            );
+            log::warning(copy.vmid, &message);
+            let subject = format!("Stillpoint: guest {} still shares something", copy.vmid);
+            if let Err(error) = log::mail(root, &subject, &message) {
+                log::warning(copy.vmid, &format!("{error:#}"));
+            }
+        }
+        Journal::of(root).append(&Record::Renewed(Renewed {
+            vmid: copy.vmid,
+            original: copy.original,
+            copied: copy.time,
+            done,
+            failed,
+            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        }))
+    }
+}
+
+fn uses_dhcp(config: &Config) -> bool {
+    let mut options = config.nets.iter().flat_map(|(_, net)| net.split(','));
+    options.any(|option| matches!(option.trim(), "ip=dhcp" | "ip6=dhcp" | "ip6=auto"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_by_dhcp_is_seen() {
+        let config = |net: &str| Config { nets: vec![(0, net.to_string())], ..Config::default() };
+        assert!(uses_dhcp(&config("name=eth0,ip=dhcp,type=veth")));
+        assert!(uses_dhcp(&config("name=eth0,ip=10.0.0.2/24,ip6=auto")));
+        assert!(!uses_dhcp(&config("name=eth0,ip=10.0.0.2/24")));
+    }
+}

@@ -1,0 +1,410 @@
+//! A guest has started: a restored copy gets what it must not share, and what ran when it was backed up runs again.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use stillpoint_sim::engine::What;
+use stillpoint_sim::engine::container::{Spec, Status};
+use stillpoint_sim::hooks::Binaries;
+use stillpoint_sim::node::{Guest, GuestSpec, Node};
+
+const VMID: u32 = 9002;
+const OLD_ID: &str = "0000000000000000000000000000232a";
+
+/// Stands in for lxc-attach: keeps the command, and knows the units that a file names.
+const LXC_ATTACH: &str = r#"#!/bin/sh
+root=${0%/usr/bin/lxc-attach}
+while [ "$1" != -- ]; do shift; done
+shift
+echo "$*" >>"$root/attached"
+[ -e "$root/hangs" ] && exec sleep 3600
+case $* in
+*try-restart*) for unit in "$@"; do :; done; grep -qx "$unit" "$root/units" ;;
+*status) exit "$(cat "$root/state")" ;;
+esac
+"#;
+
+/// Stands in for ssh-keygen: a key that is never the same twice.
+const SSH_KEYGEN: &str = r#"#!/bin/sh
+root=${0%/usr/bin/ssh-keygen}
+while [ $# -gt 0 ]; do
+    case $1 in
+    -t) type=$2 ;;
+    -f) file=$2 ;;
+    esac
+    shift
+done
+[ -e "$root/no-$type" ] && exit 1
+cat /proc/sys/kernel/random/uuid >"$file" && echo "public $(cat "$file")" >"$file.pub"
+"#;
+
+struct World {
+    node: Node,
+    guest: Arc<Guest>,
+}
+
+impl World {
+    fn new(adjust: impl FnOnce(&mut GuestSpec)) -> World {
+        let binaries = Binaries::beside(Path::new(env!("CARGO_BIN_EXE_stillpoint"))).unwrap();
+        let mut node = Node::new(None, &binaries).unwrap();
+        let mut spec = GuestSpec::lxc(VMID);
+        adjust(&mut spec);
+        let guest = node.add_guest(spec).unwrap();
+        let world = World { node, guest };
+        for (name, text) in [("lxc-attach", LXC_ATTACH), ("ssh-keygen", SSH_KEYGEN)] {
+            world.program(&format!("usr/bin/{name}"), text);
+        }
+        world.node.write("units", "ssh.service\nsystemd-networkd.service\n").unwrap();
+        fs::create_dir_all(world.inside("run/systemd/system")).unwrap();
+        for name in ["rsa", "ecdsa", "ed25519"] {
+            world.give(&format!("etc/ssh/ssh_host_{name}_key"), "the original's");
+            world.give(&format!("etc/ssh/ssh_host_{name}_key.pub"), "the original's");
+        }
+        world
+    }
+
+    fn program(&self, path: &str, text: &str) {
+        self.node.write(path, text).unwrap();
+        fs::set_permissions(self.node.path(path), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn inside(&self, path: &str) -> PathBuf {
+        self.guest.dir().join("root").join(path)
+    }
+
+    fn give(&self, path: &str, text: &str) {
+        let path = self.inside(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.inside(path)).unwrap()
+    }
+
+    fn keys(&self) -> BTreeMap<String, String> {
+        let names = fs::read_dir(self.inside("etc/ssh")).unwrap();
+        let names = names.map(|name| name.unwrap().file_name().into_string().unwrap());
+        names.map(|name| (name.clone(), self.read(&format!("etc/ssh/{name}")))).collect()
+    }
+
+    /// What pre-start leaves for a copy.
+    fn is_a_copy(&self) {
+        self.is_a_copy_with("BC:24:11:00:23:2A");
+    }
+
+    fn is_a_copy_with(&self, mac: &str) {
+        let copy = json!({
+            "schema": 1, "vmid": VMID, "original": 9001, "time": "2026-11-21T23:22:56.000Z",
+            "machine_id": true, "ssh_host_keys": true, "nets": ["eth0"], "macs": [mac],
+        });
+        self.node.write(&self.record(), &copy.to_string()).unwrap();
+    }
+
+    fn record(&self) -> String {
+        format!("var/lib/stillpoint/copies/{VMID}.json")
+    }
+
+    fn settling(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_stillpoint"));
+        command.args(["settle", &VMID.to_string()]).env("STILLPOINT_ROOT", self.node.root());
+        command
+    }
+
+    fn settle(&self) -> Output {
+        self.settling().output().unwrap()
+    }
+
+    fn journal(&self, kind: &str) -> Vec<Value> {
+        let records = self.node.journal().unwrap();
+        records.into_iter().filter(|record| record["kind"] == kind).collect()
+    }
+
+    fn attached(&self) -> String {
+        fs::read_to_string(self.node.path("attached")).unwrap_or_default()
+    }
+
+    /// The note as a backup by stop holds it: all that runs, and the containers as the engine finds them then.
+    fn was_backed_up(&self) {
+        let engine = self.guest.engine.as_ref().unwrap();
+        let running: Vec<_> =
+            engine.containers().into_iter().filter(|c| c.status == Status::Running).collect();
+        let at = |service: &str| running.iter().position(|c| c.service() == Some(service));
+        let containers: Vec<Value> = running
+            .iter()
+            .map(|container| {
+                let after = match container.service() {
+                    Some("db" | "cache") => at("web").into_iter().collect(),
+                    _ => Vec::new(),
+                };
+                json!({
+                    "id": container.id, "name": container.spec.name, "project": "shop",
+                    "service": container.service(), "action": "stop", "after": after,
+                    "started_at": container.started_at.unwrap()
+                        .to_rfc3339_opts(chrono::SecondsFormat::Nanos, true),
+                })
+            })
+            .collect();
+        let note = json!({
+            "schema": 1, "run": "1-2-3", "vmid": 9001, "time": "2026-11-21T23:22:56.000Z",
+            "containers": containers,
+        });
+        self.give("var/lib/stillpoint/quiesced.json", &note.to_string());
+        for container in &running {
+            engine.modify(&container.spec.name, |container| {
+                container.status = Status::Exited;
+                container.stopped_by_hand = true;
+            });
+        }
+    }
+
+    fn has_note(&self) -> bool {
+        self.inside("var/lib/stillpoint/quiesced.json").exists()
+    }
+
+    fn status(&self, name: &str) -> Status {
+        let containers = self.guest.engine.as_ref().unwrap().containers();
+        containers.into_iter().find(|container| container.spec.name == name).unwrap().status
+    }
+
+    fn count(&self, name: &str, what: What) -> usize {
+        self.guest.engine.as_ref().unwrap().count(name, what)
+    }
+}
+
+#[test]
+fn a_copy_gets_a_machine_id_and_host_keys_of_its_own() {
+    let world = World::new(|_| {});
+    world.give("var/lib/dbus/machine-id", OLD_ID);
+    world.is_a_copy();
+    let before = world.keys();
+    let output = world.settle();
+    assert!(output.status.success(), "{output:?}");
+    let id = world.read("etc/machine-id");
+    assert_ne!(id.trim(), OLD_ID);
+    assert!(id.len() == 33 && id.trim().bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+    assert_eq!(world.read("var/lib/dbus/machine-id"), id);
+    let keys = world.keys();
+    assert_eq!(keys.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
+    for (name, key) in &keys {
+        assert_ne!(key, "the original's", "{name}");
+        let mode = fs::metadata(world.inside("etc/ssh").join(name)).unwrap().permissions().mode();
+        let wanted = if name.ends_with(".pub") { 0o644 } else { 0o600 };
+        assert_eq!(mode & 0o777, wanted, "{name}");
+        let public = name.strip_suffix(".pub").map(|private| format!("public {}", keys[private]));
+        assert!(public.is_none_or(|public| &public == key), "{name} is not of its private half");
+    }
+    let attached = world.attached();
+    assert!(attached.contains("try-restart ssh.service"), "{attached}");
+    assert!(attached.contains("try-restart systemd-networkd.service"), "{attached}");
+    assert!(!world.node.path(world.record()).exists(), "there is nothing left to do");
+    assert!(!world.node.path(format!("run/stillpoint/keys-{VMID}")).exists(), "keys are left");
+    let [renewed] = world.journal("renewed").try_into().unwrap();
+    assert_eq!(renewed["done"], json!(["machine-id", "ssh-host-keys"]));
+    assert_eq!((&renewed["failed"], &renewed["original"]), (&json!([]), &json!(9001)));
+
+    world.settle();
+    assert_eq!((world.read("etc/machine-id"), world.keys()), (id, keys), "a second start");
+}
+
+#[test]
+fn a_guest_that_is_no_copy_is_left_as_it_is() {
+    let world = World::new(|_| {});
+    let (id, keys) = (world.read("etc/machine-id"), world.keys());
+    assert!(world.settle().status.success());
+    // What was left for a guest that another has replaced under its number since.
+    world.is_a_copy_with("BC:24:11:00:00:01");
+    assert!(world.settle().status.success());
+    assert_eq!((world.read("etc/machine-id"), world.keys()), (id, keys));
+    assert!(!world.node.path(world.record()).exists());
+    assert_eq!(world.attached(), "");
+    assert!(world.journal("renewed").is_empty());
+}
+
+#[test]
+fn without_new_keys_the_old_ones_stay_and_the_next_start_tries_again() {
+    let world = World::new(|_| {});
+    world.is_a_copy();
+    world.node.write("no-rsa", "").unwrap();
+    world.program("usr/sbin/sendmail", "#!/bin/sh\ncat >\"${0%/usr/sbin/sendmail}/mail\"\n");
+    let before = world.keys();
+    assert!(world.settle().status.success(), "it keeps nothing else from being done");
+    assert_eq!(world.keys(), before);
+    let id = world.read("etc/machine-id");
+    assert_ne!(id, OLD_ID);
+    let [renewed] = world.journal("renewed").try_into().unwrap();
+    assert_eq!(renewed["done"], json!(["machine-id"]));
+    assert!(renewed["failed"][0].as_str().unwrap().contains("rsa key"), "{renewed}");
+    let mail = fs::read_to_string(world.node.path("mail")).unwrap();
+    assert!(mail.contains("ssh-host-keys"), "{mail}");
+
+    fs::remove_file(world.node.path("no-rsa")).unwrap();
+    world.settle();
+    assert!(world.keys().values().all(|key| key != "the original's"));
+    assert_eq!(world.read("etc/machine-id"), id, "that was done");
+    assert!(!world.node.path(world.record()).exists());
+}
+
+#[test]
+fn killed_at_any_step_it_is_done_at_the_next_start() {
+    for point in ["machine-id", "host-key", "host-key#3", "host-keys"] {
+        let world = World::new(|_| {});
+        world.is_a_copy();
+        let killed =
+            world.settling().env("STILLPOINT_FAILPOINT", format!("{point}=kill")).output().unwrap();
+        assert_eq!(killed.status.code(), None, "{point}: it was not killed");
+        for (name, key) in world.keys() {
+            assert!(!key.is_empty(), "{point}: {name} is torn");
+        }
+        assert!(world.settle().status.success());
+        assert!(world.keys().values().all(|key| key != "the original's"), "{point}");
+        assert!(!world.read("etc/machine-id").contains(OLD_ID), "{point}");
+        assert!(!world.node.path(world.record()).exists(), "{point}");
+    }
+}
+
+#[test]
+fn an_alpine_guest_without_a_machine_id_gets_none() {
+    let world = World::new(|_| {});
+    world.is_a_copy();
+    fs::remove_file(world.inside("etc/machine-id")).unwrap();
+    fs::remove_dir_all(world.inside("run/systemd")).unwrap();
+    fs::create_dir_all(world.inside("run/openrc")).unwrap();
+    world.node.write("state", "0").unwrap();
+    assert!(world.settle().status.success());
+    assert!(!world.inside("etc/machine-id").exists());
+    assert!(world.keys().values().all(|key| key != "the original's"));
+    let attached = world.attached();
+    assert_eq!(attached, "rc-service sshd status\nrc-service --ifstarted sshd restart\n");
+    assert_eq!(world.journal("renewed")[0]["done"], json!(["ssh-host-keys"]));
+}
+
+#[test]
+fn a_hostile_root_changes_nothing_outside_itself() {
+    let world = World::new(|_| {});
+    let outside = world.node.path("outside");
+    fs::create_dir_all(&outside).unwrap();
+    for name in ["ssh_host_rsa_key", "machine-id"] {
+        fs::write(outside.join(name), "the node's").unwrap();
+    }
+    // Where each way out of the guest leads, were it followed on the node.
+    fs::remove_dir_all(world.inside("etc/ssh")).unwrap();
+    symlink(&outside, world.inside("etc/ssh")).unwrap();
+    fs::remove_file(world.inside("etc/machine-id")).unwrap();
+    symlink("../../../../outside/machine-id", world.inside("etc/machine-id")).unwrap();
+    fs::create_dir_all(world.inside("var/lib/dbus")).unwrap();
+    let fifo = Command::new("mkfifo").arg(world.inside("var/lib/dbus/machine-id")).status();
+    assert!(fifo.unwrap().success());
+    // 1 GiB that takes no room.
+    world.give("var/lib/stillpoint/quiesced.json", "{");
+    let note =
+        fs::File::options().write(true).open(world.inside("var/lib/stillpoint/quiesced.json"));
+    note.unwrap().set_len(1 << 30).unwrap();
+    world.is_a_copy();
+    let output = world.settle();
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("quiesced.json") && said.contains("larger than"), "{said}");
+    let mut found: Vec<_> =
+        fs::read_dir(&outside).unwrap().map(|e| e.unwrap().file_name()).collect();
+    found.sort();
+    assert_eq!(found, ["machine-id", "ssh_host_rsa_key"]);
+    for name in found {
+        assert_eq!(fs::read_to_string(outside.join(name)).unwrap(), "the node's");
+    }
+    assert!(world.has_note(), "it is the guest's");
+}
+
+#[test]
+fn a_guest_that_never_answers_holds_up_nothing() {
+    let world = World::new(|_| {});
+    world.was_backed_up();
+    world.is_a_copy();
+    world.node.write("hangs", "").unwrap();
+    assert!(world.settle().status.success());
+    assert!(world.keys().values().all(|key| key != "the original's"));
+    assert_eq!(world.status("web"), Status::Running);
+    let [renewed] = world.journal("renewed").try_into().unwrap();
+    assert!(renewed["failed"][0].as_str().unwrap().contains("did not end"), "{renewed}");
+}
+
+#[test]
+fn what_ran_comes_up_in_order_and_nothing_else() {
+    let ready = Duration::from_millis(700);
+    let world = World::new(|spec| {
+        spec.containers[0].healthy_after = Some(ready);
+        spec.containers.push(Spec::service("shop", "spare").status(Status::Exited));
+    });
+    world.was_backed_up();
+    assert!(world.settle().status.success());
+    for (name, status) in [
+        ("db", Status::Running),
+        ("cache", Status::Running),
+        ("web", Status::Running),
+        ("spare", Status::Exited),
+        ("old-migration", Status::Exited),
+    ] {
+        assert_eq!(world.status(name), status, "{name}");
+    }
+    assert!(!world.has_note());
+    let events = world.guest.engine.as_ref().unwrap().events();
+    let when = |name: &str, what: What| {
+        events.iter().find(|event| event.name == name && event.what == what).unwrap().at
+    };
+    let waited = when("web", What::StartAsked) - when("db", What::Started);
+    // The engine's own clock is another.
+    assert!(waited >= ready - Duration::from_millis(50), "web was started after {waited:?}");
+    let [settled] = world.journal("settled").try_into().unwrap();
+    assert!(settled["took_ms"].as_u64().unwrap() >= 650, "{settled}");
+    assert!(settled["engine_ms"].is_u64() && settled["left"].is_null(), "{settled}");
+    assert_eq!(settled["containers"].as_array().unwrap().len(), 3);
+    world.settle();
+    assert_eq!(world.count("db", What::StartAsked), 1, "a second start of the guest");
+}
+
+#[test]
+fn two_calls_for_one_start_act_once() {
+    let world = World::new(|spec| {
+        spec.containers[0].healthy_after = Some(Duration::from_millis(400));
+    });
+    world.was_backed_up();
+    world.is_a_copy();
+    let callers: Vec<_> = (0..3).map(|_| world.settling().spawn().unwrap()).collect();
+    for mut caller in callers {
+        assert!(caller.wait().unwrap().success());
+    }
+    for name in ["db", "cache", "web"] {
+        assert_eq!(world.count(name, What::StartAsked), 1, "{name}");
+    }
+    assert_eq!(world.journal("settled").len(), 1);
+    assert_eq!(world.journal("renewed").len(), 1);
+}
+
+#[test]
+fn what_does_not_come_up_is_told() {
+    let world = World::new(|spec| spec.containers[1].failing_starts = 1000);
+    world.was_backed_up();
+    world.program("usr/sbin/sendmail", "#!/bin/sh\ncat >\"${0%/usr/sbin/sendmail}/mail\"\n");
+    let output = world.settle();
+    assert!(!output.status.success());
+    assert_eq!(world.status("db"), Status::Running);
+    let [settled] = world.journal("settled").try_into().unwrap();
+    assert!(settled["left"].as_str().unwrap().contains("cache"), "{settled}");
+    let mail = fs::read_to_string(world.node.path("mail")).unwrap();
+    assert!(mail.contains("cache") && mail.contains(&VMID.to_string()), "{mail}");
+    assert!(world.has_note(), "the next start tries again");
+}
+
+#[test]
+fn a_guest_without_anything_to_bring_up_is_not_waited_for() {
+    let world = World::new(|spec| spec.engine.boot_takes = Duration::from_secs(36_000));
+    let output = world.settle();
+    assert!(output.status.success(), "{output:?}");
+    assert!(world.journal("settled").is_empty());
+}
