@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use stillpoint_sim::engine::What;
@@ -404,7 +404,10 @@ fn what_does_not_come_up_is_told() {
 #[test]
 fn a_guest_without_anything_to_bring_up_is_not_waited_for() {
     let world = World::new(|spec| spec.engine.boot_takes = Duration::from_secs(36_000));
+    let began = Instant::now();
     let output = world.settle();
     assert!(output.status.success(), "{output:?}");
+    // An engine that is waited for is waited for five minutes.
+    assert!(began.elapsed() < Duration::from_secs(250));
     assert!(world.journal("settled").is_empty());
 }

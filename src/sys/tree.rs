@@ -120,6 +120,11 @@ impl Tree {
     }
 
     fn resolve(&self, path: &str, flags: OFlag, mode: Mode) -> io::Result<OwnedFd> {
+        // Below the descriptor by itself already; the kernel keeps it there whatever is on the way.
+        let path = match path.trim_start_matches('/') {
+            "" => ".",
+            below => below,
+        };
         Ok(openat2(self.root.as_fd(), path, how(flags, mode))?)
     }
 }
