@@ -186,7 +186,7 @@ impl<'de> Deserialize<'de> for When {
     }
 }
 
-/// A duration with its unit, as [`Span`] takes it.
+/// A duration with its unit: `90s`, `5min`, `24h`, `7d`, `200ms`; `None` for anything else.
 pub fn duration(text: &str) -> Option<Duration> {
     let digits = text.find(|character: char| !character.is_ascii_digit())?;
     let number: u64 = text[..digits].parse().ok()?;
