@@ -8,10 +8,10 @@ use super::access::owns;
 use super::api::{Failure, Outcome, Reply};
 use super::datastore::{check_owner, check_rights, open};
 use super::params::{Kind, Known, Params, optional, required};
-use super::snapshot::{Damage, MANIFEST, SnapshotId};
+use super::snapshot::{MANIFEST, SnapshotId};
 use super::state::State;
 use super::store::{Datastore, Group};
-use super::verify::{blob_error, manifest_error};
+use super::verify::{ManifestError, manifest_error, missing};
 use crate::http::{Answer, Body, Request};
 
 const NO_ENTRY: &str = "ENOENT: No such file or directory";
@@ -151,27 +151,29 @@ pub fn files(state: &mut State, request: &Request, auth_id: &str, store: &str) -
     let Some((_, snapshot)) = store.snapshot(&chosen.id) else {
         return Err(Failure::new(400, NO_ENTRY));
     };
-    if let Some(error) = manifest_error(store, &chosen.id, snapshot) {
-        return Err(Failure::new(400, error));
+    match manifest_error(store, &chosen.id, snapshot) {
+        Some(ManifestError::Missing(_)) => Err(no_manifest(&chosen.id)),
+        Some(ManifestError::Altered(error)) => Err(Failure::new(400, error)),
+        None => Ok(Reply::Data(snapshot.list_files())),
     }
-    Ok(Reply::Data(snapshot.list_files()))
+}
+
+/// Most calls say this where the manifest is not there, or the whole snapshot.
+fn no_manifest(id: &SnapshotId) -> Failure {
+    Failure::new(400, format!("manifest not found for snapshot '{id}'"))
 }
 
 /// The manifest of a snapshot that may or may not be there.
-fn manifest(store: &Datastore, id: &SnapshotId) -> Result<Value, Failure> {
-    let path = format!("{}/{MANIFEST}", store.snapshot_path(id));
-    let missing = blob_error(&path, Damage::Missing);
-    let (group, snapshot) = store.snapshot(id).ok_or_else(|| Failure::new(400, missing))?;
-    match manifest_error(store, id, snapshot) {
-        Some(error) => Err(Failure::new(400, error)),
-        None => Ok(snapshot.manifest(group)),
-    }
+fn manifest(store: &Datastore, id: &SnapshotId) -> Result<Value, ManifestError> {
+    let (group, snapshot) = store.snapshot(id).ok_or_else(|| missing(store, id))?;
+    manifest_error(store, id, snapshot).map_or_else(|| Ok(snapshot.manifest(group)), Err)
 }
 
 /// `GET /admin/datastore/STORE/notes`
 pub fn notes(state: &mut State, request: &Request, auth_id: &str, store: &str) -> Outcome {
     let chosen = choose(state, request, auth_id, store, &["Datastore.Audit"], &[])?;
-    let manifest = manifest(open(state, store)?, &chosen.id)?;
+    let manifest = manifest(open(state, store)?, &chosen.id)
+        .map_err(|error| Failure::new(400, error.to_string()))?;
     let notes = manifest["unprotected"]["notes"].as_str().unwrap_or_default();
     Ok(Reply::Data(json!(notes)))
 }
@@ -185,7 +187,10 @@ pub fn download_decoded(
 ) -> Outcome {
     let more = [required("file-name", Kind::Text)];
     let chosen = choose(state, request, auth_id, store, &["Datastore.Read"], &more)?;
-    let manifest = manifest(open(state, store)?, &chosen.id)?;
+    let manifest = manifest(open(state, store)?, &chosen.id).map_err(|error| match error {
+        ManifestError::Missing(_) => no_manifest(&chosen.id),
+        ManifestError::Altered(text) => Failure::new(400, text),
+    })?;
     let name = chosen.params.text("file-name").unwrap_or_default();
     let encrypted = manifest["files"].as_array().is_some_and(|files| {
         let mut files = files.iter();

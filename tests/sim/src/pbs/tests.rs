@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::*;
 
 mod handshake;
+mod words;
 
 const TOKEN: &str = "backup@pbs!node";
 const AUTH: &str = "Authorization: PBSAPIToken=backup@pbs!node:secret\r\n";

@@ -1,6 +1,7 @@
 //! What a verify finds in one snapshot, and how it says so.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use super::snapshot::{Damage, File, MANIFEST, Snapshot, SnapshotId};
 use super::store::{ChunkDamage, Datastore};
@@ -26,12 +27,42 @@ pub fn blob_error(path: &str, damage: Damage) -> String {
     format!("unable to load blob '{path:?}' - {why}")
 }
 
-/// Why a manifest cannot be loaded; `None` when it can.
-pub fn manifest_error(store: &Datastore, id: &SnapshotId, snapshot: &Snapshot) -> Option<String> {
-    let damage = snapshot.damage.get(MANIFEST).copied();
-    let damage = damage.or((!snapshot.finished).then_some(Damage::Missing))?;
+/// Why a manifest cannot be loaded, in the words of a verify; calls have other words for one that is not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ManifestError {
+    /// There is none.
+    Missing(String),
+    /// It is no longer what was written.
+    Altered(String),
+}
+
+impl fmt::Display for ManifestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (ManifestError::Missing(text) | ManifestError::Altered(text)) = self;
+        f.write_str(text)
+    }
+}
+
+/// The error where there is no manifest.
+pub fn missing(store: &Datastore, id: &SnapshotId) -> ManifestError {
     let path = format!("{}/{MANIFEST}", store.snapshot_path(id));
-    Some(blob_error(&path, damage))
+    ManifestError::Missing(blob_error(&path, Damage::Missing))
+}
+
+/// Why a manifest cannot be loaded; `None` when it can.
+pub fn manifest_error(
+    store: &Datastore,
+    id: &SnapshotId,
+    snapshot: &Snapshot,
+) -> Option<ManifestError> {
+    let damage = snapshot.damage.get(MANIFEST).copied();
+    match damage.or((!snapshot.finished).then_some(Damage::Missing))? {
+        Damage::Missing => Some(missing(store, id)),
+        Damage::Altered => {
+            let path = format!("{}/{MANIFEST}", store.snapshot_path(id));
+            Some(ManifestError::Altered(blob_error(&path, Damage::Altered)))
+        }
+    }
 }
 
 /// Checks all files of a snapshot. Damaged chunks are remembered in `corrupt` for the rest of the

@@ -1,0 +1,31 @@
+//! What a real server (4.2.3) was seen to answer where a simulation is easily kinder or wordier than it.
+
+use super::*;
+use crate::pbs::snapshot::MANIFEST;
+
+fn manifest_of(time: i64) -> String {
+    let which = format!("backup-type=ct&backup-id=100&backup-time={time}&file-name={MANIFEST}");
+    format!("/admin/datastore/tank/download-decoded?{which}")
+}
+
+fn text(answer: &str) -> (&str, &str) {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap(), body)
+}
+
+#[test]
+fn a_snapshot_without_its_manifest_is_named_and_no_path_of_the_server() {
+    let pbs = pbs();
+    let gone = ("400", "manifest not found for snapshot 'ct/100/1970-01-01T03:25:45Z'");
+    assert_eq!(text(&get(&pbs, &manifest_of(12_345))), gone);
+    let lost = ("400", "manifest not found for snapshot 'ct/100/2026-11-21T23:14:34Z'");
+    let damage =
+        |how| pbs.edit(|state| state.add_datastore("tank").damage_file(&snapshot(), MANIFEST, how));
+    assert!(damage(Some(Damage::Missing)));
+    assert_eq!(text(&get(&pbs, &manifest_of(snapshot().time))), lost);
+    let files = "/admin/datastore/tank/files?backup-type=ct&backup-id=100&backup-time=1795302874";
+    assert_eq!(text(&get(&pbs, files)), lost);
+    assert!(damage(Some(Damage::Altered)));
+    let altered = get(&pbs, &manifest_of(snapshot().time));
+    assert!(altered.contains("unable to load blob"), "{altered}");
+}
