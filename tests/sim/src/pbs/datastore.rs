@@ -132,18 +132,15 @@ pub fn status(state: &mut State, request: &Request, auth_id: &str, store: &str) 
 pub fn namespaces(state: &mut State, request: &Request, auth_id: &str, store: &str) -> Outcome {
     let known = [optional("parent", Kind::Namespace), optional("max-depth", Kind::Int(0))];
     Params::read(request, &[], &known)?;
-    let path = acl_path(store, "");
-    let below = state.access.has_any_below(auth_id, &path, &SEE);
-    if !below && !state.access.has_any(auth_id, &path, &SEE) {
+    // Seen is where a right is held: one further below shows nothing of what is above it.
+    let sees = |ns: &str| state.access.has_any(auth_id, &acl_path(store, ns), &SEE);
+    let known = state.datastores.get(store);
+    let namespaces = known.iter().flat_map(|store| store.namespaces.iter().map(String::as_str));
+    let all: BTreeSet<&str> = std::iter::once("").chain(namespaces).collect();
+    let seen: Vec<&str> = all.into_iter().filter(|ns| sees(ns)).collect();
+    if seen.is_empty() {
         return Err(Failure::new(403, "permission check failed"));
     }
-    let found = open(state, store)?;
-    let all: BTreeSet<&str> =
-        std::iter::once("").chain(found.namespaces.iter().map(String::as_str)).collect();
-    let seen = all.into_iter().filter(|ns| {
-        let path = acl_path(store, ns);
-        state.access.has_any(auth_id, &path, &SEE)
-            || state.access.has_any_below(auth_id, &path, &SEE)
-    });
-    Ok(Reply::Data(seen.map(|ns| json!({ "ns": ns })).collect()))
+    open(state, store)?;
+    Ok(Reply::Data(seen.into_iter().map(|ns| json!({ "ns": ns })).collect()))
 }

@@ -29,3 +29,19 @@ fn a_snapshot_without_its_manifest_is_named_and_no_path_of_the_server() {
     let altered = get(&pbs, &manifest_of(snapshot().time));
     assert!(altered.contains("unable to load blob"), "{altered}");
 }
+
+#[test]
+fn a_right_in_a_namespace_shows_that_namespace_and_none_above_it() {
+    let pbs = pbs();
+    pbs.edit(|state| {
+        let namespaces = ["tenant".to_owned(), "tenant/a".to_owned(), "tenant/a/b".to_owned()];
+        state.add_datastore("tank").namespaces.extend(namespaces);
+        state.access.revoke_all();
+        state.access.grant_both("/datastore/tank/tenant/a", TOKEN, "DatastoreBackup");
+    });
+    let seen = get(&pbs, "/admin/datastore/tank/namespace");
+    assert_eq!(text(&seen), ("200", r#"{"data":[{"ns":"tenant/a"},{"ns":"tenant/a/b"}]}"#));
+    pbs.edit(|state| state.access.revoke_all());
+    let refused = get(&pbs, "/admin/datastore/tank/namespace");
+    assert_eq!(text(&refused), ("403", "permission check failed"));
+}
