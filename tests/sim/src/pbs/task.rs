@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::plan::{Filter, Step, Target, plan};
 use super::snapshot::{SnapshotId, Verification};
 use super::store::Datastore;
-use super::upid::Upid;
+use super::upid::{Upid, escape};
 use super::verify::{Checked, check_snapshot, manifest_error};
 
 /// The end of a verify that found damage.
@@ -118,7 +118,10 @@ impl Task {
             return false;
         };
         if !snapshot.finished {
-            let lock = format!("/run/proxmox-backup/locks/{name}/{id}");
+            let namespace =
+                if id.ns.is_empty() { String::new() } else { id.ns.replace('/', ":") + "/" };
+            let file = escape(&id.to_string());
+            let lock = format!("/run/proxmox-backup/locks/{name}/{namespace}{file}");
             let line = format!(
                 "SKIPPED: verify {name}:{id} - could not acquire snapshot lock: \
                  unable to acquire shared snapshot lock {lock:?}"

@@ -82,7 +82,7 @@ impl fmt::Display for Upid {
 }
 
 /// Escapes like a systemd unit name: `/` becomes `-`, what is not plain becomes `\xNN`.
-fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     let mut escaped = String::new();
     for (at, byte) in text.bytes().enumerate() {
         match byte {

@@ -45,3 +45,19 @@ fn a_right_in_a_namespace_shows_that_namespace_and_none_above_it() {
     let refused = get(&pbs, "/admin/datastore/tank/namespace");
     assert_eq!(text(&refused), ("403", "permission check failed"));
 }
+
+#[test]
+fn a_running_backup_is_locked_under_its_escaped_name() {
+    let pbs = pbs();
+    for (ns, place) in [("", "tank"), ("a/b", "tank/a:b")] {
+        let id = SnapshotId::new("tank", ns, "ct", "101", 1_795_302_874);
+        pbs.add_snapshot(Backup::of(&id, TOKEN).unfinished());
+        let upid = pbs.edit(|state| state.verify_as(TOKEN, &id));
+        let tasks = pbs.tasks();
+        let task = tasks.iter().find(|task| task["upid"] == upid.as_str()).unwrap();
+        let lock = format!(
+            r#"snapshot lock "/run/proxmox-backup/locks/{place}/ct-101-2026\\x2d11\\x2d21T23\\x3a14\\x3a34Z""#
+        );
+        assert!(task["log"][0].as_str().unwrap().ends_with(&lock), "{}", task["log"][0]);
+    }
+}
