@@ -79,7 +79,8 @@ pub fn respond(state: &mut State, request: &Request) -> Verdict {
         ("POST", ["access", "ticket"]) => match log_in(state, request) {
             Ok(Some(data)) => Ok(Reply::Data(data)),
             Ok(None) => {
-                return Verdict::Unauthorized(unauthorized("permission check failed."));
+                let refused = unauthorized("permission check failed.");
+                return Verdict::Unauthorized(refused.with_header("content-type", JSON));
             }
             Err(failure) => Err(failure),
         },
@@ -141,8 +142,8 @@ fn route(state: &mut State, request: &Request, auth_id: &str, call: &[&str]) -> 
 
 fn log_in(state: &State, request: &Request) -> Result<Option<Value>, Failure> {
     let known = [
-        required("username", Kind::Text),
-        required("password", Kind::Text),
+        required("username", Kind::User),
+        optional("password", Kind::Text),
         optional("path", Kind::Text),
         optional("privs", Kind::Text),
         optional("port", Kind::Int(0)),
@@ -150,7 +151,9 @@ fn log_in(state: &State, request: &Request) -> Result<Option<Value>, Failure> {
     ];
     let params = Params::read(request, &[], &known)?;
     let user = params.text("username").unwrap_or_default();
-    let password = params.text("password").unwrap_or_default();
+    let Some(password) = params.text("password") else {
+        return Err(Failure::new(400, "no password provided"));
+    };
     Ok(state.access.log_in(user, password, state.now()))
 }
 

@@ -24,6 +24,8 @@ pub enum Kind {
     Int(i64),
     /// Anything.
     Text,
+    /// `NAME@REALM`; a token's name is none.
+    User,
     /// A task id.
     Upid,
     /// A node's name: no dots, so no addresses.
@@ -211,6 +213,7 @@ fn match_text(kind: Kind, text: &str) -> Result<(), String> {
             text.is_empty() || text.split('/').count() <= 8 && text.split('/').all(is_id)
         }
         Kind::Node => is_node(text),
+        Kind::User => is_user(text),
         Kind::Upid if text.len() < 36 => {
             return Err("value must be at least 36 characters long".to_owned());
         }
@@ -225,6 +228,15 @@ fn is_id(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     text.bytes().next().is_some_and(plain)
         && text.bytes().all(|byte| plain(byte) || byte == b'.' || byte == b'-')
+}
+
+fn is_user(text: &str) -> bool {
+    let Some((name, realm)) = text.rsplit_once('@') else {
+        return false;
+    };
+    let in_name =
+        |letter: char| !letter.is_whitespace() && !letter.is_control() && !":/".contains(letter);
+    !name.is_empty() && name.chars().all(in_name) && is_id(realm)
 }
 
 /// A host name without a dot.

@@ -61,3 +61,19 @@ fn a_running_backup_is_locked_under_its_escaped_name() {
         assert!(task["log"][0].as_str().unwrap().ends_with(&lock), "{}", task["log"][0]);
     }
 }
+
+#[test]
+fn only_what_can_be_a_users_name_is_logged_in() {
+    let pbs = pbs();
+    let log_in = |form: &str| send(&pbs, "POST /api2/json/access/ticket\n", form).unwrap();
+    let shape =
+        "parameter verification failed - 'username': value does not match the regex pattern";
+    for token in ["backup%40pbs!node", "a%20b%40pbs", "a%3Ab%40pbs", "backup", "%40pbs"] {
+        let refused = log_in(&format!("username={token}&password=secret"));
+        assert_eq!(text(&refused), ("400", shape), "{token}");
+    }
+    assert_eq!(text(&log_in("username=backup%40pbs")), ("400", "no password provided"));
+    let refused = log_in("username=backup%40pbs&password=secret");
+    assert_eq!(text(&refused), ("401", "permission check failed."));
+    assert!(refused.contains("content-type: application/json;charset=UTF-8\r\n"), "{refused}");
+}
