@@ -62,6 +62,14 @@ pub fn status(
     Ok(Reply::Data(data))
 }
 
+/// How many are asked for: 50 where nothing is said, and 0 are all.
+fn limit(params: &Params) -> usize {
+    match usize::try_from(params.int("limit").unwrap_or(50)).unwrap_or(50) {
+        0 => usize::MAX,
+        limit => limit,
+    }
+}
+
 fn stamped(time: i64, line: &str) -> String {
     let stamp = rfc3339(time).replace('Z', "+00:00");
     format!("{stamp}: {line}")
@@ -86,10 +94,7 @@ pub fn log(state: &mut State, request: &Request, auth_id: &str, node: &str, upid
         return Ok(Reply::Other(download(&parsed, &lines)));
     }
     let start = usize::try_from(params.int("start").unwrap_or(0)).unwrap_or(0);
-    let limit = match usize::try_from(params.int("limit").unwrap_or(50)).unwrap_or(50) {
-        0 => usize::MAX,
-        limit => limit,
-    };
+    let limit = limit(&params);
     let shown = lines.iter().enumerate().skip(start).take(limit);
     let shown: Vec<Value> = shown.map(|(at, line)| json!({"n": at + 1, "t": line})).collect();
     let mut document = Map::new();
@@ -128,7 +133,7 @@ pub fn list(state: &mut State, request: &Request, auth_id: &str, node: &str) -> 
     ];
     let params = Params::read(request, &[("node", node)], &known)?;
     let start = usize::try_from(params.int("start").unwrap_or(0)).unwrap_or(0);
-    let limit = usize::try_from(params.int("limit").unwrap_or(50)).unwrap_or(50);
+    let limit = limit(&params);
     let fits = |task: &&Task| {
         let upid = &task.upid;
         let failed = task.end.as_ref().is_some_and(|(_, text)| text != "OK");

@@ -77,3 +77,16 @@ fn only_what_can_be_a_users_name_is_logged_in() {
     assert_eq!(text(&refused), ("401", "permission check failed."));
     assert!(refused.contains("content-type: application/json;charset=UTF-8\r\n"), "{refused}");
 }
+
+#[test]
+fn a_list_of_tasks_without_a_limit_is_whole() {
+    let pbs = pbs();
+    let tasks = |query: &str| {
+        let answer = get(&pbs, &format!("/nodes/vm/tasks{query}"));
+        answer.matches("\"worker_type\":\"verify_snapshot\"").count()
+    };
+    for _ in 0..60 {
+        verify(&pbs);
+    }
+    assert_eq!((tasks(""), tasks("?limit=0"), tasks("?start=10&limit=0")), (50, 60, 50));
+}
