@@ -95,7 +95,8 @@ pub fn log(state: &mut State, request: &Request, auth_id: &str, node: &str, upid
     }
     let start = usize::try_from(params.int("start").unwrap_or(0)).unwrap_or(0);
     let limit = limit(&params);
-    let shown = lines.iter().enumerate().skip(start).take(limit);
+    // Lines count from 1: a start of 0 or 1 leaves none out.
+    let shown = lines.iter().enumerate().skip(start.saturating_sub(1)).take(limit);
     let shown: Vec<Value> = shown.map(|(at, line)| json!({"n": at + 1, "t": line})).collect();
     let mut document = Map::new();
     document.insert("data".to_owned(), json!(shown));

@@ -90,3 +90,22 @@ fn a_list_of_tasks_without_a_limit_is_whole() {
     }
     assert_eq!((tasks(""), tasks("?limit=0"), tasks("?start=10&limit=0")), (50, 60, 50));
 }
+
+#[test]
+fn the_first_line_of_a_log_is_number_one() {
+    let pbs = pbs();
+    let upid = verify(&pbs);
+    assert!(pbs.finish(&upid));
+    let lines = |start: &str| {
+        let upid = upid.replace('\\', "%5C");
+        let answer = get(&pbs, &format!("/nodes/vm/tasks/{upid}/log?limit=2&{start}"));
+        let json: Value = serde_json::from_str(text(&answer).1).unwrap();
+        let lines = json["data"].as_array().unwrap();
+        lines.iter().map(|line| line["n"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (lines(""), lines("start=0"), lines("start=1")),
+        (vec![1, 2], vec![1, 2], vec![1, 2])
+    );
+    assert_eq!((lines("start=2"), lines("start=99")), (vec![2, 3], vec![]));
+}
