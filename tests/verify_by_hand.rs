@@ -137,7 +137,7 @@ fn a_verify_that_the_server_lost_is_started_again_and_followed() {
 fn what_cannot_be_verified_is_told_at_once() {
     let node = node(None);
     for (arguments, told) in [
-        (&["offsite:backup/ct/9001/2026-11-21T23:22:57Z"][..], "No such file"),
+        (&["offsite:backup/ct/9001/2026-11-21T23:22:57Z"][..], "manifest not found"),
         (&["offsite:backup/host/9001/2026-11-21T23:22:56Z"], "is named STORAGE:backup/"),
         (&["local:backup/vzdump-lxc-9001.tar"], "is named STORAGE:backup/"),
         (&["nosuch:backup/ct/9001/2026-11-21T23:22:56Z"], "nosuch"),
