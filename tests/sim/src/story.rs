@@ -1,8 +1,9 @@
-//! A whole backup on the simulated node, told as a timeline that a newcomer understands.
+//! A whole backup, verify and restore on the simulated node, told as a timeline that a newcomer understands.
 
-use crate::engine::What;
+use crate::engine::{Engine, What};
 use crate::hooks::Binaries;
-use crate::node::Node;
+use crate::node::restore::{Image, value};
+use crate::node::{Guest, Node};
 use crate::vzdump::plan::Step;
 use crate::vzdump::replay::{Happening, Options, replay};
 use crate::vzdump::report::Report;
@@ -10,12 +11,18 @@ use crate::vzdump::stage::stage;
 use crate::vzdump::trace::Scenario;
 use anyhow::{Context, Result, bail};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Recorded runs of the real vzdump; the story is the one to a backup server.
 const RECORDED: &str =
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/vzdump/traces.json"));
 const CHAPTER: &str = "lxc-snapshot-pbs";
+
+const ORIGINAL: u32 = 9001;
+const COPY: u32 = 9002;
+
+/// How long the copy's stacks may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One line of the timeline.
 struct Line {
@@ -26,14 +33,14 @@ struct Line {
 
 type Lines = Arc<Mutex<Vec<Line>>>;
 
-/// Acts the backup out and prints the story.
+/// Acts the backup out, then the restore beside the original, and prints the story.
 ///
 /// # Errors
-/// When the simulation fails, or the backup does not end as promised.
+/// When the simulation fails, or backup or restore do not end as promised.
 pub fn tell(binaries: &Binaries) -> Result<()> {
     let scenario = Scenario::parse(RECORDED)?.into_iter().find(|found| found.name == CHAPTER);
     let scenario = scenario.context("the recording to tell is not there")?;
-    let node = stage(&scenario, None, binaries, &|_| {})?;
+    let mut node = stage(&scenario, None, binaries, &|guest| guest.hookscript = true)?;
     println!(
         "A Proxmox node with one container guest, 9001. In it Docker runs a small shop: a database, a\n\
          cache and a web server. vzdump is about to back the guest up to a Proxmox Backup Server, in\n\
@@ -41,8 +48,16 @@ pub fn tell(binaries: &Binaries) -> Result<()> {
     );
     let lines = Lines::default();
     let observed = Arc::clone(&lines);
+    let original = Arc::clone(node.guest(ORIGINAL)?);
+    let (image, instant) = (Arc::new(Mutex::new(None)), Arc::clone(&original));
+    let taken = Arc::clone(&image);
     let options = Options {
-        observer: Some(Arc::new(move |happening| observe(&observed, happening))),
+        observer: Some(Arc::new(move |happening| {
+            if matches!(happening, Happening::Did(Step::Instant(_))) {
+                *taken.lock().unwrap_or_else(PoisonError::into_inner) = Some(Image::of(&instant));
+            }
+            observe(&observed, happening);
+        })),
         ..Options::default()
     };
     let begin = Instant::now();
@@ -52,11 +67,81 @@ pub fn tell(binaries: &Binaries) -> Result<()> {
     let downtime = downtime(&containers);
     lines.extend(containers);
     lines.sort_by_key(|line| line.at);
-    for line in &lines {
+    print(&lines, begin);
+    finish(&report, downtime)?;
+    let image = image.lock().unwrap_or_else(PoisonError::into_inner).take();
+    restored(&mut node, &image.context("the recording has no storage snapshot")??)
+}
+
+fn print(lines: &[Line], begin: Instant) {
+    for line in lines {
         let seconds = line.at.duration_since(begin).as_secs_f64();
         println!("{seconds:7.3} s  {:<10} {}", line.who, line.text);
     }
-    finish(&report, downtime)
+}
+
+/// The backup comes back as another guest, while the original runs.
+fn restored(node: &mut Node, image: &Image) -> Result<()> {
+    println!(
+        "\nThe backup is restored as guest {COPY}, beside the original: with its hostname, its MAC, its machine-id,\n\
+         and with its shop down, for that is how it was copied. Somebody starts it.\n"
+    );
+    let begin = Instant::now();
+    node.restore(image, COPY)?;
+    let mut lines = Vec::new();
+    node.start(COPY, &mut |phase, said| {
+        let mut text = format!("{COPY} {phase}");
+        for line in said.lines() {
+            text.push_str(&format!("\n                       | {line}"));
+        }
+        lines.push(Line { at: Instant::now(), who: "hook", text });
+    })?;
+    let copy = Arc::clone(node.guest(COPY)?);
+    let deadline = Instant::now() + PATIENCE;
+    let running = |guest: &Guest| -> Vec<String> {
+        let containers = guest.engine.iter().flat_map(Engine::containers);
+        containers.filter(|c| c.status.is_alive()).map(|c| c.spec.name).collect()
+    };
+    let wanted = running(node.guest(ORIGINAL)?);
+    // The last thing that settling does.
+    while !node.journal()?.iter().any(|record| record["kind"] == "settled") {
+        if Instant::now() > deadline {
+            bail!("the shop of guest {COPY} did not come up: {:?}", running(&copy));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    lines.extend(events(&copy));
+    lines.sort_by_key(|line| line.at);
+    print(&lines, begin);
+    println!();
+    let original = Arc::clone(node.guest(ORIGINAL)?);
+    for (what, of) in [("hostname", "hostname"), ("MAC", "net0")] {
+        let told = |guest: &Guest| -> Result<String> {
+            let config = guest.config()?;
+            let value = value(&config, of).context("a guest without a name or a net")?;
+            let mac = value.split(',').find_map(|part| part.strip_prefix("hwaddr="));
+            Ok(mac.unwrap_or(value).to_owned())
+        };
+        tell_apart(what, &told(&original)?, &told(&copy)?)?;
+    }
+    let machine_id = |guest: &Guest| {
+        let path = guest.dir().join("root/etc/machine-id");
+        std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+    };
+    tell_apart("machine-id", machine_id(&original)?.trim(), machine_id(&copy)?.trim())?;
+    if running(&copy) != wanted {
+        bail!("in guest {COPY} run {:?}, in the original {wanted:?}", running(&copy));
+    }
+    println!("In both the shop runs: {}.", wanted.join(", "));
+    Ok(())
+}
+
+fn tell_apart(what: &str, original: &str, copy: &str) -> Result<()> {
+    println!("{what:<11} {ORIGINAL}: {original}\n{:<11} {COPY}: {copy}", "");
+    if original == copy {
+        bail!("the copy shares its {what} with the original");
+    }
+    Ok(())
 }
 
 fn observe(lines: &Lines, happening: &Happening) {
@@ -84,9 +169,11 @@ fn observe(lines: &Lines, happening: &Happening) {
 }
 
 fn containers(node: &Node) -> Vec<Line> {
-    let engines = node.guests().filter_map(|guest| guest.engine.as_ref());
-    let events = engines.flat_map(crate::engine::Engine::events);
-    let told = events.map(|event| {
+    node.guests().flat_map(|guest| events(guest)).collect()
+}
+
+fn events(guest: &Guest) -> Vec<Line> {
+    let told = guest.engine.iter().flat_map(Engine::events).map(|event| {
         let name = &event.name;
         let text = match event.what {
             What::StopAsked => format!("{name} is asked to stop"),

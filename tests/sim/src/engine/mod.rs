@@ -179,6 +179,12 @@ impl Engine {
         self.inner.add(spec);
     }
 
+    /// Puts containers in the place of those it has: those of the disk that was restored.
+    pub fn hold(&self, containers: Vec<Container>) {
+        self.inner.lock().containers = containers;
+        self.inner.changed.notify_all();
+    }
+
     /// Replaces a container as `docker compose up --force-recreate` does: another id, and running
     /// when `running` says so. False when there is none of that name.
     pub fn recreate(&self, name: &str, running: bool) -> bool {

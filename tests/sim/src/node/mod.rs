@@ -4,6 +4,7 @@ pub mod backups;
 mod boot;
 pub mod config;
 mod guest;
+pub mod restore;
 mod spec;
 mod tools;
 

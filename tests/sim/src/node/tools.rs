@@ -110,6 +110,12 @@ fi
 rm -f "$root/guests/$vmid/frozen"
 "#;
 
+/// Whatever is asked of a guest's init is done.
+const LXC_ATTACH: &str = "#!/bin/sh
+# The simulated node's lxc-attach.
+exit 0
+";
+
 /// `pveversion` without arguments.
 const PVEVERSION: &str = "#!/bin/sh
 # The simulated node's pveversion.
@@ -142,6 +148,7 @@ pub fn install(node: &Node) -> Result<()> {
     script(&node.path("usr/bin/lxc-unfreeze"), LXC_UNFREEZE)?;
     script(&node.path("usr/bin/pveversion"), PVEVERSION)?;
     script(&node.path("usr/sbin/pvesm"), PVESM)?;
+    script(&node.path("usr/bin/lxc-attach"), LXC_ATTACH)?;
     fs::create_dir_all(node.path("usr/libexec/stillpoint")).context("making usr/libexec")?;
     fs::create_dir_all(node.path("var/log")).context("making var/log")?;
     let binaries = node.binaries();
