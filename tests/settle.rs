@@ -411,3 +411,29 @@ fn a_guest_without_anything_to_bring_up_is_not_waited_for() {
     assert!(began.elapsed() < Duration::from_secs(250));
     assert!(world.journal("settled").is_empty());
 }
+
+#[test]
+fn a_guest_that_is_not_up_yet_when_the_hook_is_called_is_waited_for() {
+    let world = World::new(|_| {});
+    world.was_backed_up();
+    world.guest.set_marker("running", false).unwrap();
+    let soon = |what: &str, is_so: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(100);
+        while !is_so() {
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    soon("the guest did not go down", &|| !world.guest.engine.as_ref().unwrap().is_up());
+    let hook = Path::new(env!("CARGO_BIN_EXE_guest-hook"));
+    let mut hook = Command::new(hook);
+    hook.args([&VMID.to_string(), "post-start"]).env("STILLPOINT_ROOT", world.node.root());
+    assert!(hook.status().unwrap().success());
+    // It has seen the guest down by then.
+    soon("nobody settles", &|| !world.node.processes().unwrap().is_empty());
+    std::thread::sleep(Duration::from_millis(500));
+    world.guest.set_marker("running", true).unwrap();
+    soon("the stack is not up", &|| {
+        ["db", "cache", "web"].into_iter().all(|name| world.status(name) == Status::Running)
+    });
+}

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use super::print;
 use crate::config::Settings;
+use crate::guest::State;
 use crate::identity::inside;
 use crate::quiesce::{self, BroughtBack, Errand};
 use crate::report::{self, log};
@@ -17,6 +18,10 @@ use crate::vzdump::Vmid;
 
 /// A person waits no longer than this.
 const PERSON_LIMIT: Duration = Duration::from_secs(180);
+
+/// A guest that was started has its init within this: its volumes may have to be activated first.
+const START_LIMIT: Duration = Duration::from_secs(120);
+const START_LOOK: Duration = Duration::from_millis(200);
 
 /// Brings back, at boot, what interrupted backups left at rest.
 pub fn recover(root: &Root) -> Result<()> {
@@ -44,6 +49,15 @@ pub fn resume(root: &Root, vmid: Vmid) -> Result<()> {
     let brought_back = quiesce::bring_back(root, vmid, deadline, errand)?;
     report::later(root, &Settings::load(root));
     tell(vmid, brought_back)
+}
+
+/// Settles a guest that is being started: the drop-in of its unit calls before its init is there.
+pub fn started(root: &Root, vmid: Vmid) -> Result<()> {
+    let deadline = Instant::now() + START_LIMIT;
+    while !State::of(root, vmid)?.is_running() && Instant::now() < deadline {
+        thread::sleep(START_LOOK);
+    }
+    settle(root, vmid)
 }
 
 /// Makes new inside a restored copy what it must not share, and starts what the guest itself says was running when

@@ -153,6 +153,9 @@ pub enum Command {
     /// Start, in a restored or moved guest, what was running when it was backed up
     #[command(after_help = "Example: stillpoint settle 9002")]
     Settle { vmid: Vmid },
+    /// The same for a guest that is being started: it is waited for (called by the hook)
+    #[command(hide = true)]
+    Started { vmid: Vmid },
     /// Bring back everything that interrupted backups left stopped (called at boot)
     #[command(after_help = "Example: stillpoint recover")]
     Recover,

@@ -55,6 +55,7 @@ fn perform(root: &Root, command: Command) -> Result<u8> {
         Command::Config { json } => return config::config(root, json),
         Command::Resume { vmid } => back::resume(root, vmid)?,
         Command::Settle { vmid } => back::settle(root, vmid)?,
+        Command::Started { vmid } => back::started(root, vmid)?,
         Command::Recover => back::recover(root)?,
         Command::Guard { vmid } => guard(root, vmid)?,
         Command::Collect => collect(root)?,
@@ -62,14 +63,14 @@ fn perform(root: &Root, command: Command) -> Result<u8> {
     Ok(0)
 }
 
-/// Runs `guard VMID`, `settle VMID` or `collect`, which a hook starts for what must outlive its caller, or
+/// Runs `guard VMID`, `started VMID` or `collect`, which a hook starts for what must outlive its caller, or
 /// `identity VMID` or `kept VMID`, which must not hold their caller up, and returns the exit status; `None` for any other
 /// arguments.
 pub fn detached(root: &Root, arguments: &[String]) -> Option<u8> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["guard", vmid] => vmid.parse().and_then(|vmid| guard(root, vmid)),
-        ["settle", vmid] => vmid.parse().and_then(|vmid| back::settle(root, vmid)),
+        ["started", vmid] => vmid.parse().and_then(|vmid| back::started(root, vmid)),
         ["collect"] => collect(root),
         ["identity", vmid] => vmid.parse().and_then(|vmid| restore::pre_start(root, vmid)),
         ["kept", vmid] => vmid.parse().and_then(|vmid| setup::kept(root, vmid)),

@@ -17,7 +17,7 @@ pub fn guest(root: &Root, arguments: &[String]) -> u8 {
         "pre-start" => give_identity(vmid),
         "post-start" => {
             let unit = format!("stillpoint-settle-{vmid}-{}", text::token());
-            if let Err(error) = detach::start(root, &unit, &["settle", &vmid.to_string()]) {
+            if let Err(error) = detach::start(root, &unit, &["started", &vmid.to_string()]) {
                 say(&format!("what was running in guest {vmid} is not brought up: {error:#}"));
             }
         }
