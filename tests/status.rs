@@ -301,7 +301,7 @@ fn well_formed(page: &str) -> Vec<(String, String)> {
 
 /// What Prometheus's own tool says of it, where it is.
 fn promtool(arguments: &[&str], page: &str) {
-    let child = Command::new("/usr/bin/promtool")
+    let child = Command::new("promtool")
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
