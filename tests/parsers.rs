@@ -116,8 +116,8 @@ seeded! {
     container 2000
     container_list 3000
     guest_config 2000
-    info 3000
     guest_edit 2000
+    info 3000
     journal 200
     pbs_snapshots 700
     pbs_upid 3000
