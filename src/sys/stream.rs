@@ -293,6 +293,11 @@ impl Stream {
                 Some(tls) => {
                     match tls.reader().read(buffer) {
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        // The TLS library's own words are for who programs with it.
+                        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                            let text = "the connection was cut before the answer was complete";
+                            return Err(io::Error::new(error.kind(), text).into());
+                        }
                         other => return Ok(other?),
                     }
                     flush(tls, &self.socket, deadline)?;

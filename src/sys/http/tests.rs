@@ -513,7 +513,11 @@ fn an_end_that_tls_did_not_announce_is_an_error() {
         tls_client(&identity, "127.0.0.1", server.port).send(&GET, within(PLENTY))
     };
     assert_eq!(sent("close").unwrap().body, b"all of it?");
-    assert_broken(sent("cut"));
+    let cut = sent("cut");
+    let told = cut.as_ref().unwrap_err().to_string();
+    assert!(told.ends_with("the connection was cut before the answer was complete"), "{told}");
+    assert!(!told.contains("://"), "{told}");
+    assert_broken(cut);
 }
 
 #[test]
