@@ -3,10 +3,14 @@
 //! A record is one write under `flock` and acknowledged only when it is on disk. A line that a power cut tore
 //! is sealed before the next record; damage in the middle is reported and never repaired.
 
+#[cfg(test)]
+mod examples;
 mod file;
 mod newest;
 mod record;
 
+#[cfg(test)]
+pub(crate) use examples::examples;
 pub use file::{Entry, Journal};
 pub use record::{
     Backup, ContainerRecord, Grade, Identity, IdentityOutcome, Outcome, Record, Recovered, Renewed,

@@ -16,10 +16,13 @@ use crate::sys::text::printable;
 use crate::vzdump::{GuestType, Mode, Vmid};
 
 /// The kinds of records that tell nothing of a guest's last backup.
-const OTHER_KINDS: [&str; 2] = ["settled", "identity"];
+const OTHER_KINDS: [&str; 3] = ["settled", "identity", "renewed"];
 
 /// How many containers, and how many reasons, are remembered of a guest: nobody reads more of them at once.
 const MOST: usize = 20;
+
+/// How many verifies are remembered whose backup the journal has not told of yet.
+const MOST_EARLY: usize = 8;
 
 /// The past of every guest that the journal knows.
 #[derive(Debug, Default)]
@@ -46,6 +49,8 @@ pub struct Past {
     pub last_verified: Option<DateTime<Utc>>,
     /// The run and the snapshot's time of the last one that was made.
     made: (String, Option<i64>),
+    /// Verifies that were over before their backup was journalled, with its run: the latest last.
+    early: Vec<(String, Proof)>,
 }
 
 /// The last backup of a guest.
@@ -134,6 +139,11 @@ impl Past {
                     Err(_) => Proof::NotAsked(start.state),
                 },
             });
+            // A small backup can be proven while vzdump still writes the log of making it.
+            let early = self.early.drain(..).rfind(|(run, _)| *run == backup.run);
+            if let Some((_, proof)) = early {
+                self.proof = Some(proof);
+            }
         }
         self.last = Some(LastBackup {
             run: backup.run,
@@ -161,6 +171,11 @@ impl Past {
         let (run, backup_time) = &self.made;
         if verify.run.as_ref() == Some(run) || Some(verify.backup_time) == *backup_time {
             self.proof = Some(Proof::Known(time, verify.outcome, verify.reason));
+        } else if let Some(run) = verify.run {
+            if self.early.len() == MOST_EARLY {
+                self.early.remove(0);
+            }
+            self.early.push((run, Proof::Known(time, verify.outcome, verify.reason)));
         }
     }
 
@@ -247,6 +262,35 @@ mod tests {
         assert!(matches!(of_another.proof, Some(Proof::Pending(_))));
         let before = past(&[verify(json!("a"), 7, "ok"), made]);
         assert!(before.last_verified.is_some() && matches!(before.proof, Some(Proof::Pending(_))));
+    }
+
+    #[test]
+    fn a_verify_that_is_over_before_its_backup_is_journalled_counts_for_it() {
+        let made = backup("b", "ok", "back");
+        let quick =
+            past(&[verify(json!("b"), 0, "failed"), verify(json!("a"), 7, "ok"), made.clone()]);
+        assert_eq!(outcome(&quick), Some(VerifyOutcome::Failed));
+        let others = (0..20).map(|_| verify(json!("a"), 7, "ok"));
+        let many: Vec<Value> = others.chain([verify(json!("b"), 0, "ok"), made]).collect();
+        assert_eq!(outcome(&past(&many)), Some(VerifyOutcome::Ok));
+    }
+
+    #[test]
+    fn of_an_outcome_that_was_journalled_twice_the_later_counts() {
+        let of = |outcome| verify(json!("b"), 0, outcome);
+        let twice = past(&[backup("b", "ok", "back"), of("unreachable"), of("ok"), of("ok")]);
+        assert_eq!(outcome(&twice), Some(VerifyOutcome::Ok));
+    }
+
+    #[test]
+    fn every_kind_that_is_journalled_is_understood() {
+        for record in crate::journal::examples() {
+            let mut record = serde_json::to_value(record).unwrap();
+            record["time"] = json!("2026-11-21T23:25:00.000Z");
+            let mut history = History::default();
+            history.add(record.clone());
+            assert_eq!(history.not_understood, 0, "{record}");
+        }
     }
 
     #[test]

@@ -1,6 +1,10 @@
+use chrono::DateTime;
 use serde_json::Value;
 
-use crate::sys::text::{printable, seconds};
+use crate::sys::text::{count, printable, seconds};
+
+/// Why something is as it is may end with a command to copy.
+const REASON: usize = 1000;
 
 /// A record of the journal in one line for a person.
 pub fn line(record: &Value) -> String {
@@ -14,20 +18,85 @@ pub fn line(record: &Value) -> String {
             parts.push(text(key));
         }
     }
+    parts.extend(snapshot(record));
+    if let Some(original) = record["original"].as_u64() {
+        parts.push(format!("copy of guest {original}"));
+    }
     if let Some(ms) = record["downtime_ms"].as_u64() {
         parts.push(format!("down for {}", seconds(ms)));
     }
+    parts.extend(containers(record));
     for change in record["changes"].as_array().into_iter().flatten() {
         let text = |key: &str| printable(change[key].as_str().unwrap_or("-"), 200);
         parts.push(format!("{}: {} -> {}", text("key"), text("from"), text("to")));
     }
-    for key in ["error", "reason"] {
-        if record[key].is_string() {
-            parts.push(format!("({})", text(key)));
+    for key in ["guest", "done"] {
+        parts.extend(texts(&record[key]));
+    }
+    parts.extend(texts(&record["failed"]).map(|what| format!("FAILED: {what}")));
+    for key in ["error", "reason", "left"] {
+        if let Some(why) = record[key].as_str() {
+            parts.push(format!("({})", printable(why, REASON)));
         }
     }
-    for reason in record["reasons"].as_array().into_iter().flatten() {
-        parts.push(format!("({})", printable(reason.as_str().unwrap_or_default(), 200)));
+    for key in ["reasons", "notes"] {
+        parts.extend(texts(&record[key]).map(|why| format!("({why})")));
     }
     parts.join("  ")
+}
+
+/// `ct/9001/2026-11-21T23:22:56Z`, of a verify.
+fn snapshot(record: &Value) -> Option<String> {
+    let (kind, id) = (record["backup_type"].as_str()?, record["backup_id"].as_str()?);
+    let time = DateTime::from_timestamp(record["backup_time"].as_i64()?, 0)?;
+    Some(printable(&format!("{kind}/{id}/{}", time.format("%Y-%m-%dT%H:%M:%SZ")), 200))
+}
+
+/// `3 of 4 containers back, not db`
+fn containers(record: &Value) -> Option<String> {
+    let all = record["containers"].as_array().filter(|all| !all.is_empty())?;
+    let lost: Vec<String> = all
+        .iter()
+        .filter(|container| container["fate"] != "back")
+        .map(|container| printable(container["name"].as_str().unwrap_or("-"), 80))
+        .collect();
+    let whole = count(all.len(), "container");
+    Some(match lost.len() {
+        0 => format!("{whole} back"),
+        number => format!("{} of {whole} back, not {}", all.len() - number, lost.join(", ")),
+    })
+}
+
+fn texts(list: &Value) -> impl Iterator<Item = String> {
+    let all = list.as_array().into_iter().flatten();
+    all.map(|text| printable(text.as_str().unwrap_or_default(), REASON))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_every_kind_tells_what_a_person_asks_of_it() {
+        let lines: Vec<String> = crate::journal::examples()
+            .into_iter()
+            .map(|record| line(&serde_json::to_value(record).unwrap()))
+            .collect();
+        let told = [
+            "-  backup  guest 9001  prod  offsite  suspend  crash-consistent  ok  down for 0.76 s  \
+             0 of 1 container back, not db  (db was started by somebody)  \
+             (cache is left running by its settings)",
+            "-  verify  guest 9001  offsite  unreachable  ct/9001/2026-11-21T23:22:56Z  \
+             (connection refused)",
+            "-  recovered  guest 9001  guard  down for 4.00 s  1 container back  thawed  unlocked  \
+             (vzdump is dead)",
+            "-  settled  guest 9002  1 container back  (web could not be started)  \
+             (db runs and is not healthy)",
+            "-  identity  guest 9002  changed  copy of guest 9001  hostname: prod -> prod-9002  \
+             (guest 9001 has its MAC)",
+            "-  renewed  guest 9002  copy of guest 9001  machine-id  \
+             FAILED: ssh-host-keys: no space left",
+        ];
+        assert_eq!(lines, told);
+    }
 }
