@@ -7,6 +7,9 @@ use crate::journal::{Backup, Grade, Outcome, VerifyOutcome};
 use crate::run::{By, Fate, Quiesce, Run, Step};
 use crate::sys::text::{count, printable, seconds};
 
+/// A verify's reason may end with a command to copy.
+const REASON: usize = 600;
+
 /// Prints a line of Stillpoint's. vzdump closes its end of the pipe when it is interrupted; that is no error.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "stillpoint: {}", printable(line, 1000));
@@ -116,14 +119,20 @@ pub fn summary(backup: &Backup, verify: Option<(VerifyOutcome, Option<&str>)>) -
     match (verify, &backup.verify) {
         (Some((outcome, reason)), _) => {
             let reason =
-                reason.map_or(String::new(), |reason| format!(" ({})", printable(reason, 300)));
+                reason.map_or(String::new(), |reason| format!(" ({})", printable(reason, REASON)));
             parts.push(format!("{outcome}{reason}"));
         }
         (None, Some(start)) if start.state == "not-due" => {
             let why = start.reason.as_deref().unwrap_or("not due");
             parts.push(format!("not verified this time ({})", printable(why, 300)));
         }
-        (None, Some(_)) => parts.push("the verify is still under way".to_string()),
+        (None, Some(start)) if matches!(start.state.as_str(), "started" | "queued") => {
+            parts.push("the verify is still under way".to_string());
+        }
+        (None, Some(start)) => {
+            let why = start.reason.as_deref().unwrap_or("no reason is known");
+            parts.push(format!("not verified ({})", printable(why, REASON)));
+        }
         (None, None) => {}
     }
     let not_back = backup.containers.iter().filter(|container| container.fate != "back").count();
@@ -135,4 +144,24 @@ pub fn summary(backup: &Backup, verify: Option<(VerifyOutcome, Option<&str>)>) -
         parts.push("some container data lies on volumes that are not in the backup".to_string());
     }
     format!("{guest}: {}", parts.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Record;
+
+    #[test]
+    fn a_verify_is_under_way_only_where_it_was_ordered() {
+        let Some(Record::Backup(mut backup)) = crate::journal::examples().into_iter().next() else {
+            panic!("the first example is a backup");
+        };
+        assert!(summary(&backup, None).contains("the verify is still under way"));
+        if let Some(verify) = &mut backup.verify {
+            verify.state = "unknown".to_string();
+            verify.reason = Some("no space left on device".to_string());
+        }
+        let line = summary(&backup, None);
+        assert!(line.contains(", not verified (no space left on device)"), "{line}");
+    }
 }

@@ -97,7 +97,7 @@ fn guest(
             Proof::Known(time, outcome, reason) => Verify {
                 state: super::words::outcome(*outcome).to_string(),
                 moment: Some(moment(*time)),
-                reason: reason.as_deref().map(|reason| printable(reason, 300)),
+                reason: reason.as_deref().map(|reason| printable(reason, 600)),
             },
             Proof::NotAsked(word) => {
                 Verify { state: printable(word, 40), moment: None, reason: None }
@@ -178,7 +178,7 @@ fn going_on(root: &Root, history: &History, now: DateTime<Utc>) -> Result<Vec<No
         let storage = past.last.as_ref().and_then(|last| last.storage.as_deref());
         let since = moment(since, now);
         let message = format!(
-            "the server of storage {} verifies its backup, {} so far",
+            "the verify of its backup on storage {} is under way, {} so far",
             printable(storage.unwrap_or("?"), 100),
             age(since.age_s)
         );
