@@ -435,9 +435,9 @@ impl<'a> Collection<'a> {
         if pending.upid.is_some() {
             return Ok(());
         }
-        pending.starts += 1;
         match pbs.start_verify(&pending.snapshot, self.question()) {
             Ok(upid) => {
+                pending.starts += 1;
                 pending.upid = Some(upid);
                 Ok(())
             }
@@ -450,6 +450,8 @@ impl<'a> Collection<'a> {
                         | Error::Denied { .. }
                         | Error::Refused { .. }
                 );
+                // What was not begun proved nothing, and is no attempt.
+                pending.starts += u32::from(pending.unanswered);
                 self.servers.note(&pbs, &error);
                 Err(error)
             }

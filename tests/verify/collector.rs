@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use stillpoint_sim::pbs::{Fault, Maintenance};
+use stillpoint_sim::pbs::{Fault, Maintenance, Restart};
 
 use super::world::{FOR_EVER, World, ok};
 
@@ -39,6 +39,26 @@ fn a_datastore_under_maintenance_is_waited_for() {
     assert_eq!(world.job_end(FOR_EVER), 1);
     assert!(world.reason().contains("new disks"), "{}", world.reason());
     world.pbs.edit(|state| state.add_datastore("backups").maintenance = None);
+    world.collect();
+    assert_eq!(world.outcomes().last(), ok(&[9001]).last());
+}
+
+#[test]
+fn what_the_server_refused_to_begin_is_no_attempt_that_proved_nothing() {
+    let world = World::new(FOR_EVER);
+    world.pbs.inject("/verify", None, Fault::Refuse(503, "busy".to_string()));
+    world.start(&world.backup(9001, "offsite").0);
+    for _ in 0..4 {
+        world.job_end(Duration::ZERO);
+    }
+    world.pbs.heal();
+    world.job_end(Duration::ZERO);
+    assert_eq!(world.pbs.tasks().len(), 1);
+    // The restart ends the first task; there is another after that, as always.
+    world.pbs.restart(Restart::Killed);
+    world.job_end(Duration::ZERO);
+    assert_eq!(world.pbs.tasks().len(), 2);
+    world.finish_all();
     world.collect();
     assert_eq!(world.outcomes().last(), ok(&[9001]).last());
 }

@@ -42,6 +42,14 @@ fn a_guest_is_verified_again_only_after_the_time_that_is_set() {
 }
 
 #[test]
+fn a_verify_of_a_time_to_come_makes_nothing_undue() {
+    let world = World::new(FOR_EVER);
+    verified_before(&world, 9001, -24 * 365);
+    world.settings("[verify]\nwhen = \"2d\"\n");
+    assert_eq!(world.start(&world.backup(9001, "offsite").0).state, "started");
+}
+
+#[test]
 fn a_verify_that_was_not_good_makes_nothing_undue() {
     let world = World::new(FOR_EVER);
     verified_before(&world, 9001, 1);
