@@ -1,5 +1,6 @@
 //! `stillpoint verify`: what a person sees, what the journal has, and what it asks of the server.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use serde_json::Value;
 use stillpoint_sim::hooks::Binaries;
 use stillpoint_sim::node::Node;
 use stillpoint_sim::node::backups::{DATASTORE, TOKEN};
-use stillpoint_sim::pbs::{Backup, Restart, SimPbs, SnapshotId};
+use stillpoint_sim::pbs::{Backup, Fault, Restart, SimPbs, SnapshotId};
 
 const OLD: i64 = 1_795_302_874;
 const NEW: i64 = 1_795_303_376;
@@ -131,6 +132,75 @@ fn a_verify_that_the_server_lost_is_started_again_and_followed() {
     let stdout = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{stdout}");
     assert_eq!(pbs(&node).tasks().len(), 2, "{stdout}");
+}
+
+/// The collectors of a node.
+fn collectors(node: &Node) -> Vec<i32> {
+    let root = format!("STILLPOINT_ROOT={}", node.root().display());
+    let has = |pid: &i32, file: &str, word: &str| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        text.split('\0').any(|each| each == word)
+    };
+    let pids = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| has(pid, "cmdline", "collect") && has(pid, "environ", &root)).collect()
+}
+
+#[test]
+fn a_collector_that_is_killed_is_replaced_by_who_waits() {
+    let node = node(None);
+    pbs(&node).edit(|state| state.verify_time = Duration::from_secs(3600));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_stillpoint"))
+        .args(["verify", VOLID, "--wait"])
+        .env("STILLPOINT_ROOT", node.root())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while pbs(&node).tasks().is_empty() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let killed = collectors(&node);
+    assert_eq!(killed.len(), 1);
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(killed[0]),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
+    let upid = pbs(&node).tasks()[0]["upid"].as_str().unwrap().to_owned();
+    assert!(pbs(&node).finish(&upid));
+    // Long past any load of the machine: nobody else would end it before a day is over.
+    for _ in 0..1200 {
+        if let Some(status) = child.try_wait().unwrap() {
+            assert_eq!(status.code(), Some(0));
+            assert_eq!(records(&node)[0]["outcome"], "ok");
+            assert_eq!(pbs(&node).tasks().len(), 1, "it was not started again");
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    child.kill().unwrap();
+    panic!("nobody collects");
+}
+
+#[test]
+fn who_waits_is_told_why_the_server_does_not_begin() {
+    let node = node(None);
+    pbs(&node).inject("/verify", None, Fault::Refuse(503, "busy".into()));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_stillpoint"))
+        .args(["verify", VOLID, "--wait"])
+        .env("STILLPOINT_ROOT", node.root())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut told).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(told.starts_with(&format!("{VOLID}: not started yet: ")), "{told}");
+    pbs(&node).heal();
+    while records(&node).is_empty() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ use crate::pbs::storage::Attached;
 use crate::pbs::{BackupType, Choice, Entry, Pbs, Snapshot, Upid};
 use crate::sys::text::{count, printable, token};
 use crate::sys::{Root, detach};
+use crate::verify;
 use crate::verify::by_hand::{Order, Standing, order};
 use crate::vzdump::Vmid;
 
@@ -28,6 +29,9 @@ const SLOWEST_LOOK: Duration = Duration::from_secs(2);
 
 /// Of one task no more lines than these are shown.
 const LINES: usize = 2_000;
+
+/// How often who waits looks whether anybody still collects.
+const COLLECTOR_LOOK: Duration = Duration::from_secs(5);
 
 /// Has a snapshot verified, the latest of a guest on each storage, or all of a guest's. The exit status is 0 where
 /// each is ordered, or with `wait` where each is found good.
@@ -45,11 +49,16 @@ pub fn verify(root: &Root, what: &str, all: bool, wait: bool) -> Result<u8> {
         let name = volid(&storage, &snapshot);
         watched.push(Watched::of(name, order(root, &storage, vmid, &snapshot)?, storage));
     }
-    detach::start(root, &format!("stillpoint-collect-{}", token()), &["collect"])
-        .context("the verify is written down, and nobody could be started to see to it")?;
+    collect(root)?;
     let limit = if wait { OUTCOME_LIMIT } else { START_LIMIT };
     failed |= watch(root, &mut watched, wait, Instant::now() + limit)?;
     Ok(u8::from(failed))
+}
+
+fn collect(root: &Root) -> Result<()> {
+    detach::start(root, &format!("stillpoint-collect-{}", token()), &["collect"])
+        .map(drop)
+        .context("the verify is written down, and nobody could be started to see to it")
 }
 
 /// A snapshot that is to be verified.
@@ -141,6 +150,8 @@ struct Watched {
     pbs: Option<Pbs>,
     storage: String,
     task: Option<Upid>,
+    /// Why the server has not taken the order yet.
+    trouble: Option<String>,
     /// Lines of the task's log that have been printed.
     lines: usize,
     over: bool,
@@ -148,7 +159,18 @@ struct Watched {
 
 impl Watched {
     fn of(name: String, order: Order, storage: String) -> Watched {
-        Watched { name, order, pbs: None, storage, task: None, lines: 0, over: false }
+        let (pbs, task, trouble) = (None, None, None);
+        Watched { name, order, pbs, storage, task, trouble, lines: 0, over: false }
+    }
+
+    /// The server has not taken the order; why not is told once.
+    fn waits(&mut self, trouble: Option<String>) -> Result<()> {
+        if trouble.is_some() && self.trouble != trouble {
+            let why = trouble.as_deref().unwrap_or_default();
+            print(&format!("{}: not started yet: {}", self.name, printable(why, 1000)))?;
+            self.trouble = trouble;
+        }
+        Ok(())
     }
 
     /// The server has taken the order.
@@ -184,10 +206,11 @@ impl Watched {
 /// known not to be good.
 fn watch(root: &Root, watched: &mut [Watched], wait: bool, deadline: Instant) -> Result<bool> {
     let (mut failed, mut pause) = (false, FIRST_LOOK);
+    let mut looked = Instant::now();
     loop {
         for one in watched.iter_mut().filter(|one| !one.over) {
             match one.order.standing(root)? {
-                Standing::Waiting => {}
+                Standing::Waiting(trouble) => one.waits(trouble)?,
                 Standing::Running(upid) => {
                     one.runs(upid)?;
                     if wait {
@@ -217,6 +240,13 @@ fn watch(root: &Root, watched: &mut [Watched], wait: bool, deadline: Instant) ->
                 "{verifies} under way: `stillpoint journal` has the outcome in the end."
             ))?;
             return Ok(failed || wait);
+        }
+        if wait && looked.elapsed() >= COLLECTOR_LOOK {
+            // One that was killed tells nobody.
+            if !verify::is_collected(root)? {
+                collect(root)?;
+            }
+            looked = Instant::now();
         }
         thread::sleep(pause);
         pause = (pause * 3 / 2).min(SLOWEST_LOOK);

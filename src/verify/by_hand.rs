@@ -21,8 +21,8 @@ pub struct Order {
 /// How far a verify is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// The server has not taken the order yet.
-    Waiting,
+    /// The server has not taken the order yet; and why the last attempt was in vain, if there was one.
+    Waiting(Option<String>),
     /// The server is at it.
     Running(Upid),
     /// It is in the journal.
@@ -63,7 +63,10 @@ impl Order {
             Some(Pending { ended: Some(ended), .. }) => {
                 Ok(Standing::Over { outcome: ended.outcome, reason: ended.reason.clone() })
             }
-            Some(pending) => Ok(pending.upid.clone().map_or(Standing::Waiting, Standing::Running)),
+            Some(Pending { upid: Some(upid), .. }) => Ok(Standing::Running(upid.clone())),
+            Some(Pending { trouble, .. }) => {
+                Ok(Standing::Waiting(trouble.as_ref().map(|trouble| trouble.reason.clone())))
+            }
             None => self.outcome(root)?.context("it is gone, and the journal has no outcome of it"),
         }
     }

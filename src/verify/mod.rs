@@ -34,6 +34,9 @@ use self::queue::Queue;
 use crate::sys::{Root, lock};
 use crate::vzdump::Job;
 
+/// Held by whoever collects every pending verify.
+const COLLECTING: &str = "/run/stillpoint/collect.lock";
+
 /// Collects the verifies of a job until `deadline`; what is not over then is left to [`collect_all`].
 ///
 /// # Errors
@@ -48,7 +51,7 @@ pub fn collect_job(root: &Root, job: &Job, deadline: Instant) -> Result<Collecte
 /// # Errors
 /// As [`collect_job`].
 pub fn collect_all(root: &Root) -> Result<()> {
-    let path = root.path("/run/stillpoint/collect.lock");
+    let path = root.path(COLLECTING);
     // Who finds the lock taken has written down what it wants before; so the holder looks once more after letting go.
     while left(root)? > 0 {
         let _lock = match lock::take(&path, Instant::now()) {
@@ -60,6 +63,19 @@ pub fn collect_all(root: &Root) -> Result<()> {
         Collection::new(root, Collector::Unit, None).run(|queue| late.tell(queue))?;
     }
     Ok(())
+}
+
+/// Whether somebody collects every pending verify. One that begins to in the very moment of the question takes its
+/// answer for another collector and ends: who is told `false` starts one.
+///
+/// # Errors
+/// When the lock can't be looked at.
+pub fn is_collected(root: &Root) -> Result<bool> {
+    match lock::take(&root.path(COLLECTING), Instant::now()) {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == std::io::ErrorKind::TimedOut => Ok(true),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// How many verifies are not over, or nobody has been told of yet.
