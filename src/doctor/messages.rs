@@ -123,6 +123,9 @@ messages! {
         => "pct exec {vmid} -- systemctl status docker";
     PLAN: Warn "{note}"
         => "stillpoint plan {vmid}";
+    SLOW_STOP: Warn "stopping its containers may take {chain} s by their own stop timeouts, and is given up after {limit} s, \
+                     as quiesce.hold-limit says: a backup in which they need longer is not consistent"
+        => "stillpoint plan {vmid}";
     LIVE_RESTORE: Warn "live-restore is on: when the guest shuts down, as for a backup in stop mode, its containers are killed"
         => "pct exec {vmid} -- sed -i 's/\"live-restore\": *true/\"live-restore\": false/' /etc/docker/daemon.json",
            "pct exec {vmid} -- systemctl reload docker";

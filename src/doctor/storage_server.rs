@@ -75,10 +75,21 @@ fn expiry(about: Subject<'_>, seen: Certificate, pinned: bool, set: &str) -> Opt
     Some(if pinned { check.fix(READ).fix(set) } else { check })
 }
 
+/// `192.0.2.7:8007`, `[2001:db8::7]:8007`
+fn authority(server: &str, port: u16) -> String {
+    match server.trim_start_matches('[').trim_end_matches(']') {
+        address if address.contains(':') => format!("[{address}]:{port}"),
+        name => format!("{name}:{port}"),
+    }
+}
+
 fn unreachable(about: Subject<'_>, target: &Target, error: &Error) -> Check {
     about
         .fail("server", error)
-        .fix(format!("nc -zv {} {}   # from this node", target.server, target.port))
+        .fix(format!(
+            "openssl s_client -brief -connect {} </dev/null   # from this node",
+            authority(&target.server, target.port)
+        ))
         .fix("on the backup server: systemctl status proxmox-backup-proxy")
 }
 

@@ -155,11 +155,16 @@ impl Plan {
     /// The time limit for the whole: the configured one, or the longest chain of the containers' own stop
     /// timeouts where that is longer, and always below the hold limit.
     pub fn time_limit(&self, settings: &Settings) -> Duration {
+        let chain = self.longest_chain();
+        settings.quiesce.time_limit.max(chain).min(settings.quiesce.hold_limit.mul_f32(0.9))
+    }
+
+    /// How long stopping everything takes where each container needs the whole of its own stop timeout.
+    pub fn longest_chain(&self) -> Duration {
         let own = |step: &Step| if step.action == Strategy::Stop { step.stop_timeout } else { 0 };
         let chain = self.accumulate(own).into_iter().max();
         // What the engine needs beyond the timeout to kill and to clean up.
-        let chain = Duration::from_secs(chain.unwrap_or(0)) + Duration::from_secs(5);
-        settings.quiesce.time_limit.max(chain).min(settings.quiesce.hold_limit.mul_f32(0.9))
+        Duration::from_secs(chain.unwrap_or(0)).saturating_add(Duration::from_secs(5))
     }
 
     /// The steps in the order of stopping, those that are stopped together in one wave.

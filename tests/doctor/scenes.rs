@@ -117,6 +117,8 @@ pub const SCENES: &[Scene] = scenes! {
         "guest.9001.plan" PLAN;
     |node| add(node, Spec::service("shop", "loop").status(Status::Restarting)) =>
         "guest.9001.plan" PLAN;
+    |node| add(node, Spec { stop_timeout: Some(3600), ..Spec::service("shop", "slow") }) =>
+        "guest.9001.stop" SLOW_STOP;
     |node| add(node, Spec::service("shop", "once").restart(Restart::No)) =>
         "guest.9001.restart" STAYS_DOWN;
     |node| node.write("guests/9001/root/proc/1/mountinfo", "1 2 0:1 / /mnt/far rw - fuse.sshfs far: rw\n").unwrap() =>

@@ -1,14 +1,15 @@
 use super::Stacks;
+use crate::config::Settings;
 use crate::doctor::check::Check;
 use crate::doctor::message::{Names, Values, quoted};
-use crate::doctor::messages::{ENGINE, LIVE_RESTORE, PLAN, STAYS_DOWN};
+use crate::doctor::messages::{ENGINE, LIVE_RESTORE, PLAN, SLOW_STOP, STAYS_DOWN};
 use crate::engine::{Container, Restart, Status};
 use crate::sys::text::{count, printable};
 
 /// What compose calls a container of `docker compose run`: it is meant to end.
 const ONE_OFF: &str = "com.docker.compose.oneoff";
 
-pub fn engine(stacks: &Stacks<'_>) -> Vec<Check> {
+pub fn engine(stacks: &Stacks<'_>, settings: &Settings) -> Vec<Check> {
     let vmid = stacks.vmid;
     let name = stacks.config.hostname.as_deref().unwrap_or("a guest without a name");
     let running = stacks.plan.steps.len();
@@ -20,6 +21,7 @@ pub fn engine(stacks: &Stacks<'_>) -> Vec<Check> {
         let values: Values<'_> = &[("note", note), ("vmid", &vmid)];
         checks.push(PLAN.check(format!("guest.{vmid}.plan"), values));
     }
+    checks.extend(slow(stacks, settings));
     if stacks.info.live_restore {
         checks.push(LIVE_RESTORE.check(format!("guest.{vmid}.live-restore"), &[("vmid", &vmid)]));
     }
@@ -35,6 +37,15 @@ pub fn engine(stacks: &Stacks<'_>) -> Vec<Check> {
         )));
     }
     checks
+}
+
+/// Stop timeouts that the time limit can't be raised to, since it stays below the hold limit.
+fn slow(stacks: &Stacks<'_>, settings: &Settings) -> Option<Check> {
+    let (chain, limit) = (stacks.plan.longest_chain(), stacks.plan.time_limit(settings));
+    let vmid = stacks.vmid;
+    let (chain, limit) = (chain.as_secs(), limit.as_secs());
+    let values: Values<'_> = &[("chain", &chain), ("limit", &limit), ("vmid", &vmid)];
+    (chain > limit).then(|| SLOW_STOP.check(format!("guest.{vmid}.stop"), values))
 }
 
 /// A service of a stack that runs, and that nobody starts again.

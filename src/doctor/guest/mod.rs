@@ -139,7 +139,7 @@ fn guest(root: &Root, settings: &Settings, start: &Start, member: &Member) -> Lo
             let plan = quiesce::plan(vmid, &containers, settings, Some(&config));
             let stacks = Stacks { vmid, text, config: &config, info, containers, plan };
             looked.engine = Some(true);
-            looked.checks.extend(engine::engine(&stacks));
+            looked.checks.extend(engine::engine(&stacks, settings));
             looked.checks.extend(data::data(&stacks));
             looked.checks.extend(start.is_looked_after(&stacks));
         }
