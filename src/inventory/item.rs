@@ -211,6 +211,17 @@ mod tests {
     }
 
     #[test]
+    fn every_field_is_documented() {
+        let page = include_str!("../../packaging/doc/json.md");
+        let (_, section) = page.split_once("## stillpoint snapshots --json").unwrap();
+        let place = place();
+        let json = serde_json::to_value(Item::of(&place, whole())).unwrap();
+        for name in json.as_object().unwrap().keys() {
+            assert!(section.contains(&format!("`{name}`")), "{name}");
+        }
+    }
+
+    #[test]
     fn what_matters_fits_into_80_columns() {
         let place = place();
         let row = Item::of(&place, whole()).row();

@@ -177,7 +177,7 @@ pub struct Recovered {
     pub run: String,
     pub job: String,
     pub vmid: Vmid,
-    /// Who: `guard`, `job-start`, `recover`, `person`.
+    /// Who: `guard`, `job-start`, `job-end`, `settle`, `recover`, `person`.
     pub by: String,
     /// Why it was needed.
     pub reason: String,

@@ -76,6 +76,33 @@ fn texts(list: &Value) -> impl Iterator<Item = String> {
 mod tests {
     use super::*;
 
+    /// The fields of an object, of objects in it, and of those in its lists.
+    fn fields(value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(object) => {
+                for (key, value) in object {
+                    found.push(key.clone());
+                    fields(value, found);
+                }
+            }
+            Value::Array(list) => list.iter().for_each(|value| fields(value, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_kind_and_field_is_documented() {
+        let page = include_str!("../../packaging/doc/json.md");
+        for record in crate::journal::examples() {
+            let record = serde_json::to_value(record).unwrap();
+            let mut names = vec![record["kind"].as_str().unwrap().to_string()];
+            fields(&record, &mut names);
+            for name in names {
+                assert!(page.contains(&format!("`{name}`")), "{name}");
+            }
+        }
+    }
+
     #[test]
     fn a_record_of_every_kind_tells_what_a_person_asks_of_it() {
         let lines: Vec<String> = crate::journal::examples()
