@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -192,10 +193,13 @@ fn who_waits_is_told_why_the_server_does_not_begin() {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    let mut told = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut told).unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send(lines.next().unwrap().unwrap()));
+    let told = receiver.recv_timeout(Duration::from_secs(120));
     child.kill().unwrap();
     child.wait().unwrap();
+    let told = told.expect("nothing is told");
     assert!(told.starts_with(&format!("{VOLID}: not started yet: ")), "{told}");
     pbs(&node).heal();
     while records(&node).is_empty() {
