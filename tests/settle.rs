@@ -437,3 +437,17 @@ fn a_guest_that_is_not_up_yet_when_the_hook_is_called_is_waited_for() {
         ["db", "cache", "web"].into_iter().all(|name| world.status(name) == Status::Running)
     });
 }
+
+#[test]
+fn a_guest_whose_init_is_not_yet_in_its_root_is_waited_for() {
+    let world = World::new(|_| {});
+    let vmid = (VMID + 1).to_string();
+    world.node.write(&format!("guests/{vmid}/running"), "").unwrap();
+    let mut started = Command::new(env!("CARGO_BIN_EXE_stillpoint"));
+    started.args(["started", &vmid]).env("STILLPOINT_ROOT", world.node.root());
+    let mut started = started.spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(started.try_wait().unwrap().is_none(), "it has given up");
+    fs::create_dir_all(world.node.path(format!("guests/{vmid}/root"))).unwrap();
+    assert!(started.wait().unwrap().success());
+}

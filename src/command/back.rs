@@ -51,10 +51,12 @@ pub fn resume(root: &Root, vmid: Vmid) -> Result<()> {
     tell(vmid, brought_back)
 }
 
-/// Settles a guest that is being started: the drop-in of its unit calls before its init is there.
+/// Settles a guest that is being started: the drop-in of its unit calls before its init is there. Until that has a root of
+/// its own it can't be told from a process of the node, which is an error and over in a moment.
 pub fn started(root: &Root, vmid: Vmid) -> Result<()> {
     let deadline = Instant::now() + START_LIMIT;
-    while !State::of(root, vmid)?.is_running() && Instant::now() < deadline {
+    while !State::of(root, vmid).is_ok_and(|state| state.is_running()) && Instant::now() < deadline
+    {
         thread::sleep(START_LOOK);
     }
     settle(root, vmid)
