@@ -369,6 +369,26 @@ fn a_former_hookscript_is_called_counts_and_is_put_back() {
 }
 
 #[test]
+fn a_former_hookscript_may_start_another_guest() {
+    let mut node = with_guest(9001);
+    node.add_guest(GuestSpec::lxc(9002)).unwrap();
+    script(&node, "var/lib/vz/snippets/db.sh");
+    let ours = node.path("var/lib/vz/snippets/stillpoint");
+    let web = format!("#!/bin/sh\n[ $2 != pre-start ] || {} 9002 pre-start\n", ours.display());
+    node.write("var/lib/vz/snippets/web.sh", &web).unwrap();
+    let web = node.path("var/lib/vz/snippets/web.sh");
+    fs::set_permissions(web, fs::Permissions::from_mode(0o755)).unwrap();
+    for (vmid, name) in [(9001, "web"), (9002, "db")] {
+        let guest = node.guest(vmid).unwrap();
+        let before = guest.config().unwrap();
+        guest.set_config(&format!("{before}hookscript: local:snippets/{name}.sh\n")).unwrap();
+    }
+    done(&node, "enable --all");
+    assert_eq!(hookscript(&node, "9001 pre-start").status.code(), Some(0));
+    assert_eq!(called(&node).len(), 1, "the other guest's own hookscript is called as well");
+}
+
+#[test]
 fn without_chaining_a_guest_with_a_hookscript_is_left_alone() {
     let node = with_guest(9001);
     node.write("etc/stillpoint/config.toml", "[restore]\nchain = false\n").unwrap();

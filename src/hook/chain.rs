@@ -36,7 +36,7 @@ pub fn vzdump(root: &Root, arguments: &[String], ours: impl FnOnce() -> u8) -> u
             return ours();
         }
     };
-    if within_a_call_of_ours() {
+    if within_the_same_call(arguments) {
         return 0;
     }
     let phase = arguments.first().map(String::as_str).unwrap_or_default();
@@ -78,7 +78,7 @@ pub fn guest(arguments: &[String], ours: impl FnOnce() -> u8) -> u8 {
             return ours();
         }
     };
-    if within_a_call_of_ours() {
+    if within_the_same_call(arguments) {
         return 0;
     }
     caught(ours);
@@ -122,21 +122,32 @@ fn call(script: &Path, name: &str, arguments: &[String]) -> u8 {
     }
 }
 
-/// Whether an ancestor of this process is this very program: a former script that itself calls Stillpoint, as one
-/// written by hand may do, has been called by it.
-fn within_a_call_of_ours() -> bool {
+/// Whether an ancestor of this process is this very program with the same arguments: a former script that itself calls
+/// Stillpoint, as one written by hand may do, has been called by it. One that starts another guest is another matter: that
+/// guest's hook is called for itself.
+fn within_the_same_call(arguments: &[String]) -> bool {
     let mut pid = i32::try_from(std::os::unix::process::parent_id()).unwrap_or(1);
     for _ in 0..GENERATIONS {
         if pid <= 1 {
             return false;
         }
-        if is_own_program(&fs::metadata(format!("/proc/{pid}/exe")).ok()) {
+        if is_own_program(&fs::metadata(format!("/proc/{pid}/exe")).ok())
+            && has_arguments(pid, arguments)
+        {
             return true;
         }
         let Ok(parent) = process::parent_of(pid) else { return false };
         pid = parent;
     }
     false
+}
+
+/// As far as it can be told: one that can't be looked at is taken for the same, for a call within a call has no end.
+fn has_arguments(pid: i32, arguments: &[String]) -> bool {
+    let Ok(bytes) = fs::read(format!("/proc/{pid}/cmdline")) else { return true };
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let theirs: Vec<&str> = text.trim_end_matches('\0').split('\0').skip(1).collect();
+    theirs == arguments
 }
 
 fn is_own_program(file: &Option<fs::Metadata>) -> bool {
