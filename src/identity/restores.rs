@@ -60,14 +60,25 @@ impl Restores {
     }
 }
 
-/// One task a line, its UPID first.
+/// One task a line: its UPID, in the list of the active ones a 0 or 1, and once it has ended, when and how.
 fn add(latest: &mut BTreeMap<Vmid, i64>, text: &str) {
-    let upids = text.lines().filter_map(|line| Upid::parse(line.split_whitespace().next()?));
-    for upid in upids.filter(|upid| upid.kind() == "vzrestore") {
+    let upid = |line: &str| {
+        let (upid, rest) = line.split_once(' ').unwrap_or((line, ""));
+        Upid::parse(upid.trim()).filter(|_| !has_failed(rest))
+    };
+    for upid in text.lines().filter_map(upid).filter(|upid| upid.kind() == "vzrestore") {
         let Ok(vmid) = upid.subject().parse() else { continue };
         let at = latest.entry(vmid).or_insert(upid.started());
         *at = upid.started().max(*at);
     }
+}
+
+/// Whether a task has ended and restored nothing: the guest of that number is then the one that was there before.
+fn has_failed(rest: &str) -> bool {
+    let mut words = rest.split_whitespace().skip_while(|word| {
+        matches!(*word, "0" | "1") || word.len() == 8 && word.bytes().all(|b| b.is_ascii_hexdigit())
+    });
+    words.next().is_some_and(|word| word != "OK" && !word.starts_with("WARNINGS"))
 }
 
 #[cfg(test)]
@@ -84,6 +95,23 @@ mod tests {
             UPID:one:00006B5F:00A1B2C3:00000040:vzclone:9001:root@pam: 00000041 OK\n\
             UPID:one:00006B5F:00A1B2C3:00000040:vzcreate:9003:root@pam: 00000041 OK\nnonsense\n\n",
         );
+        let task = |time: u32, rest: &str| {
+            format!("UPID:one:00006B5F:00A1B2C3:{time:08X}:vzrestore:9004:root@pam:{rest}\n")
+        };
+        for (time, rest) in [
+            (0x50, " 00000051 WARNINGS: 1"),
+            (0x60, " 00000061 unable to restore CT 9004 - CT is running"),
+            (0x70, " 1 00000071 interrupted by signal"),
+        ] {
+            add(&mut latest, &task(time, rest));
+        }
+        let restores = Restores { latest: Some(latest.clone()) };
+        assert_eq!(restores.of(Vmid(9004)), Restored::At(0x50));
+        for (time, rest) in [(0x80, " 0"), (0x90, " 1 00000091 OK"), (0xa0, "")] {
+            add(&mut latest, &task(time, rest));
+            let restores = Restores { latest: Some(latest.clone()) };
+            assert_eq!(restores.of(Vmid(9004)), Restored::At(i64::from(time)), "{rest}");
+        }
         let restores = Restores { latest: Some(latest) };
         assert_eq!(restores.of(Vmid(9002)), Restored::At(0x30));
         assert_eq!(restores.of(Vmid(9001)), Restored::NotHere);
