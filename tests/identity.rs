@@ -91,11 +91,25 @@ impl Scene {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// The first phase of a backup.
+    fn backup(&self, vmid: u32) {
+        let output = self
+            .called("vzdump-hook", &["backup-start", "stop", &vmid.to_string()])
+            .env("VMTYPE", "lxc")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
     fn command(&self, program: &str, arguments: &[&str]) -> Output {
+        self.called(program, arguments).output().unwrap()
+    }
+
+    fn called(&self, program: &str, arguments: &[&str]) -> Command {
         let path = Path::new(env!("CARGO_BIN_EXE_guest-hook")).with_file_name(program);
         let mut command = Command::new(path);
         command.args(arguments).env_clear().env("STILLPOINT_ROOT", self.node.root());
-        command.output().unwrap()
+        command
     }
 
     /// The `stillpoint` command; its output, and whether it went well.
@@ -440,6 +454,50 @@ fn a_call_that_is_killed_between_the_files_is_made_good_by_the_next() {
     assert!(scene.lxc(9002).contains("lxc.uts.name = web-9002"));
     // Killed before the first, but after the record: it is a copy still.
     scene.configure(9002, &ORIGINAL.replace("vm-9001", "vm-9002"));
+    assert!(scene.start(9002).contains("guest 9002 is a copy"));
+}
+
+#[test]
+fn what_a_person_has_set_since_is_not_undone() {
+    let managed = ORIGINAL.replace("ip=dhcp", "host-managed=1,ip=192.0.2.7/24");
+    let scene = Scene::new();
+    scene.configure(9001, &managed);
+    scene.mark_running(9001);
+    scene.restore(9002, &managed);
+    scene.start(9002);
+    let given = scene.config(9002);
+    assert!(given.contains("hostname: web-9002\n") && given.contains(",link_down=1"), "{given}");
+    // As `pct set` leaves them, and Proxmox VE writes LXC's file from it.
+    let lxc = |hostname: &str, link: &str| {
+        LXC.replace("= web", &format!("= {hostname}"))
+            .replace("BC:24:11:00:00:01", mac_of(&given))
+            .replace("lxc.net.0.type", &format!("{link}lxc.net.0.type"))
+    };
+    let up = given.replace(",link_down=1", "");
+    let renamed = given.replace("web-9002", "web");
+    for (config, lxc) in
+        [(up, lxc("web-9002", "lxc.net.0.flags = up\n")), (renamed, lxc("web", ""))]
+    {
+        scene.configure(9002, &config);
+        scene.node.write("var/lib/lxc/9002/config", &lxc).unwrap();
+        let said = scene.pre_start(9002);
+        assert!(!said.contains("given before"), "{said}");
+        assert_eq!((scene.config(9002), scene.lxc(9002)), (config, lxc));
+    }
+}
+
+#[test]
+fn a_backup_of_a_guest_in_doubt_proves_nothing_where_it_was_restored() {
+    let scene = Scene::new();
+    scene.restore(9002, ORIGINAL);
+    assert!(scene.start(9002).contains("in doubt"));
+    scene.mark_running(9002);
+    scene.backup(9002);
+    assert_eq!(scene.record(9002), None);
+    scene.mark_stopped(9002);
+    scene.mark_running(9001);
+    scene.backup(9001);
+    assert!(scene.record(9001).is_some(), "it was there before");
     assert!(scene.start(9002).contains("guest 9002 is a copy"));
 }
 

@@ -122,6 +122,11 @@ impl Net {
             .collect()
     }
 
+    /// Whether the other says the same, in whichever order.
+    pub fn is_same(&self, other: &Net) -> bool {
+        self.mac() == other.mac() && self.without_mac() == other.without_mac()
+    }
+
     /// Everything but the hardware address: the same for an original and a copy whose address was made new.
     pub fn without_mac(&self) -> Vec<&str> {
         let is_mac = |part: &&str| {

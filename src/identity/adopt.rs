@@ -108,7 +108,7 @@ fn back(known: &Known, from: &Outward) -> Change {
                 None => new.remove(key),
             }
         }
-        if same_parts(&new, &before) {
+        if new.is_same(&before) {
             new = before;
         }
         if new != *now {
@@ -117,10 +117,6 @@ fn back(known: &Known, from: &Outward) -> Change {
         }
     }
     change
-}
-
-fn same_parts(one: &Net, other: &Net) -> bool {
-    one.mac() == other.mac() && one.without_mac() == other.without_mac()
 }
 
 fn must_not_run(root: &Root, owner: &Rival) -> Result<()> {

@@ -80,9 +80,15 @@ pub fn apply(
 }
 
 /// A call that was ended between the two files: the next one of the same start does the rest.
-pub fn mend(root: &Root, vmid: Vmid, owned: &Owned) -> Result<Option<String>> {
+///
+/// Only where Proxmox VE's own file says all of what was given then: what a person has set since is not undone.
+pub fn mend(root: &Root, known: &Known, owned: &Owned) -> Result<Option<String>> {
+    let vmid = known.member.vmid;
     let Some(changed) = &owned.changed else { return Ok(None) };
     let change = Change { from: changed.from.clone(), to: changed.to.clone() };
+    if !change.is_in(&known.appearance) {
+        return Ok(None);
+    }
     let lxc = Rewrite::read(&lxc_config(root, vmid), Grammar::Lxc, &change.lxc_edits())?;
     let Some(lxc) = lxc.filter(|lxc| !lxc.is_idle()) else { return Ok(None) };
     write_together(&[lxc])?;

@@ -84,6 +84,15 @@ impl Change {
         after
     }
 
+    /// Whether a guest has all that it was given.
+    pub fn is_in(&self, own: &Appearance) -> bool {
+        let hostname = self.to.hostname.is_none() || self.to.hostname == own.hostname;
+        let has = |line: &NetLine| {
+            own.net(line.number).is_some_and(|net| net.is_same(&Net::parse(&line.value)))
+        };
+        hostname && self.to.nets.iter().all(has)
+    }
+
     /// For `/etc/pve/lxc/VMID.conf`.
     pub fn pve_edits(&self) -> Vec<Edit> {
         let hostname = self.from.hostname.iter().zip(&self.to.hostname);

@@ -8,6 +8,7 @@ use super::apply::{self, mend};
 use super::change::{Change, new_mac};
 use super::decide::{Case, Decision, Verdict, decide};
 use super::owner::Records;
+use super::restores::Restored;
 use super::survey::Survey;
 use crate::config::Settings;
 use crate::guest::{Mac, State};
@@ -48,7 +49,7 @@ pub fn pre_start(root: &Root, vmid: Vmid) -> Result<Vec<String>> {
                 lines.push(format!("guest {vmid} keeps its identity: {reason}"));
             }
             if let Some(owned) = records.read(vmid)? {
-                lines.extend(mend(root, vmid, &owned)?);
+                lines.extend(mend(root, known, &owned)?);
             }
             if remember {
                 records.remember(known).context("whose identity this is can't be recorded")?;
@@ -142,7 +143,8 @@ pub fn remember_all(root: &Root, vmids: &[Vmid]) -> Result<()> {
     Ok(())
 }
 
-/// A guest that runs, while whoever has its hardware address too does not, has it by right.
+/// A guest that runs, while whoever has its hardware address too does not, has it by right; but for one that was itself
+/// restored here: that may be the copy, and a backup of it is no proof of anything.
 fn is_its_own(root: &Root, vmid: Vmid, case: &Case) -> bool {
     match decide(case).verdict {
         Verdict::Keep { remember } => remember,
@@ -152,7 +154,8 @@ fn is_its_own(root: &Root, vmid: Vmid, case: &Case) -> bool {
             let unclaimed = shared.iter().all(|rival| {
                 rival.running == Some(false) && rival.claims.is_disjoint(&rival.shared)
             });
-            unclaimed && State::of(root, vmid).is_ok_and(|state| state.is_running())
+            let restored = matches!(case.restored, Restored::At(_));
+            unclaimed && !restored && State::of(root, vmid).is_ok_and(|state| state.is_running())
         }
     }
 }
