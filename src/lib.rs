@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! hook, command                                what a call of a hook, or of a person, comes to
-//! doctor    setup                              on a node that is to be looked after
+//! doctor                                       what stands in the way on a node
+//! setup                                        having Proxmox VE call Stillpoint
 //! quiesce   verify   identity   inventory      what Stillpoint does
 //! report                                       telling people
 //! journal   run                                what it remembers

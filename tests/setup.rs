@@ -369,6 +369,27 @@ fn a_former_hookscript_is_called_counts_and_is_put_back() {
 }
 
 #[test]
+fn each_job_keeps_the_note_of_this_node() {
+    let node = node();
+    let note = "etc/pve/stillpoint/nodes/sim.json";
+    let start = || {
+        let output = hook(&node, "job-start");
+        assert_eq!(output.status.code(), Some(0));
+        text(&output)
+    };
+    assert_eq!(start(), "");
+    assert!(read(&node, note).contains(env!("CARGO_PKG_VERSION")));
+    fs::remove_file(node.path(note)).unwrap();
+    fs::remove_dir(node.path("etc/pve/stillpoint/nodes")).unwrap();
+    node.write("etc/pve/stillpoint/nodes", "").unwrap();
+    assert!(start().contains("the other nodes can't be told of this one"));
+    fs::remove_file(node.path("etc/pve/stillpoint/nodes")).unwrap();
+    fs::remove_file(node.path("etc/pve/local")).unwrap();
+    assert_eq!(start(), "");
+    assert!(!node.path(note).exists(), "/etc/pve is not mounted");
+}
+
+#[test]
 fn a_former_hookscript_may_start_another_guest() {
     let mut node = with_guest(9001);
     node.add_guest(GuestSpec::lxc(9002)).unwrap();

@@ -1,12 +1,12 @@
 //! What stands in the way of good backups on this node, and how to mend it.
 //!
-//! Nothing is changed but this node's note for the others ([`cluster::note_node`]). Whatever is outside (programs,
+//! Nothing is changed but this node's note for the others ([`crate::setup::nodes`]). Whatever is outside (programs,
 //! guests, servers, `/etc/pve`) is asked within a limit, and most of it at once.
 
 mod ask;
 mod check;
 mod clock;
-pub mod cluster;
+mod cluster;
 mod guest;
 mod jobs;
 mod layout;

@@ -10,19 +10,26 @@ use crate::quiesce::{self, BroughtBack, Errand};
 use crate::report;
 use crate::report::lines::{say, summary};
 use crate::run::Runs;
-use crate::sys::{Root, detach, text};
+use crate::setup::nodes;
+use crate::sys::{Root, bounded, detach, text};
 use crate::verify::{self, Collected};
 use crate::vzdump::Job;
 
 /// For what an earlier job left in one guest.
 const LEFTOVER_LIMIT: Duration = Duration::from_secs(60);
 
+/// For this node's note; a storage that does not answer is not waited for longer.
+const NOTE_LIMIT: Duration = Duration::from_secs(10);
+
 /// Does what is due in a job phase and returns the exit status.
 pub fn perform(root: &Root, settings: &Settings, job: &Job, due: &[Duty]) -> u8 {
     let mut status = 0;
     for duty in due {
         match duty {
-            Duty::BringBackLeftovers => bring_back_leftovers(root),
+            Duty::BringBackLeftovers => {
+                bring_back_leftovers(root);
+                leave_note(root);
+            }
             Duty::EndRuns => end_runs(root, job),
             Duty::CollectVerifies => status = collect(root, settings, job),
             Duty::LeaveVerifies => leave_verifies(root),
@@ -44,6 +51,19 @@ fn bring_back_leftovers(root: &Root) {
     match quiesce::recover(root, "job-start", LEFTOVER_LIMIT) {
         Ok(lines) => lines.iter().for_each(|line| say(line)),
         Err(error) => say(&format!("what earlier jobs left can't be told: {error:#}")),
+    }
+}
+
+/// Tells the other nodes of the cluster what this one has of Stillpoint, where there is something new to tell. What keeps
+/// it from being written (no quorum) concerns no backup.
+fn leave_note(root: &Root) {
+    let node = root.clone();
+    let written = bounded::within(NOTE_LIMIT, move || match nodes::is_mounted(&node) {
+        true => nodes::leave_note(&node),
+        false => Ok(()),
+    });
+    if let Err(error) = written.map_err(anyhow::Error::from).and_then(|done| done) {
+        say(&format!("the other nodes can't be told of this one: {error:#}"));
     }
 }
 

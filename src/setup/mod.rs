@@ -3,13 +3,13 @@
 //! vzdump calls its script ([`register`]), PVE the hookscript of a guest ([`enable`]), systemd the drop-in of every
 //! container's unit. What was there before is kept, called by ours, and put back.
 
-mod drop_in;
+pub mod drop_in;
 mod enable;
 pub mod kept;
 pub mod nodes;
 mod register;
-mod snippet;
-mod storages;
+pub mod snippet;
+pub mod storages;
 mod vzdump_conf;
 
 pub use enable::{Told, Which, disable, enable};

@@ -22,7 +22,7 @@ pub struct Note {
     pub schema: u32,
     /// Of the package.
     pub version: String,
-    /// When it was written, RFC 3339, UTC.
+    /// When it became so, RFC 3339, UTC.
     pub time: String,
     /// The volumes of our hookscript that are in this node's own storages.
     #[serde(default)]
@@ -67,36 +67,56 @@ fn directories_of_nodes(root: &Root) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The note of a node; `None` where it has left none, or one that is not understood.
+/// The note of a node; `None` where it has left none.
+///
+/// # Errors
+/// Also one that is not understood.
 pub fn note(root: &Root, node: &str) -> Result<Option<Note>> {
-    let path = format!("{DIRECTORY}/{node}.json");
-    let text = file::read_text(&root.path(&path), 1 << 20).context(path)?;
-    Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
+    let path = path(node);
+    let text = file::read_text(&root.path(&path), 1 << 20).context(path.clone())?;
+    text.map(|text| serde_json::from_str(&text)).transpose().context(path)
 }
 
-/// Leaves this node's note.
+/// Leaves this node's note, where it is not what is there already.
 ///
 /// # Errors
 /// Where it can't be written, as without quorum, or while `/etc/pve` is not mounted: what is written below it then keeps
 /// it from being mounted again.
 pub fn leave_note(root: &Root) -> Result<()> {
-    if root.path("/etc/pve/local").symlink_metadata().is_err() {
+    if !is_mounted(root) {
         bail!("/etc/pve is not mounted: systemctl status pve-cluster");
     }
     let own = directories(root)?.into_iter().filter(|storage| !storage.shared);
-    let there = |storage: &Storage| root.path(&storage.directory).join(snippet::NAME).exists();
-    let note = Note {
+    let there = own.filter(|storage| snippet::is_there(root, storage));
+    let new = Note {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION").to_string(),
         time: clock::rfc3339(clock::now()),
-        snippets: own.filter(there).map(|storage| snippet::volume(&storage)).collect(),
+        snippets: there.map(|storage| snippet::volume(&storage)).collect(),
     };
-    let path = format!("{DIRECTORY}/{}.json", node_name(root));
-    write(root, &path, &serde_json::to_vec(&note)?)
+    let node = node_name(root);
+    // One that is damaged is written anew.
+    let old = note(root, &node).ok().flatten();
+    if old.is_some_and(|old| Note { time: new.time.clone(), ..old } == new) {
+        return Ok(());
+    }
+    write(root, &path(&node), &serde_json::to_vec_pretty(&new)?)
+}
+
+/// Whether this is a node of Proxmox VE whose `/etc/pve` is there.
+pub fn is_mounted(root: &Root) -> bool {
+    root.path("/etc/pve/local").symlink_metadata().is_ok()
+}
+
+fn path(node: &str) -> String {
+    format!("{DIRECTORY}/{node}.json")
 }
 
 /// Writes a file below `/etc/pve/stillpoint`.
 pub(super) fn write(root: &Root, path: &str, content: &[u8]) -> Result<()> {
+    if !is_mounted(root) {
+        bail!("{path} can't be written: /etc/pve is not mounted: systemctl status pve-cluster");
+    }
     let place = root.path(path);
     if let Some(directory) = place.parent() {
         fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
@@ -110,14 +130,18 @@ pub fn without_snippet(root: &Root, storage: &Storage) -> Result<Vec<String>> {
     let mut without = Vec::new();
     for node in others(root)? {
         let has = storage.on(&node)
-            && (storage.shared
-                || note(root, &node)?
-                    .is_some_and(|note| note.snippets.contains(&snippet::volume(storage))));
+            && (storage.shared || note_names(root, &node, &snippet::volume(storage)));
         if !has {
             without.push(node);
         }
     }
     Ok(without)
+}
+
+/// A note that can't be read names nothing.
+fn note_names(root: &Root, node: &str, volume: &str) -> bool {
+    let note = note(root, node).ok().flatten();
+    note.is_some_and(|note| note.snippets.iter().any(|other| other == volume))
 }
 
 #[cfg(test)]
@@ -140,6 +164,50 @@ mod tests {
             \"nodelist\": {\n \"one\": {\"id\": 1, \"online\": 1},\n \"two\": {\"id\": 2}}}\n";
         fs::write(&members, text).unwrap();
         assert_eq!(others(&root).unwrap(), ["two"]);
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn a_note_is_written_when_it_changes_and_not_else() {
+        let directory =
+            std::env::temp_dir().join(format!("stillpoint-note-{}", crate::sys::text::token()));
+        let root = Root::at(&directory);
+        fs::create_dir_all(root.path("/etc/pve/nodes/one")).unwrap();
+        std::os::unix::fs::symlink("nodes/one", root.path("/etc/pve/local")).unwrap();
+        leave_note(&root).unwrap();
+        let first = note(&root, "one").unwrap().unwrap();
+        assert_eq!((first.version.as_str(), first.snippets.len()), (env!("CARGO_PKG_VERSION"), 0));
+        let place = root.path(&path("one"));
+        let other = first.time.replace("20", "19");
+        let text = fs::read_to_string(&place).unwrap();
+        fs::write(&place, text.replace(&first.time, &other)).unwrap();
+        leave_note(&root).unwrap();
+        assert_eq!(note(&root, "one").unwrap().unwrap().time, other, "it said the same");
+        let snippets = root.path("/var/lib/vz/snippets");
+        fs::create_dir_all(&snippets).unwrap();
+        fs::write(snippets.join("stillpoint"), "").unwrap();
+        leave_note(&root).unwrap();
+        assert_eq!(note(&root, "one").unwrap().unwrap().time, other, "it can't be run");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(snippets.join("stillpoint"), mode).unwrap();
+        leave_note(&root).unwrap();
+        assert_eq!(note(&root, "one").unwrap().unwrap().snippets, ["local:snippets/stillpoint"]);
+        fs::write(&place, "{").unwrap();
+        assert!(note(&root, "one").is_err());
+        leave_note(&root).unwrap();
+        assert!(note(&root, "one").unwrap().is_some());
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn nothing_is_written_below_a_directory_that_is_not_mounted() {
+        let directory =
+            std::env::temp_dir().join(format!("stillpoint-note-{}", crate::sys::text::token()));
+        let root = Root::at(&directory);
+        fs::create_dir_all(root.path("/etc/pve")).unwrap();
+        assert!(leave_note(&root).is_err());
+        assert!(write(&root, "/etc/pve/stillpoint/chained/9001.json", b"{}").is_err());
+        assert_eq!(fs::read_dir(root.path("/etc/pve")).unwrap().count(), 0);
         fs::remove_dir_all(directory).unwrap();
     }
 }

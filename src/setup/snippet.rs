@@ -29,6 +29,9 @@ hook=${STILLPOINT_ROOT:-}/usr/libexec/stillpoint/guest-hook
 /// A server that is gone lets a look at its files hang for ever.
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// For one look at one file.
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
+
 /// The volume of our hookscript in a storage.
 pub fn volume(storage: &Storage) -> String {
     format!("{}:snippets/{NAME}", storage.id)
@@ -37,6 +40,16 @@ pub fn volume(storage: &Storage) -> String {
 /// Whether a volume is our hookscript, in whichever storage.
 pub fn is_ours(volume: &str) -> bool {
     volume.split_once(':').is_some_and(|(_, name)| name == format!("snippets/{NAME}"))
+}
+
+/// Whether the file is in the storage and PVE takes it for a hookscript. One that does not answer is as good as none.
+pub fn is_there(root: &Root, storage: &Storage) -> bool {
+    let path = root.path(&storage.directory).join(NAME);
+    let look = move || {
+        fs::metadata(path)
+            .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+    };
+    bounded::within(LOOK_LIMIT, look).unwrap_or(false)
 }
 
 /// Makes sure that the file is in the storage, and can be run.

@@ -17,9 +17,9 @@ use crate::doctor::node::is_executable;
 use crate::engine::{Container, Restart};
 use crate::guest::{Config, Member};
 use crate::run::Step;
+use crate::setup::drop_in;
+use crate::setup::snippet::is_ours;
 use crate::sys::{Root, program};
-
-const DROP_IN: &str = "/etc/systemd/system/pve-container@.service.d/stillpoint.conf";
 
 /// pvesm is written in Perl, which takes a second to start.
 const PVESM_LIMIT: Duration = Duration::from_secs(20);
@@ -49,7 +49,7 @@ impl Start {
                 snippets.entry(volume).or_insert_with_key(|volume| snippet(root, volume));
             }
         }
-        Start { drop_in: root.path(DROP_IN).exists(), snippets }
+        Start { drop_in: drop_in::any(root), snippets }
     }
 
     /// Whether the guest's hookscript keeps it from starting.
@@ -97,10 +97,6 @@ fn stays_down(quiesced: Strategy, container: &Container) -> bool {
         Strategy::Stop => container.restart != Restart::Always,
         Strategy::Pause | Strategy::None => container.restart == Restart::No,
     }
-}
-
-fn is_ours(volume: &str) -> bool {
-    volume.ends_with(":snippets/stillpoint")
 }
 
 fn snippet(root: &Root, volume: &str) -> Snippet {
