@@ -141,6 +141,7 @@ impl<'a> Collection<'a> {
         }
         if let Collector::JobEnd { .. } = self.collector {
             self.journal_troubles()?;
+            self.leave_to_summary()?;
         }
         let meant = |pending: &&Pending| pending.ended.is_none() && self.is_meant(pending);
         self.collected.left = self.queue.all().into_iter().filter(meant).count();
@@ -154,6 +155,9 @@ impl<'a> Collection<'a> {
         let settings = Settings::load(self.root);
         let force = first && matches!(self.collector, Collector::JobEnd { .. });
         for pending in self.due_polls() {
+            if self.is_spent() {
+                return Ok(());
+            }
             self.poll(&pending, &settings)?;
         }
         self.queue.refresh()?;
@@ -165,6 +169,9 @@ impl<'a> Collection<'a> {
             self.queue.refresh()?;
         }
         for pending in self.due_starts(settings.verify.parallel, force) {
+            if self.is_spent() {
+                return Ok(());
+            }
             let past = pending.age(clock::now()) > LIMIT;
             match pending.purpose {
                 Purpose::Verify if past && !pending.is_ordered() => self.never_started(&pending)?,
@@ -173,6 +180,17 @@ impl<'a> Collection<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a hook has no time left to ask of more verifies: a server that takes long for each answer must not hold
+    /// up the node's other jobs for as many times that. Each was to be looked at once, so job-end has a little more
+    /// than its time.
+    fn is_spent(&self) -> bool {
+        let deadline = match self.collector {
+            Collector::JobEnd { deadline, .. } => Some(deadline + QUESTION_LIMIT),
+            Collector::BackupEnd { .. } | Collector::Unit => self.question_deadline,
+        };
+        deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     /// Whether this verify is one of those that are to be collected.
@@ -555,8 +573,8 @@ impl<'a> Collection<'a> {
     }
 
     fn close(&mut self, pending: &Pending, end: End) -> Result<()> {
-        // A bad outcome that no summary will tell of waits for the unit, which tells root.
-        let told = !matches!(self.collector, Collector::Unit) && self.is_meant(pending);
+        // A bad outcome waits for the summary of its job, or where none comes for the unit, which tells root.
+        let told = matches!(self.collector, Collector::JobEnd { .. }) && self.is_meant(pending);
         let outcome = end.verdict.outcome;
         if ending::close(self.root, &mut self.queue, pending, end, told)? {
             let (vmid, storage) = (pending.vmid, pending.storage.clone());
@@ -595,6 +613,17 @@ impl<'a> Collection<'a> {
                 }
                 Ok(Some(pending))
             })?;
+        }
+        Ok(())
+    }
+
+    /// What was over before the job is told of by its summary.
+    fn leave_to_summary(&mut self) -> Result<()> {
+        self.queue.refresh()?;
+        let over = |pending: &&Pending| pending.ended.is_some() && self.is_meant(pending);
+        let over: Vec<Pending> = self.queue.all().into_iter().filter(over).cloned().collect();
+        for pending in over {
+            self.queue.change(&pending, |_| Ok(None))?;
         }
         Ok(())
     }

@@ -1,11 +1,11 @@
 //! Going on until there is an outcome, or the time is over.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use stillpoint_sim::pbs::{Fault, Maintenance, Restart};
 
-use super::world::{FOR_EVER, World, ok};
+use super::world::{FOR_EVER, World, job, ok};
 
 const YESTERDAY: &str = "2020-01-01T00:00:00.000Z";
 
@@ -201,4 +201,38 @@ fn what_the_summary_tells_is_not_mailed_and_what_a_later_job_finds_is() {
     world.finish_all();
     world.collect();
     assert!(world.mails().contains("guest 9002"), "{}", world.mails());
+}
+
+/// What a backup-end came across is told by the summary of its job, and by mail where the job is stopped before that.
+#[test]
+fn a_failure_is_told_whatever_becomes_of_its_job() {
+    for stopped in [false, true] {
+        let world = World::new(FOR_EVER);
+        world.with_sendmail();
+        let (run, id) = world.backup(9001, "offsite");
+        world.start(&run);
+        world.pbs.corrupt(&id).unwrap();
+        world.finish_all();
+        world.start(&world.backup(9002, "offsite").0);
+        assert_eq!(world.outcomes(), [(9001, "failed".to_string())]);
+        world.finish_all();
+        if !stopped {
+            assert_eq!(world.job_end(FOR_EVER), 0);
+            assert_eq!(world.pending(), 0);
+        }
+        world.collect();
+        assert_eq!(world.mails().contains("guest 9001"), stopped, "{}", world.mails());
+        assert_eq!(world.outcomes().len(), 2, "each is journalled once");
+    }
+}
+
+#[test]
+fn a_job_whose_time_is_long_over_asks_of_no_more_verifies() {
+    let world = World::new(Duration::ZERO);
+    world.start(&world.backup(9001, "offsite").0);
+    let asked = world.pbs.requests().len();
+    let long_ago = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
+    let collected = stillpoint::verify::collect_job(&world.root, &job(), long_ago).unwrap();
+    assert_eq!((collected.left, world.pbs.requests().len()), (1, asked));
+    assert_eq!(world.job_end(Duration::ZERO), 0, "what has no time at all is looked at once");
 }
