@@ -1,13 +1,14 @@
 //! Programs of the node, run to their end within a limit.
 
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::text;
@@ -23,22 +24,22 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<String> {
     run_with_input(command, b"", limit)
 }
 
-/// As [`run`], with a few kilobytes on standard input.
+/// As [`run`], with something on standard input.
 pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> Result<String> {
-    // Not a pipe: nobody reads it while the program runs.
+    // Not pipes: nobody reads the one while the program runs, and a program that does not read the other would hold
+    // us up.
     let errors =
         memfd_create(c"stderr", MFdFlags::MFD_CLOEXEC).context("no place for its errors")?;
     let mut errors = File::from(errors);
+    let stdin = memfd_create(c"stdin", MFdFlags::MFD_CLOEXEC).context("no place for its input")?;
+    let mut stdin = File::from(stdin);
+    stdin.write_all(input).and_then(|()| stdin.rewind()).context("no place for its input")?;
     let mut child = command
-        .stdin(Stdio::piped())
+        .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(errors.try_clone().context("no place for its errors")?)
         .spawn()
         .context("it could not be started")?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // It fits into the pipe; a program that does not read it has no use for it.
-        let _ = stdin.write_all(input);
-    }
     let status = end_of(&mut child, limit)?;
     if !status.success() {
         match last_line(&mut errors) {
@@ -46,11 +47,7 @@ pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> R
             None => bail!("it ended with {status}"),
         }
     }
-    let mut output = Vec::new();
-    if let Some(stdout) = child.stdout.take() {
-        stdout.take(OUTPUT).read_to_end(&mut output).context("its output could not be read")?;
-    }
-    Ok(String::from_utf8_lossy(&output).into_owned())
+    said(&mut child)
 }
 
 /// As [`run`], for a program that may hang in the kernel, where no signal reaches it: past the limit it is killed and
@@ -86,9 +83,22 @@ pub fn run_or_leave(command: &mut Command, limit: Duration) -> Result<String> {
     if !status.success() {
         bail!("it ended with {status}");
     }
+    said(&mut child)
+}
+
+/// What a program that has ended wrote to its standard output: all of it is in the pipe. What it has left running may
+/// hold the other end open, so its end is not waited for.
+fn said(child: &mut Child) -> Result<String> {
     let mut output = Vec::new();
     if let Some(stdout) = child.stdout.take() {
-        stdout.take(OUTPUT).read_to_end(&mut output).context("its output could not be read")?;
+        fcntl(&stdout, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
+            .context("its output could not be read")?;
+        match stdout.take(OUTPUT).read_to_end(&mut output) {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => {
+                return Err(error).context("its output could not be read");
+            }
+            Ok(_) | Err(_) => {}
+        }
     }
     Ok(String::from_utf8_lossy(&output).into_owned())
 }
@@ -163,6 +173,24 @@ mod tests {
         command.args(["-c", "sleep 60 & exit 3"]);
         let began = Instant::now();
         assert_eq!(status(&mut command, Duration::from_secs(50)).unwrap().code(), Some(3));
+        let (limit, mut leaving) = (Duration::from_secs(50), Command::new("/bin/sh"));
+        leaving.args(["-c", "sleep 60 & echo 42"]);
+        assert_eq!(run(&mut leaving, limit).unwrap(), "42\n");
+        assert_eq!(run_or_leave(&mut leaving, limit).unwrap(), "42\n");
         assert!(began.elapsed() < Duration::from_secs(50));
+    }
+
+    #[test]
+    fn a_program_that_does_not_read_its_input_holds_up_nobody() {
+        let input = vec![b'x'; 1 << 20];
+        let began = Instant::now();
+        let hung =
+            run_with_input(Command::new("/bin/sleep").arg("60"), &input, Duration::from_millis(30));
+        assert!(hung.unwrap_err().to_string().contains("did not end"));
+        assert!(began.elapsed() < Duration::from_secs(50));
+        let mut count = Command::new("/bin/sh");
+        count.args(["-c", "wc -c"]);
+        let read = run_with_input(&mut count, &input, Duration::from_secs(60)).unwrap();
+        assert_eq!(read.trim(), "1048576");
     }
 }
