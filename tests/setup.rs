@@ -163,6 +163,16 @@ fn systemd_is_told_of_every_container_and_of_none_again() {
 }
 
 #[test]
+fn looking_after_all_guests_records_whose_identity_each_has() {
+    let node = with_guest(9001);
+    let record = "etc/pve/stillpoint/guests/9001.json";
+    done(&node, "register --all-guests --dry-run");
+    assert!(!node.path(record).exists());
+    done(&node, "register --all-guests");
+    assert!(read(&node, record).contains("9001"));
+}
+
+#[test]
 fn a_former_script_is_called_as_vzdump_would_and_put_back() {
     let node = node();
     let before = "script: /opt/theirs.sh\nmode: stop\n";

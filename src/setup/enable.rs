@@ -36,7 +36,7 @@ pub enum Which<'a> {
 }
 
 impl Which<'_> {
-    fn vmids(&self, root: &Root) -> Result<Vec<Vmid>> {
+    pub(super) fn vmids(&self, root: &Root) -> Result<Vec<Vmid>> {
         match self {
             Which::These(vmids) => {
                 let mut vmids = vmids.to_vec();

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
+use super::enable::Which;
 use super::{drop_in, nodes, snippet, storages, vzdump_conf};
+use crate::identity;
 use crate::sys::{Root, file};
 
 const VZDUMP_CONF: &str = "/etc/vzdump.conf";
@@ -62,6 +64,11 @@ pub fn register(root: &Root, all_guests: bool, dry_run: bool) -> Result<Vec<Stri
             format!("What an interrupted backup leaves is not brought back at boot: {error:#}")
         }));
         said.extend(prepare(root));
+        if all_guests {
+            said.extend(record_owners(root).err().map(|error| {
+                format!("Whose identity each guest has can't be recorded before it is started: {error:#}")
+            }));
+        }
     }
     Ok(said)
 }
@@ -85,6 +92,11 @@ fn prepare(root: &Root) -> Vec<String> {
     }
     attempt(nodes::leave_note(root));
     failures
+}
+
+/// Guests that are there now were there before every copy that is yet to be restored.
+fn record_owners(root: &Root) -> Result<()> {
+    identity::remember_all(root, &Which::All.vmids(root)?)
 }
 
 /// Undoes [`register`].
