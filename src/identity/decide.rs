@@ -18,6 +18,8 @@ pub struct Case {
     pub recorded: Recorded,
     /// When it was restored.
     pub restored: Restored,
+    /// The node is in no cluster: a guest of which it knows no restore was not restored on another node either.
+    pub alone: bool,
     /// The guests that have something of it too.
     pub rivals: Vec<Rival>,
 }
@@ -95,6 +97,8 @@ fn of_conflict(case: &Case, shared: &[&Rival]) -> Decision {
     let owner = shared.iter().find(|rival| claims(&rival.claims, rival));
     let ours = shared.iter().all(|rival| claims(&case.recorded.macs, rival));
     let later = |rival: &Rival| rival.came_after(case.restored);
+    let surely_later =
+        |rival: &Rival| later(rival) && (case.alone || matches!(case.restored, Restored::At(_)));
     let running = shared.iter().find(|rival| rival.running == Some(true) && !later(rival));
     let (verdict, reason) = match (owner, ours) {
         (Some(owner), true) => {
@@ -121,7 +125,7 @@ fn of_conflict(case: &Case, shared: &[&Rival]) -> Decision {
                     format!("{} is in use by {}, which runs", running.mac(), running.name());
                 (Verdict::Change(case.due(Some(running.vmid))), reason)
             }
-            None if shared.iter().all(|rival| later(rival)) => {
+            None if shared.iter().all(|rival| surely_later(rival)) => {
                 let (mac, other) = (case.mac(shared), shared[0].name());
                 let reason = format!(
                     "{mac} is its own: {other}, which has it too, was restored from a backup later"
@@ -135,8 +139,9 @@ fn of_conflict(case: &Case, shared: &[&Rival]) -> Decision {
                     .as_ref()
                     .map_or_else(String::new, |node| format!(", on node {}", printable(node, 63)));
                 let state = match rival.running {
+                    Some(true) => "runs",
                     Some(false) => "is stopped",
-                    _ => "is not known to run",
+                    None => "is not known to run",
                 };
                 let reason = format!(
                     "{} has {} too, {state}{place}, and which of the two was first is not recorded",
@@ -285,6 +290,7 @@ mod tests {
             own: own(),
             recorded: Recorded::default(),
             restored: Restored::At(100),
+            alone: true,
             rivals,
         }
     }
@@ -344,6 +350,23 @@ mod tests {
             let (verdict, reason) = verdict(&case);
             assert_eq!(verdict, expected, "row {row}: {reason}");
             assert!(reason.contains(MAC) && reason.contains("guest 9001 (web)"), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_guest_of_a_cluster_may_have_been_restored_on_another_node() {
+        for (running, alone, restored, expected) in [
+            (true, true, Restored::NotHere, "keep*"),
+            (true, false, Restored::NotHere, "doubt"),
+            (false, false, Restored::NotHere, "doubt"),
+            (true, false, Restored::At(50), "keep*"),
+            (true, false, Restored::At(150), "change"),
+        ] {
+            let its = Restored::At(100);
+            let rival = Rival { running: Some(running), restored: its, ..original() };
+            let case = Case { alone, restored, ..case(vec![rival]) };
+            let (verdict, reason) = verdict(&case);
+            assert_eq!(verdict, expected, "{running} {alone} {restored:?}: {reason}");
         }
     }
 

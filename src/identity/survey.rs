@@ -1,4 +1,6 @@
 use std::collections::BTreeSet;
+use std::fs;
+use std::io;
 
 use anyhow::{Context, Result, bail};
 
@@ -81,8 +83,17 @@ impl Survey {
             own: known.appearance.clone(),
             recorded,
             restored: restores.of(vmid),
+            alone: is_alone(&self.root)?,
             rivals,
         })
+    }
+}
+
+/// Whether no other node is known to the cluster, or there is none.
+fn is_alone(root: &Root) -> Result<bool> {
+    match fs::read_dir(root.path("/etc/pve/nodes")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        other => Ok(other.context("/etc/pve/nodes")?.count() <= 1),
     }
 }
 
