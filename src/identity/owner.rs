@@ -126,7 +126,14 @@ impl Records {
     }
 
     /// Writes a record durably.
+    ///
+    /// # Errors
+    /// Also while `/etc/pve` is not mounted: what is written below it then keeps it from being mounted again.
     pub fn write(&self, owned: &Owned) -> Result<()> {
+        let is_there = |link: &&str| self.root.path(link).symlink_metadata().is_ok();
+        if !["/etc/pve/local", "/etc/pve/lxc"].iter().any(is_there) {
+            bail!("/etc/pve is not mounted: systemctl status pve-cluster");
+        }
         let path = self.path(owned.vmid);
         let write = || -> Result<()> {
             fs::create_dir_all(self.directory())?;
@@ -184,5 +191,32 @@ impl Records {
 
     fn path(&self, vmid: Vmid) -> PathBuf {
         self.directory().join(format!("{vmid}.json"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_written_below_a_directory_that_is_not_mounted() {
+        let directory = std::env::temp_dir().join(format!("stillpoint-owner-{}", text::token()));
+        let root = Root::at(&directory);
+        fs::create_dir_all(root.path("/etc/pve")).unwrap();
+        let owned = Owned {
+            schema: SCHEMA,
+            vmid: Vmid(9001),
+            macs: BTreeSet::new(),
+            root_volume: None,
+            since: clock::rfc3339(clock::now()),
+            changed: None,
+        };
+        let error = Records::of(&root).write(&owned).unwrap_err().to_string();
+        assert!(error.contains("not mounted"), "{error}");
+        assert_eq!(fs::read_dir(root.path("/etc/pve")).unwrap().count(), 0);
+        fs::create_dir(root.path("/etc/pve/lxc")).unwrap();
+        Records::of(&root).write(&owned).unwrap();
+        assert_eq!(Records::of(&root).read(Vmid(9001)).unwrap(), Some(owned));
+        fs::remove_dir_all(directory).unwrap();
     }
 }
