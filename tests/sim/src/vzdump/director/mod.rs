@@ -195,7 +195,8 @@ impl<'a> Director<'a> {
             self.hear_daemon()?;
             self.kill_at_failpoint(0, 0)?;
             let busy = self.node.backup_server().is_some_and(|server| server.is_busy());
-            let at_work = busy || !self.node.processes()?.is_empty();
+            // One that has ended is told of a moment later.
+            let at_work = busy || self.awaits_a_call() || !self.node.processes()?.is_empty();
             // A run that is left with nobody at work stays so: unless somebody is just being started.
             let since: &mut Option<Instant> = &mut quiet_since;
             let quiet = !at_work && since.get_or_insert_with(Instant::now).elapsed() > LULL;
@@ -208,6 +209,13 @@ impl<'a> Director<'a> {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Whether a call that vzdump did not wait for is still to be reaped.
+    fn awaits_a_call(&self) -> bool {
+        let awaited =
+            |made: &Made| made.left && made.pid != 0 && !self.reaped.contains_key(&made.pid);
+        self.made.iter().any(awaited)
     }
 
     /// What the jobs came to, with the ends of those calls that vzdump did not wait for.
