@@ -153,7 +153,9 @@ fn one_round(root: &Root, run: &mut Run, engine: &Engine, deadline: Instant) -> 
     let steps = quiesce.steps.clone();
     let waits_for = start_order(&steps);
     let known: HashSet<String> = steps.iter().map(|step| step.id.clone()).collect();
-    let (by, over) = (quiesce.by, quiesce.over);
+    let by = quiesce.by;
+    // A hook that dies before it hands the guest over keeps vzdump from shutting it down.
+    let over = quiesce.over || by == By::GuestShutdown && !run.handed_over;
     let since = quiesce.requests_ended_ms.unwrap_or(0);
     let effort = Effort { engine: engine.clone(), by, over, since, known, steps, deadline };
     let (mut well, mut changed) = (true, false);
