@@ -6,7 +6,7 @@ use super::damaged::reconstruct;
 use super::finish::{finish, recovered};
 use super::resume::{look_again, resume};
 use crate::journal::{Journal, Record};
-use crate::run::{Archive, Damaged, Runs};
+use crate::run::{Archive, Damaged, Run, Runs};
 use crate::sys::Root;
 use crate::vzdump::Vmid;
 
@@ -77,6 +77,9 @@ pub fn bring_back_locked(
         left = resume(root, &mut run, deadline, Duration::ZERO);
     }
     let moved = run.fates() != before.fates();
+    let requests_ended = |run: &Run| run.quiesce.as_ref().map(|quiesce| quiesce.requests_ended_ms);
+    // What may yet be stopped by a request is waited for from then on, however often it is tried.
+    let learned = moved || requests_ended(&run) != requests_ended(&before);
     if moved && run.archive == Archive::Pending && !run.data_copied {
         let reason = errand.reason;
         run.disturb(format!(
@@ -84,7 +87,7 @@ pub fn bring_back_locked(
         ));
     }
     if let Some(left) = left {
-        if moved {
+        if learned {
             runs.save(&run)?;
         }
         return Ok(BroughtBack::NotYet(left));
