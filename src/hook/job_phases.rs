@@ -87,6 +87,9 @@ fn end_runs(root: &Root, job: &Job) {
             }
             Ok(BroughtBack::NotYet(why)) => {
                 say(&format!("guest {vmid} is not back yet, its guard goes on: {why}"));
+                if let Err(error) = quiesce::watch(root, vmid) {
+                    say(&format!("guest {vmid}: {error:#}"));
+                }
             }
             Err(error) => say(&format!("guest {vmid}: {error:#}")),
         }

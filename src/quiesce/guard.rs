@@ -4,7 +4,7 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::bring_back::{BroughtBack, Errand, bring_back};
 use super::effort::SHUTDOWN_LIMIT;
@@ -209,10 +209,17 @@ pub fn recover(root: &Root, by: &str, limit: Duration) -> Result<Vec<String>> {
         lines.push(format!(
             "guest {vmid} still waits for containers of an interrupted backup: {left}"
         ));
-        let unit = format!("stillpoint-guard-{vmid}-{}", crate::sys::text::token());
-        if let Err(error) = detach::start(root, &unit, &["guard", &vmid.to_string()]) {
-            lines.push(format!("guest {vmid}: nobody watches over it: {error:#}"));
+        if let Err(error) = watch(root, vmid) {
+            lines.push(format!("guest {vmid}: {error:#}"));
         }
     }
     Ok(lines)
+}
+
+/// Sees to it that there is a guard of a guest that is not back yet. Where there is one, the new one ends by itself.
+pub fn watch(root: &Root, vmid: Vmid) -> Result<()> {
+    let unit = format!("stillpoint-guard-{vmid}-{}", text::token());
+    detach::start(root, &unit, &["guard", &vmid.to_string()])
+        .map(drop)
+        .context("nobody watches over it")
 }

@@ -18,7 +18,7 @@ mod stop;
 pub use bring_back::{BroughtBack, Errand, bring_back, bring_back_locked};
 pub use finish::{finish, recovered};
 pub use grade::grade;
-pub use guard::{guard, recover};
+pub use guard::{guard, recover, watch};
 pub use note::run_of;
 pub use plan::{Plan, plan, survey};
 pub use resume::{look_again, resume, start_order};

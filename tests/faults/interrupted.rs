@@ -2,16 +2,19 @@
 
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use stillpoint_sim::engine::What;
+use stillpoint::quiesce::{BroughtBack, Errand, bring_back};
+use stillpoint::sys::Root;
+use stillpoint::vzdump::Vmid;
+use stillpoint_sim::engine::{Hostile, What};
 use stillpoint_sim::node::{Guest, Node};
 use stillpoint_sim::vzdump::replay::{Moment, Options, Victim};
 
 use super::harness::{Case, Ended};
 use super::promise::{Promise, backup, is_crash_consistent};
-use super::scene::{At, PATIENCE, Scene, kill, runs, wait_for};
+use super::scene::{At, PATIENCE, Scene, VMID, kill, runs, wait_for};
 
 const FAULT: &str = "vzdump interrupted or held up";
 
@@ -23,6 +26,8 @@ pub fn cases() -> Vec<Case> {
         Case::always(FAULT, "bringing to rest takes too long", rest_takes_too_long),
         Case::always(FAULT, "bringing to rest takes too long and that fails", too_long_is_an_error),
         Case::always(FAULT, "a stop outlives its client", stop_outlives_its_client),
+        Case::always(FAULT, "a stop that may yet come is waited for only once", waited_for_once),
+        Case::always(FAULT, "guard killed, and its guest not back at the job's end", guard_anew),
         Case::always(FAULT, "many resumers at once", many_resumers),
         Case::always(FAULT, "a resumer beside post-restart", resumer_beside_the_hook),
         Case::always(FAULT, "killed, and killed again by the next", killed_twice),
@@ -126,6 +131,43 @@ fn stop_outlives_its_client() -> Result<Ended> {
     assert!(scene.engine().modify("db", |db| db.spec.stop_takes = Duration::from_secs(4)));
     let report = scene.play(vec![kill("pre-stop", Moment::Actions(3), Victim::Group)]);
     ensure!(scene.engine().count("db", What::Stopped(0)) == 1, "db was never stopped");
+    Promise::of(&scene, &report).kept()
+}
+
+/// Nobody knows whether the hook had requested the stop of a container that takes longer than whoever looks has time.
+fn waited_for_once() -> Result<Ended> {
+    let scene = Scene::new("lxc-snapshot-1vol", &|guest| {
+        for container in &mut guest.containers {
+            container.stop_timeout = Some(600);
+        }
+    });
+    let all = kill("", Moment::Failpoint, Victim::Everything);
+    let options = Options { kills: vec![all], ..halting(&scene, "noted") };
+    scene.play_with(Options { settle: Duration::ZERO, ..options });
+    let root = Root::at(scene.node.root());
+    let since = || -> Result<u64> {
+        let errand = Errand { by: "recover", reason: "a test", close: true, run: None };
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let back = bring_back(&root, Vmid(VMID), deadline, errand)?;
+        ensure!(matches!(back, BroughtBack::NotYet(_)), "it was not waited for: {back:?}");
+        let run: serde_json::Value = serde_json::from_slice(&std::fs::read(scene.run_file())?)?;
+        run["quiesce"]["requests_ended_ms"].as_u64().context("nobody knows since when")
+    };
+    let (first, later) = (since()?, since()?);
+    ensure!(first == later, "waited for from {first} on, and then from {later} on");
+    Ok(Ended::default())
+}
+
+/// The guest's engine does not answer while the job's last phases are called, and the guard is dead.
+fn guard_anew() -> Result<Ended> {
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    let answers = |guest: &Guest, answers: bool| {
+        let hostile = (!answers).then_some(Hostile::Hangup);
+        guest.engine.as_ref().unwrap().configure(|engine| engine.hostile = hostile);
+    };
+    scene.when(At::Called("post-restart"), move |guest| answers(guest, false));
+    scene.when(At::Ended("job-end"), move |guest| answers(guest, true));
+    let report = scene.play(vec![kill("pre-stop", Moment::End, Victim::Guard)]);
     Promise::of(&scene, &report).kept()
 }
 
