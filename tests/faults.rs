@@ -3,6 +3,7 @@
 //! disk fails. See tests/README.md, "Faults".
 
 mod faults {
+    mod commands;
     mod disk;
     mod elsewhere;
     mod engine;
@@ -24,6 +25,7 @@ mod faults {
         for family in [
             matrix::cases,
             random::cases,
+            commands::cases,
             interrupted::cases,
             engine::cases,
             guest::cases,

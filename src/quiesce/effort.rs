@@ -65,7 +65,7 @@ impl Effort {
     /// Brings back the container of that step, after what it depends on.
     pub fn bring_back(&self, index: usize) -> Back {
         let step = &self.steps[index];
-        let untouched = !step.prepared || step.before.is_none();
+        let untouched = !self.may_be_prepared(step) || step.before.is_none();
         if step.fate != Fate::Open
             || step.action == Strategy::None && self.by == By::Stillpoint && untouched
         {
@@ -174,7 +174,7 @@ impl Effort {
     /// the start and here leaves it to the next, so it may be run twice.
     fn run_after(&self, step: &Step, container: &Container) -> Option<String> {
         let due = match self.by {
-            By::Stillpoint => step.prepared,
+            By::Stillpoint => self.may_be_prepared(step),
             // Its data is as of a moment before the command.
             By::Note => true,
             By::GuestShutdown => false,
@@ -183,6 +183,12 @@ impl Effort {
         let deadline = self.deadline.min(Instant::now() + COMMAND_LIMIT);
         let error = self.engine.exec(&container.id, command, deadline).err()?;
         Some(format!("{}: its {AFTER_LABEL} failed: {error}", text::printable(&step.name, 80)))
+    }
+
+    /// Whether a container may have been asked to prepare itself. A hook that was killed has not written down the last
+    /// ones, and what was begun in one has to be ended.
+    fn may_be_prepared(&self, step: &Step) -> bool {
+        step.prepared || !self.over
     }
 
     /// The container that stands in a removed one's place: of the same compose service, and none of those we

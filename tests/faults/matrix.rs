@@ -162,10 +162,20 @@ impl Fault {
 
     /// A shutdown that vzdump may have asked for just before it died is waited for: two minutes.
     pub fn weight(&self) -> Weight {
-        let died = matches!(self.victim, Victim::Worker | Victim::Group);
-        let before = matches!(self.boundary, Boundary::Moment("pre-stop", moment)
-            if !matches!(moment, Moment::Working));
-        if self.mode == STOP && died && before { Weight::Long } else { Weight::Sampled }
+        let interrupted = self.victim == Victim::StopButton;
+        let died = matches!(self.victim, Victim::Worker | Victim::Group)
+            || self.victim == Victim::Everything && self.after == After::NextJob;
+        let before = match self.boundary {
+            Boundary::Moment("pre-stop", moment) => moment != Moment::Working,
+            // A hook that is interrupted there goes on to its end.
+            Boundary::Failpoint("armed" | "guard-armed" | "planned" | "noted", _) => interrupted,
+            _ => false,
+        };
+        if self.mode == STOP && before && (died || interrupted) {
+            Weight::Long
+        } else {
+            Weight::Sampled
+        }
     }
 
     pub fn name(&self) -> String {
@@ -206,7 +216,11 @@ impl Fault {
 
     pub fn run(&self) -> Result<Ended> {
         let hookscript = self.after == After::BootWithHookscript;
-        let scene = Scene::new(self.mode, &|guest| guest.hookscript = hookscript);
+        self.run_in(&Scene::new(self.mode, &|guest| guest.hookscript = hookscript))
+    }
+
+    /// The fault on this node.
+    pub fn run_in(&self, scene: &Scene) -> Result<Ended> {
         let (phase, moment) = match self.boundary {
             Boundary::Failpoint(..) => ("", Moment::Failpoint),
             Boundary::Moment(phase, moment) => (phase, moment),
@@ -224,7 +238,7 @@ impl Fault {
         let report = scene.play_with(options);
         scene.fault()?;
         let report = match (everything, self.after) {
-            (false, _) => self.next_job_finds_the_rest(&scene, report)?,
+            (false, _) => self.next_job_finds_the_rest(scene, report)?,
             (true, After::NextJob) => {
                 let next = Options { settle: PATIENCE, ..Options::default() };
                 let next = replay(&scene.node, &recording("lxc-stopped-guest"), &next)?;
@@ -245,7 +259,7 @@ impl Fault {
         let begun = !self.is_before_the_backup();
         // Its own policy leaves it down after a power cut, unless it was down for a backup.
         let except: &[&str] = if owed { &[] } else { &["cache"] };
-        Promise { booted, begun, except, ..Promise::of(&scene, &report) }.kept()
+        Promise { booted, begun, except, ..Promise::of(scene, &report) }.kept()
     }
 
     fn next_job_finds_the_rest(&self, scene: &Scene, report: Report) -> Result<Report> {

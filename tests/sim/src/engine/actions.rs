@@ -1,7 +1,7 @@
 //! What the engine does to containers. Each goes on when the client that asked for it is gone.
 
 use super::container::{Container, Status};
-use super::{Inner, What};
+use super::{Exec, Inner, What};
 use crate::http::{Answer, Body};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -221,21 +221,23 @@ pub fn exec_create(inner: &Inner, reference: &str, body: &Value) -> Answer {
     }
     let id = inner.next_id();
     let code = i64::from(words.iter().any(|word| word.contains("false")));
-    state.execs.push((id.clone(), container.id, code));
+    let command = words.last().copied().unwrap_or_default().to_owned();
+    state.execs.push(Exec { id: id.clone(), container: container.id, command, code });
     reply(201, &json!({ "Id": id }))
 }
 
 /// `POST /exec/ID/start`: a command with the word `false` in it fails. What it prints goes to who is not detached.
 pub fn exec_start(inner: &Inner, id: &str, detach: bool) -> Answer {
     let mut state = inner.lock();
-    let Some((_, container, _)) = state.execs.iter().find(|(exec, ..)| exec == id).cloned() else {
+    let Some(exec) = state.execs.iter().find(|exec| exec.id == id).cloned() else {
         return refuse(404, format!("No such exec instance: {id}"));
     };
-    let Some(at) = state.find(&container) else {
-        return missing(&container);
+    let Some(at) = state.find(&exec.container) else {
+        return missing(&exec.container);
     };
     let container = state.containers[at].clone();
     state.record(&container, What::Ran);
+    state.ran.push((container.spec.name, exec.command));
     if detach {
         return done(200);
     }
@@ -249,8 +251,8 @@ pub fn exec_start(inner: &Inner, id: &str, detach: bool) -> Answer {
 /// `GET /exec/ID/json`
 pub fn exec_inspect(inner: &Inner, id: &str) -> Answer {
     let state = inner.lock();
-    match state.execs.iter().find(|(exec, ..)| exec == id) {
-        Some((_, container, code)) => reply(
+    match state.execs.iter().find(|exec| exec.id == id) {
+        Some(Exec { container, code, .. }) => reply(
             200,
             &json!({
                 "ID": id, "Running": false, "ExitCode": code, "ContainerID": container, "Pid": 0,

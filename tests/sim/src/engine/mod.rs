@@ -107,11 +107,22 @@ struct Inner {
     ids: AtomicU64,
 }
 
+/// A command that a client has announced.
+#[derive(Clone)]
+struct Exec {
+    id: String,
+    container: String,
+    command: String,
+    code: i64,
+}
+
 #[derive(Default)]
 struct State {
     containers: Vec<Container>,
     events: Vec<Event>,
-    execs: Vec<(String, String, i64)>,
+    execs: Vec<Exec>,
+    /// What ran in which container, by its name.
+    ran: Vec<(String, String)>,
     /// The engine answers.
     up: bool,
     /// Counts the guest's boots: what began in another one is void.
@@ -172,6 +183,13 @@ impl Engine {
                 && std::mem::discriminant(&event.what) == std::mem::discriminant(&what)
         };
         self.inner.lock().events.iter().filter(same).count()
+    }
+
+    /// The commands that ran in the container of that name, in order: the last word of each.
+    pub fn commands(&self, name: &str) -> Vec<String> {
+        let state = self.inner.lock();
+        let its = state.ran.iter().filter(|(container, _)| container == name);
+        its.map(|(_, command)| command.clone()).collect()
     }
 
     /// Makes one more container.

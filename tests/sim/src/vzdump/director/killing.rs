@@ -25,7 +25,10 @@ impl Director<'_> {
     /// Requests that changed something, in all engines.
     pub(super) fn actions(&self) -> usize {
         let asks = |what: What| {
-            matches!(what, What::StopAsked | What::StartAsked | What::Paused | What::Unpaused)
+            matches!(
+                what,
+                What::StopAsked | What::StartAsked | What::Paused | What::Unpaused | What::Ran
+            )
         };
         let engines = self.node.guests().filter_map(|guest| guest.engine.as_ref());
         engines.map(|engine| engine.events().iter().filter(|e| asks(e.what)).count()).sum()
