@@ -18,7 +18,8 @@ use std::time::Duration;
 use serde_json::Value;
 use stillpoint_sim::hooks::Binaries;
 use stillpoint_sim::node::Node;
-use stillpoint_sim::pbs::{Restart, SnapshotId};
+use stillpoint_sim::node::backups::TOKEN;
+use stillpoint_sim::pbs::{Backup, Fault, Restart, SnapshotId};
 use stillpoint_sim::tls::{Identity, Versions};
 use stillpoint_sim::vzdump::replay::{Happening, Options, replay};
 use stillpoint_sim::vzdump::report::Report;
@@ -91,6 +92,7 @@ fn a_verified_backup_is_journalled_with_what_the_server_says_of_it() {
     assert_eq!(verify["backup_id"], "9001");
     assert_eq!(verify["backup_time"], 1_795_303_376);
     assert_eq!(verify["size"], 9_101_671 + 126 + 1232);
+    assert_eq!((&verify["owner"], &verify["protected"]), (&TOKEN.into(), &false.into()));
     assert_eq!(verify["encrypted"], true);
     assert_eq!(verify["verify_state"], "ok");
     assert_eq!(verify["verify_upid"], verify["started_upid"]);
@@ -171,6 +173,67 @@ fn a_token_that_may_not_verify_is_told_so() {
     let verify = verify_of(&report);
     assert_eq!(verify["outcome"], "denied");
     assert!(reason(verify).contains("/datastore/backups"), "{}", reason(verify));
+}
+
+#[test]
+fn a_login_that_is_not_accepted_is_told_so_and_asked_for_once() {
+    let node = node();
+    let report = played(&node, "backup-end", |node| {
+        let pbs = &node.backup_server().unwrap().pbs;
+        pbs.edit(|state| state.unauthorized_delay = Duration::ZERO);
+        pbs.inject("/", None, Fault::Unauthorized);
+    });
+    let verify = verify_of(&report);
+    assert_eq!(verify["outcome"], "denied");
+    let told = "the login is not accepted: backup server denied access (401)";
+    assert!(reason(verify).starts_with(told), "{}", reason(verify));
+    assert!(reason(verify).contains("stillpoint doctor --storage"), "{}", reason(verify));
+    assert!(!reason(verify).contains("right"), "{}", reason(verify));
+}
+
+#[test]
+fn a_snapshot_that_is_gone_is_not_to_be_verified_again() {
+    let node = node();
+    let report = played(&node, "backup-end", |node| {
+        let pbs = &node.backup_server().unwrap().pbs;
+        pbs.add_snapshot(Backup::of(&SnapshotId { time: 1_795_303_000, ..snapshot() }, TOKEN));
+        assert!(pbs.edit(|state| state.remove_snapshot(&snapshot())));
+    });
+    let verify = verify_of(&report);
+    assert_eq!(verify["outcome"], "skipped");
+    let told = "the snapshot is no longer on the server: it was pruned or removed";
+    assert_eq!(reason(verify), told);
+}
+
+#[test]
+fn a_manifest_that_is_locked_for_long_is_no_damage() {
+    let node = node();
+    let report = played(&node, "backup-end", |node| {
+        let pbs = &node.backup_server().unwrap().pbs;
+        pbs.edit(|state| state.add_datastore("backups").manifest_locked = 1);
+    });
+    let verify = verify_of(&report);
+    assert_eq!((&verify["outcome"], &verify["reason"]), (&"ok".into(), &Value::Null));
+    assert_eq!(report.pbs_tasks.len(), 2);
+
+    let node = self::node();
+    let report = played(&node, "backup-end", |node| {
+        let pbs = &node.backup_server().unwrap().pbs;
+        pbs.edit(|state| state.add_datastore("backups").manifest_locked = u32::MAX);
+    });
+    let verify = verify_of(&report);
+    assert_eq!(verify["outcome"], "unknown", "{verify}");
+    assert!(reason(verify).contains("unable to acquire manifest lock"), "{}", reason(verify));
+    assert!(!reason(verify).contains("back the guest up again"), "{}", reason(verify));
+
+    // What it found all the same is said.
+    let node = self::node();
+    let report = played(&node, "backup-end", |node| {
+        let pbs = &node.backup_server().unwrap().pbs;
+        pbs.corrupt(&snapshot()).unwrap();
+        pbs.edit(|state| state.add_datastore("backups").manifest_locked = u32::MAX);
+    });
+    assert_eq!(verify_of(&report)["outcome"], "failed");
 }
 
 #[test]

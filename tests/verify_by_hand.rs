@@ -259,3 +259,47 @@ fn a_token_that_may_not_verify_is_told_so() {
     assert_eq!(code, Some(1), "{stdout}");
     assert!(stdout.contains("not verified: denied"), "{stdout}");
 }
+
+#[test]
+fn what_was_found_before_is_no_answer_even_where_the_order_is_lost() {
+    for lost in [false, true] {
+        let node = node(None);
+        // By the server's clock everything has just happened.
+        let before = pbs(&node).edit(|state| {
+            state.clock_ahead = 60_000;
+            state.verify_as(TOKEN, &snapshot("", NEW))
+        });
+        assert!(pbs(&node).finish(&before));
+        pbs(&node).corrupt(&snapshot("", NEW)).unwrap();
+        if lost {
+            pbs(&node).inject("/verify", Some(1), Fault::NoAnswer);
+        }
+        let (code, stdout, _) = run(&node, &[VOLID, "--wait"]);
+        assert_eq!(code, Some(1), "{stdout}");
+        assert!(stdout.contains(&format!("{VOLID}: FAILED to verify: ")), "{stdout}");
+        assert_eq!(pbs(&node).tasks().len(), 2, "{stdout}");
+        // Only after a lost order there is something to look for.
+        let looked = pbs(&node).requests().iter().any(|line| line.contains("/tasks?"));
+        assert_eq!(looked, lost);
+    }
+}
+
+#[test]
+fn a_lost_order_that_the_server_works_on_is_not_given_twice() {
+    let node = node(None);
+    pbs(&node).edit(|state| state.verify_time = Duration::from_secs(8));
+    pbs(&node).inject("/verify", Some(1), Fault::CutOff);
+    let (code, stdout, _) = run(&node, &[VOLID, "--wait"]);
+    assert_eq!(code, Some(0), "{stdout}");
+    assert_eq!(pbs(&node).tasks().len(), 1, "{stdout}");
+}
+
+#[test]
+fn a_login_that_is_not_accepted_is_told_so_and_not_that_nothing_is_there() {
+    let node = node(None);
+    node.write("etc/pve/priv/storage/offsite.pw", "wrong\n").unwrap();
+    let (code, stdout, stderr) = run(&node, &["9001"]);
+    assert_eq!((code, stdout.as_str()), (Some(1), ""), "{stderr}");
+    assert!(stderr.contains("offsite: ") && stderr.contains("(401)"), "{stderr}");
+    assert!(!stderr.contains("no snapshot"), "{stderr}");
+}

@@ -41,6 +41,10 @@ pub fn verify(root: &Root, what: &str, all: bool, wait: bool) -> Result<u8> {
         Some((storage, volume)) => (vec![named(root, storage, volume)?], false),
         None => of_guest(root, what.parse().context("neither a guest nor a volume")?, all)?,
     };
+    if chosen.is_empty() && failed {
+        // What a storage that could not be asked has is not known, and why has been said.
+        return Ok(1);
+    }
     if chosen.is_empty() {
         bail!("guest {what} has no snapshot on a backup server that could be verified");
     }

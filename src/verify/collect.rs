@@ -14,7 +14,7 @@ use super::queue::{Claim, Queue};
 use super::servers::Servers;
 use crate::config::Settings;
 use crate::journal::{Journal, Record, VerifyOutcome};
-use crate::pbs::{Entry, Error, Pbs, TaskStatus};
+use crate::pbs::{Entry, Error, Pbs, TaskStatus, Upid};
 use crate::sys::{Root, clock, signal};
 use crate::vzdump::{Job, Vmid};
 
@@ -327,7 +327,10 @@ impl<'a> Collection<'a> {
         {
             return self.not_answered(pending, Some(&pbs), error);
         }
-        if verdict.outcome != VerifyOutcome::Ok {
+        if let Err(error) = &state {
+            self.servers.note(&pbs, error);
+        }
+        if verdict.outcome != VerifyOutcome::Ok && !self.servers.is_silent(&pbs) {
             match pbs.log(upid, LOG_LINES, self.question()) {
                 Ok(log) => verdict = judge(upid, &exitstatus, &state, &log),
                 // What the log says is worth a question, and no more.
@@ -344,7 +347,7 @@ impl<'a> Collection<'a> {
         {
             verdict = failure;
         }
-        let entry = self.entry(pending, &pbs);
+        let entry = state.as_ref().ok().and_then(|_| self.entry(pending, &pbs));
         self.close(pending, End::of(verdict, &pbs, state.ok()).listed(entry))
     }
 
@@ -438,7 +441,7 @@ impl<'a> Collection<'a> {
         pending.unanswered = blind;
         let pbs = self.servers.get(pending)?;
         if blind || self.may_have_its_own(pending) {
-            match pbs.verify_task(&pending.snapshot, pending.tasks_since(), self.question()) {
+            match self.task(&pbs, pending) {
                 Err(error) if !tells_nothing(&error) => {
                     self.servers.note(&pbs, &error);
                     return Err(error);
@@ -473,6 +476,19 @@ impl<'a> Collection<'a> {
                 self.servers.note(&pbs, &error);
                 Err(error)
             }
+        }
+    }
+
+    /// A task that may be about it already. What was found before a person asked says nothing, and clocks differ: there
+    /// it counts only while it runs.
+    fn task(&self, pbs: &Pbs, pending: &Pending) -> Result<Option<Upid>, Error> {
+        let found = pbs.verify_task(&pending.snapshot, pending.tasks_since(), self.question())?;
+        match found {
+            Some(upid) if pending.by_hand => {
+                let running = pbs.status(&upid, self.question())? == TaskStatus::Running;
+                Ok(running.then_some(upid))
+            }
+            found => Ok(found),
         }
     }
 

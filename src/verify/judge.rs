@@ -22,12 +22,14 @@ impl Verdict {
         let storage = &pending.storage;
         let way_out = match self.outcome {
             VerifyOutcome::Ok | VerifyOutcome::Failed => None,
+            // There is nothing that could be verified.
+            VerifyOutcome::Skipped if self.reason.as_deref() == Some(GONE) => None,
             VerifyOutcome::Unreachable => {
                 Some(format!("`stillpoint doctor --storage {storage}` looks at the connection"))
             }
-            VerifyOutcome::Denied => Some(format!(
-                "`stillpoint doctor --storage {storage}` tells which right is missing"
-            )),
+            VerifyOutcome::Denied => {
+                Some(format!("`stillpoint doctor --storage {storage}` tells how to mend that"))
+            }
             VerifyOutcome::Skipped | VerifyOutcome::Unknown => {
                 let snapshot = &pending.snapshot;
                 Some(format!("`stillpoint verify {storage}:backup/{snapshot}` starts another"))
@@ -62,8 +64,7 @@ pub fn judge(
         }
         // A snapshot that was pruned meanwhile does not come back.
         Err(_) if skipped.as_ref().is_some_and(|why| why.contains("does not exist")) => {
-            let reason = "the snapshot is no longer on the server: it was pruned or removed";
-            return Verdict::new(VerifyOutcome::Skipped, reason.to_string(), false);
+            return Verdict::new(VerifyOutcome::Skipped, GONE.to_string(), false);
         }
         // The task found fault with it, and there is no manifest to be read: that is the fault.
         Err(error @ Error::Refused { status: 400..500, .. })
@@ -103,7 +104,13 @@ pub fn judge(
             let reason = "somebody has stopped the task on the server".to_string();
             Verdict::new(VerifyOutcome::Unknown, reason, false)
         }
-        (None, failed) if failed.contains("verification failed") => {
+        // Whoever edits the notes for long keeps the server from writing down what it has found.
+        (None, failed) if failed.contains(FAILED) && unwritten(log).is_some() => {
+            let why = unwritten(log).unwrap_or_default();
+            let reason = format!("the server could not write down what it has found: {why}");
+            Verdict::new(VerifyOutcome::Unknown, reason, true)
+        }
+        (None, failed) if failed.contains(FAILED) => {
             Verdict::new(VerifyOutcome::Failed, damage(failed, log), false)
         }
         (None, other) => {
@@ -116,13 +123,30 @@ pub fn judge(
 /// The next backup uploads anew what a verify has found damaged (facts/PBS.md).
 const MEND: &str = "; back the guest up again, that uploads what is damaged";
 
-/// What the task's log says is damaged, else how the task ended.
-fn damage(exitstatus: &str, log: &[String]) -> String {
-    let mut found: Vec<&str> = log
-        .iter()
+/// A task that found damage ends so, and one that could not write down what it found.
+const FAILED: &str = "verification failed";
+
+/// What the log says of a snapshot that was removed.
+const GONE: &str = "the snapshot is no longer on the server: it was pruned or removed";
+
+/// Why nothing was written into the snapshot, where the log tells of no damage.
+fn unwritten(log: &[String]) -> Option<&str> {
+    let line = log.iter().find(|line| line.contains(" - manifest update error: "));
+    let why = line?.split_once(" - manifest update error: ").map(|(_, why)| why);
+    why.filter(|_| damaged(log).is_empty())
+}
+
+/// What the task's log says is damaged.
+fn damaged(log: &[String]) -> Vec<&str> {
+    log.iter()
         .filter(|line| line.contains(" failed: ") || line.contains("manifest load error"))
         .map(|line| line.split_once(": verify ").map_or(line.as_str(), |(_, found)| found))
-        .collect();
+        .collect()
+}
+
+/// What the task's log says is damaged, else how the task ended.
+fn damage(exitstatus: &str, log: &[String]) -> String {
+    let mut found = damaged(log);
     let more = found.len().saturating_sub(3);
     found.truncate(3);
     if found.is_empty() {
@@ -154,7 +178,11 @@ pub fn unanswered(error: &Error) -> Verdict {
         _ if not_now(error).is_some() => VerifyOutcome::Unreachable,
         _ => VerifyOutcome::Unknown,
     };
-    Verdict::new(outcome, error.to_string(), outcome == VerifyOutcome::Unreachable)
+    let reason = match error {
+        Error::Denied { status: 401, .. } => format!("the login is not accepted: {error}"),
+        _ => error.to_string(),
+    };
+    Verdict::new(outcome, reason, outcome == VerifyOutcome::Unreachable)
 }
 
 /// A refusal that will pass: the server is busy with itself, or the datastore is under maintenance.
@@ -246,6 +274,18 @@ mod tests {
         let log = ["SKIPPED: verify a - snapshot does not exist (anymore)."];
         let verdict = verdict("OK", &gone, &log);
         assert_eq!((verdict.outcome, verdict.again), (VerifyOutcome::Skipped, false));
+    }
+
+    #[test]
+    fn what_could_not_be_written_down_is_no_damage() {
+        let line = "x: verify a:ct/1/b - manifest update error: unable to acquire manifest lock";
+        let old = state(Some((VerifyState::Ok, upid(1, 50))));
+        let of = |log: &[&str]| verdict("verification failed - please check the log", &old, log);
+        let locked = of(&[line]);
+        assert_eq!((locked.outcome, locked.again), (VerifyOutcome::Unknown, true));
+        assert!(!locked.reason.unwrap().contains("back the guest up"));
+        let damaged = of(&["x: verify a:ct/1/b/root.pxar.didx failed: chunks", line]);
+        assert_eq!((damaged.outcome, damaged.again), (VerifyOutcome::Failed, false));
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub struct Servers {
     open: BTreeMap<String, Open>,
     /// Why a server (`server:port`) does not answer, in this round.
     down: BTreeMap<String, String>,
+    /// The storages whose login is not accepted, in this round, and what the server says: it takes 3 s to say so.
+    refused: BTreeMap<String, String>,
 }
 
 struct Open {
@@ -24,12 +26,14 @@ struct Open {
 impl Servers {
     /// No connection is made yet.
     pub fn of(root: &Root) -> Servers {
-        Servers { root: root.clone(), open: BTreeMap::new(), down: BTreeMap::new() }
+        let (open, down, refused) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Servers { root: root.clone(), open, down, refused }
     }
 
-    /// A new round begins: servers that did not answer are asked again.
+    /// A new round begins: servers that did not answer, or let nobody in, are asked again.
     pub fn forgive(&mut self) {
         self.down.clear();
+        self.refused.clear();
     }
 
     /// The server that has a snapshot, as its storage is configured now; where that storage is gone, through another
@@ -61,6 +65,9 @@ impl Servers {
                 && open.target == target
                 && open.secret == secret
             {
+                if let Some(reason) = self.refused.get(id) {
+                    return Err(Error::Denied { status: 401, reason: reason.clone() });
+                }
                 return Ok(open.pbs.clone());
             }
             let pbs = Rc::new(Pbs::open(&self.root, id)?);
@@ -71,11 +78,28 @@ impl Servers {
         Pbs::open(&self.root, id).map(Rc::new)
     }
 
-    /// Remembers for this round that a server does not answer.
+    /// Remembers for this round that a server does not answer, or does not accept the login.
     pub fn note(&mut self, pbs: &Pbs, error: &Error) {
-        if let Error::Unreachable { reason, .. } = error {
-            self.down.insert(address(pbs.target()), reason.clone());
+        match error {
+            Error::Unreachable { reason, .. } => {
+                self.down.insert(address(pbs.target()), reason.clone());
+            }
+            Error::Denied { status: 401, reason } => {
+                let mut open = self.open.iter();
+                if let Some((id, _)) = open.find(|(_, open)| std::ptr::eq(&*open.pbs, pbs)) {
+                    self.refused.insert(id.clone(), reason.clone());
+                }
+            }
+            _ => {}
         }
+    }
+
+    /// Whether there is no point in asking more of it in this round.
+    pub fn is_silent(&self, pbs: &Pbs) -> bool {
+        let refused = |(id, open): (&String, &Open)| {
+            std::ptr::eq(&*open.pbs, pbs) && self.refused.contains_key(id)
+        };
+        self.down.contains_key(&address(pbs.target())) || self.open.iter().any(refused)
     }
 }
 

@@ -162,3 +162,35 @@ fn what_verify_new_finds_damaged_is_a_failure() {
     assert!(world.reason().contains("root.pxar.didx"), "{}", world.reason());
     assert_eq!(world.pbs.tasks().len(), 1);
 }
+
+#[test]
+fn a_login_that_is_not_accepted_is_tried_once_in_a_round() {
+    for starting in [true, false] {
+        let world = World::new(if starting { Duration::ZERO } else { FOR_EVER });
+        world.settings("[verify]\nparallel = 9\n");
+        if starting {
+            world.pbs.go_down();
+        }
+        for vmid in 9001..9006 {
+            world.start(&world.backup(vmid, "offsite").0);
+        }
+        world.start(&world.backup(9006, "again").0);
+        if starting {
+            world.pbs.come_up().unwrap();
+        } else {
+            world.finish_all();
+        }
+        world.write("etc/pve/priv/storage/offsite.pw", "wrong\n");
+        let before = world.pbs.requests().len();
+        world.collect();
+        let mut outcomes = world.outcomes();
+        outcomes.sort();
+        let denied = (9001..9006).map(|vmid| (vmid, "denied".to_string()));
+        assert_eq!(outcomes, denied.chain(ok(&[9006])).collect::<Vec<_>>());
+        let requests = world.pbs.requests().split_off(before);
+        let others =
+            requests.iter().filter(|line| line.contains("/9006/") || line.contains("9006"));
+        let others = others.count();
+        assert!(requests.len() - others <= 3, "{requests:#?}");
+    }
+}

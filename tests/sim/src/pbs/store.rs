@@ -60,6 +60,8 @@ pub struct Datastore {
     pub groups: Vec<Group>,
     /// Damaged chunks, by digest.
     pub bad_chunks: BTreeMap<String, ChunkDamage>,
+    /// How many verifies yet find somebody else at the snapshot's manifest when they want to write down what they found.
+    pub manifest_locked: u32,
     /// How many made-up snapshots a list of the root namespace has in addition.
     pub made_up: u64,
 }
@@ -77,6 +79,7 @@ impl Datastore {
             namespaces: BTreeSet::new(),
             groups: Vec::new(),
             bad_chunks: BTreeMap::new(),
+            manifest_locked: 0,
             made_up: 0,
         }
     }

@@ -13,6 +13,13 @@ use super::verify::{Checked, check_snapshot, manifest_error};
 /// The end of a verify that found damage.
 const FAILED: &str = "verification failed - please check the log for details";
 
+/// Where the locks of a snapshot lie.
+fn locks(id: &SnapshotId) -> String {
+    let namespace =
+        if id.ns.is_empty() { String::new() } else { format!("/{}", id.ns.replace('/', ":")) };
+    format!("/run/proxmox-backup/locks/{}{namespace}", id.store)
+}
+
 /// A task, running or over.
 #[derive(Debug, Clone)]
 pub struct Task {
@@ -118,10 +125,7 @@ impl Task {
             return false;
         };
         if !snapshot.finished {
-            let namespace =
-                if id.ns.is_empty() { String::new() } else { id.ns.replace('/', ":") + "/" };
-            let file = escape(&id.to_string());
-            let lock = format!("/run/proxmox-backup/locks/{name}/{namespace}{file}");
+            let lock = format!("{}/{}", locks(id), escape(&id.to_string()));
             let line = format!(
                 "SKIPPED: verify {name}:{id} - could not acquire snapshot lock: \
                  unable to acquire shared snapshot lock {lock:?}"
@@ -162,6 +166,17 @@ impl Task {
         // The line of the first file was written when the work began.
         for line in lines.into_iter().skip(1) {
             self.write(time, line);
+        }
+        if let Some(store) = stores.get_mut(&id.store).filter(|store| store.manifest_locked > 0) {
+            store.manifest_locked -= 1;
+            let lock = format!("{}/{}", locks(id), escape(&format!("{id}/.index.json.lck")));
+            let line = format!(
+                "verify {}:{id} - manifest update error: unable to acquire manifest lock {lock:?}",
+                id.store
+            );
+            self.write(time, line);
+            self.failed.push(id.to_string());
+            return;
         }
         let verification = Verification {
             state: if ok { "ok" } else { "failed" },
