@@ -20,6 +20,7 @@ fn node() -> Node {
     let binaries = Binaries::beside(Path::new(env!("CARGO_BIN_EXE_vzdump-hook"))).unwrap();
     let mut node = Node::new(None, &binaries).unwrap();
     node.add_backup_server("offsite", Some("pve")).unwrap();
+    pbs(&node).edit(|state| state.add_datastore(DATASTORE).namespaces.insert("pve".to_owned()));
     key(&node, 0o600);
     node.write("etc/stillpoint/config.toml", "[storage.offsite]\nkey-saved = true\n").unwrap();
     pbs(&node).edit(|state| state.unauthorized_delay = std::time::Duration::ZERO);
@@ -229,4 +230,59 @@ fn a_datastore_that_cannot_be_used_is_told() {
     pbs(&node).inject("/permissions", None, Fault::Refuse(500, "oh\x1b[2J".into()));
     let rights = check(&node, "rights", Level::Fail);
     assert!(!rights.message.chars().any(char::is_control), "{rights:?}");
+}
+
+#[test]
+fn a_namespace_that_is_not_there_is_a_failure_whatever_the_rights_are() {
+    let node = node();
+    edit(&node, "namespace", "pve/n100");
+    let missing = check(&node, "namespace", Level::Fail);
+    assert_says(
+        &missing,
+        &["no namespace pve/n100", "proxmox-backup-client namespace create pve/n100"],
+    );
+    check(&node, "rights", Level::Ok);
+    // Rights in the namespace only, and the one above it is not seen.
+    pbs(&node).edit(|state| {
+        state.add_datastore(DATASTORE).namespaces.insert("pve/n100".to_owned());
+        state.access.revoke_all();
+        let place = format!("/datastore/{DATASTORE}/pve/n100");
+        state.access.grant_both(&place, TOKEN, "DatastoreBackup");
+    });
+    assert!(checks(&node).iter().all(|check| check.level == Level::Ok), "{:#?}", checks(&node));
+    edit(&node, "namespace", "nope");
+    pbs(&node).edit(|state| {
+        state.access.grant_both(&format!("/datastore/{DATASTORE}"), TOKEN, "DatastoreBackup");
+    });
+    check(&node, "namespace", Level::Fail);
+    edit(&node, "namespace", "");
+    assert!(checks(&node).iter().all(|check| check.level == Level::Ok));
+}
+
+#[test]
+fn a_login_that_cannot_be_one_is_told_as_that() {
+    let node = node();
+    for name in ["backup", "backup!node"] {
+        edit(&node, "username", name);
+        assert_says(&check(&node, "login", Level::Fail), &[name, "no realm", "USER@REALM!TOKEN"]);
+    }
+    let node = self::node();
+    edit(&node, "username", "root@pam");
+    pbs(&node).edit(|state| {
+        state.access.add_user("root@pam", SECRET);
+        state.access.second_factors.insert("root@pam".to_owned());
+    });
+    let login = check(&node, "login", Level::Fail);
+    assert_says(&login, &["second factor", "generate-token root@pam NAME", "root@pam!NAME"]);
+    assert!(!login.fix.iter().any(|fix| fix.contains("asks for the secret")), "{login:?}");
+}
+
+#[test]
+fn a_datastore_that_may_not_be_there_is_told_so() {
+    let node = node();
+    edit(&node, "datastore", "nope");
+    let rights = check(&node, "rights", Level::Fail);
+    let parts = ["or the server has no datastore nope", "proxmox-backup-manager datastore list"];
+    assert_says(&rights, &parts);
+    assert_says(&rights, &["replaces what a login has there from higher paths"]);
 }

@@ -9,7 +9,7 @@ use crate::pbs::{Error, Pbs};
 use crate::sys::Root;
 use crate::sys::text::printable;
 
-/// One question to the server; five are asked at the most, and none after one that had no answer.
+/// One question to the server; six are asked at the most, and none after one that had no answer.
 const QUESTION_LIMIT: Duration = Duration::from_secs(10);
 
 /// Looks at one storage of type `pbs`. Nothing is changed, and nothing is said to a server that is not the right one.
@@ -37,9 +37,11 @@ pub fn storage(root: &Root, settings: &Settings, id: &str) -> Vec<Check> {
     let clock = pbs.clock_ahead(question());
     let answered = clock.is_ok();
     checks.extend(storage_server::login(about, target, clock));
+    let mut listed = false;
     if answered {
         match pbs.privileges(question()) {
             Ok(held) => {
+                listed = !held.is_empty();
                 checks.push(storage_rights::rights(about, target, &held));
                 checks.extend(storage_rights::deleting(about, target, &held));
             }
@@ -50,6 +52,11 @@ pub fn storage(root: &Root, settings: &Settings, id: &str) -> Vec<Check> {
             }
         }
         match pbs.is_available(question()) {
+            Ok(()) if listed => checks.extend(storage_rights::namespace(
+                about,
+                target,
+                pbs.has_namespace(question()),
+            )),
             // Without any right this is refused too, and that has been said.
             Ok(()) | Err(Error::Denied { .. }) => {}
             Err(error) => checks.push(about.fail("datastore", error).fix(format!(

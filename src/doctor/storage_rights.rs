@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::check::Check;
 use super::storage::Subject;
+use crate::pbs::Error;
 use crate::pbs::look::{AUDIT, BACKUP, MODIFY, PRUNE, VERIFY};
 use crate::pbs::storage::Target;
 
@@ -30,11 +31,48 @@ pub fn rights(about: Subject<'_>, target: &Target, held: &BTreeSet<String>) -> C
     if has(BACKUP) {
         return about.ok("rights", told);
     }
-    let mut check = about.fail("rights", told);
+    let store = &target.datastore;
+    let unknown = match held.is_empty() {
+        true => format!(", or the server has no datastore {store}"),
+        false => String::new(),
+    };
+    let inherited = format!(
+        "a role given on {path} replaces what a login has there from higher paths: \
+         give it only to a login that has no {BACKUP} there yet"
+    );
+    let mut check = about.fail("rights", format!("{told}{unknown}; {inherited}"));
+    if held.is_empty() {
+        check = check.fix("on the backup server: proxmox-backup-manager datastore list");
+    }
     for login in logins(username) {
         check = check.fix(granting(&path, &login));
     }
     check
+}
+
+/// A failure where the storage's namespace is not there: backups into it are refused, whatever the rights are.
+pub fn namespace(about: Subject<'_>, target: &Target, found: Result<bool, Error>) -> Option<Check> {
+    let (store, name) = (&target.datastore, target.namespace.as_deref()?);
+    match found {
+        Ok(true) => None,
+        Ok(false) => Some(
+            about
+                .fail("namespace", format!("the datastore {store} has no namespace {name}"))
+                .fix(format!(
+                    "on the backup server: proxmox-backup-client namespace create {name} \
+                     --repository 'root@pam@localhost:{store}'   # those above it first"
+                ))
+                .fix(format!(
+                    "pvesm set {} --namespace NAME   # if another one is meant",
+                    about.id
+                )),
+        ),
+        Err(error) => Some(
+            about
+                .fail("namespace", error)
+                .fix("on the backup server: journalctl -u proxmox-backup -u proxmox-backup-proxy"),
+        ),
+    }
 }
 
 /// Warns of a login that can delete backups.
@@ -57,21 +95,27 @@ pub fn deleting(about: Subject<'_>, target: &Target, held: &BTreeSet<String>) ->
                 "on the backup server: proxmox-backup-manager acl list   # then for each greater ROLE of '{username}': \
                  proxmox-backup-manager acl update PATH ROLE --auth-id '{username}' --delete true"
             )),
-        None => check
-            .fix(format!("on the backup server: proxmox-backup-manager user generate-token {username} NAME"))
-            .fix(format!(
-                "on the backup server: {}",
-                granting(&target.acl_path(), &format!("{username}!NAME"))
-            ))
-            .fix(format!("pvesm set {} --username '{username}!NAME' --password", about.id))
-            .fix(
-                "give the token the backups that are there (proxmox-backup-client change-owner), \
-                 else the next backup of each guest is refused",
-            ),
+        None => token_instead(about, target, check),
     };
     Some(check.fix(
         "let the backup server prune (a prune job on the datastore), not Proxmox VE (prune-backups keep-all=1)",
     ))
+}
+
+/// How a token takes the user's place.
+pub fn token_instead(about: Subject<'_>, target: &Target, check: Check) -> Check {
+    let (username, id) = (&target.username, about.id);
+    let token = format!("{username}!NAME");
+    check
+        .fix(format!(
+            "on the backup server: proxmox-backup-manager user generate-token {username} NAME"
+        ))
+        .fix(format!("on the backup server: {}", granting(&target.acl_path(), &token)))
+        .fix(format!("pvesm set {id} --username '{token}' --password"))
+        .fix(
+            "give the token the backups that are there (proxmox-backup-client change-owner), \
+             else the next backup of each guest is refused",
+        )
 }
 
 /// A token has no more than its user: both need the role.

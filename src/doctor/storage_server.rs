@@ -4,9 +4,10 @@ use chrono::TimeDelta;
 
 use super::check::Check;
 use super::storage::Subject;
+use super::storage_rights;
 use crate::pbs::storage::Target;
 use crate::pbs::tls::Fingerprint;
-use crate::pbs::{Certificate, Error};
+use crate::pbs::{Certificate, Error, SECOND_FACTOR};
 use crate::sys::clock;
 
 /// A certificate that ends sooner than this is told of.
@@ -102,6 +103,19 @@ pub fn login(
     let username = &target.username;
     let ahead = match ahead {
         Ok(ahead) => ahead,
+        Err(Error::Denied { .. } | Error::Refused { status: 400, .. }) if !has_realm(username) => {
+            let text = format!(
+                "{username} names no realm: a login is named USER@REALM or USER@REALM!TOKEN, such as backup@pbs!node"
+            );
+            let set = format!("pvesm set {} --username 'USER@REALM!TOKEN' --password", about.id);
+            return vec![about.fail("login", text).fix(set)];
+        }
+        Err(Error::Denied { reason, .. }) if reason.contains(SECOND_FACTOR) => {
+            let text = format!(
+                "the server wants a second factor of {username}, which no storage can give: an API token needs none"
+            );
+            return vec![storage_rights::token_instead(about, target, about.fail("login", text))];
+        }
         Err(error @ Error::Denied { .. }) => {
             let text = format!(
                 "the server does not let {username} in with the secret that is stored: {error}"
@@ -121,6 +135,10 @@ pub fn login(
     let mut checks = vec![about.ok("login", format!("the server lets {username} in"))];
     checks.extend(ahead.map(|ahead| clocks(about, ahead)));
     checks
+}
+
+fn has_realm(username: &str) -> bool {
+    username.split('!').next().is_some_and(|user| user.contains('@'))
 }
 
 fn clocks(about: Subject<'_>, ahead: TimeDelta) -> Check {

@@ -23,6 +23,9 @@ pub(super) const SMALL: usize = 1024 * 1024;
 const REASON: usize = 300;
 const REASON_BYTES: u64 = 64 * 1024;
 
+/// What begins the reason of a login that a password alone does not open.
+pub const SECOND_FACTOR: &str = "the login needs a second factor";
+
 /// A backup server, seen through one storage: a datastore, a namespace and the right to use them. It keeps its
 /// connection, and may be used by several threads at once.
 #[derive(Debug)]
@@ -266,7 +269,7 @@ impl Pbs {
             }),
             _ => Err(Error::Denied {
                 status: 401,
-                reason: "the login needs a second factor: use an API token".to_owned(),
+                reason: format!("{SECOND_FACTOR}: use an API token"),
             }),
         }
     }

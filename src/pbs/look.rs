@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::certificate::Certificate;
@@ -67,6 +68,27 @@ impl Pbs {
         let paths: BTreeMap<String, BTreeMap<String, IgnoredAny>> =
             self.get("/api2/json/access/permissions", &query, small(deadline))?;
         Ok(paths.into_values().flat_map(BTreeMap::into_keys).collect())
+    }
+
+    /// Whether the storage's namespace is there, as far as the login may see it. A right that is inherited says nothing
+    /// of that, and a namespace that is asked about by its own name is listed in any case: only the one above it knows.
+    ///
+    /// # Errors
+    /// As all calls.
+    pub fn has_namespace(&self, deadline: Instant) -> Result<bool, Error> {
+        #[derive(Deserialize)]
+        struct Listed {
+            ns: String,
+        }
+        let Some(namespace) = self.target().namespace.as_deref().filter(|name| !name.is_empty())
+        else {
+            return Ok(true);
+        };
+        let mut query = vec![("max-depth", "1")];
+        query.extend(namespace.rsplit_once('/').map(|(above, _)| ("parent", above)));
+        let listed: Vec<Listed> =
+            self.get(&self.datastore("namespace"), &query, small(deadline))?;
+        Ok(listed.iter().any(|listed| listed.ns == namespace))
     }
 
     /// Asks whether the datastore can be used.

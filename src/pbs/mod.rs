@@ -13,7 +13,7 @@ mod task;
 pub mod tls;
 
 pub use certificate::Certificate;
-pub use client::{Error, Pbs};
+pub use client::{Error, Pbs, SECOND_FACTOR};
 pub use list::Choice;
 pub use snapshot::{
     BackupType, Entry, Snapshot, SnapshotFile, State, Verification, VerifyState, encrypted,

@@ -79,6 +79,8 @@ pub struct Access {
     passwords: BTreeMap<String, Secret>,
     tokens: BTreeMap<String, Secret>,
     acl: BTreeMap<String, BTreeMap<String, BTreeSet<String>>>,
+    /// Users whose password opens nothing without a second factor.
+    pub second_factors: BTreeSet<String>,
 }
 
 impl Access {
@@ -209,6 +211,17 @@ impl Access {
             return None;
         }
         let stamp = format!("{now:08X}");
+        if self.second_factors.contains(user) && renewed.is_none() {
+            let ticket = format!(
+                "PBS:!tfa!%7B%22totp%22%3Atrue%7D:{stamp}::{}",
+                self.sign("PBS", user, &stamp)
+            );
+            return Some(serde_json::json!({
+                "CSRFPreventionToken": "invalid",
+                "ticket": ticket,
+                "username": user,
+            }));
+        }
         Some(serde_json::json!({
             "CSRFPreventionToken": self.csrf(user, &stamp),
             "ticket": self.ticket(user, &stamp),

@@ -131,12 +131,23 @@ pub fn status(state: &mut State, request: &Request, auth_id: &str, store: &str) 
 /// `GET /admin/datastore/STORE/namespace`
 pub fn namespaces(state: &mut State, request: &Request, auth_id: &str, store: &str) -> Outcome {
     let known = [optional("parent", Kind::Namespace), optional("max-depth", Kind::Int(0))];
-    Params::read(request, &[], &known)?;
+    let params = Params::read(request, &[], &known)?;
+    let parent = params.text("parent").unwrap_or_default();
+    let depth = usize::try_from(params.int("max-depth").unwrap_or(7)).unwrap_or(7);
     // Seen is where a right is held: one further below shows nothing of what is above it.
     let sees = |ns: &str| state.access.has_any(auth_id, &acl_path(store, ns), &SEE);
     let known = state.datastores.get(store);
     let namespaces = known.iter().flat_map(|store| store.namespaces.iter().map(String::as_str));
-    let all: BTreeSet<&str> = std::iter::once("").chain(namespaces).collect();
+    let below = |ns: &&str| {
+        let rest = if parent.is_empty() {
+            Some(*ns)
+        } else {
+            ns.strip_prefix(parent).and_then(|rest| rest.strip_prefix('/'))
+        };
+        rest.is_some_and(|rest| rest.split('/').count() <= depth)
+    };
+    // The one that is asked about is listed whether it is there or not.
+    let all: BTreeSet<&str> = std::iter::once(parent).chain(namespaces.filter(below)).collect();
     let seen: Vec<&str> = all.into_iter().filter(|ns| sees(ns)).collect();
     if seen.is_empty() {
         return Err(Failure::new(403, "permission check failed"));

@@ -46,7 +46,13 @@ pub fn snapshots(state: &mut State, request: &Request, auth_id: &str, store: &st
     let only_own = check_rights(state, auth_id, store, ns, &["Datastore.Audit"])?;
     let store = open(state, store)?;
     let (kind, id) = (params.text("backup-type"), params.text("backup-id"));
-    if !store.has_namespace(ns) {
+    // A directory is read only where a group is not named, and that of a type is there from its first backup on.
+    let there = match (kind, id) {
+        (_, Some(_)) => true,
+        (Some(kind), None) => store.groups.iter().any(|group| group.ns == ns && group.kind == kind),
+        (None, None) => store.has_namespace(ns),
+    };
+    if !there {
         return Err(Failure::new(400, NO_ENTRY));
     }
     let mut entries = Vec::new();

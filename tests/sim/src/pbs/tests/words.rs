@@ -109,3 +109,28 @@ fn the_first_line_of_a_log_is_number_one() {
     );
     assert_eq!((lines("start=2"), lines("start=99")), (vec![2, 3], vec![]));
 }
+
+#[test]
+fn a_namespace_that_is_not_there_is_easily_taken_for_one() {
+    let pbs = pbs();
+    pbs.edit(|state| {
+        state.access.grant_both("/datastore/tank", TOKEN, "DatastoreBackup");
+        let namespaces = ["a".to_owned(), "a/b".to_owned(), "a/b/c".to_owned()];
+        state.add_datastore("tank").namespaces.extend(namespaces);
+    });
+    let asked = |query: &str| {
+        let answer = get(&pbs, &format!("/admin/datastore/tank/{query}"));
+        let (status, body) = text(&answer);
+        (status.to_owned(), body.to_owned())
+    };
+    let gone = ("400".to_owned(), "ENOENT: No such file or directory".to_owned());
+    let listed = |body: &str| ("200".to_owned(), format!("{{\"data\":{body}}}"));
+    assert_eq!(asked("snapshots?ns=nope"), gone);
+    assert_eq!(asked("snapshots?ns=nope&backup-type=ct&backup-id=1"), listed("[]"));
+    assert_eq!(asked("snapshots?ns=a&backup-type=host"), gone, "there, but without such a group");
+    assert_eq!(asked("groups?ns=nope"), gone);
+    assert_eq!(asked("groups?ns=a"), listed("[]"));
+    assert_eq!(asked("namespace?parent=nope&max-depth=1"), listed(r#"[{"ns":"nope"}]"#));
+    assert_eq!(asked("namespace?parent=a&max-depth=1"), listed(r#"[{"ns":"a"},{"ns":"a/b"}]"#));
+    assert_eq!(asked("namespace?max-depth=1"), listed(r#"[{"ns":""},{"ns":"a"}]"#));
+}
