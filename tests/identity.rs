@@ -457,6 +457,30 @@ fn a_call_that_is_killed_between_the_files_is_made_good_by_the_next() {
     assert!(scene.start(9002).contains("guest 9002 is a copy"));
 }
 
+/// The one that looks and writes is a process of its own: its death keeps no guest from starting.
+#[test]
+fn a_call_that_dies_before_the_files_lets_the_guest_start_and_the_next_does_it_all() {
+    let scene = Scene::new();
+    scene.mark_running(9001);
+    scene.restore(9002, ORIGINAL);
+    scene.node.write("var/lib/lxc/9002/config", LXC).unwrap();
+    let (config, lxc) = (scene.config(9002), scene.lxc(9002));
+    let output = Command::new(env!("CARGO_BIN_EXE_guest-hook"))
+        .args(["9002", "pre-start"])
+        .env_clear()
+        .env("STILLPOINT_ROOT", scene.node.root())
+        .env("STILLPOINT_FAILPOINT", "identity-recorded=kill")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && said.contains("guest 9002 starts as it is"), "{said}");
+    assert!(scene.record(9002).is_some(), "it died before its record");
+    assert_eq!((scene.config(9002), scene.lxc(9002)), (config.clone(), lxc));
+    assert!(scene.start(9002).contains("guest 9002 is a copy"));
+    assert_ne!(mac_of(&scene.config(9002)), mac_of(&config));
+    assert!(scene.lxc(9002).contains(mac_of(&scene.config(9002))));
+}
+
 #[test]
 fn what_a_person_has_set_since_is_not_undone() {
     let managed = ORIGINAL.replace("ip=dhcp", "host-managed=1,ip=192.0.2.7/24");
