@@ -1,5 +1,9 @@
 //! Collecting: asks the servers how far they are, starts what is queued, and journals what is over.
 
+mod closing;
+mod judging;
+mod ordering;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -7,14 +11,11 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::due::words;
-use super::ending::{self, End};
-use super::judge::{Verdict, judge, not_encrypted, unanswered};
 use super::pending::{Pending, Purpose};
-use super::queue::{Claim, Queue};
+use super::queue::Queue;
 use super::servers::Servers;
 use crate::config::Settings;
-use crate::journal::{Journal, Record, VerifyOutcome};
-use crate::pbs::{Entry, Error, Pbs, TaskStatus, Upid};
+use crate::journal::VerifyOutcome;
 use crate::sys::{Root, clock, signal};
 use crate::vzdump::{Job, Vmid};
 
@@ -27,12 +28,6 @@ const SLOWEST_POLL: Duration = Duration::from_secs(30);
 
 /// How long to wait for what another process is at, or for the end of a pause.
 const OTHERS_PAUSE: Duration = Duration::from_secs(1);
-
-/// How often a verify that proved nothing is started.
-const MOST_STARTS: u32 = 3;
-
-/// Lines of a task's log: the one that tells of a skipped verify, and the first that tell of damage, are among them.
-const LOG_LINES: u32 = 500;
 
 /// A verify that has no outcome after this is not waited for any longer, in seconds.
 const LIMIT: u64 = 24 * 3600;
@@ -298,352 +293,6 @@ impl<'a> Collection<'a> {
         due
     }
 
-    /// Asks how a task stands, and judges one that has ended.
-    fn poll(&mut self, pending: &Pending, settings: &Settings) -> Result<()> {
-        let Some(upid) = &pending.upid else { return Ok(()) };
-        if let Some(poll) = self.polls.get_mut(&pending.file_name()) {
-            poll.back_off();
-        }
-        let pbs = match self.servers.get(pending) {
-            Ok(pbs) => pbs,
-            Err(error) => return self.not_answered(pending, None, &error),
-        };
-        let exitstatus = match pbs.status(upid, self.question()) {
-            Ok(TaskStatus::Running) => {
-                let left = pending.age(clock::now()) > LIMIT;
-                let reason = format!("the server is at it for longer than {}: {upid}", limit());
-                return match left {
-                    true => self.give_up(pending, &pbs, VerifyOutcome::Unknown, reason),
-                    false => Ok(()),
-                };
-            }
-            Ok(TaskStatus::Stopped { exitstatus }) => exitstatus,
-            Err(error) => return self.not_answered(pending, Some(&pbs), &error),
-        };
-        let state = pbs.state(&pending.snapshot, self.question());
-        let mut verdict = judge(upid, &exitstatus, &state, &[]);
-        if let Err(error) = &state
-            && verdict.outcome == VerifyOutcome::Unreachable
-        {
-            return self.not_answered(pending, Some(&pbs), error);
-        }
-        if let Err(error) = &state {
-            self.servers.note(&pbs, error);
-        }
-        if verdict.outcome != VerifyOutcome::Ok && !self.servers.is_silent(&pbs) {
-            match pbs.log(upid, LOG_LINES, self.question()) {
-                Ok(log) => verdict = judge(upid, &exitstatus, &state, &log),
-                // What the log says is worth a question, and no more.
-                Err(error) => self.servers.note(&pbs, &error),
-            }
-        }
-        if verdict.again && pending.starts < MOST_STARTS && pending.age(clock::now()) <= LIMIT {
-            return self.again(pending, verdict, settings);
-        }
-        let policy = settings.verify_of(pending.vmid.0, &pending.storage);
-        if let (VerifyOutcome::Ok, true, Ok(state)) =
-            (verdict.outcome, policy.require_encryption, &state)
-            && let Some(failure) = not_encrypted(state, &pending.storage)
-        {
-            verdict = failure;
-        }
-        let entry = state.as_ref().ok().and_then(|_| self.entry(pending, &pbs));
-        self.close(pending, End::of(verdict, &pbs, state.ok()).listed(entry))
-    }
-
-    /// What the server lists of the snapshot; no outcome hangs on it.
-    fn entry(&self, pending: &Pending, pbs: &Pbs) -> Option<Entry> {
-        let snapshot = &pending.snapshot;
-        let entries = pbs.list(snapshot.backup_type, &snapshot.backup_id, self.question()).ok()?;
-        entries.into_iter().find(|entry| entry.snapshot == *snapshot)
-    }
-
-    /// A verify that proved nothing is started again: at once the first time, after a pause then.
-    fn again(&mut self, pending: &Pending, verdict: Verdict, settings: &Settings) -> Result<()> {
-        if pending.starts <= 1 && !matches!(self.collector, Collector::BackupEnd { .. }) {
-            return self.start(pending, settings);
-        }
-        self.queue.change(pending, |mut pending| {
-            pending.upid = None;
-            pending.note(verdict.outcome, verdict.reason.unwrap_or_default());
-            Ok(Some(pending))
-        })?;
-        Ok(())
-    }
-
-    /// Whether the server may have started to verify the snapshot by itself: not known yet, and it has not left another
-    /// new one of this job and datastore alone.
-    fn may_have_its_own(&self, pending: &Pending) -> bool {
-        let left_alone = |other: &&Pending| {
-            other.asked && !other.by_hand && (other.starts > 0 || other.upid.is_none())
-        };
-        let alike =
-            |other: &&Pending| other.job == pending.job && other.datastore == pending.datastore;
-        !pending.asked
-            && !self.queue.all().into_iter().filter(alike).any(|other| left_alone(&other))
-    }
-
-    /// Asks whether the server has started to verify the snapshot by itself.
-    fn ask(&mut self, pending: &Pending) -> Result<()> {
-        let found = self.servers.get(pending).and_then(|pbs| {
-            let found = pbs.verify_task(&pending.snapshot, pending.tasks_since(), self.question());
-            if let Err(error) = &found {
-                self.servers.note(&pbs, error);
-            }
-            found
-        });
-        match found {
-            Ok(upid) => {
-                self.queue.change(pending, |mut pending| {
-                    pending.asked = true;
-                    pending.upid = upid;
-                    Ok(Some(pending))
-                })?;
-                Ok(())
-            }
-            Err(error) if tells_nothing(&error) => {
-                self.queue
-                    .change(pending, |pending| Ok(Some(Pending { asked: true, ..pending })))?;
-                Ok(())
-            }
-            Err(error) => self.note(pending, &unanswered(&error)),
-        }
-    }
-
-    /// Starts a verify, where it is its turn.
-    fn start(&mut self, seen: &Pending, settings: &Settings) -> Result<()> {
-        let (mut pending, blind) = match self.queue.claim(seen, settings.verify.parallel)? {
-            Claim::Mine { pending, blind } => (*pending, blind),
-            Claim::Full | Claim::Others => return Ok(()),
-        };
-        let claimed = pending.clone();
-        let given = self.give(&mut pending, blind);
-        pending.ordering = None;
-        match &given {
-            Ok(()) => pending.trouble = None,
-            Err(error) => {
-                let verdict = unanswered(error);
-                pending.note(verdict.outcome, verdict.reason.unwrap_or_default());
-            }
-        }
-        self.polls.insert(pending.file_name(), Poll::started());
-        if !self.queue.change(&claimed, |_| Ok(Some(pending.clone())))? {
-            return Ok(());
-        }
-        match given {
-            Ok(()) => Ok(()),
-            Err(error) => self.not_answered(&pending, None, &error),
-        }
-    }
-
-    /// Gives the order to verify, or finds that it was given: `blind` is what an earlier one may have led to.
-    fn give(&mut self, pending: &mut Pending, blind: bool) -> Result<(), Error> {
-        pending.unanswered = blind;
-        let pbs = self.servers.get(pending)?;
-        if blind || self.may_have_its_own(pending) {
-            match self.task(&pbs, pending) {
-                Err(error) if !tells_nothing(&error) => {
-                    self.servers.note(&pbs, &error);
-                    return Err(error);
-                }
-                found => {
-                    pending.asked = true;
-                    pending.unanswered = false;
-                    pending.upid = found.ok().flatten();
-                }
-            }
-        }
-        if pending.upid.is_some() {
-            return Ok(());
-        }
-        match pbs.start_verify(&pending.snapshot, self.question()) {
-            Ok(upid) => {
-                pending.starts += 1;
-                pending.upid = Some(upid);
-                Ok(())
-            }
-            Err(error) => {
-                // Most of all an answer that did not come: the server may be at it all the same.
-                pending.unanswered = !matches!(
-                    error,
-                    Error::Unreachable { unsent: true, .. }
-                        | Error::Misconfigured(_)
-                        | Error::Denied { .. }
-                        | Error::Refused { .. }
-                );
-                // What was not begun proved nothing, and is no attempt.
-                pending.starts += u32::from(pending.unanswered);
-                self.servers.note(&pbs, &error);
-                Err(error)
-            }
-        }
-    }
-
-    /// A task that may be about it already. What was found before a person asked says nothing, and clocks differ: there
-    /// it counts only while it runs.
-    fn task(&self, pbs: &Pbs, pending: &Pending) -> Result<Option<Upid>, Error> {
-        let found = pbs.verify_task(&pending.snapshot, pending.tasks_since(), self.question())?;
-        match found {
-            Some(upid) if pending.by_hand => {
-                let running = pbs.status(&upid, self.question())? == TaskStatus::Running;
-                Ok(running.then_some(upid))
-            }
-            found => Ok(found),
-        }
-    }
-
-    /// Whether a snapshot that is not verified is encrypted, as its policy asks for.
-    fn look_at_encryption(&mut self, pending: &Pending, settings: &Settings) -> Result<()> {
-        let policy = settings.verify_of(pending.vmid.0, &pending.storage);
-        if !policy.require_encryption {
-            self.queue.change(pending, |_| Ok(None))?;
-            return Ok(());
-        }
-        let pbs = match self.servers.get(pending) {
-            Ok(pbs) => pbs,
-            Err(error) => {
-                self.note(pending, &unanswered(&error))?;
-                return self.last_word(pending, None, &error);
-            }
-        };
-        match pbs.state(&pending.snapshot, self.question()) {
-            Ok(state) => match not_encrypted(&state, &pending.storage) {
-                Some(failure) => self.close(pending, End::of(failure, &pbs, Some(state))),
-                None => {
-                    self.queue.change(pending, |_| Ok(None))?;
-                    Ok(())
-                }
-            },
-            Err(error) => {
-                self.servers.note(&pbs, &error);
-                self.note(pending, &unanswered(&error))?;
-                self.last_word(pending, Some(&pbs), &error)
-            }
-        }
-    }
-
-    fn note(&mut self, pending: &Pending, verdict: &Verdict) -> Result<()> {
-        self.queue.change(pending, |mut pending| {
-            pending.note(verdict.outcome, verdict.reason.clone().unwrap_or_default());
-            Ok(Some(pending))
-        })?;
-        Ok(())
-    }
-
-    fn not_answered(&mut self, pending: &Pending, pbs: Option<&Pbs>, error: &Error) -> Result<()> {
-        if let Some(pbs) = pbs {
-            self.servers.note(pbs, error);
-        }
-        self.last_word(pending, pbs, error)
-    }
-
-    /// Ends a verify that the server has refused for good, or that it could not be asked about for too long.
-    fn last_word(&mut self, pending: &Pending, pbs: Option<&Pbs>, error: &Error) -> Result<()> {
-        let verdict = unanswered(error);
-        let past = pending.age(clock::now()) > LIMIT;
-        if matches!(self.collector, Collector::BackupEnd { .. }) || verdict.again && !past {
-            return Ok(());
-        }
-        self.queue.refresh()?;
-        let Some(now) = self.queue.get(&pending.file_name()).cloned() else { return Ok(()) };
-        if now.upid != pending.upid {
-            return Ok(());
-        }
-        let reason = verdict.reason.clone().unwrap_or_default();
-        match (verdict.again, pbs) {
-            (true, _) => {
-                let reason = format!("{reason} (for {})", limit());
-                let verdict = Verdict { reason: Some(reason), ..verdict };
-                self.close(&now, End::unasked(verdict))
-            }
-            (false, Some(pbs)) => self.close(&now, End::of(verdict, pbs, None)),
-            (false, None) => self.close(&now, End::unasked(verdict)),
-        }
-    }
-
-    /// Ends a verify that could not be started within the limit.
-    fn never_started(&mut self, pending: &Pending) -> Result<()> {
-        let (outcome, reason) = match &pending.trouble {
-            Some(trouble) => (trouble.outcome, trouble.reason.clone()),
-            None => {
-                let reason = "others of its datastore were in front (verify.parallel)";
-                (VerifyOutcome::Unknown, reason.to_string())
-            }
-        };
-        let reason = Some(format!("not started within {}: {reason}", limit()));
-        self.close(pending, End::unasked(Verdict { outcome, reason, again: false }))
-    }
-
-    fn give_up(
-        &mut self,
-        pending: &Pending,
-        pbs: &Pbs,
-        outcome: VerifyOutcome,
-        reason: String,
-    ) -> Result<()> {
-        if matches!(self.collector, Collector::BackupEnd { .. }) {
-            return Ok(());
-        }
-        let verdict = Verdict { outcome, reason: Some(reason), again: false };
-        self.close(pending, End::of(verdict, pbs, None))
-    }
-
-    fn close(&mut self, pending: &Pending, end: End) -> Result<()> {
-        // A bad outcome waits for the summary of its job, or where none comes for the unit, which tells root.
-        let told = matches!(self.collector, Collector::JobEnd { .. }) && self.is_meant(pending);
-        let outcome = end.verdict.outcome;
-        if ending::close(self.root, &mut self.queue, pending, end, told)? {
-            let (vmid, storage) = (pending.vmid, pending.storage.clone());
-            self.collected.over.push(Over { vmid, storage, outcome });
-        }
-        Ok(())
-    }
-
-    /// What could not be started is in the journal too when the job ends, with what the outcome is so far.
-    fn journal_troubles(&mut self) -> Result<()> {
-        let down = self.down();
-        let mut told = Vec::new();
-        for pending in self.queue.all() {
-            let trouble = pending.trouble.as_ref().filter(|_| is_unreachable(pending));
-            let others = down.get(&pending.datastore).and_then(|down| down.trouble.as_ref());
-            let open = pending.ended.is_none() && pending.upid.is_none() && self.is_meant(pending);
-            if let Some(trouble) = trouble.or(others)
-                && open
-                && !pending.trouble.as_ref().is_some_and(|trouble| trouble.journalled)
-            {
-                told.push((pending.clone(), trouble.clone()));
-            }
-        }
-        for (pending, trouble) in told {
-            let reason = format!("{}; it is tried again for {}", trouble.reason, limit());
-            let verdict = Verdict { outcome: trouble.outcome, reason: Some(reason), again: false };
-            let record = Record::Verify(ending::record(&pending, End::unasked(verdict)));
-            let journal = Journal::of(self.root);
-            self.queue.change(&pending, |mut pending| {
-                journal.append(&record)?;
-                if pending.trouble.is_none() {
-                    pending.note(trouble.outcome, trouble.reason);
-                }
-                if let Some(trouble) = &mut pending.trouble {
-                    trouble.journalled = true;
-                }
-                Ok(Some(pending))
-            })?;
-        }
-        Ok(())
-    }
-
-    /// What was over before the job is told of by its summary.
-    fn leave_to_summary(&mut self) -> Result<()> {
-        self.queue.refresh()?;
-        let over = |pending: &&Pending| pending.ended.is_some() && self.is_meant(pending);
-        let over: Vec<Pending> = self.queue.all().into_iter().filter(over).cloned().collect();
-        for pending in over {
-            self.queue.change(&pending, |_| Ok(None))?;
-        }
-        Ok(())
-    }
-
     fn question(&self) -> Instant {
         let limit = Instant::now() + QUESTION_LIMIT;
         self.question_deadline.map_or(limit, |deadline| deadline.min(limit))
@@ -663,12 +312,6 @@ impl<'a> Collection<'a> {
             thread::sleep(left.min(Duration::from_millis(500)));
         }
     }
-}
-
-/// Whether a server that does not tell its tasks may verify all the same.
-fn tells_nothing(error: &Error) -> bool {
-    !matches!(error, Error::Denied { status: 401, .. } | Error::Misconfigured(_))
-        && unanswered(error).outcome != VerifyOutcome::Unreachable
 }
 
 fn is_unreachable(pending: &Pending) -> bool {

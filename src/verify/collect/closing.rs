@@ -1,0 +1,145 @@
+//! What becomes of a verify that brings no answer, and the end of each.
+
+use anyhow::Result;
+
+use super::{Collection, Collector, LIMIT, Over, is_unreachable, limit};
+use crate::journal::{Journal, Record, VerifyOutcome};
+use crate::pbs::{Error, Pbs};
+use crate::sys::clock;
+use crate::verify::ending::{self, End};
+use crate::verify::judge::{Verdict, unanswered};
+use crate::verify::pending::Pending;
+
+impl Collection<'_> {
+    pub(super) fn note(&mut self, pending: &Pending, verdict: &Verdict) -> Result<()> {
+        self.queue.change(pending, |mut pending| {
+            pending.note(verdict.outcome, verdict.reason.clone().unwrap_or_default());
+            Ok(Some(pending))
+        })?;
+        Ok(())
+    }
+
+    pub(super) fn not_answered(
+        &mut self,
+        pending: &Pending,
+        pbs: Option<&Pbs>,
+        error: &Error,
+    ) -> Result<()> {
+        if let Some(pbs) = pbs {
+            self.servers.note(pbs, error);
+        }
+        self.last_word(pending, pbs, error)
+    }
+
+    /// Ends a verify that the server has refused for good, or that it could not be asked about for too long.
+    pub(super) fn last_word(
+        &mut self,
+        pending: &Pending,
+        pbs: Option<&Pbs>,
+        error: &Error,
+    ) -> Result<()> {
+        let verdict = unanswered(error);
+        let past = pending.age(clock::now()) > LIMIT;
+        if matches!(self.collector, Collector::BackupEnd { .. }) || verdict.again && !past {
+            return Ok(());
+        }
+        self.queue.refresh()?;
+        let Some(now) = self.queue.get(&pending.file_name()).cloned() else { return Ok(()) };
+        if now.upid != pending.upid {
+            return Ok(());
+        }
+        let reason = verdict.reason.clone().unwrap_or_default();
+        match (verdict.again, pbs) {
+            (true, _) => {
+                let reason = format!("{reason} (for {})", limit());
+                let verdict = Verdict { reason: Some(reason), ..verdict };
+                self.close(&now, End::unasked(verdict))
+            }
+            (false, Some(pbs)) => self.close(&now, End::of(verdict, pbs, None)),
+            (false, None) => self.close(&now, End::unasked(verdict)),
+        }
+    }
+
+    /// Ends a verify that could not be started within the limit.
+    pub(super) fn never_started(&mut self, pending: &Pending) -> Result<()> {
+        let (outcome, reason) = match &pending.trouble {
+            Some(trouble) => (trouble.outcome, trouble.reason.clone()),
+            None => {
+                let reason = "others of its datastore were in front (verify.parallel)";
+                (VerifyOutcome::Unknown, reason.to_string())
+            }
+        };
+        let reason = Some(format!("not started within {}: {reason}", limit()));
+        self.close(pending, End::unasked(Verdict { outcome, reason, again: false }))
+    }
+
+    pub(super) fn give_up(
+        &mut self,
+        pending: &Pending,
+        pbs: &Pbs,
+        outcome: VerifyOutcome,
+        reason: String,
+    ) -> Result<()> {
+        if matches!(self.collector, Collector::BackupEnd { .. }) {
+            return Ok(());
+        }
+        let verdict = Verdict { outcome, reason: Some(reason), again: false };
+        self.close(pending, End::of(verdict, pbs, None))
+    }
+
+    pub(super) fn close(&mut self, pending: &Pending, end: End) -> Result<()> {
+        // A bad outcome waits for the summary of its job, or where none comes for the unit, which tells root.
+        let told = matches!(self.collector, Collector::JobEnd { .. }) && self.is_meant(pending);
+        let outcome = end.verdict.outcome;
+        if ending::close(self.root, &mut self.queue, pending, end, told)? {
+            let (vmid, storage) = (pending.vmid, pending.storage.clone());
+            self.collected.over.push(Over { vmid, storage, outcome });
+        }
+        Ok(())
+    }
+
+    /// What could not be started is in the journal too when the job ends, with what the outcome is so far.
+    pub(super) fn journal_troubles(&mut self) -> Result<()> {
+        let down = self.down();
+        let mut told = Vec::new();
+        for pending in self.queue.all() {
+            let trouble = pending.trouble.as_ref().filter(|_| is_unreachable(pending));
+            let others = down.get(&pending.datastore).and_then(|down| down.trouble.as_ref());
+            let open = pending.ended.is_none() && pending.upid.is_none() && self.is_meant(pending);
+            if let Some(trouble) = trouble.or(others)
+                && open
+                && !pending.trouble.as_ref().is_some_and(|trouble| trouble.journalled)
+            {
+                told.push((pending.clone(), trouble.clone()));
+            }
+        }
+        for (pending, trouble) in told {
+            let reason = format!("{}; it is tried again for {}", trouble.reason, limit());
+            let verdict = Verdict { outcome: trouble.outcome, reason: Some(reason), again: false };
+            let record = Record::Verify(ending::record(&pending, End::unasked(verdict)));
+            let journal = Journal::of(self.root);
+            self.queue.change(&pending, |mut pending| {
+                journal.append(&record)?;
+                if pending.trouble.is_none() {
+                    pending.note(trouble.outcome, trouble.reason);
+                }
+                if let Some(trouble) = &mut pending.trouble {
+                    trouble.journalled = true;
+                }
+                Ok(Some(pending))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What was over before the job is told of by its summary.
+    pub(super) fn leave_to_summary(&mut self) -> Result<()> {
+        self.queue.refresh()?;
+        let over = |pending: &&Pending| pending.ended.is_some() && self.is_meant(pending);
+        let over: Vec<Pending> = self.queue.all().into_iter().filter(over).cloned().collect();
+        for pending in over {
+            self.queue.change(&pending, |_| Ok(None))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,140 @@
+//! Ordering a verify, or finding one that was ordered or that the server has started by itself.
+
+use anyhow::Result;
+
+use super::{Collection, Poll};
+use crate::config::Settings;
+use crate::journal::VerifyOutcome;
+use crate::pbs::{Error, Pbs, TaskStatus, Upid};
+use crate::verify::judge::unanswered;
+use crate::verify::pending::Pending;
+use crate::verify::queue::Claim;
+
+impl Collection<'_> {
+    /// Whether the server may have started to verify the snapshot by itself: not known yet, and it has not left another
+    /// new one of this job and datastore alone.
+    pub(super) fn may_have_its_own(&self, pending: &Pending) -> bool {
+        let left_alone = |other: &&Pending| {
+            other.asked && !other.by_hand && (other.starts > 0 || other.upid.is_none())
+        };
+        let alike =
+            |other: &&Pending| other.job == pending.job && other.datastore == pending.datastore;
+        !pending.asked
+            && !self.queue.all().into_iter().filter(alike).any(|other| left_alone(&other))
+    }
+
+    /// Asks whether the server has started to verify the snapshot by itself.
+    pub(super) fn ask(&mut self, pending: &Pending) -> Result<()> {
+        let found = self.servers.get(pending).and_then(|pbs| {
+            let found = pbs.verify_task(&pending.snapshot, pending.tasks_since(), self.question());
+            if let Err(error) = &found {
+                self.servers.note(&pbs, error);
+            }
+            found
+        });
+        match found {
+            Ok(upid) => {
+                self.queue.change(pending, |mut pending| {
+                    pending.asked = true;
+                    pending.upid = upid;
+                    Ok(Some(pending))
+                })?;
+                Ok(())
+            }
+            Err(error) if tells_nothing(&error) => {
+                self.queue
+                    .change(pending, |pending| Ok(Some(Pending { asked: true, ..pending })))?;
+                Ok(())
+            }
+            Err(error) => self.note(pending, &unanswered(&error)),
+        }
+    }
+
+    /// Starts a verify, where it is its turn.
+    pub(super) fn start(&mut self, seen: &Pending, settings: &Settings) -> Result<()> {
+        let (mut pending, blind) = match self.queue.claim(seen, settings.verify.parallel)? {
+            Claim::Mine { pending, blind } => (*pending, blind),
+            Claim::Full | Claim::Others => return Ok(()),
+        };
+        let claimed = pending.clone();
+        let given = self.give(&mut pending, blind);
+        pending.ordering = None;
+        match &given {
+            Ok(()) => pending.trouble = None,
+            Err(error) => {
+                let verdict = unanswered(error);
+                pending.note(verdict.outcome, verdict.reason.unwrap_or_default());
+            }
+        }
+        self.polls.insert(pending.file_name(), Poll::started());
+        if !self.queue.change(&claimed, |_| Ok(Some(pending.clone())))? {
+            return Ok(());
+        }
+        match given {
+            Ok(()) => Ok(()),
+            Err(error) => self.not_answered(&pending, None, &error),
+        }
+    }
+
+    /// Gives the order to verify, or finds that it was given: `blind` is what an earlier one may have led to.
+    pub(super) fn give(&mut self, pending: &mut Pending, blind: bool) -> Result<(), Error> {
+        pending.unanswered = blind;
+        let pbs = self.servers.get(pending)?;
+        if blind || self.may_have_its_own(pending) {
+            match self.task(&pbs, pending) {
+                Err(error) if !tells_nothing(&error) => {
+                    self.servers.note(&pbs, &error);
+                    return Err(error);
+                }
+                found => {
+                    pending.asked = true;
+                    pending.unanswered = false;
+                    pending.upid = found.ok().flatten();
+                }
+            }
+        }
+        if pending.upid.is_some() {
+            return Ok(());
+        }
+        match pbs.start_verify(&pending.snapshot, self.question()) {
+            Ok(upid) => {
+                pending.starts += 1;
+                pending.upid = Some(upid);
+                Ok(())
+            }
+            Err(error) => {
+                // Most of all an answer that did not come: the server may be at it all the same.
+                pending.unanswered = !matches!(
+                    error,
+                    Error::Unreachable { unsent: true, .. }
+                        | Error::Misconfigured(_)
+                        | Error::Denied { .. }
+                        | Error::Refused { .. }
+                );
+                // What was not begun proved nothing, and is no attempt.
+                pending.starts += u32::from(pending.unanswered);
+                self.servers.note(&pbs, &error);
+                Err(error)
+            }
+        }
+    }
+
+    /// A task that may be about it already. What was found before a person asked says nothing, and clocks differ: there
+    /// it counts only while it runs.
+    pub(super) fn task(&self, pbs: &Pbs, pending: &Pending) -> Result<Option<Upid>, Error> {
+        let found = pbs.verify_task(&pending.snapshot, pending.tasks_since(), self.question())?;
+        match found {
+            Some(upid) if pending.by_hand => {
+                let running = pbs.status(&upid, self.question())? == TaskStatus::Running;
+                Ok(running.then_some(upid))
+            }
+            found => Ok(found),
+        }
+    }
+}
+
+/// Whether a server that does not tell its tasks may verify all the same.
+fn tells_nothing(error: &Error) -> bool {
+    !matches!(error, Error::Denied { status: 401, .. } | Error::Misconfigured(_))
+        && unanswered(error).outcome != VerifyOutcome::Unreachable
+}
