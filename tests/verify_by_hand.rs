@@ -157,7 +157,15 @@ fn a_collector_that_is_killed_is_replaced_by_who_waits() {
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    while pbs(&node).tasks().is_empty() {
+    // Killed before it has written down the task, its order is given again.
+    let written = || {
+        let files = std::fs::read_dir(node.path("var/lib/stillpoint/verifies"));
+        files.into_iter().flatten().any(|file| {
+            std::fs::read_to_string(file.unwrap().path())
+                .is_ok_and(|text| text.contains("\"upid\": \"UPID:"))
+        })
+    };
+    while !written() {
         std::thread::sleep(Duration::from_millis(20));
     }
     let killed = collectors(&node);
