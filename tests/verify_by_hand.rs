@@ -161,8 +161,11 @@ fn a_collector_that_is_killed_is_replaced_by_who_waits() {
     let written = || {
         let files = std::fs::read_dir(node.path("var/lib/stillpoint/verifies"));
         files.into_iter().flatten().any(|file| {
-            std::fs::read_to_string(file.unwrap().path())
-                .is_ok_and(|text| text.contains("\"upid\": \"UPID:"))
+            let path = file.unwrap().path();
+            // Not one that is yet to be renamed.
+            path.extension().is_some_and(|extension| extension == "json")
+                && std::fs::read_to_string(path)
+                    .is_ok_and(|text| text.contains("\"upid\": \"UPID:"))
         })
     };
     while !written() {
@@ -188,7 +191,7 @@ fn a_collector_that_is_killed_is_replaced_by_who_waits() {
         std::thread::sleep(Duration::from_millis(100));
     }
     child.kill().unwrap();
-    panic!("nobody collects");
+    panic!("nobody collects; on the server: {:?}", pbs(&node).tasks());
 }
 
 #[test]
