@@ -119,12 +119,17 @@ fn opened(vmid: Vmid, pid: i32) -> Result<State> {
 }
 
 /// Whether a line of `/proc/PID/cgroup` is that of a process in this guest: `lxc/VMID` on PVE,
-/// `lxc.payload.VMID` as LXC names it by itself.
+/// `lxc.payload.VMID` as LXC names it by itself, and `lxc.payload.VMID-N` where one that was killed has left its own.
 fn belongs_to(line: &str, vmid: Vmid) -> bool {
     let Some(path) = line.splitn(3, ':').nth(2) else { return false };
     let components: Vec<&str> = path.split('/').collect();
     let (number, payload) = (vmid.to_string(), format!("lxc.payload.{vmid}"));
-    components.iter().any(|component| *component == payload)
+    let is_payload = |component: &str| match component.strip_prefix(&payload) {
+        Some("") => true,
+        Some(rest) => rest.strip_prefix('-').is_some_and(|n| n.parse::<u32>().is_ok()),
+        None => false,
+    };
+    components.iter().any(|component| is_payload(component))
         || components
             .windows(2)
             .any(|pair| matches!(pair[0], "lxc" | "lxc.payload") && pair[1] == number)
@@ -170,6 +175,8 @@ mod tests {
             "4:freezer:/lxc/9001/ns",
             "0::/lxc.payload.9001/init.scope",
             "0::/lxc.payload/9001/init.scope",
+            "0::/lxc.payload.9001-1/init.scope",
+            "6:freezer:/lxc.payload.9001-12",
         ] {
             assert!(belongs_to(line, Vmid(9001)), "{line}");
         }
@@ -179,6 +186,9 @@ mod tests {
             "0::/lxc/90011/ns",
             "0::/lxc.monitor.9001",
             "0::/lxc/101/ns/lxc.payload.900",
+            "0::/lxc.payload.90011-1",
+            "0::/lxc.payload.9001-",
+            "0::/lxc.payload.9001-old",
             "0::/",
             "",
         ] {
