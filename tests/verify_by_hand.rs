@@ -222,7 +222,7 @@ fn who_waits_is_told_why_the_server_does_not_begin() {
 fn what_cannot_be_verified_is_told_at_once() {
     let node = node(None);
     for (arguments, told) in [
-        (&["offsite:backup/ct/9001/2026-11-21T23:22:57Z"][..], "manifest not found"),
+        (&["offsite:backup/ct/9001/2026-11-21T23:22:57Z"][..], "the snapshot is not on the server"),
         (&["offsite:backup/host/9001/2026-11-21T23:22:56Z"], "is named STORAGE:backup/"),
         (&["local:backup/vzdump-lxc-9001.tar"], "is named STORAGE:backup/"),
         (&["nosuch:backup/ct/9001/2026-11-21T23:22:56Z"], "nosuch"),

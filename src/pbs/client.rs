@@ -64,6 +64,8 @@ pub enum Error {
     Denied { status: u16, reason: String },
     /// The server answers that it cannot do this.
     Refused { status: u16, reason: String },
+    /// The server does not have the snapshot that it was asked about.
+    Gone,
     /// The answer is not what this question is answered with.
     Invalid(String),
 }
@@ -81,6 +83,9 @@ impl fmt::Display for Error {
             Error::Refused { status, reason } => {
                 write!(f, "backup server refused ({status}): {reason}")
             }
+            Error::Gone => f.write_str(
+                "the snapshot is not on the server: it was pruned or removed, or the storage leads elsewhere now",
+            ),
             Error::Invalid(reason) => {
                 write!(f, "answer of the backup server not understood: {reason}")
             }

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::client::{Error, Pbs, printable};
 use super::snapshot::namespace;
-use super::{BackupType, Entry};
+use super::{BackupType, Entry, Snapshot};
 use crate::sys::http::Limit;
 
 /// The longest list, in bytes: more than a million snapshots.
@@ -44,7 +44,17 @@ impl Pbs {
         deadline: Instant,
         each: &mut dyn FnMut(Result<Entry, String>) -> ControlFlow<()>,
     ) -> Result<usize, Error> {
-        let ns = namespace(self.target().namespace.as_deref());
+        self.each_in(self.target().namespace.as_deref(), choice, deadline, each)
+    }
+
+    fn each_in(
+        &self,
+        ns: Option<&str>,
+        choice: Choice<'_>,
+        deadline: Instant,
+        each: &mut dyn FnMut(Result<Entry, String>) -> ControlFlow<()>,
+    ) -> Result<usize, Error> {
+        let ns = namespace(ns);
         let mut query = Vec::new();
         query.extend(choice.backup_type.map(|kind| ("backup-type", kind.as_str())));
         query.extend(choice.backup_id.map(|id| ("backup-id", id)));
@@ -82,21 +92,16 @@ impl Pbs {
         }
     }
 
-    /// The snapshots of one guest in this storage's namespace, oldest first. What belongs to another owner is left out
-    /// by the server without a word.
+    /// The snapshots of the guest that one snapshot is of, in that one's namespace, oldest first. What belongs to
+    /// another owner is left out by the server without a word.
     ///
     /// # Errors
     /// As all calls.
-    pub fn list(
-        &self,
-        backup_type: BackupType,
-        backup_id: &str,
-        deadline: Instant,
-    ) -> Result<Vec<Entry>, Error> {
-        let choice = Choice { backup_type: Some(backup_type), backup_id: Some(backup_id) };
+    pub fn list(&self, of: &Snapshot, deadline: Instant) -> Result<Vec<Entry>, Error> {
+        let choice = Choice { backup_type: Some(of.backup_type), backup_id: Some(&of.backup_id) };
         let mut entries = Vec::new();
         let mut odd = None;
-        self.each_snapshot(choice, deadline, &mut |entry| match entry {
+        self.each_in(of.namespace.as_deref(), choice, deadline, &mut |entry| match entry {
             Ok(entry) => {
                 entries.push(entry);
                 ControlFlow::Continue(())
@@ -111,6 +116,19 @@ impl Pbs {
         }
         entries.sort_by_key(|entry| entry.snapshot.backup_time);
         Ok(entries)
+    }
+
+    /// Why the server refuses a question about a snapshot: [`Error::Gone`] where it lists no such snapshot, else the
+    /// refusal itself. It has several words for that, and one of them also for a damaged manifest. A foreign owner,
+    /// whose snapshots it does not list either, is refused as [`Error::Denied`].
+    pub(super) fn gone_or(&self, error: Error, snapshot: &Snapshot, deadline: Instant) -> Error {
+        if !matches!(error, Error::Refused { status: 400..500, .. }) {
+            return error;
+        }
+        match self.list(snapshot, deadline) {
+            Ok(entries) if entries.iter().all(|entry| entry.snapshot != *snapshot) => Error::Gone,
+            Ok(_) | Err(_) => error,
+        }
     }
 }
 

@@ -229,13 +229,15 @@ impl Pbs {
     /// or to back up and be its owner.
     ///
     /// # Errors
-    /// As all calls; a snapshot that does not exist, or has no manifest yet, is [`Error::Refused`].
+    /// As all calls; a snapshot that does not exist is [`Error::Gone`], one that has no manifest [`Error::Refused`].
     pub fn state(&self, snapshot: &Snapshot, deadline: Instant) -> Result<State, Error> {
         let time = snapshot.backup_time.to_string();
         let mut query = snapshot.fields(&time);
         query.push(("file-name", MANIFEST));
         let path = self.datastore("download-decoded");
-        let manifest: Manifest = json(&self.get_raw(&path, &query, small(deadline))?)?;
+        let answer = self.get_raw(&path, &query, small(deadline));
+        let answer = answer.map_err(|error| self.gone_or(error, snapshot, deadline))?;
+        let manifest: Manifest = json(&answer)?;
         manifest.of(snapshot)
     }
 }

@@ -23,6 +23,9 @@ const TASKS: u32 = 200;
 pub struct Upid {
     text: String,
     node: String,
+    /// The server's process, by its pid and start time, and how many tasks it had begun before.
+    process: (u64, u64),
+    number: u64,
     started: i64,
 }
 
@@ -49,6 +52,13 @@ impl Upid {
     /// When the task was started by the server's clock, in seconds since the epoch.
     pub fn started(&self) -> i64 {
         self.started
+    }
+
+    /// Whether it was started no earlier than another task of the same server. Of one second, or of a clock that was
+    /// set back, the order tells in which a process of the server has begun them.
+    pub fn is_no_earlier_than(&self, other: &Upid) -> bool {
+        self.started >= other.started
+            && (self.process != other.process || self.number >= other.number)
     }
 
     /// The verbatim text.
@@ -80,12 +90,13 @@ impl FromStr for Upid {
             let plain = digits.len() >= 8 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
             plain.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
         };
-        let numbers = [pid, pstart, task].iter().all(|digits| hex(digits).is_some());
         let words = [node, kind, user].iter().all(|word| !word.is_empty());
         let printable = !text.chars().any(|character| character.is_control());
-        match hex(start).and_then(|start| i64::try_from(start).ok()) {
-            Some(started) if numbers && words && printable => {
-                Ok(Upid { text: text.to_owned(), node: (*node).to_owned(), started })
+        let started = hex(start).and_then(|start| i64::try_from(start).ok());
+        match (hex(pid), hex(pstart), hex(task), started) {
+            (Some(pid), Some(pstart), Some(number), Some(started)) if words && printable => {
+                let (text, node) = (text.to_owned(), (*node).to_owned());
+                Ok(Upid { text, node, process: (pid, pstart), number, started })
             }
             _ => Err(NoUpid),
         }
@@ -127,7 +138,7 @@ impl Pbs {
     /// Starts to verify one snapshot, whatever its last state was.
     ///
     /// # Errors
-    /// As all calls. After an [`Error::Unreachable`] that is not `unsent` the verify may be running all the same.
+    /// As all calls; where the guest has no snapshot at all, [`Error::Gone`]. After an [`Error::Unreachable`] that is not `unsent` the verify may be running all the same.
     pub fn start_verify(&self, snapshot: &Snapshot, deadline: Instant) -> Result<Upid, Error> {
         // Without all three fields the server would verify the whole group or datastore.
         if snapshot.backup_id.is_empty() || snapshot.backup_time <= 0 {
@@ -138,6 +149,7 @@ impl Pbs {
         // It defaults to true, and then skips even a snapshot whose last verify failed.
         form.push(("ignore-verified", "0"));
         self.post(&self.datastore("verify"), &form, small(deadline))
+            .map_err(|error| self.gone_or(error, snapshot, deadline))
     }
 
     /// Asks where a task stands.

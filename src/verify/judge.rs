@@ -23,7 +23,9 @@ impl Verdict {
         let way_out = match self.outcome {
             VerifyOutcome::Ok | VerifyOutcome::Failed => None,
             // There is nothing that could be verified.
-            VerifyOutcome::Skipped if self.reason.as_deref() == Some(GONE) => None,
+            VerifyOutcome::Skipped if !self.again => {
+                Some("if nobody meant that, back the guest up again".to_string())
+            }
             VerifyOutcome::Unreachable => {
                 Some(format!("`stillpoint doctor --storage {storage}` looks at the connection"))
             }
@@ -62,9 +64,16 @@ pub fn judge(
         Err(error @ (Error::Unreachable { .. } | Error::Denied { .. })) => {
             return unanswered(error);
         }
-        // A snapshot that was pruned meanwhile does not come back.
-        Err(_) if skipped.as_ref().is_some_and(|why| why.contains("does not exist")) => {
-            return Verdict::new(VerifyOutcome::Skipped, GONE.to_string(), false);
+        // A snapshot that was pruned meanwhile does not come back; the damage to its chunks stays.
+        Err(Error::Gone) if log.iter().any(|line| line.contains(CHUNKS)) => {
+            let reason = format!("{}; the snapshot was removed since", damage(exitstatus, log));
+            return Verdict::new(VerifyOutcome::Failed, reason, false);
+        }
+        Err(error)
+            if matches!(error, Error::Gone)
+                || skipped.as_ref().is_some_and(|why| why.contains("does not exist")) =>
+        {
+            return unanswered(&Error::Gone);
         }
         // The task found fault with it, and there is no manifest to be read: that is the fault.
         Err(error @ Error::Refused { status: 400..500, .. })
@@ -78,10 +87,9 @@ pub fn judge(
             return Verdict::new(VerifyOutcome::Unknown, reason, true);
         }
     };
-    // Of two verifies at once the later one holds the field; it looked at the same data.
-    let proof = verification.filter(|verification| {
-        verification.upid == *ours || verification.upid.started() >= ours.started()
-    });
+    // Of two verifies at once the one that ends last holds the field. One that was begun after ours looked at the same
+    // data; one that was begun before may have been over when that was damaged.
+    let proof = verification.filter(|verification| verification.upid.is_no_earlier_than(ours));
     if let (None, Some(why)) = (proof, &skipped) {
         return Verdict::new(VerifyOutcome::Skipped, why.clone(), true);
     }
@@ -126,8 +134,8 @@ const MEND: &str = "; back the guest up again, that uploads what is damaged";
 /// A task that found damage ends so, and one that could not write down what it found.
 const FAILED: &str = "verification failed";
 
-/// What the log says of a snapshot that was removed.
-const GONE: &str = "the snapshot is no longer on the server: it was pruned or removed";
+/// What the log says of chunks that are missing or damaged; other snapshots may share them.
+const CHUNKS: &str = " failed: chunks could not be verified";
 
 /// Why nothing was written into the snapshot, where the log tells of no damage.
 fn unwritten(log: &[String]) -> Option<&str> {
@@ -175,6 +183,7 @@ pub fn unanswered(error: &Error) -> Verdict {
     let outcome = match error {
         Error::Unreachable { .. } => VerifyOutcome::Unreachable,
         Error::Denied { .. } => VerifyOutcome::Denied,
+        Error::Gone => VerifyOutcome::Skipped,
         _ if not_now(error).is_some() => VerifyOutcome::Unreachable,
         _ => VerifyOutcome::Unknown,
     };
@@ -229,6 +238,19 @@ mod tests {
         assert_eq!(outcome("OK", &ok(upid(5, 100)), &[]), VerifyOutcome::Ok);
         assert_eq!(outcome("OK", &ok(upid(6, 100)), &[]), VerifyOutcome::Ok, "started no earlier");
         assert_eq!(outcome("OK", &ok(upid(4, 99)), &[]), VerifyOutcome::Unknown, "an old one");
+        let earlier = ok(upid(4, 100));
+        assert_eq!(outcome("OK", &earlier, &[]), VerifyOutcome::Unknown, "in the same second");
+        assert_eq!(outcome("OK", &earlier, &["SKIPPED: x"]), VerifyOutcome::Skipped);
+        assert_eq!(outcome("abort requested", &earlier, &[]), VerifyOutcome::Unknown);
+        assert_eq!(outcome("OK", &ok(upid(6, 99)), &[]), VerifyOutcome::Unknown, "an old one");
+        let ahead = ok(upid(4, 9000));
+        assert_eq!(outcome("OK", &ahead, &[]), VerifyOutcome::Unknown, "the clock was set back");
+        let restarted = |started: u32| {
+            let upid = upid(1, started).to_string().replace("00029750", "00029999");
+            ok(upid.parse().unwrap())
+        };
+        assert_eq!(outcome("unknown", &restarted(101), &[]), VerifyOutcome::Ok, "after a restart");
+        assert_eq!(outcome("OK", &restarted(99), &[]), VerifyOutcome::Unknown, "before a restart");
         assert_eq!(outcome("OK", &state(None), &[]), VerifyOutcome::Unknown);
         assert_eq!(outcome("OK", &state(None), &["SKIPPED: x"]), VerifyOutcome::Skipped);
         assert_eq!(outcome("WARNINGS: 1", &state(None), &[]), VerifyOutcome::Unknown);

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use stillpoint_sim::pbs::{Fault, Maintenance, Restart};
+use stillpoint_sim::pbs::{Damage, Fault, Maintenance, Restart};
 
 use super::world::{FOR_EVER, World, job, ok};
 
@@ -152,6 +152,77 @@ fn a_skipped_verify_is_tried_again_and_a_snapshot_that_is_gone_is_not() {
     assert_eq!(world.outcomes()[1], (9002, "skipped".to_string()));
     assert!(world.reason().contains("pruned or removed"), "{}", world.reason());
     assert_eq!(world.pbs.tasks().len(), 3);
+}
+
+/// When a snapshot is removed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Removed {
+    BeforeStart,
+    UnderWay,
+    AfterEnd,
+}
+
+#[test]
+fn a_snapshot_that_was_removed_at_any_time_is_no_damage() {
+    for when in [Removed::BeforeStart, Removed::UnderWay, Removed::AfterEnd] {
+        // The last one of a guest takes the guest's directory with it, and the server says something else then.
+        for last in [true, false] {
+            let world = World::new(FOR_EVER);
+            let (run, id) = world.backup(9001, "offsite");
+            if !last {
+                world.backup(9001, "offsite");
+            }
+            let remove = || world.pbs.edit(|state| assert!(state.remove_snapshot(&id)));
+            if when == Removed::BeforeStart {
+                remove();
+            }
+            world.start(&run);
+            if when == Removed::UnderWay {
+                remove();
+            }
+            world.finish_all();
+            if when == Removed::AfterEnd {
+                remove();
+            }
+            world.collect();
+            let why = format!("{when:?} {last}: {}", world.reason());
+            assert_eq!(world.outcomes(), [(9001, "skipped".to_string())], "{why}");
+            assert!(world.reason().contains("pruned or removed"), "{why}");
+            let begun = usize::from(!(last && when == Removed::BeforeStart));
+            assert_eq!(world.pbs.tasks().len(), begun, "{why}");
+        }
+    }
+}
+
+#[test]
+fn damage_that_was_found_before_a_snapshot_was_removed_is_told() {
+    let world = World::new(FOR_EVER);
+    let (run, id) = world.backup(9001, "offsite");
+    world.pbs.corrupt(&id).unwrap();
+    world.start(&run);
+    world.finish_all();
+    world.pbs.edit(|state| assert!(state.remove_snapshot(&id)));
+    world.collect();
+    assert_eq!(world.outcomes(), [(9001, "failed".to_string())]);
+    let reason = world.reason();
+    assert!(reason.contains("root.pxar.didx") && reason.contains("removed since"), "{reason}");
+}
+
+#[test]
+fn a_snapshot_is_looked_for_in_its_own_namespace() {
+    let world = World::new(FOR_EVER);
+    world.write_storages(&world.pbs.fingerprint(), "tenants/north");
+    let (run, id) = world.backup_in(9001, "offsite", "tenants/north", |backup| backup);
+    world.start(&run);
+    // The storage leads to another namespace by now, and the manifest can't be read.
+    world.write_storages(&world.pbs.fingerprint(), "");
+    world.finish_all();
+    let manifest = "index.json.blob";
+    world.pbs.edit(|state| {
+        assert!(state.add_datastore("backups").damage_file(&id, manifest, Some(Damage::Altered)))
+    });
+    world.collect();
+    assert_eq!(world.outcomes(), [(9001, "failed".to_string())], "{}", world.reason());
 }
 
 #[test]

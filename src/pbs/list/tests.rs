@@ -1,4 +1,4 @@
-use super::super::client::tests::{answering, deadline};
+use super::super::client::tests::{answering, answering_in_turn, deadline};
 use super::*;
 use crate::sys::http::testserver::{TestServer, answer};
 
@@ -53,11 +53,20 @@ fn a_question_names_only_what_is_asked_for() {
             "?backup-type=vm&backup-id=1",
         ),
     ] {
-        let (server, pbs) = answering(answer("200 OK", r#"{"data":[]}"#));
-        pbs.each_snapshot(choice, deadline(), &mut |_| ControlFlow::Continue(())).unwrap();
-        let line =
-            format!("GET /api2/json/admin/datastore/felhom-spike/snapshots{query} HTTP/1.1\r\n");
-        assert!(server.requests()[0].starts_with(&line), "{}", server.requests()[0]);
+        for (namespace, more) in [("", ""), ("pve", "ns=pve")] {
+            let (server, mut pbs) = answering(answer("200 OK", r#"{"data":[]}"#));
+            pbs.set_namespace(Some(namespace));
+            pbs.each_snapshot(choice, deadline(), &mut |_| ControlFlow::Continue(())).unwrap();
+            let mark = match (query, more) {
+                (_, "") => "",
+                ("", _) => "?",
+                _ => "&",
+            };
+            let line = format!(
+                "GET /api2/json/admin/datastore/felhom-spike/snapshots{query}{mark}{more} HTTP/1.1\r\n"
+            );
+            assert!(server.requests()[0].starts_with(&line), "{}", server.requests()[0]);
+        }
     }
 }
 
@@ -114,7 +123,8 @@ fn an_entry_that_is_not_understood_is_no_end_of_the_list() {
     assert!(odd[0].contains("tape"), "{odd:?}");
     assert_eq!(odd.len(), 2);
     // Where one guest is asked about, an answer that is understood in part only is none.
-    assert!(matches!(pbs.list(BackupType::Ct, "9001", deadline()), Err(Error::Invalid(_))));
+    let snapshot: Snapshot = "ct/9001/2026-11-21T23:14:34Z".parse().unwrap();
+    assert!(matches!(pbs.list(&snapshot, deadline()), Err(Error::Invalid(_))));
     drop(server);
 }
 
@@ -147,4 +157,33 @@ fn who_has_had_enough_gets_no_more() {
         ControlFlow::Break(())
     });
     assert_eq!((seen, read.unwrap()), (1, 1));
+}
+
+#[test]
+fn only_what_the_server_does_not_list_is_gone() {
+    let snapshot: Snapshot = "ct/9001/2026-11-21T23:14:34Z".parse().unwrap();
+    let list = |times: &[i64]| {
+        let entries: Vec<String> = times.iter().copied().map(entry).collect();
+        answer("200 OK", &format!(r#"{{"data":[{}]}}"#, entries.join(",")))
+    };
+    let refused = || answer("400 Bad Request", "manifest not found for snapshot");
+    let denied = || answer("403 Forbidden", "permission check failed");
+    for (first, then, gone, asked) in [
+        (refused(), list(&[]), true, 2),
+        (refused(), list(&[1]), true, 2),
+        (refused(), list(&[1, snapshot.backup_time]), false, 2),
+        (refused(), denied(), false, 2),
+        (refused(), answer("200 OK", r#"{"data":[7]}"#), false, 2),
+        (denied(), list(&[]), false, 1),
+        (answer("400 Bad Request", "backup owner check failed (a != b)"), list(&[]), false, 1),
+        (answer("503 Unavailable", "later"), list(&[]), false, 1),
+    ] {
+        let (server, pbs) = answering_in_turn(vec![first.clone(), then.clone()]);
+        let error = pbs.state(&snapshot, deadline()).unwrap_err();
+        assert_eq!(matches!(error, Error::Gone), gone, "{error}");
+        assert_eq!(server.requests().len(), asked, "{error}");
+        let (_server, pbs) = answering_in_turn(vec![first, then]);
+        let error = pbs.start_verify(&snapshot, deadline()).unwrap_err();
+        assert_eq!(matches!(error, Error::Gone), gone, "{error}");
+    }
 }

@@ -49,7 +49,7 @@ fn what_is_no_target_is_not_taken_for_one() {
 fn a_list_is_asked_for_as_the_real_server_was() {
     let recorded = exchange("03-snapshots.http", "3d filtered");
     let (server, pbs) = answering(recorded.answer());
-    let entries = pbs.list(BackupType::Ct, "9001", deadline()).unwrap();
+    let entries = pbs.list(&asked(), deadline()).unwrap();
     let request = &server.requests()[0];
     assert!(request.starts_with(&format!("{} HTTP/1.1\r\n", recorded.call)), "{request}");
 
@@ -67,7 +67,7 @@ fn a_list_is_asked_for_as_the_real_server_was() {
 }
 
 #[test]
-fn the_namespace_comes_from_the_storage() {
+fn the_namespace_is_that_of_the_snapshot() {
     let recorded = exchange("03-snapshots.http", "3b ns=n100");
     for (namespace, query, named) in [
         (Some("pve/n100"), "&ns=pve%2Fn100", Some("pve/n100")),
@@ -75,8 +75,9 @@ fn the_namespace_comes_from_the_storage() {
         (None, "", None),
     ] {
         let (server, mut pbs) = answering(recorded.answer());
-        pbs.set_namespace(namespace);
-        let entries = pbs.list(BackupType::Ct, "9001", deadline()).unwrap();
+        pbs.set_namespace(Some("another"));
+        let of = asked().in_namespace(namespace.map(str::to_owned));
+        let entries = pbs.list(&of, deadline()).unwrap();
         assert_eq!(entries[0].snapshot.namespace.as_deref(), named);
         let request = &server.requests()[0];
         let end = format!("?backup-type=ct&backup-id=9001{query} HTTP/1.1");
@@ -105,7 +106,7 @@ fn every_recorded_list_is_understood() {
     let (server, pbs) = answering_in_turn(lists);
     let mut entries = Vec::new();
     for _ in 0..count {
-        entries.extend(pbs.list(BackupType::Ct, "9001", deadline()).unwrap());
+        entries.extend(pbs.list(&asked(), deadline()).unwrap());
     }
     assert_eq!(server.connections(), 1);
     let state = |wanted: VerifyState| {
@@ -213,7 +214,7 @@ fn a_backup_that_is_being_written_is_not_finished() {
     let text = r#"{"data":[{"backup-type":"ct","backup-id":"9001","backup-time":1795302874,
         "files":[{"filename":"root.pxar.didx"}],"owner":"felhom@pbs!n100","protected":true}]}"#;
     let (_server, pbs) = answering(answer("200 OK", text));
-    let entries = pbs.list(BackupType::Ct, "9001", deadline()).unwrap();
+    let entries = pbs.list(&asked(), deadline()).unwrap();
     let entry = &entries[0];
     assert!(!entry.is_finished() && !entry.is_encrypted() && entry.protected);
     assert_eq!(entry.size, None);

@@ -73,9 +73,8 @@ impl Collection<'_> {
 
     /// What the server lists of the snapshot; no outcome hangs on it.
     pub(super) fn entry(&self, pending: &Pending, pbs: &Pbs) -> Option<Entry> {
-        let snapshot = &pending.snapshot;
-        let entries = pbs.list(snapshot.backup_type, &snapshot.backup_id, self.question()).ok()?;
-        entries.into_iter().find(|entry| entry.snapshot == *snapshot)
+        let entries = pbs.list(&pending.snapshot, self.question()).ok()?;
+        entries.into_iter().find(|entry| entry.snapshot == pending.snapshot)
     }
 
     /// A verify that proved nothing is started again: at once the first time, after a pause then.

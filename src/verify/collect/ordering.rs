@@ -110,6 +110,7 @@ impl Collection<'_> {
                         | Error::Misconfigured(_)
                         | Error::Denied { .. }
                         | Error::Refused { .. }
+                        | Error::Gone
                 );
                 // What was not begun proved nothing, and is no attempt.
                 pending.starts += u32::from(pending.unanswered);
