@@ -20,7 +20,9 @@ mod queue;
 mod servers;
 mod start;
 
-use std::time::Instant;
+use std::io::ErrorKind;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -31,11 +33,16 @@ pub use start::start;
 use self::collect::{Collection, Collector};
 use self::late::Late;
 use self::queue::Queue;
+use crate::report::log;
 use crate::sys::{Root, lock};
 use crate::vzdump::Job;
 
 /// Held by whoever collects every pending verify.
 const COLLECTING: &str = "/run/stillpoint/collect.lock";
+
+/// How long to wait where nothing can be written down, most of all on a full disk: the first time, and at most.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 /// Collects the verifies of a job until `deadline`; what is not over then is left to [`collect_all`].
 ///
@@ -46,21 +53,33 @@ pub fn collect_job(root: &Root, job: &Job, deadline: Instant) -> Result<Collecte
 }
 
 /// Collects every pending verify until none is left, and tells root of those that are not good. One process at a time
-/// does; another one ends at once.
+/// does; another one ends at once. What can't be written down is tried again as long as it takes.
 ///
 /// # Errors
-/// As [`collect_job`].
+/// When it can't be told what is pending, or who collects.
 pub fn collect_all(root: &Root) -> Result<()> {
     let path = root.path(COLLECTING);
+    let mut pause = FIRST_PAUSE;
     // Who finds the lock taken has written down what it wants before; so the holder looks once more after letting go.
     while left(root)? > 0 {
         let _lock = match lock::take(&path, Instant::now()) {
             Ok(lock) => lock,
-            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::TimedOut => return Ok(()),
             Err(error) => return Err(error.into()),
         };
         let mut late = Late::of(root);
-        Collection::new(root, Collector::Unit, None).run(|queue| late.tell(queue))?;
+        match Collection::new(root, Collector::Unit, None).run(|queue| late.tell(queue)) {
+            Ok(_) => pause = FIRST_PAUSE,
+            Err(error) => {
+                if let Some(first) = pending(root)?.first() {
+                    let seconds = pause.as_secs();
+                    let why = format!("verifies are not collected for {seconds} s: {error:#}");
+                    log::warning(first.vmid, &why);
+                }
+                thread::sleep(pause);
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
     }
     Ok(())
 }
@@ -73,7 +92,7 @@ pub fn collect_all(root: &Root) -> Result<()> {
 pub fn is_collected(root: &Root) -> Result<bool> {
     match lock::take(&root.path(COLLECTING), Instant::now()) {
         Ok(_) => Ok(false),
-        Err(error) if error.kind() == std::io::ErrorKind::TimedOut => Ok(true),
+        Err(error) if error.kind() == ErrorKind::TimedOut => Ok(true),
         Err(error) => Err(error.into()),
     }
 }

@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::collect::{Collection, Collector};
 use super::due::not_due;
@@ -49,7 +49,8 @@ pub fn start(root: &Root, settings: &Settings, run: &Run) -> Result<Option<Verif
         return Ok(Some(told("not-due", why)));
     }
     // Before the order is given: a verify that nobody knows of would never be collected.
-    queue.save(&pending)?;
+    let later = || format!("not written down; `stillpoint verify {}` starts one later", run.vmid);
+    queue.save(&pending).with_context(later)?;
     order(root, &pending).map(Some)
 }
 

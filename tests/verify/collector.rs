@@ -78,6 +78,28 @@ fn a_storage_that_is_mended_meanwhile_is_used_as_it_is_then() {
 }
 
 #[test]
+fn an_outcome_that_can_not_be_written_down_is_kept_until_it_can() {
+    let world = World::new(Duration::ZERO);
+    world.start(&world.backup(9001, "offsite").0);
+    // In the journal's place, as on a full disk, nothing can be written.
+    let journal = world.directory.join("var/lib/stillpoint/journal.jsonl");
+    std::fs::create_dir_all(&journal).unwrap();
+    let mut unit = world.unit();
+    let asked = || {
+        let requests = world.pbs.requests();
+        requests.iter().filter(|line| line.contains("/download-decoded")).count()
+    };
+    while asked() < 2 {
+        assert_eq!(unit.try_wait().unwrap(), None, "it goes on");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::fs::remove_dir(&journal).unwrap();
+    assert!(unit.wait().unwrap().success());
+    assert_eq!(world.outcomes(), ok(&[9001]));
+    assert_eq!((world.pending(), world.pbs.tasks().len()), (0, 1));
+}
+
+#[test]
 fn a_verify_that_is_not_over_after_a_day_is_unknown_and_root_hears_of_it() {
     let world = World::new(FOR_EVER);
     world.with_sendmail();
