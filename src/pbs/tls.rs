@@ -292,7 +292,13 @@ fn explain_certificate(error: &CertificateError) -> String {
             "wrong name: the server's certificate is not for the name in the storage's settings; \
              set the storage's fingerprint to pin it"
         }
-        C::Other(other) => return other.0.to_string(),
+        C::Other(OtherError(wrong)) if wrong.is::<WrongFingerprint>() => return wrong.to_string(),
+        // Most of all one that has signed itself as an authority (`CaUsedAsEndEntity`).
+        C::Other(OtherError(why)) => {
+            return format!(
+                "the server's certificate is not valid ({why}); set the storage's fingerprint to pin it"
+            );
+        }
         _ => return format!("the server's certificate is not valid: {error}"),
     };
     text.to_owned()

@@ -147,6 +147,17 @@ fn a_self_signed_certificate_needs_its_pin() {
     let reason = refusal(ask(system_roots().unwrap(), "localhost", server.port));
     assert!(reason.contains("set the storage's fingerprint"), "{reason}");
     assert_eq!(server.handshakes(), 0);
+
+    // As `openssl req -x509` makes them.
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let identity = Identity::new(params.self_signed(&key).unwrap().der().clone(), key);
+    let server = serve(&identity, &TLS13);
+    let reason = refusal(ask(system_roots().unwrap(), "localhost", server.port));
+    assert!(reason.contains("set the storage's fingerprint"), "{reason}");
+    let pin = Fingerprint::of(&identity.certificate);
+    assert_eq!(ask(pinned(pin).unwrap(), "localhost", server.port).unwrap(), 200);
 }
 
 /// A server that says `bytes` to whatever it is told.
