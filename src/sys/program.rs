@@ -13,7 +13,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::text;
 
-/// No program that Stillpoint calls says more than this.
+/// No program that Stillpoint calls says more than this: it is what a pipe holds. One that does is held up by that, and
+/// killed at its limit.
 const OUTPUT: u64 = 64 * 1024;
 
 /// Runs a program and gives its standard output; past the limit it is killed and that is an error, as is any
@@ -151,6 +152,17 @@ mod tests {
         assert!(error.unwrap_err().to_string().contains("did not end"));
         let error = run_or_leave(Command::new("/bin/sleep").arg("60"), Duration::from_millis(30));
         assert!(error.unwrap_err().to_string().contains("did not end"));
+    }
+
+    #[test]
+    fn a_program_that_says_too_much_is_killed_and_holds_up_nobody() {
+        let (began, limit) = (Instant::now(), Duration::from_millis(300));
+        for run in [run, run_or_leave] {
+            let mut endless = Command::new("/bin/sh");
+            endless.args(["-c", "while :; do echo 0123456789; done"]);
+            assert!(run(&mut endless, limit).unwrap_err().to_string().contains("did not end"));
+        }
+        assert!(began.elapsed() < Duration::from_secs(50));
     }
 
     #[test]
