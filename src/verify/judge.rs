@@ -24,7 +24,7 @@ impl Verdict {
             VerifyOutcome::Ok | VerifyOutcome::Failed => None,
             // There is nothing that could be verified.
             VerifyOutcome::Skipped if !self.again => {
-                Some("if nobody meant that, back the guest up again".to_string())
+                Some("if nobody meant that, look there, and back the guest up again".to_string())
             }
             VerifyOutcome::Unreachable => {
                 Some(format!("`stillpoint doctor --storage {storage}` looks at the connection"))

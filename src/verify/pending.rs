@@ -150,7 +150,7 @@ impl Pending {
 
     /// Seconds since the backup was complete; none of them where the clock was set back.
     pub fn age(&self, now: DateTime<Utc>) -> u64 {
-        seconds_between(&self.since, now)
+        seconds_between(&self.since, now).unwrap_or(0)
     }
 
     /// Notes why an attempt brought nothing. What the journal has of it stays known while the outcome is the same.
@@ -161,10 +161,12 @@ impl Pending {
     }
 
     /// How many seconds to wait yet before the next attempt: the longer it has been going on, the longer the pause.
+    /// None after an attempt in the future: a clock that was set back would make that a pause of years.
     pub fn rest(&self, now: DateTime<Utc>) -> u64 {
         let Some(trouble) = &self.trouble else { return 0 };
-        let went_on = self.age(now).saturating_sub(seconds_between(&trouble.at, now));
-        pause(went_on).saturating_sub(seconds_between(&trouble.at, now))
+        let Some(waited) = seconds_between(&trouble.at, now) else { return 0 };
+        let went_on = self.age(now).saturating_sub(waited);
+        pause(went_on).saturating_sub(waited)
     }
 }
 
@@ -173,11 +175,10 @@ fn pause(went_on: u64) -> u64 {
     (went_on / 2).clamp(2, 600)
 }
 
-fn seconds_between(then: &str, now: DateTime<Utc>) -> u64 {
-    DateTime::parse_from_rfc3339(then)
-        .ok()
-        .and_then(|then| u64::try_from((now - then.to_utc()).num_seconds()).ok())
-        .unwrap_or(0)
+/// None where `then` is a second or more after `now`.
+fn seconds_between(then: &str, now: DateTime<Utc>) -> Option<u64> {
+    let then = DateTime::parse_from_rfc3339(then).ok()?;
+    u64::try_from((now - then.to_utc()).num_seconds()).ok()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use stillpoint_sim::pbs::{Damage, Fault, Maintenance, Restart};
 use super::world::{FOR_EVER, World, job, ok};
 
 const YESTERDAY: &str = "2020-01-01T00:00:00.000Z";
+const TOMORROW: &str = "2090-01-01T00:00:00.000Z";
 
 #[test]
 fn a_dead_server_is_asked_once_by_job_end_and_again_by_the_unit() {
@@ -41,6 +42,24 @@ fn a_datastore_under_maintenance_is_waited_for() {
     world.pbs.edit(|state| state.add_datastore("backups").maintenance = None);
     world.collect();
     assert_eq!(world.outcomes().last(), ok(&[9001]).last());
+}
+
+#[test]
+fn a_clock_that_was_set_back_makes_nothing_wait_for_years() {
+    let world = World::new(Duration::ZERO);
+    world.pbs.go_down();
+    world.start(&world.backup(9001, "offsite").0);
+    world.change_pending(|pending| {
+        pending["since"] = json!(TOMORROW);
+        pending["trouble"]["at"] = json!(TOMORROW);
+    });
+    world.pbs.come_up().unwrap();
+    // What is new does not wait for it either.
+    assert_eq!(world.start(&world.backup(9002, "offsite").0).state, "started");
+    world.collect();
+    let mut outcomes = world.outcomes();
+    outcomes.sort();
+    assert_eq!(outcomes, ok(&[9001, 9002]));
 }
 
 #[test]
