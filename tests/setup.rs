@@ -359,12 +359,15 @@ fn a_former_hookscript_is_called_counts_and_is_put_back() {
     let output = hookscript(&node, "9001 pre-start");
     assert_eq!(output.status.code(), Some(0));
     assert!(text(&output).contains("local:snippets/dns.sh can't be called"), "{}", text(&output));
-    // It can't be put back either; without any the guest starts.
-    assert!(done(&node, "disable 9001").contains("does not exist"));
+    // It can't be put back either; without any the guest starts, and it is not forgotten.
+    let said = done(&node, "disable 9001");
+    assert!(said.contains("does not exist"), "{said}");
+    assert!(said.contains("pct set 9001 --hookscript local:snippets/dns.sh"), "{said}");
     assert!(!guest.config().unwrap().contains("hookscript"));
-
     fs::rename(node.path("away"), node.path("var/lib/vz/snippets/dns.sh")).unwrap();
-    guest.set_config(&before).unwrap();
+    assert!(done(&node, "enable 9001").contains("local:snippets/dns.sh is kept"));
+    done(&node, "disable 9001");
+    assert_eq!(guest.config().unwrap(), before);
     done(&node, "enable 9001");
     node.write("etc/pve/stillpoint/chained/9001.json", "{").unwrap();
     let output = hookscript(&node, "9001 pre-start");
@@ -376,6 +379,61 @@ fn a_former_hookscript_is_called_counts_and_is_put_back() {
     assert!(done(&node, "disable 9001").contains("its hookscript is local:snippets/dns.sh again"));
     assert_eq!(guest.config().unwrap(), before);
     assert!(!node.path("etc/pve/stillpoint/chained/9001.json").exists());
+}
+
+#[test]
+fn a_former_hookscript_is_not_called_for_another_guest_of_the_same_number() {
+    let node = with_guest(9001);
+    script(&node, "var/lib/vz/snippets/dns.sh");
+    let guest = node.guest(9001).unwrap();
+    let config = guest.config().unwrap();
+    guest.set_config(&format!("{config}hookscript: local:snippets/dns.sh\n")).unwrap();
+    done(&node, "enable 9001");
+    let enabled = guest.config().unwrap();
+    let calls = || {
+        let before = called(&node).len();
+        assert_eq!(hookscript(&node, "9001 post-stop").status.code(), Some(0));
+        called(&node).len() - before
+    };
+    assert_eq!(calls(), 1);
+    // A clone of an enabled guest, say, that was given the number of one that is gone.
+    let value = |key: &str| {
+        let at = enabled.find(key).unwrap() + key.len();
+        enabled[at..].split([',', '\n']).next().unwrap().to_string()
+    };
+    let other = enabled
+        .replace(&value("hwaddr="), "BC:24:11:77:77:77")
+        .replace(&format!("hostname: {}", value("hostname: ")), "hostname: another");
+    guest.set_config(&other).unwrap();
+    assert_eq!(calls(), 0);
+    let said = done(&node, "disable 9001");
+    assert!(!said.contains("dns.sh"), "{said}");
+    // The guest that it belongs to has it again when it is restored.
+    guest.set_config(&format!("{config}hookscript: local:snippets/dns.sh\n")).unwrap();
+    done(&node, "enable 9001");
+    fs::remove_file(node.path("etc/pve/nodes/sim/lxc/9001.conf")).unwrap();
+    node.write("etc/pve/nodes/sim/lxc/9001.conf", &enabled).unwrap();
+    assert_eq!(calls(), 1);
+}
+
+#[test]
+fn one_look_at_the_cluster_records_whose_identity_each_guest_has() {
+    let mut node = with_guest(9001);
+    node.add_guest(GuestSpec::lxc(9002)).unwrap();
+    // A damaged record keeps the others from nothing.
+    let taken = node.guest(9001).unwrap().config().unwrap();
+    let mac = taken.split("hwaddr=").nth(1).unwrap()[..17].to_string();
+    node.add_guest(GuestSpec::lxc(9003)).unwrap();
+    let third = node.guest(9003).unwrap().config().unwrap();
+    let its = third.split("hwaddr=").nth(1).unwrap()[..17].to_string();
+    node.guest(9003).unwrap().set_config(&third.replace(&its, &mac)).unwrap();
+    node.write("etc/pve/stillpoint/guests/9003.json", "{").unwrap();
+    let said = done(&node, "enable --all");
+    assert!(said.contains("9001 is looked after, but its identity can't be recorded"), "{said}");
+    assert!(said.contains("guests/9003.json is damaged"), "{said}");
+    assert!(said.contains("9002 is looked after."), "{said}");
+    assert!(node.path("etc/pve/stillpoint/guests/9002.json").exists());
+    assert!(!node.path("etc/pve/stillpoint/guests/9001.json").exists());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 
@@ -126,21 +126,25 @@ pub fn foresee(root: &Root, vmid: Vmid) -> Result<Outlook> {
 
 /// Records that a guest's identity is its own, unless another guest of the cluster may own it.
 pub fn remember(root: &Root, vmid: Vmid) -> Result<()> {
-    remember_all(root, &[vmid])
+    remember_all(root, &[vmid])?.remove(&vmid).map_or(Ok(()), Err)
 }
 
 /// As [`remember`], for many guests with one look at the cluster; what is no container of this node is passed over.
-pub fn remember_all(root: &Root, vmids: &[Vmid]) -> Result<()> {
+/// Gives the guests that this failed for.
+pub fn remember_all(root: &Root, vmids: &[Vmid]) -> Result<BTreeMap<Vmid, anyhow::Error>> {
     let settings = Settings::load(root);
     let survey = Survey::take(root)?;
+    let mut failed = BTreeMap::new();
     for vmid in vmids {
         let Ok(known) = survey.container(*vmid) else { continue };
-        let case = survey.case(known, &settings)?;
-        if is_its_own(root, *vmid, &case) {
-            Records::of(root).remember(known)?;
+        let remembered = survey.case(known, &settings).and_then(|case| {
+            if is_its_own(root, *vmid, &case) { Records::of(root).remember(known) } else { Ok(()) }
+        });
+        if let Err(error) = remembered {
+            failed.insert(*vmid, error);
         }
     }
-    Ok(())
+    Ok(failed)
 }
 
 /// A guest that runs, while whoever has its hardware address too does not, has it by right; but for one that was itself

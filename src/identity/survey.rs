@@ -17,6 +17,8 @@ use crate::vzdump::{GuestType, Vmid};
 pub struct Survey {
     root: Root,
     guests: Vec<Known>,
+    restores: Restores,
+    alone: bool,
     /// Guests whose configuration could not be read, and why: whether they have something of another is not known.
     pub unread: Vec<String>,
 }
@@ -24,7 +26,13 @@ pub struct Survey {
 impl Survey {
     /// Reads every guest's configuration.
     pub fn take(root: &Root) -> Result<Survey> {
-        let mut survey = Survey { root: root.clone(), guests: Vec::new(), unread: Vec::new() };
+        let mut survey = Survey {
+            root: root.clone(),
+            guests: Vec::new(),
+            restores: Restores::read(root)?,
+            alone: is_alone(root)?,
+            unread: Vec::new(),
+        };
         for member in members(root)? {
             match member.config() {
                 // Removed or migrated meanwhile.
@@ -67,10 +75,9 @@ impl Survey {
     pub fn case(&self, known: &Known, settings: &Settings) -> Result<Case> {
         let vmid = known.member.vmid;
         let records = Records::of(&self.root);
-        let restores = Restores::read(&self.root)?;
         let mut rivals = rivals(vmid, &known.appearance, &self.guests);
         for rival in &mut rivals {
-            rival.restored = restores.of(rival.vmid);
+            rival.restored = self.restores.of(rival.vmid);
             if !rival.shared.is_empty() {
                 let record = records.read(rival.vmid).with_context(|| rival.name())?;
                 rival.claims = record.map(|record| record.macs).unwrap_or_default();
@@ -82,8 +89,8 @@ impl Survey {
             setting: settings.restore_of(vmid.0).identity,
             own: known.appearance.clone(),
             recorded,
-            restored: restores.of(vmid),
-            alone: is_alone(&self.root)?,
+            restored: self.restores.of(vmid),
+            alone: self.alone,
             rivals,
         })
     }

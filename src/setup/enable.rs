@@ -73,13 +73,12 @@ pub fn enable(root: &Root, which: &Which<'_>, dry_run: bool) -> Result<Vec<Told>
     }
     everywhere(root, &storage)?;
     let volume = snippet::volume(&storage);
-    let tell = |vmid| {
+    let set = |vmid| {
         let config = here(root, vmid)?;
-        let step = step_to_enable(&config, settings.restore.chain)?;
+        let kept = kept::volume(root, vmid, &config).unwrap_or_default();
+        let step = step_to_enable(&config, kept, settings.restore.chain)?;
         if !dry_run {
-            take(root, vmid, &step, &volume)?;
-            identity::remember(root, vmid)
-                .context("it is looked after, but whether its identity is its own can't be told")?;
+            take(root, vmid, &config, &step, &volume)?;
         }
         Ok(match (step, dry_run) {
             (Step::Chain(theirs), false) => {
@@ -93,14 +92,35 @@ pub fn enable(root: &Root, which: &Which<'_>, dry_run: bool) -> Result<Vec<Told>
             (_, true) => format!("would be looked after: pct set {vmid} --hookscript {volume}"),
         })
     };
-    Ok(vmids.into_iter().map(|vmid| (vmid, tell(vmid))).collect())
+    let mut told: Vec<Told> = vmids.into_iter().map(|vmid| (vmid, set(vmid))).collect();
+    if !dry_run {
+        record_owners(root, &mut told)?;
+    }
+    Ok(told)
+}
+
+/// Who was looked after was there before every copy that is yet to be restored.
+fn record_owners(root: &Root, told: &mut [Told]) -> Result<()> {
+    let set: Vec<Vmid> =
+        told.iter().filter(|(_, told)| told.is_ok()).map(|(vmid, _)| *vmid).collect();
+    if set.is_empty() {
+        return Ok(());
+    }
+    let mut unknown = identity::remember_all(root, &set)
+        .context("the guests are looked after, but which identity is whose can't be recorded")?;
+    for (vmid, told) in told {
+        if let (Ok(done), Some(error)) = (&told, unknown.remove(vmid)) {
+            *told = Ok(format!("{done}, but its identity can't be recorded as its own: {error:#}"));
+        }
+    }
+    Ok(())
 }
 
 /// Takes our hookscript off each guest, and puts back the one it had.
 pub fn disable(root: &Root, which: &Which<'_>, dry_run: bool) -> Result<Vec<Told>> {
     let tell = |vmid| {
         let config = here(root, vmid)?;
-        let step = step_to_disable(&config, kept::volume(root, vmid)?);
+        let step = step_to_disable(&config, kept::volume(root, vmid, &config)?);
         if dry_run {
             return Ok(match step {
                 Step::Nothing => "is not looked after".to_string(),
@@ -113,12 +133,14 @@ pub fn disable(root: &Root, which: &Which<'_>, dry_run: bool) -> Result<Vec<Told
     Ok(which.vmids(root)?.into_iter().map(|vmid| (vmid, tell(vmid))).collect())
 }
 
-fn step_to_enable(config: &Config, chain: bool) -> Result<Step> {
-    match &config.hookscript {
-        None => Ok(Step::Set),
-        Some(volume) if snippet::is_ours(volume) => Ok(Step::Nothing),
-        Some(volume) if chain => Ok(Step::Chain(volume.clone())),
-        Some(volume) => bail!(
+fn step_to_enable(config: &Config, kept: Option<String>, chain: bool) -> Result<Step> {
+    match (&config.hookscript, kept) {
+        // One that could not be put back when it was last disabled.
+        (None, Some(theirs)) if chain => Ok(Step::Chain(theirs)),
+        (None, _) => Ok(Step::Set),
+        (Some(volume), _) if snippet::is_ours(volume) => Ok(Step::Nothing),
+        (Some(volume), _) if chain => Ok(Step::Chain(volume.clone())),
+        (Some(volume), _) => bail!(
             "it has the hookscript {volume}, and `restore.chain` is false: Stillpoint would take its place"
         ),
     }
@@ -169,15 +191,12 @@ fn here(root: &Root, vmid: Vmid) -> Result<Config> {
     }
 }
 
-fn take(root: &Root, vmid: Vmid, step: &Step, volume: &str) -> Result<()> {
+fn take(root: &Root, vmid: Vmid, config: &Config, step: &Step, volume: &str) -> Result<()> {
     match step {
         Step::Chain(theirs) => {
             // Before it is out of the configuration: a power cut must not lose it.
-            kept::keep(root, vmid, theirs)?;
-            guest::set_hookscript(root, vmid, Some(volume)).or_else(|error| {
-                kept::forget(root, vmid)?;
-                Err(error)
-            })
+            kept::keep(root, vmid, config, theirs)?;
+            guest::set_hookscript(root, vmid, Some(volume))
         }
         Step::Set => {
             // What an earlier guest of this number had.
@@ -194,9 +213,12 @@ fn give_up(root: &Root, vmid: Vmid, step: Step) -> Result<String> {
         Step::PutBack(theirs) => match guest::set_hookscript(root, vmid, Some(&theirs)) {
             Ok(()) => format!("is no longer looked after; its hookscript is {theirs} again"),
             Err(error) => {
-                // Without any it starts; with one that PVE refuses it does not.
+                // Without any it starts; with one that PVE refuses it does not. It stays kept: it may be back.
                 guest::set_hookscript(root, vmid, None)?;
-                format!("is no longer looked after; {theirs} can't be put back: {error:#}")
+                return Ok(format!(
+                    "is no longer looked after; its former hookscript can't be put back: {error:#}. Once that is \
+                     mended: pct set {vmid} --hookscript {theirs}"
+                ));
             }
         },
         _ => {
@@ -219,12 +241,15 @@ mod tests {
     #[test]
     fn a_hookscript_of_somebody_else_is_chained_or_left_alone() {
         let theirs = config(Some("local:snippets/dns.pl"));
-        let chain = step_to_enable(&theirs, true).unwrap();
-        assert_eq!(chain, Step::Chain("local:snippets/dns.pl".to_string()));
-        assert!(step_to_enable(&theirs, false).is_err());
-        assert_eq!(step_to_enable(&config(None), false).unwrap(), Step::Set);
+        let chain = Step::Chain("local:snippets/dns.pl".to_string());
+        assert_eq!(step_to_enable(&theirs, None, true).unwrap(), chain);
+        assert!(step_to_enable(&theirs, None, false).is_err());
+        assert_eq!(step_to_enable(&config(None), None, false).unwrap(), Step::Set);
         let ours = config(Some("share:snippets/stillpoint"));
-        assert_eq!(step_to_enable(&ours, true).unwrap(), Step::Nothing);
+        assert_eq!(step_to_enable(&ours, None, true).unwrap(), Step::Nothing);
+        let kept = || Some("local:snippets/dns.pl".to_string());
+        assert_eq!(step_to_enable(&config(None), kept(), true).unwrap(), chain);
+        assert_eq!(step_to_enable(&config(None), kept(), false).unwrap(), Step::Set);
     }
 
     #[test]

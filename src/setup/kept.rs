@@ -1,6 +1,10 @@
 //! The hookscript that a guest had before ours, which calls it: `/etc/pve/stillpoint/chained/VMID.json`, for the whole
 //! cluster.
+//!
+//! It belongs to the guest and not to its number: a guest that is destroyed and restored has it still, and another that
+//! gets the number has not.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
@@ -8,6 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::nodes::write;
 use super::storages;
+use crate::guest::{Config, Mac, Net, Place};
+use crate::identity::{Appearance, Changed, Records};
 use crate::sys::{Root, file};
 use crate::vzdump::Vmid;
 
@@ -18,14 +24,38 @@ struct Kept {
     schema: u32,
     /// Its volume.
     hookscript: String,
+    /// What the guest was known by then.
+    #[serde(default)]
+    hostname: Option<String>,
+    #[serde(default)]
+    macs: BTreeSet<Mac>,
+}
+
+impl Kept {
+    /// Whether it is this guest's: one that is known by none of what it was known by then is another.
+    fn is_of(&self, now: &Appearance, changed: Option<&Changed>) -> bool {
+        let is_it = |hostname: Option<&String>, macs: &BTreeSet<Mac>| {
+            hostname.is_some() && hostname == self.hostname.as_ref()
+                || !macs.is_disjoint(&self.macs)
+        };
+        // A copy that was given an identity of its own since.
+        let was_it = |changed: &Changed| {
+            let nets = changed.from.nets.iter();
+            let macs = nets.filter_map(|line| Net::parse(&line.value).mac()).collect();
+            changed.is_of(now) && is_it(changed.from.hostname.as_ref(), &macs)
+        };
+        self.hostname.is_none() && self.macs.is_empty()
+            || is_it(now.hostname.as_ref(), &now.macs())
+            || changed.is_some_and(was_it)
+    }
 }
 
 fn path(vmid: Vmid) -> String {
     format!("/etc/pve/stillpoint/chained/{vmid}.json")
 }
 
-/// The volume of the hookscript that is kept for a guest.
-pub fn volume(root: &Root, vmid: Vmid) -> Result<Option<String>> {
+/// The volume of the hookscript that is kept for the guest with this configuration.
+pub fn volume(root: &Root, vmid: Vmid, config: &Config) -> Result<Option<String>> {
     let path = path(vmid);
     let Some(text) = file::read_text(&root.path(&path), 1 << 20).with_context(|| path.clone())?
     else {
@@ -35,21 +65,27 @@ pub fn volume(root: &Root, vmid: Vmid) -> Result<Option<String>> {
     if kept.schema != SCHEMA {
         bail!("{path} was written by another version of Stillpoint");
     }
-    Ok(Some(kept.hookscript))
+    // Without its record it is known by what it is now.
+    let changed = Records::of(root).read(vmid).ok().flatten().and_then(|owned| owned.changed);
+    let its = kept.is_of(&Appearance::of(config), changed.as_ref());
+    Ok(its.then_some(kept.hookscript))
 }
 
-/// The file of the hookscript that is kept for a guest, and its volume.
+/// The file of the hookscript that is kept for a guest of this node, and its volume.
 pub fn script(root: &Root, vmid: Vmid) -> Result<Option<(String, PathBuf)>> {
-    let Some(volume) = volume(root, vmid)? else { return Ok(None) };
+    let Place::Here(config) = Place::of(root, vmid)? else { return Ok(None) };
+    let Some(volume) = volume(root, vmid, &config)? else { return Ok(None) };
     let Some(file) = storages::file_of(&storages::directories(root)?, &volume) else {
         bail!("the hookscript {volume} is in no storage of this node");
     };
     Ok(Some((volume, root.path(&file))))
 }
 
-/// Keeps a hookscript.
-pub fn keep(root: &Root, vmid: Vmid, volume: &str) -> Result<()> {
-    let kept = Kept { schema: SCHEMA, hookscript: volume.to_string() };
+/// Keeps a hookscript for the guest with this configuration.
+pub fn keep(root: &Root, vmid: Vmid, config: &Config, volume: &str) -> Result<()> {
+    let Appearance { hostname, nets } = Appearance::of(config);
+    let macs = nets.iter().filter_map(|(_, net)| net.mac()).collect();
+    let kept = Kept { schema: SCHEMA, hookscript: volume.to_string(), hostname, macs };
     write(root, &path(vmid), &serde_json::to_vec(&kept)?)
 }
 
@@ -57,4 +93,40 @@ pub fn keep(root: &Root, vmid: Vmid, volume: &str) -> Result<()> {
 pub fn forget(root: &Root, vmid: Vmid) -> Result<()> {
     let path = path(vmid);
     file::remove(&root.path(&path)).context(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::{NetLine, Outward};
+
+    #[test]
+    fn it_belongs_to_the_guest_and_not_to_its_number() {
+        let net = |mac: &str| format!("name=eth0,bridge=vmbr0,hwaddr=BC:24:11:00:00:{mac}");
+        let known_by = |hostname: &str, mac: &str| {
+            let config = format!("hostname: {hostname}\nnet0: {}\n", net(mac));
+            Appearance::of(&Config::parse(&config))
+        };
+        let text = r#"{"schema": 1, "hookscript": "local:snippets/dns.pl", "hostname": "web",
+            "macs": ["BC:24:11:00:00:01"]}"#;
+        let kept: Kept = serde_json::from_str(text).unwrap();
+        assert!(kept.is_of(&known_by("web", "02"), None), "it got another card");
+        assert!(kept.is_of(&known_by("shop", "01"), None), "it got another name");
+        assert!(!kept.is_of(&known_by("shop", "02"), None));
+        assert!(!kept.is_of(&Appearance::default(), None));
+        let outward = |hostname: &str, mac: &str| Outward {
+            hostname: Some(hostname.to_string()),
+            nets: vec![NetLine { number: 0, value: net(mac) }],
+        };
+        let changed = Changed {
+            original: None,
+            time: String::new(),
+            from: outward("web", "01"),
+            to: outward("web-9002", "02"),
+        };
+        assert!(kept.is_of(&known_by("web-9002", "02"), Some(&changed)));
+        assert!(!kept.is_of(&known_by("shop", "03"), Some(&changed)), "it is another since");
+        let older: Kept = serde_json::from_str(r#"{"schema": 1, "hookscript": "x"}"#).unwrap();
+        assert!(older.is_of(&Appearance::default(), None));
+    }
 }

@@ -96,7 +96,11 @@ fn prepare(root: &Root) -> Vec<String> {
 
 /// Guests that are there now were there before every copy that is yet to be restored.
 fn record_owners(root: &Root) -> Result<()> {
-    identity::remember_all(root, &Which::All.vmids(root)?)
+    let failed = identity::remember_all(root, &Which::All.vmids(root)?)?;
+    failed
+        .into_iter()
+        .next()
+        .map_or(Ok(()), |(vmid, error)| Err(error.context(format!("guest {vmid}"))))
 }
 
 /// Undoes [`register`].
