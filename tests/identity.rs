@@ -56,6 +56,24 @@ impl Scene {
         fs::write(path, text).unwrap();
     }
 
+    /// The log of the restore that [`Scene::restore`] made, of a backup of guest `of`.
+    fn log_of_restore(&self, vmid: u32, of: u32) {
+        let index = fs::read_to_string(self.node.path("var/log/pve/tasks/index")).unwrap();
+        let task = format!(":vzrestore:{vmid}:");
+        let upid = index.lines().rfind(|line| line.contains(&task)).unwrap();
+        let upid = stillpoint::vzdump::Upid::parse(upid.split(' ').next().unwrap()).unwrap();
+        let text = format!(
+            "recovering backed-up configuration from 'offsite:backup/ct/{of}/2026-11-21T23:22:56Z'\n\
+            restoring 'offsite:backup/ct/{of}/2026-11-21T23:22:56Z' now..\n"
+        );
+        self.node.write(upid.log_path().trim_start_matches('/'), &text).unwrap();
+    }
+
+    fn inside(&self, vmid: u32) -> Option<Value> {
+        let path = self.node.path(format!("var/lib/stillpoint/copies/{vmid}.json"));
+        fs::read(path).ok().map(|bytes| serde_json::from_slice(&bytes).unwrap())
+    }
+
     fn mark_running(&self, vmid: u32) {
         self.node.write(&format!("guests/{vmid}/running"), "").unwrap();
         fs::create_dir_all(self.node.path(format!("guests/{vmid}/root"))).unwrap();
@@ -336,6 +354,96 @@ fn a_restore_with_new_hardware_addresses_gets_only_hostname_and_address() {
     let files = scene.files();
     assert_eq!(scene.start(9002), "");
     assert_eq!(scene.files(), files);
+}
+
+/// `pct restore 9002 ... --unique 1`, with a hostname given or not, and what else the settings leave to be done.
+#[test]
+fn each_copy_with_new_hardware_addresses_gets_what_is_inside_made_new() {
+    let statically = ORIGINAL.replace("ip=dhcp", "ip=192.0.2.7/24,gw=192.0.2.1");
+    for (text, hostname, settings) in [
+        (ORIGINAL, "web", ""),
+        (statically.as_str(), "web", ""),
+        (statically.as_str(), "other", ""),
+        // Nothing of the configuration changes.
+        (statically.as_str(), "other", "[restore]\naddress = \"keep\"\n"),
+    ] {
+        let scene = Scene::new();
+        scene.node.write("etc/stillpoint/config.toml", settings).unwrap();
+        scene.configure(9001, text);
+        scene.start(9001);
+        let given = format!("hostname: {hostname}\n");
+        let text = text.replace("hostname: web\n", &given).replace("00:00:01", "00:00:02");
+        scene.restore(9002, &text);
+        scene.log_of_restore(9002, 9001);
+        let (_, foreseen) = scene.stillpoint(&["restore-check", "9002"]);
+        assert!(foreseen.contains("machine-id: new, once it runs"), "{foreseen}");
+        let before = scene.config(9002);
+        let said = scene.start(9002);
+        assert!(said.contains("a copy") && said.contains("machine-id of its own"), "{said}");
+        let inside = scene.inside(9002).unwrap();
+        assert_eq!((&inside["machine_id"], &inside["if_shared"]), (&true.into(), &false.into()));
+        assert_eq!(inside["macs"], serde_json::json!(["BC:24:11:00:00:02"]));
+        assert_eq!(inside["original"], 9001);
+        let after = scene.config(9002);
+        assert_eq!(after == before, !settings.is_empty(), "{after}");
+        assert_eq!(after.contains("hostname: other"), hostname == "other", "{after}");
+        let files = scene.files();
+        assert_eq!(scene.start(9002), "");
+        assert_eq!(scene.files(), files);
+    }
+}
+
+#[test]
+fn a_copy_that_can_not_be_seen_from_outside_is_compared_with_its_original_once_it_runs() {
+    let scene = Scene::new();
+    scene.start(9001);
+    let text =
+        ORIGINAL.replace("hostname: web\n", "hostname: other\n").replace("0:00:01", "0:00:02");
+    scene.restore(9002, &text);
+    scene.log_of_restore(9002, 9001);
+    let before = scene.config(9002);
+    let (_, foreseen) = scene.stillpoint(&["restore-check", "9002"]);
+    assert!(foreseen.contains("restored from a backup of guest 9001"), "{foreseen}");
+    let (_, json) = scene.stillpoint(&["restore-check", "9002", "--json"]);
+    let outlook: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&outlook["decision"], &outlook["compared_with"]), (&"keep".into(), &9001.into()));
+    assert_eq!(scene.start(9002), "");
+    assert_eq!(scene.config(9002), before);
+    let inside = scene.inside(9002).unwrap();
+    assert_eq!((&inside["original"], &inside["if_shared"]), (&9001.into(), &true.into()));
+    // Nothing of the kind for one that was restored as itself.
+    scene.restore(9001, ORIGINAL);
+    scene.log_of_restore(9001, 9001);
+    scene.start(9001);
+    assert_eq!(scene.inside(9001), None);
+}
+
+#[test]
+fn an_original_that_is_restored_keeps_its_address_beside_a_spare_that_is_stopped() {
+    let text = ORIGINAL.replace("ip=dhcp", "ip=192.0.2.7/24,gw=192.0.2.1");
+    let spare =
+        text.replace("hostname: web\n", "hostname: spare\n").replace("00:00:01", "00:00:05");
+    let scene = Scene::new();
+    scene.configure(9005, &spare);
+    scene.restore(9001, &text);
+    let said = scene.start(9001);
+    assert!(said.contains("in doubt") && said.contains("guest 9005 (spare)"), "{said}");
+    assert!(said.contains("is stopped") && said.contains("start the other one first"), "{said}");
+    assert_eq!(scene.config(9001), text);
+    // The log of the restore says that it is the guest which was backed up.
+    scene.log_of_restore(9001, 9001);
+    assert_eq!(scene.start(9001), "");
+    assert_eq!(scene.config(9001), text);
+
+    // In use is in use.
+    let scene = Scene::new();
+    scene.configure(9005, &spare);
+    scene.mark_running(9005);
+    scene.destroy(9001);
+    scene.restore(9002, &text);
+    scene.log_of_restore(9002, 9001);
+    assert!(scene.start(9002).contains("guest 9005 (spare) has its address 192.0.2.7"));
+    assert!(scene.config(9002).contains("link_down=1"));
 }
 
 #[test]

@@ -107,6 +107,14 @@ impl World {
         self.node.write(&self.record(), &copy.to_string()).unwrap();
     }
 
+    /// What pre-start leaves for one that may have what guest 9001 has inside.
+    fn may_be_a_copy(&self) {
+        self.is_a_copy();
+        let path = self.node.path(self.record());
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(path, text.replace("\"schema\":1", "\"schema\":1,\"if_shared\":true")).unwrap();
+    }
+
     fn record(&self) -> String {
         format!("var/lib/stillpoint/copies/{VMID}.json")
     }
@@ -225,6 +233,74 @@ fn a_guest_that_is_no_copy_is_left_as_it_is() {
     assert!(!world.node.path(world.record()).exists());
     assert_eq!(world.attached(), "");
     assert!(world.journal("renewed").is_empty());
+}
+
+#[test]
+fn only_what_is_shared_with_the_original_is_made_new_where_nothing_else_tells_a_copy() {
+    let mut world = World::new(|_| {});
+    let original = world.node.add_guest(GuestSpec::lxc(9001)).unwrap();
+    let id = original.dir().join("root/etc/machine-id");
+    fs::write(&id, "0123456789abcdef0123456789abcdef\n").unwrap();
+    let (own, keys) = (world.read("etc/machine-id"), world.keys());
+
+    original.set_marker("running", false).unwrap();
+    world.may_be_a_copy();
+    assert!(world.settle().status.success());
+    assert!(world.node.path(world.record()).exists(), "it can't be told yet");
+    original.set_marker("running", true).unwrap();
+    assert!(world.settle().status.success());
+    assert!(!world.node.path(world.record()).exists(), "it shares nothing");
+    assert_eq!((world.read("etc/machine-id"), world.keys()), (own.clone(), keys));
+
+    // What is no id is shared by many.
+    for (text, renewed) in [("uninitialized\n", false), (own.as_str(), true)] {
+        fs::write(&id, text).unwrap();
+        world.give("etc/machine-id", text);
+        world.may_be_a_copy();
+        assert!(world.settle().status.success());
+        assert_eq!(world.read("etc/machine-id") != text, renewed, "{text}");
+        assert_eq!(world.keys().values().all(|key| key != "the original's"), renewed, "{text}");
+        assert!(!world.node.path(world.record()).exists());
+    }
+    assert_eq!(fs::read_to_string(&id).unwrap(), own, "the original keeps its own");
+
+    // Of one that is gone nobody is a copy.
+    world.may_be_a_copy();
+    fs::remove_file(world.node.path("etc/pve/nodes/sim/lxc/9001.conf")).unwrap();
+    let own = world.read("etc/machine-id");
+    assert!(world.settle().status.success());
+    assert_eq!(world.read("etc/machine-id"), own);
+    assert!(!world.node.path(world.record()).exists());
+}
+
+#[test]
+fn what_fails_at_each_start_is_told_once() {
+    let world = World::new(|_| {});
+    world.program("usr/sbin/sendmail", "#!/bin/sh\ncat >>\"${0%/usr/sbin/sendmail}/mail\"\n");
+    fs::rename(world.inside("etc/machine-id"), world.inside("etc/id")).unwrap();
+    symlink("id", world.inside("etc/machine-id")).unwrap();
+    world.is_a_copy();
+    for _ in 0..3 {
+        assert!(world.settle().status.success());
+    }
+    assert_eq!(world.read("etc/id"), format!("{OLD_ID}\n"));
+    let mail = fs::read_to_string(world.node.path("mail")).unwrap();
+    assert_eq!(mail.matches("Subject:").count(), 1, "{mail}");
+    assert!(mail.contains("/etc/machine-id in the guest is a symlink"), "{mail}");
+    let [renewed] = world.journal("renewed").try_into().unwrap();
+    assert_eq!(renewed["done"], json!(["ssh-host-keys"]));
+    // Another reason is another matter, and so is an end of it.
+    fs::remove_file(world.inside("etc/machine-id")).unwrap();
+    fs::create_dir(world.inside("etc/machine-id")).unwrap();
+    world.settle();
+    world.settle();
+    assert_eq!(world.journal("renewed").len(), 2);
+    fs::remove_dir(world.inside("etc/machine-id")).unwrap();
+    world.give("etc/machine-id", OLD_ID);
+    world.settle();
+    assert_ne!(world.read("etc/machine-id"), OLD_ID);
+    assert_eq!(world.journal("renewed").len(), 3);
+    assert!(!world.node.path(world.record()).exists());
 }
 
 #[test]

@@ -11,7 +11,8 @@ use crate::vzdump::Vmid;
 
 /// Says what the next start of a guest would do about its identity, and why; touches nothing.
 pub fn check(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
-    let Outlook { decision, change, unread } = identity::foresee(root, vmid)?;
+    let Outlook { decision, change, inside, compared_with, unread } =
+        identity::foresee(root, vmid)?;
     if as_json {
         let outlook = json!({
             "vmid": vmid,
@@ -26,17 +27,22 @@ pub fn check(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
                 Verdict::Keep { .. } | Verdict::InDoubt => None,
             },
             "changes": change.iter().flat_map(changes).collect::<Vec<_>>(),
+            "inside": inside,
+            "compared_with": compared_with,
             "not_looked_at": unread,
         });
         return print(&serde_json::to_string_pretty(&outlook)?);
     }
     let reason = printable(&decision.reason, 1000);
     match (&decision.verdict, change) {
-        (Verdict::Change(_), Some(change)) if !change.is_empty() => {
+        (Verdict::Change(_), Some(change)) if !change.is_empty() || !inside.is_empty() => {
             print(&format!("Guest {vmid} is a copy: {reason}. Its next start changes:"))?;
             for line in changes(&change) {
                 let text = |key: &str| printable(line[key].as_str().unwrap_or("-"), 300);
                 print(&format!("  {}: {} -> {}", text("setting"), text("from"), text("to")))?;
+            }
+            for what in inside {
+                print(&format!("  {what}: new, once it runs"))?;
             }
         }
         (Verdict::Change(_), _) => {
@@ -44,13 +50,21 @@ pub fn check(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
         }
         (Verdict::InDoubt, _) => {
             print(&format!("Guest {vmid} keeps its identity, for it is in doubt: {reason}."))?;
+            print(&identity::way_out_of_doubt(vmid))?;
         }
         (Verdict::Keep { .. }, _) => {
             print(&format!("Guest {vmid} keeps its identity: {reason}."))?;
+            if let Some(original) = compared_with {
+                print(&format!(
+                    "It was restored from a backup of guest {original}: what it shares with that one of {} becomes new, \
+                     once both run here.",
+                    inside.join(" and ")
+                ))?;
+            }
         }
     }
     for why in unread {
-        print(&format!("A guest was not looked at: {why}"))?;
+        print(&format!("Not looked at, for it can't be read: {why}"))?;
     }
     Ok(())
 }

@@ -128,6 +128,19 @@ impl Rival {
         self.shared.first().map_or_else(String::new, Mac::to_string)
     }
 
+    /// `is stopped, on node two`
+    pub fn state(&self) -> String {
+        let state = match self.running {
+            Some(true) => "runs",
+            Some(false) => "is stopped",
+            None => "is not known to run",
+        };
+        match &self.node {
+            Some(node) => format!("{state}, on node {}", printable(node, 63)),
+            None => state.to_string(),
+        }
+    }
+
     /// Whether it was restored here, after the guest came that was `restored` then.
     pub fn came_after(&self, restored: Restored) -> bool {
         match (self.restored, restored) {

@@ -26,11 +26,16 @@ pub fn apply(
 ) -> Result<Vec<String>> {
     let vmid = known.member.vmid;
     let rewrites = rewrites(root, vmid, change)?;
+    let after = change.applied_to(&known.appearance);
+    let (nets, mut macs): (Vec<_>, Vec<_>) = changed_macs(change).into_iter().unzip();
+    if macs.is_empty() {
+        macs.extend(after.macs());
+    }
     let records = Records::of(root);
     let time = clock::rfc3339(clock::now());
     let before = records.read(vmid)?;
     let owned = Owned {
-        macs: change.applied_to(&known.appearance).macs(),
+        macs: after.macs(),
         changed: Some(Changed {
             original: due.original,
             time: time.clone(),
@@ -40,17 +45,17 @@ pub fn apply(
         ..Owned::of(known)
     };
     records.write(&owned).context("nothing is touched (does the cluster have a quorum?)")?;
-    let inside = Copy {
-        schema: copies::SCHEMA,
-        vmid,
-        original: due.original,
+    let copy = Copy {
         time,
-        machine_id: restore.machine_id,
-        ssh_host_keys: restore.ssh_host_keys,
-        nets: changed_macs(change).into_iter().filter_map(|(name, _)| name).collect(),
-        macs: changed_macs(change).into_iter().map(|(_, mac)| mac.to_string()).collect(),
+        nets: nets.into_iter().flatten().collect(),
+        macs: macs.iter().map(Mac::to_string).collect(),
+        ..copy_of(vmid, due.original, restore)
     };
-    let written = copies::leave(root, &inside).and_then(|()| {
+    let left = match inside(restore).is_empty() {
+        true => copies::forget(root, vmid),
+        false => copies::leave(root, &copy),
+    };
+    let written = left.and_then(|()| {
         failpoint::reach(root, "identity-recorded");
         write_together(&rewrites)
     });
@@ -65,7 +70,7 @@ pub fn apply(
             Err(second) => error.context(format!("its record is ahead of it ({second:#})")),
         });
     }
-    let mut lines = told(vmid, change, reason);
+    let mut lines = told(vmid, change, restore, reason);
     let record = Identity {
         vmid,
         outcome: IdentityOutcome::Changed,
@@ -129,7 +134,7 @@ pub fn changes(change: &Change) -> Vec<SettingChange> {
 }
 
 /// What a person is told of a change: what is new, and how to go on where a link is down.
-pub fn told(vmid: Vmid, change: &Change, reason: &str) -> Vec<String> {
+pub fn told(vmid: Vmid, change: &Change, restore: &Restore, reason: &str) -> Vec<String> {
     let mut new: Vec<String> = Vec::new();
     if let (Some(from), Some(to)) = (&change.from.hostname, &change.to.hostname) {
         new.push(format!("hostname {to} instead of {from}"));
@@ -156,12 +161,52 @@ pub fn told(vmid: Vmid, change: &Change, reason: &str) -> Vec<String> {
             new.push(format!("net{number} by DHCP instead of {addresses}"));
         }
     }
+    new.extend(inside(restore).into_iter().map(|what| format!("{what} of its own")));
     let mut lines = vec![format!(
         "guest {vmid} is a copy and gets its own identity ({reason}): {}",
         new.join(", ")
     )];
     lines.extend(down);
     lines
+}
+
+/// Leaves for a guest's settling that it is to be compared with the one whose backup it was restored from.
+pub fn leave_to_compare(
+    root: &Root,
+    known: &Known,
+    original: Vmid,
+    restore: &Restore,
+) -> Result<()> {
+    if inside(restore).is_empty() {
+        return Ok(());
+    }
+    let copy = Copy {
+        macs: known.appearance.macs().iter().map(Mac::to_string).collect(),
+        if_shared: true,
+        ..copy_of(known.member.vmid, Some(original), restore)
+    };
+    copies::leave(root, &copy)
+}
+
+fn copy_of(vmid: Vmid, original: Option<Vmid>, restore: &Restore) -> Copy {
+    Copy {
+        schema: copies::SCHEMA,
+        vmid,
+        original,
+        time: clock::rfc3339(clock::now()),
+        machine_id: restore.machine_id,
+        ssh_host_keys: restore.ssh_host_keys,
+        nets: Vec::new(),
+        macs: Vec::new(),
+        if_shared: false,
+        told: None,
+    }
+}
+
+/// What a copy gets of its own inside.
+pub fn inside(restore: &Restore) -> Vec<&'static str> {
+    let all = [(restore.machine_id, "machine-id"), (restore.ssh_host_keys, "SSH host keys")];
+    all.into_iter().filter(|(due, _)| *due).map(|(_, what)| what).collect()
 }
 
 /// The nets that get another hardware address: name in the guest, and the address.

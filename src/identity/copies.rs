@@ -35,8 +35,15 @@ pub struct Copy {
     pub ssh_host_keys: bool,
     /// The interfaces in the guest (`eth0`) whose MAC was changed.
     pub nets: Vec<String>,
-    /// Those new MACs: a guest of the same VMID without any of them is another guest.
+    /// Those new MACs, or where none was changed, all that it has: a guest of the same VMID without any of them is
+    /// another guest.
     pub macs: Vec<String>,
+    /// It is only due where the guest turns out to have what the original has.
+    #[serde(default)]
+    pub if_shared: bool,
+    /// What was told of an attempt that failed: the same is not told again.
+    #[serde(default)]
+    pub told: Option<String>,
 }
 
 impl Copy {
@@ -111,6 +118,8 @@ mod tests {
             ssh_host_keys: true,
             nets: vec!["eth0".to_string()],
             macs: vec!["BC:24:11:00:00:02".to_string()],
+            if_shared: false,
+            told: None,
         }
     }
 

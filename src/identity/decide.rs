@@ -4,12 +4,12 @@ use super::appearance::{Appearance, Rival};
 use super::restores::Restored;
 use crate::config::Identity;
 use crate::guest::Mac;
-use crate::sys::text::printable;
 use crate::vzdump::Vmid;
 
 /// All that the decision hangs on.
 #[derive(Clone, Debug)]
 pub struct Case {
+    pub vmid: Vmid,
     /// `restore.identity` of this guest.
     pub setting: Identity,
     /// What this guest has.
@@ -18,6 +18,8 @@ pub struct Case {
     pub recorded: Recorded,
     /// When it was restored.
     pub restored: Restored,
+    /// From which guest's backup, where that is known.
+    pub origin: Option<Vmid>,
     /// The node is in no cluster: a guest of which it knows no restore was not restored on another node either.
     pub alone: bool,
     /// The guests that have something of it too.
@@ -83,7 +85,7 @@ pub fn decide(case: &Case) -> Decision {
         return of_conflict(case, &shared);
     }
     match of_twin(case) {
-        Some(change) => change,
+        Some(decision) => decision,
         None if case.own.macs().is_empty() => {
             keep(true, "it has no hardware address of its own".to_string())
         }
@@ -134,19 +136,11 @@ fn of_conflict(case: &Case, shared: &[&Rival]) -> Decision {
             }
             None => {
                 let rival = shared.iter().find(|rival| !later(rival)).unwrap_or(&shared[0]);
-                let place = rival
-                    .node
-                    .as_ref()
-                    .map_or_else(String::new, |node| format!(", on node {}", printable(node, 63)));
-                let state = match rival.running {
-                    Some(true) => "runs",
-                    Some(false) => "is stopped",
-                    None => "is not known to run",
-                };
                 let reason = format!(
-                    "{} has {} too, {state}{place}, and which of the two was first is not recorded",
+                    "{} has {} too, {}, and which of the two was first is not recorded",
                     rival.name(),
-                    rival.mac()
+                    rival.mac(),
+                    rival.state()
                 );
                 (Verdict::InDoubt, reason)
             }
@@ -156,37 +150,70 @@ fn of_conflict(case: &Case, shared: &[&Rival]) -> Decision {
 }
 
 /// A copy that was restored with new hardware addresses (`--unique 1`) has the hostname and the static addresses of
-/// its original. A clone has them too, and is left alone: only a guest that was restored here is looked at.
+/// its original. A clone has them too, and is left alone: only a guest that was restored here is looked at, and one that
+/// was restored under its own number is no copy.
+///
+/// An address of a guest that is stopped harms nobody, and that guest may be a spare: without a sign that it is the
+/// original, nothing is touched.
 fn of_twin(case: &Case) -> Option<Decision> {
-    let Restored::At(at) = case.restored else { return None };
-    let handled = case.is_recorded() || case.recorded.since.is_some_and(|since| since >= at);
-    if handled {
+    if !case.may_be_a_copy() {
         return None;
     }
-    let twin = case
-        .rivals
-        .iter()
-        .filter(|rival| !rival.came_after(case.restored))
-        .find(|rival| rival.is_alike || !rival.addresses.is_empty())?;
-    let reason = match twin.addresses.first() {
-        Some((_, address)) => {
-            format!("it was restored from a backup, and {} has its address {address}", twin.name())
-        }
-        None => format!("it was restored from a backup of a guest like {}", twin.name()),
+    let is_original = |rival: &&Rival| match case.origin {
+        Some(origin) => origin == rival.vmid,
+        None => rival.is_alike,
     };
-    let due = Due {
-        original: Some(twin.vmid),
-        macs: Vec::new(),
-        addresses: twin.addresses.iter().map(|(net, _)| *net).collect(),
-        hostname: twin.same_hostname,
-    };
-    Some(Decision { verdict: Verdict::Change(due), reason })
+    let twins = || case.rivals.iter().filter(|rival| !rival.came_after(case.restored));
+    let with_address = || twins().filter(|rival| !rival.addresses.is_empty());
+    let twin = twins()
+        .find(is_original)
+        .or_else(|| with_address().find(|rival| rival.running == Some(true)));
+    if let Some(twin) = twin {
+        let reason = match twin.addresses.first() {
+            Some((_, address)) => format!(
+                "it was restored from a backup, and {} has its address {address}",
+                twin.name()
+            ),
+            None if case.origin.is_some() => {
+                format!("it was restored from a backup of {}", twin.name())
+            }
+            None => format!("it was restored from a backup of a guest like {}", twin.name()),
+        };
+        let due = Due {
+            original: Some(twin.vmid),
+            macs: Vec::new(),
+            addresses: twin.addresses.iter().map(|(net, _)| *net).collect(),
+            hostname: twin.same_hostname,
+        };
+        return Some(Decision { verdict: Verdict::Change(due), reason });
+    }
+    let spare = with_address().next()?;
+    let address = spare.addresses.first().map_or("", |(_, address)| address);
+    let reason = format!(
+        "{} has its address {address} too, {}, and which of the two was first is not recorded",
+        spare.name(),
+        spare.state()
+    );
+    Some(Decision { verdict: Verdict::InDoubt, reason })
 }
 
 impl Case {
     /// The guests with one of this guest's hardware addresses.
     pub fn shared(&self) -> Vec<&Rival> {
         self.rivals.iter().filter(|rival| !rival.shared.is_empty()).collect()
+    }
+
+    /// It was restored here from another guest's backup, as far as that is known, and not started since.
+    fn may_be_a_copy(&self) -> bool {
+        let Restored::At(at) = self.restored else { return false };
+        let handled = self.is_recorded() || self.recorded.since.is_some_and(|since| since >= at);
+        !handled && self.origin != Some(self.vmid)
+    }
+
+    /// The guest that it may have the machine-id and the host keys of, though nothing of it that can be seen from outside:
+    /// only a look into both can tell, for its backup may come from another cluster that has the number too.
+    pub fn may_share_inside_with(&self) -> Option<Vmid> {
+        self.origin.filter(|_| self.setting != Identity::Never && self.may_be_a_copy())
     }
 
     /// All that it has is recorded as its own.
@@ -286,6 +313,8 @@ mod tests {
 
     fn case(rivals: Vec<Rival>) -> Case {
         Case {
+            vmid: Vmid(9002),
+            origin: None,
             setting: Identity::IfConflict,
             own: own(),
             recorded: Recorded::default(),
@@ -414,6 +443,59 @@ mod tests {
         assert_eq!(verdict(&case(vec![only_a_namesake])).0, "keep*");
         let copied_later = Rival { restored: Restored::At(200), ..twin() };
         assert_eq!(verdict(&case(vec![copied_later])).0, "keep*");
+    }
+
+    #[test]
+    fn the_backup_that_it_was_restored_from_tells_a_copy_from_an_original_with_a_spare() {
+        let spare = || Rival { vmid: Vmid(9005), is_alike: false, same_hostname: false, ..twin() };
+        let alike = || Rival { vmid: Vmid(9005), ..twin() };
+        let by_dhcp = |rival: Rival| Rival { addresses: Vec::new(), ..rival };
+        let renamed = || Rival { is_alike: false, same_hostname: false, ..twin() };
+        let runs = |rival: Rival| Rival { running: Some(true), ..rival };
+        let stopped = |rival: Rival| Rival { running: Some(false), ..rival };
+        let table = [
+            // restored under its own number, whatever runs
+            (Some(9002), runs(spare()), "keep*"),
+            (Some(9002), runs(alike()), "keep*"),
+            // the guest that was backed up is there
+            (Some(9001), stopped(twin()), "change"),
+            (Some(9001), stopped(renamed()), "change"),
+            (Some(9001), by_dhcp(twin()), "change"),
+            // it is gone, or another guest is looked at
+            (Some(9001), runs(spare()), "change"),
+            (Some(9001), stopped(spare()), "doubt"),
+            (Some(9001), stopped(alike()), "doubt"),
+            (Some(9001), by_dhcp(alike()), "keep*"),
+            // not known
+            (None, runs(spare()), "change"),
+            (None, stopped(spare()), "doubt"),
+            (None, Rival { running: None, ..spare() }, "doubt"),
+            (None, stopped(alike()), "change"),
+        ];
+        for (row, (origin, rival, expected)) in table.into_iter().enumerate() {
+            let case = Case { origin: origin.map(Vmid), ..case(vec![rival]) };
+            let (verdict, reason) = verdict(&case);
+            assert_eq!(verdict, expected, "row {row}: {reason}");
+        }
+        let both = Case { origin: Some(Vmid(9001)), ..case(vec![runs(spare()), stopped(twin())]) };
+        let Verdict::Change(due) = decide(&both).verdict else { panic!() };
+        assert_eq!(due.original, Some(Vmid(9001)));
+    }
+
+    #[test]
+    fn what_is_inside_is_compared_once_after_a_restore() {
+        let restored = || Case { origin: Some(Vmid(9001)), ..case(vec![]) };
+        assert_eq!(restored().may_share_inside_with(), Some(Vmid(9001)));
+        let all: Vec<Mac> = own().macs().into_iter().collect();
+        for other in [
+            Case { origin: Some(Vmid(9002)), ..restored() },
+            Case { origin: None, ..restored() },
+            Case { restored: Restored::NotHere, ..restored() },
+            Case { setting: Identity::Never, ..restored() },
+            Case { recorded: recorded(&all, 150), ..restored() },
+        ] {
+            assert_eq!(other.may_share_inside_with(), None, "{other:?}");
+        }
     }
 
     #[test]

@@ -21,5 +21,5 @@ pub use change::{Change, hostname, new_mac};
 pub use decide::{Case, Decision, Due, Recorded, Verdict, decide};
 pub use owner::{Changed, NetLine, Outward, Owned, Records};
 pub use restores::{Restored, Restores};
-pub use start::{Outlook, foresee, pre_start, remember, remember_all};
+pub use start::{Outlook, foresee, pre_start, remember, remember_all, way_out_of_doubt};
 pub use survey::Survey;

@@ -1,9 +1,11 @@
-//! Which guests were restored on this node, and when.
+//! Which guests were restored on this node, when, and from which backup.
 //!
 //! Nothing in a guest's configuration says that it was restored (facts/PVE.md); the node's list of tasks does, for
 //! the last thousand tasks or so.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 
 use anyhow::{Context, Result};
 
@@ -16,6 +18,9 @@ const LISTS: [&str; 3] =
     ["/var/log/pve/tasks/active", "/var/log/pve/tasks/index", "/var/log/pve/tasks/index.1"];
 
 const LIMIT: u64 = 16 << 20;
+
+/// The archive is named at the beginning of a restore's log; what tar says of files may be long.
+const LOG_LIMIT: u64 = 64 << 10;
 
 /// When a guest was last restored, as far as this node can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +37,7 @@ pub enum Restored {
 #[derive(Clone, Debug)]
 pub struct Restores {
     /// The latest of each guest; `None` where the node has no list of tasks.
-    latest: Option<BTreeMap<Vmid, i64>>,
+    latest: Option<BTreeMap<Vmid, Upid>>,
 }
 
 impl Restores {
@@ -55,21 +60,49 @@ impl Restores {
     pub fn of(&self, vmid: Vmid) -> Restored {
         match &self.latest {
             None => Restored::Unknown,
-            Some(latest) => latest.get(&vmid).map_or(Restored::NotHere, |at| Restored::At(*at)),
+            Some(latest) => {
+                latest.get(&vmid).map_or(Restored::NotHere, |task| Restored::At(task.started()))
+            }
+        }
+    }
+
+    /// The guest whose backup a guest was last restored from, where the log of that task is there and names it.
+    pub fn origin(&self, root: &Root, vmid: Vmid) -> Option<Vmid> {
+        let task = self.latest.as_ref()?.get(&vmid)?;
+        let mut log = Vec::new();
+        File::open(root.path(&task.log_path())).ok()?.take(LOG_LIMIT).read_to_end(&mut log).ok()?;
+        String::from_utf8_lossy(&log).lines().find_map(backed_up)
+    }
+}
+
+/// The guest in a line of a restore's log that names the archive: in quotes, a volume or a file.
+fn backed_up(line: &str) -> Option<Vmid> {
+    let says = line.starts_with("recovering backed-up configuration from '")
+        || line.starts_with("restoring '");
+    let archive = line.split('\'').nth(1).filter(|_| says)?;
+    let mut parts = archive.rsplit('/');
+    let name = parts.next()?;
+    match name.strip_prefix("vzdump-lxc-") {
+        Some(rest) => rest.split('-').next()?.parse().ok(),
+        // ct/VMID/TIME on a backup server
+        None => {
+            let vmid = parts.next()?.parse().ok()?;
+            (parts.next() == Some("ct")).then_some(vmid)
         }
     }
 }
 
 /// One task a line: its UPID, in the list of the active ones a 0 or 1, and once it has ended, when and how.
-fn add(latest: &mut BTreeMap<Vmid, i64>, text: &str) {
+fn add(latest: &mut BTreeMap<Vmid, Upid>, text: &str) {
     let upid = |line: &str| {
         let (upid, rest) = line.split_once(' ').unwrap_or((line, ""));
         Upid::parse(upid.trim()).filter(|_| !has_failed(rest))
     };
     for upid in text.lines().filter_map(upid).filter(|upid| upid.kind() == "vzrestore") {
         let Ok(vmid) = upid.subject().parse() else { continue };
-        let at = latest.entry(vmid).or_insert(upid.started());
-        *at = upid.started().max(*at);
+        if latest.get(&vmid).is_none_or(|before| before.started() < upid.started()) {
+            latest.insert(vmid, upid);
+        }
     }
 }
 
@@ -117,5 +150,31 @@ mod tests {
         assert_eq!(restores.of(Vmid(9001)), Restored::NotHere);
         assert_eq!(restores.of(Vmid(9003)), Restored::NotHere);
         assert_eq!(Restores { latest: None }.of(Vmid(9002)), Restored::Unknown);
+    }
+
+    #[test]
+    fn a_restores_log_names_the_guest_that_was_backed_up() {
+        let of = |archive: &str| {
+            backed_up(&format!("recovering backed-up configuration from '{archive}'"))
+        };
+        for archive in [
+            "offsite:backup/ct/9001/2026-11-21T23:22:56Z",
+            "local:backup/vzdump-lxc-9001-2026_11_21-23_22_56.tar.zst",
+            "/mnt/dump/vzdump-lxc-9001-2026_11_21-23_22_56.tar",
+        ] {
+            assert_eq!(of(archive), Some(Vmid(9001)), "{archive}");
+            let restoring = format!("restoring '{archive}' now..");
+            assert_eq!(backed_up(&restoring), Some(Vmid(9001)), "{archive}");
+            assert_eq!(backed_up(&format!("tar: '{archive}'")), None);
+        }
+        for other in [
+            "offsite:backup/vm/9001/2026-11-21T23:22:56Z",
+            "local:backup/vzdump-qemu-9001-2026_11_21-23_22_56.vma.zst",
+            "local:backup/vzdump-lxc-\u{fc}.tar",
+            "/srv/web.tar.zst",
+            "",
+        ] {
+            assert_eq!(of(other), None, "{other}");
+        }
     }
 }

@@ -21,6 +21,10 @@ pub struct Outlook {
     pub decision: Decision,
     /// What would change; the hardware addresses in it are examples.
     pub change: Option<Change>,
+    /// What becomes new inside it, once it runs.
+    pub inside: Vec<&'static str>,
+    /// The guest that it is then compared with: where they share any of that, it becomes new.
+    pub compared_with: Option<Vmid>,
     /// Guests that could not be looked at.
     pub unread: Vec<String>,
 }
@@ -51,6 +55,10 @@ pub fn pre_start(root: &Root, vmid: Vmid) -> Result<Vec<String>> {
             if let Some(owned) = records.read(vmid)? {
                 lines.extend(mend(root, known, &owned)?);
             }
+            if let Some(original) = case.may_share_inside_with() {
+                let restore = settings.restore_of(vmid.0);
+                apply::leave_to_compare(root, known, original, &restore)?;
+            }
             if remember {
                 records.remember(known).context("whose identity this is can't be recorded")?;
             }
@@ -58,9 +66,7 @@ pub fn pre_start(root: &Root, vmid: Vmid) -> Result<Vec<String>> {
         Verdict::InDoubt => {
             not_read(&mut lines);
             lines.push(format!("guest {vmid} keeps its identity, for it is in doubt: {reason}"));
-            lines.push(format!(
-                "if guest {vmid} is the copy, stop it, start the original first, or set restore.identity to always"
-            ));
+            lines.push(way_out_of_doubt(vmid));
             if let Err(error) = journal_doubt(root, vmid, reason) {
                 lines.push(format!("{error:#}"));
             }
@@ -71,7 +77,7 @@ pub fn pre_start(root: &Root, vmid: Vmid) -> Result<Vec<String>> {
             let taken = survey.guests().iter().flat_map(|guest| guest.appearance.macs());
             let change =
                 Change::plan(vmid, &case.own, &due, &restore, fresh_macs(root, taken.collect())?)?;
-            if change.is_empty() {
+            if change.is_empty() && apply::inside(&restore).is_empty() {
                 // A copy that the settings leave as it is.
                 records.remember(known).context("whose identity this is can't be recorded")?;
             } else {
@@ -80,6 +86,14 @@ pub fn pre_start(root: &Root, vmid: Vmid) -> Result<Vec<String>> {
         }
     }
     Ok(lines)
+}
+
+/// What a person can do about a guest in doubt.
+pub fn way_out_of_doubt(vmid: Vmid) -> String {
+    format!(
+        "If guest {vmid} is the copy, start the other one first; if it is the one to stay, set restore.identity = \
+        \"never\" for it: [guest.{vmid}] in /etc/stillpoint/config.toml"
+    )
 }
 
 /// Once in a boot of the node for each reason: a guest in doubt is started again and again.
@@ -113,15 +127,22 @@ pub fn foresee(root: &Root, vmid: Vmid) -> Result<Outlook> {
     let known = survey.container(vmid)?;
     let case = survey.case(known, &settings)?;
     let decision = decide(&case);
-    let change = match &decision.verdict {
+    let inside = apply::inside(&settings.restore_of(vmid.0));
+    let (change, inside, compared_with) = match &decision.verdict {
         Verdict::Change(due) => {
+            let restore = settings.restore_of(vmid.0);
             let taken = survey.guests().iter().flat_map(|guest| guest.appearance.macs());
             let macs = fresh_macs(root, taken.collect())?;
-            Some(Change::plan(vmid, &case.own, due, &settings.restore_of(vmid.0), macs)?)
+            let change = Change::plan(vmid, &case.own, due, &restore, macs)?;
+            (Some(change), inside, None)
         }
-        Verdict::Keep { .. } | Verdict::InDoubt => None,
+        Verdict::Keep { .. } => {
+            let with = case.may_share_inside_with().filter(|_| !inside.is_empty());
+            (None, if with.is_some() { inside } else { Vec::new() }, with)
+        }
+        Verdict::InDoubt => (None, Vec::new(), None),
     };
-    Ok(Outlook { decision, change, unread: survey.unread })
+    Ok(Outlook { decision, change, inside, compared_with, unread: survey.unread })
 }
 
 /// Records that a guest's identity is its own, unless another guest of the cluster may own it.

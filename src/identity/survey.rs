@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use super::appearance::{Appearance, Known, Rival, rivals};
 use super::decide::{Case, Recorded};
 use super::owner::Records;
-use super::restores::Restores;
+use super::restores::{Restored, Restores};
 use crate::config::Settings;
 use crate::guest::{State, members, reported};
 use crate::sys::{Root, text};
@@ -75,21 +75,27 @@ impl Survey {
     pub fn case(&self, known: &Known, settings: &Settings) -> Result<Case> {
         let vmid = known.member.vmid;
         let records = Records::of(&self.root);
+        let restored = self.restores.of(vmid);
         let mut rivals = rivals(vmid, &known.appearance, &self.guests);
         for rival in &mut rivals {
             rival.restored = self.restores.of(rival.vmid);
             if !rival.shared.is_empty() {
                 let record = records.read(rival.vmid).with_context(|| rival.name())?;
                 rival.claims = record.map(|record| record.macs).unwrap_or_default();
+            }
+            let is_restored = matches!(restored, Restored::At(_));
+            if !rival.shared.is_empty() || is_restored && !rival.addresses.is_empty() {
                 rival.running = running(&self.root, rival)?;
             }
         }
         let recorded = records.read(vmid)?.map_or_else(Recorded::default, |owned| owned.recorded());
         Ok(Case {
+            vmid,
             setting: settings.restore_of(vmid.0).identity,
             own: known.appearance.clone(),
             recorded,
-            restored: self.restores.of(vmid),
+            restored,
+            origin: self.restores.origin(&self.root, vmid),
             alone: self.alone,
             rivals,
         })

@@ -2,7 +2,8 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
 
 use crate::guest::Guest;
 use crate::sys::bounded;
@@ -28,7 +29,12 @@ pub fn renew(guest: &Guest) -> Result<bool> {
 fn write(tree: &Tree, id: &str) -> Result<bool> {
     // Alpine has none without D-Bus, and what is empty is filled at the next boot.
     let has = |path: &str| {
-        let content = tree.read(path, LIMIT).with_context(|| format!("{path} in the guest"))?;
+        let content = match tree.read(path, LIMIT) {
+            Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => {
+                bail!("{path} in the guest is a symlink: have it hold the id itself")
+            }
+            other => other.with_context(|| format!("{path} in the guest"))?,
+        };
         anyhow::Ok(content.is_some_and(|content| !content.trim_ascii().is_empty()))
     };
     let line = format!("{id}\n");

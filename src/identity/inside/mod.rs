@@ -3,6 +3,7 @@
 mod host_keys;
 mod machine_id;
 mod services;
+mod shared;
 
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,14 @@ pub fn renew(root: &Root, vmid: Vmid) -> Result<()> {
         State::Running(guest) => guest,
         State::Stopped => bail!("it is not running"),
     };
+    if copy.if_shared {
+        match shared::with_original(root, &copy, &guest)? {
+            Some(true) => {}
+            Some(false) => return copies::forget(root, vmid),
+            // At its next start it may be known.
+            None => return Ok(()),
+        }
+    }
     let began = Instant::now();
     let mut renewing = Renewing { root, guest, copy, done: Vec::new(), failed: Vec::new() };
     renewing.all(&config.unwrap_or_default());
@@ -104,18 +113,25 @@ impl Renewing<'_> {
         false
     }
 
-    /// Into the journal and, where something failed, the system's log and a mail; and leaves what is still due.
+    /// Into the journal and, where something failed, the system's log and a mail; and leaves what is still due. What
+    /// fails at each start is told once.
     fn tell(self, took: Duration) -> Result<()> {
-        let Renewing { root, copy, done, failed, .. } = self;
+        let Renewing { root, mut copy, done, failed, .. } = self;
+        let failure = (!failed.is_empty()).then(|| text::printable(&failed.join("; "), 1000));
+        let known = done.is_empty() && failure == copy.told;
+        copy.told = failure.clone();
         if copy.machine_id || copy.ssh_host_keys {
             copies::leave(root, &copy)?;
         } else {
             copies::forget(root, copy.vmid)?;
         }
-        if !failed.is_empty() {
+        if known {
+            return Ok(());
+        }
+        if let Some(failure) = failure {
             let message = format!(
-                "not everything of a restored copy could be made new inside it: {}",
-                text::printable(&failed.join("; "), 1000)
+                "not everything of a restored copy could be made new inside it: {failure}. It is tried again at each \
+                start, and not told again"
             );
             log::warning(copy.vmid, &message);
             let subject = format!("Stillpoint: guest {} still shares something", copy.vmid);
