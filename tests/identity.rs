@@ -515,6 +515,88 @@ fn without_a_quorum_nothing_is_touched() {
     assert_eq!(scene.files(), before);
 }
 
+/// Proxmox VE takes other files than it writes itself: of lines with one key the last, and what is no line at all is
+/// passed over.
+#[test]
+fn a_file_that_somebody_else_wrote_is_understood_as_proxmox_ve_does() {
+    let snapshot = format!("\n[s]\n{ORIGINAL}");
+    for (case, text) in [
+        ("CRLF", ORIGINAL.replace('\n', "\r\n")),
+        ("no newline at its end", ORIGINAL.trim_end().to_string()),
+        ("two hundred snapshots", format!("{ORIGINAL}{}", snapshot.repeat(200))),
+        ("lower case", ORIGINAL.replace("BC:24:11:00:00:01", "bc:24:11:00:00:01")),
+        ("the same line twice", format!("{ORIGINAL}{}\n", ORIGINAL.lines().nth(7).unwrap())),
+        ("net10", ORIGINAL.replace("net0: ", "net10: ")),
+        (
+            "a key that comes again",
+            ORIGINAL.replace("net0: ", "net0: name=eth0,hwaddr=BC:24:11:00:00:77\nnet0: "),
+        ),
+    ] {
+        let scene = Scene::new();
+        scene.mark_running(9001);
+        scene.restore(9002, &text);
+        let before = scene.config(9002);
+        let net = if case == "net10" { "10" } else { "0" };
+        let lxc = LXC.replace("lxc.net.0", &format!("lxc.net.{net}"));
+        scene.node.write("var/lib/lxc/9002/config", &lxc).unwrap();
+        assert!(scene.pre_start(9002).contains("guest 9002 is a copy"), "{case}");
+        let after = scene.config(9002);
+        let changed = diff(&before, &after);
+        let lines = if case == "the same line twice" { 3 } else { 2 };
+        assert_eq!(changed.len(), lines, "{case}: {changed:?}");
+        let mac = mac_of(changed[1].1).to_string();
+        assert_ne!(mac, "BC:24:11:00:00:01", "{case}");
+        assert!(changed[1..].iter().all(|(_, new)| mac_of(new) == mac), "{case}: {changed:?}");
+        assert!(scene.lxc(9002).contains(&format!("hwaddr = {mac}\n")), "{case}");
+        assert_eq!(scene.record(9002).unwrap()["macs"], serde_json::json!([mac]), "{case}");
+        assert_eq!(scene.pre_start(9002), "", "{case}");
+        assert_eq!(scene.config(9002), after, "{case}");
+    }
+}
+
+#[test]
+fn a_comment_that_is_no_text_stays_byte_for_byte() {
+    let scene = Scene::new();
+    scene.mark_running(9001);
+    let mut text = b"#\xfc\xff\x00 hostname: web\n".to_vec();
+    text.extend(ORIGINAL.replace("vm-9001", "vm-9002").bytes());
+    scene.restore(9002, "");
+    let path = scene.node.path("etc/pve/nodes/sim/lxc/9002.conf");
+    fs::write(&path, &text).unwrap();
+    scene.node.write("var/lib/lxc/9002/config", LXC).unwrap();
+    assert!(scene.pre_start(9002).contains("guest 9002 is a copy"));
+    let after = fs::read(&path).unwrap();
+    assert_eq!(after[..17], text[..17]);
+    assert_eq!(after.len(), text.len() + "-9002".len());
+}
+
+/// One that hung and came to itself again, and the one that was called after it.
+#[test]
+fn two_calls_for_one_start_never_mix() {
+    let scene = Scene::new();
+    scene.mark_running(9001);
+    scene.restore(9002, ORIGINAL);
+    scene.node.write("var/lib/lxc/9002/config", LXC).unwrap();
+    let before = scene.config(9002);
+    let mut first = scene.called("guest-hook", &["identity", "9002"]);
+    first.env("STILLPOINT_FAILPOINT", "identity-recorded=halt");
+    let mut first = first.stdout(std::process::Stdio::null()).spawn().unwrap();
+    while !scene.node.path("failpoint-hit").exists() {
+        assert!(first.try_wait().unwrap().is_none(), "it came to its end before");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let said = scene.pre_start(9002);
+    assert!(said.contains("is held by another process"), "{said}");
+    assert_eq!(scene.config(9002), before);
+    fs::write(scene.node.path("failpoint-release"), "").unwrap();
+    assert!(first.wait().unwrap().success());
+    let mac = mac_of(&scene.config(9002)).to_string();
+    assert_ne!(mac, "BC:24:11:00:00:01");
+    assert_eq!(scene.record(9002).unwrap()["macs"], serde_json::json!([mac]));
+    assert!(scene.inside(9002).is_some());
+    assert_eq!(scene.pre_start(9002), "");
+}
+
 /// The record comes first, and each of the two files can then be the one that takes nothing.
 #[test]
 fn what_can_not_be_written_leaves_both_files_and_the_record_as_they_were() {
@@ -783,7 +865,10 @@ fn adopt_gives_the_identity_of_an_original_that_does_not_run() {
     scene.configure(9002, &copy);
 
     let (well, said) = scene.stillpoint(&["adopt", "9002"]);
-    assert!(well && said.contains("pct start 9002"), "{said}");
+    assert!(
+        well && said.contains("pct start 9002") && said.contains("SSH host keys stay"),
+        "{said}"
+    );
     assert_eq!(scene.config(9002), restored, "as it was restored, to the byte");
     assert!(scene.lxc(9002).contains("lxc.uts.name = web\n"));
     assert!(scene.lxc(9002).contains("BC:24:11:00:00:01"));

@@ -103,6 +103,9 @@ pub enum Command {
         json: bool,
     },
     /// Give a restored copy the identity of its original, which is stopped or gone
+    ///
+    /// Hostname, hardware addresses and addresses come back, from the record of the change. What is inside stays as it is:
+    /// a machine-id and SSH host keys that were made new are not brought back.
     #[command(after_help = "Example: stillpoint adopt 9002")]
     Adopt { vmid: Vmid },
     /// Have Stillpoint look after guests when they start

@@ -50,7 +50,7 @@ pub fn check(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
         }
         (Verdict::InDoubt, _) => {
             print(&format!("Guest {vmid} keeps its identity, for it is in doubt: {reason}."))?;
-            print(&identity::way_out_of_doubt(vmid))?;
+            print(&format!("What to do: {}.", identity::way_out_of_doubt(vmid)))?;
         }
         (Verdict::Keep { .. }, _) => {
             print(&format!("Guest {vmid} keeps its identity: {reason}."))?;

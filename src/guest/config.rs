@@ -98,7 +98,10 @@ impl Config {
                 "unprivileged" => config.unprivileged = is_on(value),
                 "features" => config.features = features(value),
                 _ if is_numbered(key, "net") => {
-                    config.nets.extend(key[3..].parse().ok().map(|net| (net, value.to_string())));
+                    let Ok(number) = key[3..].parse::<u32>() else { continue };
+                    // Of lines with the same key Proxmox VE takes the last.
+                    config.nets.retain(|(other, _)| *other != number);
+                    config.nets.push((number, value.to_string()));
                 }
                 _ if is_numbered(key, "mp") => config.mounts.extend(mount(value)),
                 _ if is_disk(key) && config.root_volume.is_none() => {

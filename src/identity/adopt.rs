@@ -83,6 +83,10 @@ pub fn adopt(root: &Root, vmid: Vmid) -> Result<Vec<String>> {
             sentence(&owner.name())
         )
     }));
+    lines.push(
+        "Its machine-id and SSH host keys stay as they are now: who knows the original's host key is asked once."
+            .to_string(),
+    );
     lines.push(format!("Start it with `pct start {vmid}`."));
     Ok(lines)
 }

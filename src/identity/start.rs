@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -13,8 +14,11 @@ use super::survey::Survey;
 use crate::config::Settings;
 use crate::guest::{Mac, State};
 use crate::journal::{Identity, IdentityOutcome, Journal, Record};
-use crate::sys::{Root, file, random};
+use crate::sys::{Root, file, lock, random};
 use crate::vzdump::Vmid;
+
+/// Another call for the same start is done long before that; the hook waits a second longer for this one.
+const LOCK_LIMIT: Duration = Duration::from_secs(4);
 
 /// What the next start of a guest would do about its identity.
 pub struct Outlook {
@@ -34,11 +38,24 @@ pub struct Outlook {
 ///
 /// A second call for the same start finds nothing to do.
 pub fn pre_start(root: &Root, vmid: Vmid) -> Result<Vec<String>> {
+    // PVE calls one after the other; where one was too slow and left behind, the next comes all the same.
+    let lock = root.path(&format!("/run/stillpoint/identity-{vmid}.lock"));
+    let mut lines = Vec::new();
+    let _lock = match lock::take(&lock, Instant::now() + LOCK_LIMIT) {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            return Err(error).context("an earlier call has not come to its end");
+        }
+        Err(error) => {
+            lines.push(format!("{}: {error}", lock.display()));
+            None
+        }
+        Ok(lock) => Some(lock),
+    };
     let settings = Settings::load(root);
     let survey = Survey::take(root)?;
     let known = survey.container(vmid)?;
     let records = Records::of(root);
-    let mut lines: Vec<String> = settings.complaint.iter().cloned().collect();
+    lines.extend(settings.complaint.iter().cloned());
     if let Err(error) = records.drop_gone(&survey.vmids()) {
         lines.push(format!("records of guests that are gone stay: {error:#}"));
     }
@@ -91,7 +108,7 @@ pub fn pre_start(root: &Root, vmid: Vmid) -> Result<Vec<String>> {
 /// What a person can do about a guest in doubt.
 pub fn way_out_of_doubt(vmid: Vmid) -> String {
     format!(
-        "If guest {vmid} is the copy, start the other one first; if it is the one to stay, set restore.identity = \
+        "if guest {vmid} is the copy, start the other one first; if it is the one to stay, set restore.identity = \
         \"never\" for it: [guest.{vmid}] in /etc/stillpoint/config.toml"
     )
 }
