@@ -379,7 +379,7 @@ fn each_copy_with_new_hardware_addresses_gets_what_is_inside_made_new() {
         assert!(foreseen.contains("machine-id: new, once it runs"), "{foreseen}");
         let before = scene.config(9002);
         let said = scene.start(9002);
-        assert!(said.contains("a copy") && said.contains("machine-id of its own"), "{said}");
+        assert!(said.contains("a copy") && said.contains("SSH host keys of its own"), "{said}");
         let inside = scene.inside(9002).unwrap();
         assert_eq!((&inside["machine_id"], &inside["if_shared"]), (&true.into(), &false.into()));
         assert_eq!(inside["macs"], serde_json::json!(["BC:24:11:00:00:02"]));
@@ -834,6 +834,11 @@ fn restore_check_says_what_the_start_would_do() {
     assert_eq!((&outlook["decision"], &outlook["original"]), (&"change".into(), &9001.into()));
     assert_eq!(outlook["changes"][0]["to"], "web-9002");
     assert_eq!(scene.files(), before, "it touches nothing");
+    assert!(text.contains("Before its start: stillpoint enable 9002"), "{text}");
+    assert_eq!(outlook["called"], false);
+    scene.restore(9002, &format!("{ORIGINAL}hookscript: share:snippets/stillpoint\n"));
+    let (well, text) = scene.stillpoint(&["restore-check", "9002"]);
+    assert!(well && !text.contains("stillpoint enable"), "{text}");
     let (well, text) = scene.stillpoint(&["restore-check", "9001"]);
     assert!(well && text.contains("keeps its identity"), "{text}");
     assert!(!scene.stillpoint(&["restore-check", "9009"]).0);

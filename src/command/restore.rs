@@ -4,7 +4,9 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::print;
+use crate::guest::Place;
 use crate::identity::{self, Change, Outlook, Verdict};
+use crate::setup::{drop_in, snippet};
 use crate::sys::Root;
 use crate::sys::text::printable;
 use crate::vzdump::Vmid;
@@ -13,6 +15,7 @@ use crate::vzdump::Vmid;
 pub fn check(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
     let Outlook { decision, change, inside, compared_with, unread } =
         identity::foresee(root, vmid)?;
+    let is_called = is_called(root, vmid)?;
     if as_json {
         let outlook = json!({
             "vmid": vmid,
@@ -30,6 +33,7 @@ pub fn check(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
             "inside": inside,
             "compared_with": compared_with,
             "not_looked_at": unread,
+            "called": is_called,
         });
         return print(&serde_json::to_string_pretty(&outlook)?);
     }
@@ -66,7 +70,20 @@ pub fn check(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
     for why in unread {
         print(&format!("Not looked at, for it can't be read: {why}"))?;
     }
+    if !is_called {
+        print(&format!(
+            "Nothing calls Stillpoint when guest {vmid} starts, so it starts as it is. Before its start: stillpoint enable \
+             {vmid}"
+        ))?;
+    }
     Ok(())
+}
+
+/// Whether its hookscript or the unit of its start calls us.
+fn is_called(root: &Root, vmid: Vmid) -> Result<bool> {
+    let Place::Here(config) = Place::of(root, vmid)? else { return Ok(false) };
+    Ok(config.hookscript.is_some_and(|volume| snippet::is_ours(&volume))
+        || drop_in::installed(root))
 }
 
 /// Gives a copy the identity of its original.

@@ -161,7 +161,10 @@ pub fn told(vmid: Vmid, change: &Change, restore: &Restore, reason: &str) -> Vec
             new.push(format!("net{number} by DHCP instead of {addresses}"));
         }
     }
-    new.extend(inside(restore).into_iter().map(|what| format!("{what} of its own")));
+    let inside = inside(restore);
+    if !inside.is_empty() {
+        new.push(format!("inside {} of its own", inside.join(" and ")));
+    }
     let mut lines = vec![format!(
         "guest {vmid} is a copy and gets its own identity ({reason}): {}",
         new.join(", ")

@@ -89,7 +89,10 @@ pub fn decide(case: &Case) -> Decision {
         None if case.own.macs().is_empty() => {
             keep(true, "it has no hardware address of its own".to_string())
         }
-        None => keep(true, "no other guest of the cluster has its hardware address".to_string()),
+        None => {
+            let reason = "no other guest of the cluster has its hardware address".to_string();
+            keep(true, reason + &case.as_a_clone())
+        }
     }
 }
 
@@ -214,6 +217,18 @@ impl Case {
     /// only a look into both can tell, for its backup may come from another cluster that has the number too.
     pub fn may_share_inside_with(&self) -> Option<Vmid> {
         self.origin.filter(|_| self.setting != Identity::Never && self.may_be_a_copy())
+    }
+
+    /// One that was restored on another node and moved here before its first start looks like a clone.
+    fn as_a_clone(&self) -> String {
+        let twin = self.rivals.iter().find(|rival| rival.is_alike || !rival.addresses.is_empty());
+        match (twin, self.restored, self.is_recorded()) {
+            (Some(twin), Restored::NotHere | Restored::Unknown, false) => format!(
+                "; it is like {}, but no restore of it is known on this node, and a clone is left as it is",
+                twin.name()
+            ),
+            _ => String::new(),
+        }
     }
 
     /// All that it has is recorded as its own.
@@ -501,7 +516,9 @@ mod tests {
     #[test]
     fn a_clone_and_a_guest_that_was_started_before_are_left_alone() {
         for restored in [Restored::NotHere, Restored::Unknown] {
-            assert_eq!(verdict(&Case { restored, ..case(vec![twin()]) }).0, "keep*");
+            let (verdict, reason) = verdict(&Case { restored, ..case(vec![twin()]) });
+            assert_eq!(verdict, "keep*");
+            assert!(reason.contains("like guest 9001 (web), but no restore of it"), "{reason}");
         }
         let all: Vec<Mac> = own().macs().into_iter().collect();
         // Restored over itself, started since, or given another hardware address since.
