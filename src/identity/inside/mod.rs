@@ -118,20 +118,21 @@ impl Renewing<'_> {
     fn tell(self, took: Duration) -> Result<()> {
         let Renewing { root, mut copy, done, failed, .. } = self;
         let failure = (!failed.is_empty()).then(|| text::printable(&failed.join("; "), 1000));
-        let known = done.is_empty() && failure == copy.told;
+        let known = failure.is_some() && done.is_empty() && failure == copy.told;
         copy.told = failure.clone();
-        if copy.machine_id || copy.ssh_host_keys {
+        let again = if copy.machine_id || copy.ssh_host_keys {
             copies::leave(root, &copy)?;
+            " It is tried again at each start, and told once."
         } else {
             copies::forget(root, copy.vmid)?;
-        }
+            ""
+        };
         if known {
             return Ok(());
         }
         if let Some(failure) = failure {
             let message = format!(
-                "not everything of a restored copy could be made new inside it: {failure}. It is tried again at each \
-                start, and not told again"
+                "not everything of a restored copy could be made new inside it: {failure}.{again}"
             );
             log::warning(copy.vmid, &message);
             let subject = format!("Stillpoint: guest {} still shares something", copy.vmid);
