@@ -20,7 +20,9 @@ pub enum Event<T> {
     Begins(usize),
     /// It has ended with this result.
     Done(usize, T),
-    /// Something has ended, and what waited for it has begun: it may be written down without holding up anything.
+    /// Some have ended, and what waited for them has begun: it may be written down without holding up anything.
+    /// What ends meanwhile is told before the next time, all of it: writing takes its time, on some disks more than a
+    /// container takes to stop.
     WriteDown,
     /// Nothing has happened for a moment.
     Look,
@@ -86,7 +88,8 @@ where
         if under_way == 0 && ready.is_empty() {
             return ControlFlow::Continue(());
         }
-        if let Ok((index, result)) = receiver.recv_timeout(TICK) {
+        let first = receiver.recv_timeout(TICK).ok();
+        for (index, result) in first.into_iter().chain(receiver.try_iter()) {
             under_way -= 1;
             unwritten = true;
             observe(Event::Done(index, result))?;
@@ -159,6 +162,9 @@ pub fn acyclic(waits_for: &mut [Vec<usize>]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
     use super::*;
 
     fn order(waits_for: &[Vec<usize>]) -> Vec<usize> {
@@ -199,6 +205,47 @@ mod tests {
             },
         );
         assert_eq!(count, 3);
+    }
+
+    /// Tells, when its thread ends, that it has ended: what the thread sent is then there to be received.
+    struct Ended(Arc<AtomicUsize>);
+
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    thread_local! {
+        static ENDED: RefCell<Option<Ended>> = const { RefCell::new(None) };
+    }
+
+    #[test]
+    fn what_ends_while_it_is_written_down_is_written_down_together() {
+        let (writing, ended) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let (is_writing, count) = (Arc::clone(&writing), Arc::clone(&ended));
+        let work = move |index| {
+            ENDED.set(Some(Ended(Arc::clone(&count))));
+            while index > 0 && !is_writing.load(Ordering::SeqCst) {
+                thread::yield_now();
+            }
+        };
+        let (mut done, mut told) = (0, Vec::new());
+        in_order(&vec![Vec::new(); 8], work, |event| {
+            match event {
+                Event::Done(..) => done += 1,
+                Event::WriteDown => {
+                    told.push(done);
+                    writing.store(true, Ordering::SeqCst);
+                    while ended.load(Ordering::SeqCst) < 8 {
+                        thread::yield_now();
+                    }
+                }
+                Event::Begins(_) | Event::Look => {}
+            }
+            ControlFlow::Continue(())
+        });
+        assert_eq!(told, [1, 8]);
     }
 
     #[test]

@@ -187,6 +187,7 @@ fn stop_all(root: &Root, run: &mut Run, engine: &Engine, limit: Duration) -> Qui
         }
     };
     let mut trouble: Option<String> = None;
+    let mut missing = after.len();
     in_order(&after, work, |event| {
         match event {
             Event::Begins(index) => {
@@ -195,6 +196,10 @@ fn stop_all(root: &Root, run: &mut Run, engine: &Engine, limit: Duration) -> Qui
             }
             Event::Done(index, result) => {
                 trouble = confirm(run, index, result);
+                missing -= 1;
+                if let Some(quiesce) = run.quiesce.as_mut().filter(|_| missing == 0) {
+                    quiesce.rested_ms = Some(clock::boot_ms());
+                }
                 failpoint::reach(root, "stop-confirmed");
             }
             Event::WriteDown => {
@@ -213,16 +218,7 @@ fn stop_all(root: &Root, run: &mut Run, engine: &Engine, limit: Duration) -> Qui
         if trouble.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     given_up.store(true, Ordering::SeqCst);
-    if let Some(trouble) = trouble {
-        return Quiesced::Disturbed(trouble);
-    }
-    if let Some(quiesce) = run.quiesce.as_mut() {
-        quiesce.rested_ms = Some(clock::boot_ms());
-    }
-    match runs.save(run) {
-        Ok(()) => Quiesced::AtRest,
-        Err(error) => Quiesced::Disturbed(format!("it can't be written down: {error:#}")),
-    }
+    trouble.map_or(Quiesced::AtRest, Quiesced::Disturbed)
 }
 
 fn request(run: &mut Run, index: usize) {
