@@ -21,7 +21,8 @@ pub fn grade(run: &Run) -> (Option<Grade>, Vec<String>) {
     let grade = match (&run.quiesce, run.guest_type, run.mode_used) {
         _ if !run.was_running => Grade::Offline,
         (_, GuestType::Qemu, _) => Grade::None,
-        (_, GuestType::Lxc, Mode::Stop) if run.seen_down => Grade::Clean,
+        (_, GuestType::Lxc, Mode::Stop) if run.seen_down && run.unrest.is_empty() => Grade::Clean,
+        (_, GuestType::Lxc, Mode::Stop) if run.seen_down => Grade::CrashConsistent,
         (_, GuestType::Lxc, Mode::Stop) => {
             reasons.push("the guest was not seen shut down while its archive was made".to_string());
             Grade::CrashConsistent

@@ -48,10 +48,11 @@ pub fn quiesce(root: &Root, settings: &Settings, run: &mut Run) -> Quiesced {
 /// Writes down what runs, on the node and in the guest: in stop mode the guest is shut down as a whole, and its
 /// containers have to be up again after its start. Returns why there is nothing to write down, if so.
 pub fn note_running(root: &Root, settings: &Settings, run: &mut Run) -> Result<Option<String>> {
-    let (guest, plan) = match look(root, settings, run)? {
+    let (guest, engine, plan) = match look(root, settings, run)? {
         Look::Nothing(why) => return Ok(Some(why)),
-        Look::Found(guest, _, plan) => (guest, plan),
+        Look::Found(guest, engine, plan) => (guest, engine, plan),
     };
+    run.unrest.extend(left_running_by(&engine));
     for step in plan.steps.iter().filter(|step| step.before.is_some()) {
         let name = text::printable(&step.name, 80);
         run.note(format!(
@@ -98,6 +99,18 @@ fn prepare(root: &Root, settings: &Settings, run: &mut Run) -> Result<Prepared> 
     let limit = plan.time_limit(settings);
     write_down(root, run, &guest, plan, By::Stillpoint)?;
     Ok(Prepared::Engine(engine, limit))
+}
+
+/// Why the end of this engine, as at its guest's shutdown, does not bring its containers to rest, if so.
+fn left_running_by(engine: &Engine) -> Option<String> {
+    match engine.info(Instant::now() + SURVEY_LIMIT) {
+        Ok(info) if info.live_restore => Some(
+            "its engine leaves containers running when it ends (live-restore), so that the guest's shutdown kills them"
+                .to_string(),
+        ),
+        Ok(_) => None,
+        Err(error) => Some(format!("whether its engine stops its containers when it ends is not known: {error}")),
+    }
 }
 
 fn look(root: &Root, settings: &Settings, run: &Run) -> Result<Look> {

@@ -28,6 +28,7 @@ pub fn cases() -> Vec<Case> {
         Case::always(FAULT, "made with --rm", with_rm),
         Case::always(FAULT, "made with --rm, and vzdump killed", with_rm_and_killed),
         Case::always(FAULT, "paused, restarting, exited or created before", others_before),
+        Case::always(FAULT, "killed by their guest's shutdown", killed_by_the_shutdown),
         Case::always("start fails", "a few times", start_fails),
         Case::always("start fails", "a few times, and vzdump killed", start_fails_and_killed),
         Case::always("start fails", "for ever", start_always_fails).weighing(Weight::Long),
@@ -159,6 +160,14 @@ fn others_before() -> Result<Ended> {
         }
     }
     Promise::of(&scene, &report).kept()
+}
+
+/// An engine with live-restore leaves its containers running when it ends.
+fn killed_by_the_shutdown() -> Result<Ended> {
+    let scene = Scene::new("lxc-stop-running", &|guest| guest.engine.live_restore = true);
+    let report = scene.play(Vec::new());
+    is_crash_consistent(&report, "live-restore")?;
+    Promise::of(&scene, &report).booted().kept()
 }
 
 fn failing(starts: u32) -> Scene {
