@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::command;
 use crate::config::Settings;
 use crate::report::lines::say;
-use crate::sys::{Root, journald, signal};
+use crate::sys::{Root, failpoint, journald, signal};
 use crate::vzdump::{Call, Job};
 
 /// A hook waits this long for the guest's lock; who holds it longer is the one that brings the guest back.
@@ -69,6 +69,7 @@ fn called_by_vzdump(root: &Root, arguments: &[String]) -> u8 {
         return 0;
     }
     let settings = Settings::load(root);
+    arguments.iter().take(1).for_each(|phase| failpoint::reach(root, phase));
     let job = match Job::of_parent() {
         Ok(job) => job,
         Err(error) => {

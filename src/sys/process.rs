@@ -28,12 +28,16 @@ impl Process {
         Ok(Process { pid, started: stat(pid)?.started, boot: clock::boot_id() })
     }
 
-    /// The caller's parent. One that has died is an error: PID 1 is nobody's parent by choice.
+    /// The caller's parent. One that has died is an error: neither PID 1 nor a process of another session, which has
+    /// adopted an orphan, is anybody's parent by choice.
     pub fn parent() -> io::Result<Process> {
         let pid = nix::unistd::getppid();
         let parent = Process::find(pid.as_raw())?;
-        if pid.as_raw() == 1 || nix::unistd::getppid() != pid {
-            return Err(io::Error::other("it has died"));
+        let own = std::process::id().cast_signed();
+        let session = session_of(own)?;
+        let adopted = session != own && session != session_of(pid.as_raw())?;
+        if pid.as_raw() == 1 || adopted || nix::unistd::getppid() != pid {
+            return Err(orphaned());
         }
         Ok(parent)
     }
@@ -113,6 +117,11 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let session = fields.nth(1)?.parse().ok()?;
     let started = fields.nth(15)?.parse().ok()?;
     Some(Stat { dead: matches!(state, "Z" | "X"), parent, session, started })
+}
+
+/// The error of a process whose parent is gone.
+pub fn orphaned() -> io::Error {
+    io::Error::other("it has died")
 }
 
 /// The parent of a process.

@@ -19,13 +19,17 @@ pub struct Job {
 }
 
 impl Job {
-    /// The job that the calling hook belongs to: its parent is the worker.
+    /// The job that the calling hook belongs to: its parent is the worker. One that has died is an error.
     pub fn of_parent() -> io::Result<Job> {
         let worker = Process::parent()?;
         let upid = process::arguments(worker.pid)?
             .first()
             .and_then(|argument| Upid::from_command_line(argument));
         let session = process::session_of(worker.pid)?;
+        // One that has died meanwhile has no arguments any more.
+        if !worker.alive() {
+            return Err(process::orphaned());
+        }
         Ok(Job { upid, worker, session })
     }
 

@@ -30,6 +30,9 @@ const VICTIMS: [Victim; 7] = [
 const POINTS: [&str; 7] =
     ["opened", "planned", "noted", "armed", "guard-armed", "journalled", "closing"];
 
+/// Phases at whose beginning vzdump may die before the hook has looked who calls it.
+const CALLED: [&str; 4] = ["pre-stop", "post-restart", "backup-end", "log-end"];
+
 /// Those of each single container.
 const EACH: [&str; 4] = ["started", "start-confirmed", "stop-requested", "stop-confirmed"];
 
@@ -86,6 +89,9 @@ fn boundaries(mode: &str) -> Vec<Boundary> {
     for point in POINTS {
         all.push(Boundary::Failpoint(point, 1));
     }
+    for phase in CALLED {
+        all.push(Boundary::Failpoint(phase, 1));
+    }
     if !stop {
         all.push(Boundary::Failpoint("proven", 1));
     }
@@ -126,6 +132,7 @@ fn boundaries(mode: &str) -> Vec<Boundary> {
 /// Whether there is such a victim then, and vzdump's way on from there is known.
 fn fits(boundary: Boundary, victim: Victim) -> bool {
     match boundary {
+        Boundary::Failpoint(point, _) if CALLED.contains(&point) => victim == Victim::Worker,
         Boundary::Failpoint(..) | Boundary::Moment(_, Moment::Actions(_) | Moment::After(_)) => {
             true
         }
@@ -164,6 +171,9 @@ impl Fault {
 
     /// A shutdown that vzdump may have asked for just before it died is waited for: two minutes.
     pub fn weight(&self) -> Weight {
+        if matches!(self.boundary, Boundary::Failpoint(point, _) if CALLED.contains(&point)) {
+            return Weight::Always;
+        }
         let interrupted = self.victim == Victim::StopButton;
         let died = matches!(self.victim, Victim::Worker | Victim::Group)
             || self.victim == Victim::Everything && self.after == After::NextJob;
@@ -202,7 +212,7 @@ impl Fault {
     fn is_before_the_guard(&self) -> bool {
         matches!(
             self.boundary,
-            Boundary::Failpoint("opened", _)
+            Boundary::Failpoint("opened" | "pre-stop", _)
                 | Boundary::Moment("backup-start", _)
                 | Boundary::Moment(_, Moment::After(_))
         )

@@ -256,7 +256,8 @@ impl Node {
     /// # Errors
     /// When one of them cannot be killed, or new ones come faster than they can be killed.
     pub fn kill_processes(&self) -> Result<()> {
-        for _ in 0..100 {
+        // On a machine with much to do a killed process takes its time to go.
+        for _ in 0..6000 {
             let found = self.processes()?;
             if found.is_empty() {
                 return Ok(());
