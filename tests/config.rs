@@ -73,12 +73,12 @@ fn a_broken_file_is_named_with_its_lines_and_the_other_one_counts() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(
         text.contains(
-            "/etc/stillpoint/config.toml is NOT used, line 2: there is no setting \
-             quiesce.hold-limt, the nearest is quiesce.hold-limit"
+            "# /etc/stillpoint/config.toml is NOT used, line 2:\n#   there is no setting \
+             quiesce.hold-limt, the nearest is quiesce.hold-limit\n"
         ),
         "{text}"
     );
-    assert!(text.contains("line 3: quiesce.time-limit: '60' is no duration"), "{text}");
+    assert!(text.contains("line 3:\n#   quiesce.time-limit: '60' is no duration"), "{text}");
     let config = node.json(&["config", "--json"]);
     assert_eq!(setting(&config, "verify.parallel")["value"], 2);
     assert_eq!(config["files"][1]["used"], false);

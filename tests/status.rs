@@ -82,6 +82,7 @@ fn everything_fits_80_columns_and_has_no_colours_in_a_pipe() {
     assert!(text.contains("9002 a-guest-with-quite-a-long-name"), "{text}");
     let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(flat.contains("the backup is crash-consistent: shop-db-1 was not stopped"), "{flat}");
+    assert!(text.lines().any(|line| line.starts_with("warning   9002 ")), "{text}");
 }
 
 #[test]
@@ -269,8 +270,11 @@ fn a_run_that_nobody_ends_is_critical_and_says_the_way_out() {
     node.write("var/lib/stillpoint/runs/9001.json", &run.to_string());
     let status = node.json(&["status", "--json"]);
     let now = status["now"][0]["message"].as_str().unwrap();
-    assert!(now.contains("was interrupted") && now.contains("stillpoint resume 9001"), "{now}");
+    assert!(now.contains("was interrupted") && now.contains("`stillpoint recover`"), "{now}");
     assert_eq!(node.said(&["status", "--check"]).0, 2);
+    // What it says is the way out is one.
+    assert_eq!(node.said(&["recover"]).0, 0);
+    assert_eq!(node.json(&["status", "--json"])["now"], json!([]));
 }
 
 /// What Prometheus's text format asks of each line, and of the order of lines.

@@ -27,7 +27,8 @@ fn lines(layers: &Layers) -> Vec<String> {
         }
         for fault in &file.faults {
             let line = fault.line.map_or(String::new(), |line| format!(", line {line}"));
-            lines.push(format!("# {} is NOT used{line}: {}", file.place, fault.message));
+            lines.push(format!("# {} is NOT used{line}:", file.place));
+            lines.push(format!("#   {}", fault.message));
         }
     }
     if layers.files.is_empty() {

@@ -1,6 +1,6 @@
 use anyhow::Result;
 
-use super::print;
+use super::{print, tell};
 use crate::journal::{Entry, Journal};
 use crate::report::record;
 use crate::sys::Root;
@@ -10,7 +10,7 @@ use crate::vzdump::Vmid;
 pub fn journal(root: &Root, guest: Option<Vmid>, as_json: bool) -> Result<()> {
     let mut printed = Ok(());
     Journal::of(root).read(|entry| {
-        let line = match entry {
+        match entry {
             Entry::Damaged { file, line, reason } => {
                 eprintln!("{}, line {line}, is damaged: {reason}", file.display());
                 return true;
@@ -19,10 +19,10 @@ pub fn journal(root: &Root, guest: Option<Vmid>, as_json: bool) -> Result<()> {
                 if guest.is_some_and(|guest| record["vmid"] != guest.0) {
                     return true;
                 }
-                if as_json { record.to_string() } else { record::line(&record) }
+                printed =
+                    if as_json { print(&record.to_string()) } else { tell(&record::line(&record)) };
             }
-        };
-        printed = print(&line);
+        }
         printed.is_ok()
     })?;
     printed

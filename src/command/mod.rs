@@ -20,7 +20,8 @@ use clap::Parser;
 
 use self::cli::{Arguments, Command};
 use crate::config::Settings;
-use crate::sys::{Root, clock};
+use crate::sys::text::wrapped;
+use crate::sys::{Root, clock, terminal};
 use crate::vzdump::Vmid;
 use crate::{quiesce, report};
 
@@ -92,6 +93,14 @@ fn collect(root: &Root) -> Result<()> {
     let collected = crate::verify::collect_all(root);
     report::after_verifies(root, &Settings::load(root), began);
     collected
+}
+
+/// Prints a sentence: on a terminal in lines that are broken between words, else in one line.
+fn tell(sentence: &str) -> Result<()> {
+    if !terminal::is_read() {
+        return print(sentence);
+    }
+    wrapped(sentence, terminal::width(), 2).iter().try_for_each(|line| print(line))
 }
 
 /// A reader that has seen enough (`| head`) is no error worth a message.

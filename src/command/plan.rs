@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use super::print;
+use super::{print, tell};
 use crate::config::{Settings, Strategy};
 use crate::engine::Engine;
 use crate::guest::{Place, State};
@@ -61,12 +61,12 @@ pub fn plan(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
     print(&format!("Guest {vmid}: for the instant of the snapshot, in this order:"))?;
     for (number, wave) in plan.waves().iter().enumerate() {
         for step in wave {
-            print(&format!("  {}. {}", number + 1, step_line(step)))?;
+            tell(&format!("  {}. {}", number + 1, step_line(step)))?;
         }
     }
     print(&format!("and back in reverse. Within {} s, or none of it.", limit.as_secs()))?;
     for note in &plan.notes {
-        print(&format!("Note: {note}"))?;
+        tell(&format!("Note: {note}"))?;
     }
     Ok(())
 }

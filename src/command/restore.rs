@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::json;
 
-use super::print;
+use super::{print, tell};
 use crate::guest::Place;
 use crate::identity::{self, Change, Outlook, Verdict};
 use crate::setup::{drop_in, snippet};
@@ -40,26 +40,26 @@ pub fn check(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
     let reason = printable(&decision.reason, 1000);
     match (&decision.verdict, change) {
         (Verdict::Change(_), Some(change)) if !change.is_empty() || !inside.is_empty() => {
-            print(&format!("Guest {vmid} is a copy: {reason}. Its next start changes:"))?;
+            tell(&format!("Guest {vmid} is a copy: {reason}. Its next start changes:"))?;
             for line in changes(&change) {
                 let text = |key: &str| printable(line[key].as_str().unwrap_or("-"), 300);
-                print(&format!("  {}: {} -> {}", text("setting"), text("from"), text("to")))?;
+                tell(&format!("  {}: {} -> {}", text("setting"), text("from"), text("to")))?;
             }
             for what in inside {
-                print(&format!("  {what}: new, once it runs"))?;
+                tell(&format!("  {what}: new, once it runs"))?;
             }
         }
         (Verdict::Change(_), _) => {
-            print(&format!("Guest {vmid} is a copy: {reason}. The settings leave it as it is."))?;
+            tell(&format!("Guest {vmid} is a copy: {reason}. The settings leave it as it is."))?;
         }
         (Verdict::InDoubt, _) => {
-            print(&format!("Guest {vmid} keeps its identity, for it is in doubt: {reason}."))?;
-            print(&format!("What to do: {}.", identity::way_out_of_doubt(vmid)))?;
+            tell(&format!("Guest {vmid} keeps its identity, for it is in doubt: {reason}."))?;
+            tell(&format!("What to do: {}.", identity::way_out_of_doubt(vmid)))?;
         }
         (Verdict::Keep { .. }, _) => {
-            print(&format!("Guest {vmid} keeps its identity: {reason}."))?;
+            tell(&format!("Guest {vmid} keeps its identity: {reason}."))?;
             if let Some(original) = compared_with {
-                print(&format!(
+                tell(&format!(
                     "It was restored from a backup of guest {original}: what it shares with that one of {} becomes new, \
                      once both run here.",
                     inside.join(" and ")
@@ -68,10 +68,10 @@ pub fn check(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
         }
     }
     for why in unread {
-        print(&format!("Not looked at, for it can't be read: {why}"))?;
+        tell(&format!("Not looked at, for it can't be read: {why}"))?;
     }
     if !is_called {
-        print(&format!(
+        tell(&format!(
             "Nothing calls Stillpoint when guest {vmid} starts, so it starts as it is. Before its start: stillpoint enable \
              {vmid}"
         ))?;
@@ -89,7 +89,7 @@ fn is_called(root: &Root, vmid: Vmid) -> Result<bool> {
 /// Gives a copy the identity of its original.
 pub fn adopt(root: &Root, vmid: Vmid) -> Result<()> {
     for line in identity::adopt(root, vmid)? {
-        print(&line)?;
+        tell(&line)?;
     }
     Ok(())
 }
@@ -97,9 +97,9 @@ pub fn adopt(root: &Root, vmid: Vmid) -> Result<()> {
 /// Does what is due before a guest starts. What went wrong is a line too: the guest starts all the same.
 pub fn pre_start(root: &Root, vmid: Vmid) -> Result<()> {
     match identity::pre_start(root, vmid) {
-        Ok(lines) => lines.iter().try_for_each(|line| print(line)),
+        Ok(lines) => lines.iter().try_for_each(|line| tell(line)),
         Err(error) => {
-            print(&format!("guest {vmid} starts with the identity that it has: {error:#}"))
+            tell(&format!("guest {vmid} starts with the identity that it has: {error:#}"))
         }
     }
 }

@@ -9,12 +9,15 @@ use crate::guest::node_name;
 use crate::inventory::{self, Item, Place};
 use crate::pbs::storage::Attached;
 use crate::pbs::{BackupType, Choice, Pbs};
-use crate::sys::Root;
 use crate::sys::text::{count, printable};
+use crate::sys::{Root, terminal};
 use crate::vzdump::Vmid;
 
 /// The list of one storage, however long it is and however slowly its reader takes it.
 const LIST_LIMIT: Duration = Duration::from_secs(3600);
+
+/// From this many columns on a terminal has room for the owner and a short comment.
+const ROOMY: usize = 110;
 
 /// Of so many snapshots that are not understood it is told why.
 const TOLD: usize = 3;
@@ -121,7 +124,16 @@ fn json(item: &Item<'_>) -> Result<()> {
 
 fn table(item: &Item<'_>, shown: usize) -> Result<()> {
     if shown == 0 {
-        print(&Item::head())?;
+        row(Item::head())?;
     }
-    print(&item.row())
+    row(item.row())
+}
+
+/// Owner and comment go below the rest where a terminal has no room for them beside it.
+fn row([first, more]: [String; 2]) -> Result<()> {
+    if !terminal::is_read() || terminal::width() >= ROOMY {
+        return print(format!("{first} {more}").trim_end());
+    }
+    print(first.trim_end())?;
+    print(&format!("    {more}"))
 }

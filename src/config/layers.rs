@@ -139,15 +139,12 @@ fn setting(path: &[String], entry: &Entry) -> Setting {
 impl File {
     fn complaint(&self) -> Option<String> {
         let first = self.faults.first()?;
-        let line = first.line.map_or(String::new(), |line| format!(", line {line}"));
+        let line = first.line.map_or(String::new(), |line| format!("line {line}: "));
         let more = match self.faults.len() - 1 {
             0 => String::new(),
             more => format!(" (and {more} more: `stillpoint config` lists them)"),
         };
-        Some(format!(
-            "{} is not used, as if it were not there{line}: {}{more}",
-            self.place, first.message
-        ))
+        Some(format!("{} is not used: {line}{}{more}", self.place, first.message))
     }
 }
 

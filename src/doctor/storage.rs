@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::check::Check;
 use super::{storage_files, storage_rights, storage_server};
 use crate::config::Settings;
-use crate::pbs::{Error, Pbs};
+use crate::pbs::{self, Error, Pbs};
 use crate::sys::Root;
 use crate::sys::text::printable;
 
@@ -15,18 +15,20 @@ const QUESTION_LIMIT: Duration = Duration::from_secs(10);
 /// Looks at one storage of type `pbs`. Nothing is changed, and nothing is said to a server that is not the right one.
 pub fn storage(root: &Root, settings: &Settings, id: &str) -> Vec<Check> {
     let about = Subject { id };
-    let mut checks = Vec::new();
     let pbs = match Pbs::open(root, id) {
         Ok(pbs) => pbs,
         Err(error) => {
-            checks.push(about.fail("config", error).fix("pvesm status").fix(format!(
-                "pvesm set {id} --server ADDRESS --datastore STORE --username USER@REALM!TOKEN --password"
-            )));
-            return checks;
+            let fix = match pbs::storage::secret(root, id) {
+                Err(_) => format!("pvesm set {id} --password   # asks for the secret"),
+                Ok(_) => format!(
+                    "sed -n '/^pbs: {id}$/,/^$/p' /etc/pve/storage.cfg   # and mend it there"
+                ),
+            };
+            return vec![about.fail("config", error).fix(fix)];
         }
     };
     let target = pbs.target();
-    checks.extend(storage_files::secret(root, about));
+    let mut checks = storage_files::secret(root, about);
     checks.extend(storage_files::key(root, settings, about, target));
     let question = || Instant::now() + QUESTION_LIMIT;
     let (trusted, found) = storage_server::certificate(about, target, pbs.certificate(question()));

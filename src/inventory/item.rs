@@ -79,13 +79,13 @@ impl<'a> Item<'a> {
     }
 
     /// The line above a table of [`Item::row`]s.
-    pub fn head() -> String {
+    pub fn head() -> [String; 2] {
         row(["SNAPSHOT", "SIZE", "STATE", "VERIFIED", "PE", "KEY", "OWNER", "COMMENT"])
     }
 
-    /// One line of a table whose columns are as wide whatever is in them, so that it can be printed as it comes. What
-    /// matters most fits into 80 columns; owner and comment follow.
-    pub fn row(&self) -> String {
+    /// One line of a table whose columns are as wide whatever is in them, so that it can be printed as it comes: what
+    /// matters most, in 80 columns, then owner and comment.
+    pub fn row(&self) -> [String; 2] {
         let time = self.time.clone().unwrap_or_else(|| self.backup_time.to_string());
         let name = format!("{}/{}/{time}", self.backup_type.as_str(), self.backup_id);
         let size = match self.size {
@@ -118,13 +118,12 @@ impl<'a> Item<'a> {
     }
 }
 
-fn row(columns: [&str; 8]) -> String {
+fn row(columns: [&str; 8]) -> [String; 2] {
     let [name, size, state, verified, flags, key, owner, comment] =
         columns.map(|column| printable(column, 200));
-    let line = format!(
-        "{name:<30} {size:>10} {state:<6} {verified:<16} {flags:<2} {key:<11} {owner:<20} {comment}"
-    );
-    line.trim_end().to_owned()
+    let first = format!("{name:<30} {size:>10} {state:<6} {verified:<16} {flags:<2} {key:<11}");
+    let more = format!("{owner:<20} {comment}");
+    [first, more.trim_end().to_owned()]
 }
 
 /// `offsite:backup/ct/9001/2026-11-21T23:22:56Z`, as `pvesm list` names a snapshot.
@@ -224,13 +223,14 @@ mod tests {
     #[test]
     fn what_matters_fits_into_80_columns() {
         let place = place();
-        let row = Item::of(&place, whole()).row();
+        let [row, more] = Item::of(&place, whole()).row();
         let expected =
             "ct/900123/2026-11-21T23:14:34Z    8.7 MiB ok     2026-11-21T23:16 pe 05:53:55:a0";
-        assert_eq!(row.get(..80), Some(expected));
-        assert!(row.ends_with(r" felhom@pbs!n100      web\u{1b}[2J"), "{row}");
-        let head = Item::head();
-        assert!(head.get(..80).unwrap().trim_end().ends_with("KEY"), "{head}");
+        assert_eq!(row, expected);
+        assert_eq!(more, r"felhom@pbs!n100      web\u{1b}[2J");
+        let [head, more] = Item::head();
+        assert_eq!((head.len(), head.trim_end().ends_with(" KEY")), (80, true), "{head}");
+        assert_eq!(more, "OWNER                COMMENT");
     }
 
     #[test]
@@ -242,7 +242,7 @@ mod tests {
         .unwrap();
         let place = place();
         let item = Item::of(&place, entry);
-        assert!(item.row().contains(" unfinished "), "{}", item.row());
+        assert!(item.row()[0].contains(" unfinished "), "{:?}", item.row());
         let json = serde_json::to_value(&item).unwrap();
         assert_eq!((&json["finished"], &json["encrypted"]), (&false.into(), &().into()));
     }

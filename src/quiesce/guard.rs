@@ -198,9 +198,8 @@ pub fn recover(root: &Root, by: &str, limit: Duration) -> Result<Vec<String>> {
         let left = match bring_back(root, vmid, Instant::now() + limit, errand) {
             Ok(BroughtBack::Nothing) => continue,
             Ok(BroughtBack::All(count)) => {
-                lines.push(format!(
-                    "guest {vmid}: {count} containers of an interrupted backup were started"
-                ));
+                let containers = text::count(count, "container");
+                lines.push(format!("guest {vmid}: started {containers} of an interrupted backup"));
                 continue;
             }
             Ok(BroughtBack::NotYet(why)) => why,

@@ -1,4 +1,4 @@
-use chrono::DateTime;
+use chrono::{DateTime, Local};
 use serde_json::Value;
 
 use crate::sys::text::{count, printable, seconds};
@@ -9,7 +9,7 @@ const REASON: usize = 1000;
 /// A record of the journal in one line for a person.
 pub fn line(record: &Value) -> String {
     let text = |key: &str| printable(record[key].as_str().unwrap_or("-"), 200);
-    let mut parts = vec![text("time"), text("kind")];
+    let mut parts = vec![local(&text("time")), text("kind")];
     if let Some(vmid) = record["vmid"].as_u64() {
         parts.push(format!("guest {vmid}"));
     }
@@ -43,6 +43,14 @@ pub fn line(record: &Value) -> String {
         parts.extend(texts(&record[key]).map(|why| format!("({why})")));
     }
     parts.join("  ")
+}
+
+/// In the time zone of whoever looks: `2026-11-21 23:22:56`.
+fn local(time: &str) -> String {
+    match time.parse::<DateTime<Local>>() {
+        Ok(time) => time.format("%Y-%m-%d %H:%M:%S").to_string(),
+        Err(_) => time.to_string(),
+    }
 }
 
 /// `ct/9001/2026-11-21T23:22:56Z`, of a verify.

@@ -7,11 +7,44 @@ use nix::libc;
 /// A terminal that does not say how wide it is, and what a pipe is filled for.
 const USUAL_WIDTH: usize = 80;
 
+/// How a word is set. Yellow and bright colours have a ground of their own: on a light terminal they could not be read
+/// otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    Plain,
+    Bold,
+    Faint,
+    Good,
+    Warning,
+    Bad,
+}
+
+impl Style {
+    /// Of the sixteen colours that every terminal has.
+    pub fn of(self, text: &str, colours: bool) -> String {
+        let code = match self {
+            _ if text.is_empty() || !colours => return text.to_string(),
+            Style::Plain => return text.to_string(),
+            Style::Bold => "1",
+            Style::Faint => "2",
+            Style::Good => "32",
+            Style::Warning => "30;43",
+            Style::Bad => "97;41",
+        };
+        format!("\x1b[{code}m{text}\x1b[0m")
+    }
+}
+
+/// Whether standard output is read by a person, as it comes.
+pub fn is_read() -> bool {
+    stdout().is_terminal()
+}
+
 /// Whether standard output takes colours: a terminal that is not `dumb`, and nobody has set `NO_COLOR`.
 pub fn takes_colours() -> bool {
     let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-    stdout().is_terminal() && !set("NO_COLOR") && !dumb
+    is_read() && !set("NO_COLOR") && !dumb
 }
 
 /// Columns of standard output: the terminal's, else 80.

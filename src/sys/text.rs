@@ -92,6 +92,23 @@ pub fn bytes(number: u64) -> String {
     }
 }
 
+/// `text` in lines of at most so many columns, the later ones indented. It is broken between words; a word that is
+/// longer than a line stays whole, to be copied.
+pub fn wrapped(text: &str, columns: usize, indent: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= columns => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            Some(_) => lines.push(format!("{:indent$}{word}", "")),
+            None => lines.push(word.to_string()),
+        }
+    }
+    lines
+}
+
 /// A short name that no other call on this node gives: boot clock, pid and a counter.
 pub fn token() -> String {
     static COUNTER: AtomicU32 = AtomicU32::new(0);
@@ -108,6 +125,13 @@ mod tests {
         assert_eq!(printable("db\x1b[31m\r\n", 99), "db\\u{1b}[31m\\u{d}\\u{a}");
         assert_eq!(printable("a\u{202e}b", 99), "a\\u{202e}b");
         assert_eq!(printable("abcdef", 3), "abc…");
+    }
+
+    #[test]
+    fn sentences_are_broken_between_words() {
+        assert_eq!(wrapped("one two three", 7, 2), ["one two", "  three"]);
+        assert_eq!(wrapped("one-that-is-long two", 8, 2), ["one-that-is-long", "  two"]);
+        assert_eq!(wrapped("a  gap stays", 20, 0), ["a  gap stays"]);
     }
 
     #[test]

@@ -163,11 +163,12 @@ fn going_on(root: &Root, history: &History, now: DateTime<Utc>) -> Result<Vec<No
             }
             (true, false, _) => (What::Backup, format!("its backup began{began}")),
             (false, _, open) => {
-                let left = if open { "not everything is back" } else { "it is not over" };
-                let message = format!(
-                    "a backup that began{began} was interrupted and {left}; \
-                     `stillpoint resume {vmid}` brings it back"
-                );
+                let left = if open {
+                    format!("not everything is back: `stillpoint resume {vmid}` starts it")
+                } else {
+                    "nobody has written down how it ended: `stillpoint recover` does".to_string()
+                };
+                let message = format!("a backup that began{began} was interrupted, and {left}");
                 (What::LeftOver, message)
             }
         };

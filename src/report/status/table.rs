@@ -3,7 +3,8 @@ use chrono::{DateTime, Local};
 use super::words::{age, ago, called};
 use super::{Guest, Level, Moment, OnStart, Status};
 use crate::journal::{Grade, Outcome};
-use crate::sys::text::{count, seconds};
+use crate::sys::terminal::Style;
+use crate::sys::text::{count, seconds, wrapped};
 
 /// From this many columns on there is room for the time of a backup and for both modes.
 const ROOMY: usize = 100;
@@ -12,6 +13,10 @@ const ROOMY: usize = 100;
 const LEAST_NAME: usize = 8;
 
 const GAP: &str = "  ";
+
+/// The column of `critical`, `warning` and `now` before the sentences, and the shortest line that these are broken into.
+const WORD: usize = "critical".len() + GAP.len();
+const NARROWEST: usize = 24;
 
 /// What the table is written on.
 #[derive(Clone, Copy, Debug)]
@@ -47,51 +52,33 @@ pub fn table(status: &Status, paper: Paper) -> Vec<String> {
         }
     }
     for now in &status.now {
+        let guest = status.guests.iter().find(|guest| guest.vmid == now.vmid);
         // What was left over is a problem of its guest already, where that is here.
         let told = |guest: &Guest| guest.problems.iter().any(|told| told.message == now.message);
-        if !status.guests.iter().any(|guest| guest.vmid == now.vmid && told(guest)) {
-            sentences.push((Level::Ok, format!("{}: {}", now.vmid, now.message)));
+        if !guest.is_some_and(told) {
+            let who = guest.map_or(now.vmid.to_string(), called);
+            sentences.push((Level::Ok, format!("{who}: {}", now.message)));
         }
     }
     if !sentences.is_empty() {
         lines.push(String::new());
     }
+    // The order within a level is the one above.
+    sentences.sort_by_key(|(level, _)| std::cmp::Reverse(*level));
     for (level, sentence) in sentences {
-        let style = match level {
-            Level::Ok => Style::Plain,
-            Level::Warning => Style::Warning,
-            Level::Critical => Style::Bad,
+        let (style, word) = match level {
+            Level::Ok => (Style::Plain, "now"),
+            Level::Warning => (Style::Warning, "warning"),
+            Level::Critical => (Style::Bad, "critical"),
         };
-        for line in wrapped(&sentence, paper.columns) {
-            lines.push(style.of(&line, paper.colours));
+        let room = paper.columns.saturating_sub(WORD).max(NARROWEST);
+        for (number, line) in wrapped(&sentence, room, 0).into_iter().enumerate() {
+            let word = if number == 0 { word } else { "" };
+            let pad = " ".repeat(WORD - word.len());
+            lines.push(format!("{}{pad}{line}", style.of(word, paper.colours)));
         }
     }
     lines
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Style {
-    Plain,
-    Head,
-    Faint,
-    Good,
-    Warning,
-    Bad,
-}
-
-impl Style {
-    /// Of the sixteen colours that every terminal has, and that its user has chosen for its background.
-    fn of(self, text: &str, colours: bool) -> String {
-        let code = match self {
-            Style::Plain => return text.to_string(),
-            Style::Head => "1",
-            Style::Faint => "2",
-            Style::Good => "32",
-            Style::Warning => "33",
-            Style::Bad => "1;31",
-        };
-        if colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
-    }
 }
 
 struct Cell {
@@ -112,7 +99,7 @@ fn header(roomy: bool) -> Vec<Cell> {
         names.push("LAST BACKUP");
     }
     names.extend(["AGE", "GRADE", "MODE", "DOWN", "VERIFY", "ON START"]);
-    names.into_iter().map(|name| cell(name, Style::Head)).collect()
+    names.into_iter().map(|name| cell(name, Style::Bold)).collect()
 }
 
 fn row(guest: &Guest, roomy: bool) -> Vec<Cell> {
@@ -242,22 +229,6 @@ fn cut(text: &str, width: usize) -> String {
     format!("{kept}…")
 }
 
-/// Broken between words, its later lines indented; a word that is longer than a line stays whole, to be copied.
-fn wrapped(text: &str, columns: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split(' ') {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= columns => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            Some(_) => lines.push(format!("  {word}")),
-            None => lines.push(word.to_string()),
-        }
-    }
-    lines
-}
-
 /// `3 guests, 1 of them has a problem`
 pub(super) fn in_short(status: &Status) -> String {
     let bad = status.guests.iter().filter(|guest| guest.level > Level::Ok).count();
@@ -274,13 +245,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sentences_are_broken_between_words() {
-        assert_eq!(wrapped("one two three", 7), ["one two", "  three"]);
-        assert_eq!(wrapped("one-that-is-long two", 8), ["one-that-is-long", "  two"]);
-        assert_eq!(cut("a-long-name", 6), "a-lon…");
-    }
-
-    #[test]
     fn names_give_way_before_anything_else_does() {
         let row = |name: &str| {
             vec![cell("9001", Style::Plain), cell(name, Style::Plain), cell("clean", Style::Good)]
@@ -290,5 +254,6 @@ mod tests {
         assert_eq!(lines, ["9001  a-name-tha…  clean", "9001  short        clean"]);
         let narrow = set(vec![row("a-name-that-is-long")], Paper { columns: 5, colours: false });
         assert_eq!(narrow, ["9001  a-name-…  clean"]);
+        assert_eq!(cut("a-long-name", 6), "a-lon…");
     }
 }
