@@ -3,12 +3,18 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use stillpoint::config::Strategy;
+use stillpoint::run::{By, Quiesce, QuiescedContainer, Run, Runs, Step};
+use stillpoint::sys::Root;
+use stillpoint::sys::process::Process;
+use stillpoint::vzdump::{GuestType, Job, Mode, Vmid};
 use stillpoint_sim::engine::What;
 use stillpoint_sim::engine::container::{Spec, Status};
 use stillpoint_sim::hooks::Binaries;
@@ -174,6 +180,41 @@ impl World {
 
     fn has_note(&self) -> bool {
         self.inside("var/lib/stillpoint/quiesced.json").exists()
+    }
+
+    /// A run of a job that a power cut ended while this container was stopped.
+    fn has_left(&self, name: &str) {
+        let engine = self.guest.engine.as_ref().unwrap();
+        assert!(engine.modify(name, |container| {
+            container.status = Status::Exited;
+            container.stopped_by_hand = true;
+        }));
+        let containers = engine.containers();
+        let container = containers.iter().find(|c| c.spec.name == name).unwrap();
+        let step = Step::from(QuiescedContainer {
+            id: container.id.clone(),
+            name: name.to_string(),
+            project: None,
+            service: None,
+            action: Strategy::Stop,
+            started_at: container
+                .started_at
+                .unwrap()
+                .to_rfc3339_opts(chrono::SecondsFormat::Nanos, true),
+            after: Vec::new(),
+        });
+        let mut worker = Process::find(i32::try_from(std::process::id()).unwrap()).unwrap();
+        worker.boot = "another".to_string();
+        let job = Job { upid: None, worker, session: 0 };
+        let mut run = Run::new(Vmid(VMID), GuestType::Lxc, job, Mode::Snapshot);
+        run.quiesce = Some(Quiesce::new(By::Stillpoint, vec![step]));
+        Runs::of(&Root::at(self.node.root())).save(&run).unwrap();
+    }
+
+    /// What a boot does, and the mail it leaves.
+    fn recover(&self) -> String {
+        self.node.recover().unwrap();
+        fs::read_to_string(self.node.path("mail")).unwrap_or_default()
     }
 
     fn status(&self, name: &str) -> Status {
@@ -475,6 +516,58 @@ fn what_does_not_come_up_is_told() {
     let mail = fs::read_to_string(world.node.path("mail")).unwrap();
     assert!(mail.contains("cache") && mail.contains(&VMID.to_string()), "{mail}");
     assert!(world.has_note(), "the next start tries again");
+}
+
+/// What was brought back at boot is mailed; where there was nothing to bring back, nothing is.
+#[test]
+fn a_boot_that_brings_something_back_is_mailed() {
+    let world = World::new(|_| {});
+    world.program("usr/sbin/sendmail", "#!/bin/sh\ncat >\"${0%/usr/sbin/sendmail}/mail\"\n");
+    assert_eq!(world.recover(), "");
+    world.has_left("db");
+    let mail = world.recover();
+    assert_eq!(world.status("db"), Status::Running);
+    assert_eq!(
+        mail,
+        format!(
+            "To: root\nSubject: Stillpoint: backups were interrupted\n\nguest {VMID}: started 1 \
+             container of an interrupted backup\n\nHow the guests stand: stillpoint status\n"
+        )
+    );
+}
+
+/// Needs namespaces of its own: without them `/dev/log` is the machine's.
+#[test]
+fn the_system_log_has_it_with_its_level_and_the_guest() {
+    const ALONE: [&str; 3] = ["--user", "--map-root-user", "--mount"];
+    let may = Command::new("unshare").args(ALONE).arg("true").output();
+    if !may.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: no namespaces");
+        return;
+    }
+    let world = World::new(|spec| spec.containers[1].failing_starts = 1000);
+    world.was_backed_up();
+    let dev = world.node.path("dev");
+    fs::create_dir(&dev).unwrap();
+    let log = UnixDatagram::bind(dev.join("log")).unwrap();
+    log.set_nonblocking(true).unwrap();
+    let script = "touch \"$1/null\" && mount --bind /dev/null \"$1/null\" && mount --rbind \"$1\" /dev \
+                  && shift && exec \"$@\"";
+    let output = Command::new("unshare")
+        .args(ALONE)
+        .args(["sh", "-c", script, "sh"])
+        .arg(&dev)
+        .arg(env!("CARGO_BIN_EXE_stillpoint"))
+        .args(["settle", &VMID.to_string()])
+        .env("STILLPOINT_ROOT", world.node.root())
+        .output()
+        .unwrap();
+    let mut line = [0; 4096];
+    let length = log.recv(&mut line).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    let line = String::from_utf8_lossy(&line[..length]);
+    // daemon.warning
+    assert!(line.starts_with("<28>") && line.contains(" stillpoint["), "{line}");
+    assert!(line.contains(&format!("]: guest {VMID}: ")) && line.contains("cache"), "{line}");
 }
 
 #[test]

@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use directory::Directory;
 use serde_json::{Value, json};
 use stillpoint_sim::hooks::Binaries;
 use stillpoint_sim::pbs::SnapshotId;
+use stillpoint_sim::tls::{Identity, Versions};
 use stillpoint_sim::vzdump::replay::{Happening, Options, replay};
 use stillpoint_sim::vzdump::report::Report;
 use stillpoint_sim::vzdump::stage::stage;
@@ -324,18 +325,27 @@ fn scenario() -> Scenario {
 
 /// A backup of guest 9001 with these settings of `[report]`, and the metrics it leaves if any.
 fn backed_up(report: &str, spoil: bool) -> (Report, Option<String>) {
+    backed_up_with(report, spoil, &[])
+}
+
+/// The same with more in the hook's environment.
+fn backed_up_with(report: &str, spoil: bool, env: &[(&str, &str)]) -> (Report, Option<String>) {
     let binaries = Binaries::beside(Path::new(env!("CARGO_BIN_EXE_vzdump-hook"))).unwrap();
-    let node = std::sync::Arc::new(stage(&scenario(), None, &binaries, &|_| {}).unwrap());
+    let node = Arc::new(stage(&scenario(), None, &binaries, &|_| {}).unwrap());
     node.write("etc/stillpoint/config.toml", &format!("[report]\n{report}\n")).unwrap();
     fs::create_dir_all(node.path("metrics")).unwrap();
-    let its = std::sync::Arc::clone(&node);
+    let its = Arc::clone(&node);
     let observer = move |happening: &Happening| {
         if spoil && matches!(happening, Happening::Called(argv) if argv[0] == "backup-end") {
             let made = SnapshotId::new("backups", "", "ct", "9001", 1_795_303_376);
             its.backup_server().unwrap().pbs.corrupt(&made).unwrap();
         }
     };
-    let options = Options { observer: Some(std::sync::Arc::new(observer)), ..Options::default() };
+    let options = Options {
+        observer: Some(Arc::new(observer)),
+        env: env.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+        ..Options::default()
+    };
     let report = replay(&node, &scenario(), &options).unwrap();
     let path = node.path("metrics/stillpoint.prom");
     let mode = fs::metadata(&path).map(|metadata| metadata.permissions().mode() & 0o777);
@@ -381,24 +391,44 @@ fn metrics_that_cannot_be_written_are_a_line_in_the_task_log_and_nothing_else() 
 
 /// A server that answers every request with `status` and hands over their first lines.
 fn asked(status: &'static str) -> (String, mpsc::Receiver<String>) {
+    let (address, lines) = serve(status, None);
+    (format!("http://{address}/ping/0b0b"), lines)
+}
+
+fn serve(
+    status: &'static str,
+    tls: Option<Arc<rustls::ServerConfig>>,
+) -> (SocketAddr, mpsc::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/ping/0b0b", listener.local_addr().unwrap());
+    let address = listener.local_addr().unwrap();
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            let mut bytes = [0; 4096];
-            let count = stream.read(&mut bytes).unwrap();
-            let request = String::from_utf8_lossy(&bytes[..count]).into_owned();
-            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nOK");
-            stream.write_all(answer.as_bytes()).unwrap();
-            let line = request.lines().next().unwrap_or_default().to_string();
+            let line = match &tls {
+                None => answer(&mut stream, status),
+                Some(config) => {
+                    let server = rustls::ServerConnection::new(Arc::clone(config)).unwrap();
+                    answer(&mut rustls::StreamOwned::new(server, stream), status)
+                }
+            };
+            // Whoever does not trust the server says nothing more.
+            let line = line.unwrap_or_else(|error| error.to_string());
             if sender.send(line).is_err() {
                 return;
             }
         }
     });
-    (url, receiver)
+    (address, receiver)
+}
+
+fn answer(stream: &mut (impl Read + Write), status: &str) -> std::io::Result<String> {
+    let mut bytes = [0; 4096];
+    let count = stream.read(&mut bytes)?;
+    let request = String::from_utf8_lossy(&bytes[..count]).into_owned();
+    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nOK")?;
+    stream.flush()?;
+    Ok(request.lines().next().unwrap_or_default().to_string())
 }
 
 #[test]
@@ -411,6 +441,30 @@ fn the_ping_tells_whether_the_job_went_well() {
     let (report, _) = backed_up(&format!("ping-url = \"{url}\""), true);
     let request = requests.recv_timeout(Duration::from_secs(60)).unwrap();
     assert_eq!(request, "GET /ping/0b0b/fail HTTP/1.1", "{}", report.text());
+}
+
+#[test]
+fn a_ping_goes_to_a_server_with_a_certificate_that_the_system_trusts_and_to_no_other() {
+    let trusted = Identity::new(&["localhost"]).unwrap();
+    let other = Identity::new(&["localhost"]).unwrap();
+    let directory = Directory::new();
+    directory.write("roots.pem", &trusted.pem());
+    let roots = directory.0.join("roots.pem");
+    let env = [("SSL_CERT_FILE", roots.to_str().unwrap())];
+    let ping = |server: &Identity| {
+        let config = server.server_config(Versions::Both).unwrap();
+        let (address, lines) = serve("200 OK", Some(config));
+        let url = format!("https://localhost:{}/ping/0b0b", address.port());
+        let (report, _) = backed_up_with(&format!("ping-url = \"{url}\""), false, &env);
+        let line = lines.recv_timeout(Duration::from_secs(60)).unwrap();
+        (line, report.task_log.join("\n"))
+    };
+    let (line, log) = ping(&trusted);
+    assert_eq!(line, "GET /ping/0b0b HTTP/1.1", "{log}");
+    assert!(!log.contains("did not arrive"), "{log}");
+    let (line, log) = ping(&other);
+    assert!(!line.contains("0b0b"), "the URL was told to a stranger: {line}");
+    assert!(log.contains("the ping to localhost did not arrive"), "{log}");
 }
 
 #[test]
@@ -429,14 +483,14 @@ fn a_ping_that_does_not_arrive_changes_nothing_and_its_url_is_told_nowhere() {
 #[test]
 fn a_verify_that_fails_after_its_job_is_told_too() {
     let binaries = Binaries::beside(Path::new(env!("CARGO_BIN_EXE_vzdump-hook"))).unwrap();
-    let node = std::sync::Arc::new(stage(&scenario(), None, &binaries, &|_| {}).unwrap());
+    let node = Arc::new(stage(&scenario(), None, &binaries, &|_| {}).unwrap());
     let (url, requests) = asked("200 OK");
     let settings = format!(
         "[verify]\nwait = \"0s\"\n[report]\ntextfile-directory = \"/metrics\"\nping-url = \"{url}\"\n"
     );
     node.write("etc/stillpoint/config.toml", &settings).unwrap();
     fs::create_dir_all(node.path("metrics")).unwrap();
-    let its = std::sync::Arc::clone(&node);
+    let its = Arc::clone(&node);
     let observer = move |happening: &Happening| {
         if matches!(happening, Happening::Called(argv) if argv[0] == "backup-end") {
             let pbs = &its.backup_server().unwrap().pbs;
@@ -445,7 +499,7 @@ fn a_verify_that_fails_after_its_job_is_told_too() {
             pbs.edit(|state| state.verify_time = Duration::from_secs(3600));
         }
     };
-    let its = std::sync::Arc::clone(&node);
+    let its = Arc::clone(&node);
     let told = thread::spawn(move || {
         let limit = Duration::from_secs(120);
         let first = requests.recv_timeout(limit).unwrap();
@@ -456,7 +510,7 @@ fn a_verify_that_fails_after_its_job_is_told_too() {
         [first, requests.recv_timeout(limit).unwrap()]
     });
     let options = Options {
-        observer: Some(std::sync::Arc::new(observer)),
+        observer: Some(Arc::new(observer)),
         settle: Duration::from_secs(120),
         ..Options::default()
     };

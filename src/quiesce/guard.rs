@@ -112,7 +112,7 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>)
     };
     let errand = Errand { by: "guard", reason: &reason, close: true, run: id.as_deref() };
     let mut pause = FIRST_PAUSE;
-    let (mut told, mut mailed) = (String::new(), false);
+    let mut told = Told::default();
     let mut seen_down = false;
     let mut revivals = 0;
     let (mut failing_pause, mut not_before) = (FIRST_PAUSE, died);
@@ -157,17 +157,31 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>)
                 }
             }
         }
-        let message = format!("{reason}; its containers are not back yet: {left}");
-        if !mailed && died.elapsed() >= PATIENCE {
-            mailed = true;
-            let subject = format!("Stillpoint: guest {vmid} is NOT back after a backup that died");
-            log::alarm(root, vmid, &subject, &message);
-        } else if left != told {
-            log::warning(vmid, &message);
-        }
-        told = left;
+        told.tell(root, vmid, &reason, left, died.elapsed());
         thread::sleep(pause);
         pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// What has been told of a guest that is not back.
+#[derive(Default)]
+struct Told {
+    left: String,
+    mailed: bool,
+}
+
+impl Told {
+    /// Tells what is left: in the system's log once, and in a mail once where it is left for too long.
+    fn tell(&mut self, root: &Root, vmid: Vmid, reason: &str, left: String, since: Duration) {
+        let message = format!("{reason}; its containers are not back yet: {left}");
+        if !self.mailed && since >= PATIENCE {
+            self.mailed = true;
+            let subject = format!("Stillpoint: guest {vmid} is NOT back after a backup that died");
+            log::alarm(root, vmid, &subject, &message);
+        } else if left != self.left {
+            log::warning(vmid, &message);
+        }
+        self.left = left;
     }
 }
 
@@ -221,4 +235,38 @@ pub fn watch(root: &Root, vmid: Vmid) -> Result<()> {
     detach::start(root, &unit, &["guard", &vmid.to_string()])
         .map(drop)
         .context("nobody watches over it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn one_mail_tells_of_a_guest_that_is_not_back_for_long() {
+        let directory = std::env::temp_dir().join(format!("stillpoint-told-{}", text::token()));
+        let root = Root::at(&directory);
+        let (sendmail, mail) = (root.path("/usr/sbin/sendmail"), directory.join("mail"));
+        fs::create_dir_all(directory.join("usr/sbin")).unwrap();
+        fs::write(&sendmail, format!("#!/bin/sh\ncat >>'{}'\n", mail.display())).unwrap();
+        fs::set_permissions(&sendmail, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut told = Told::default();
+        let mut tell = |seconds, left: &str| {
+            let since = Duration::from_secs(seconds);
+            told.tell(&root, Vmid(9001), "vzdump (process 7) died", left.to_string(), since);
+            fs::read_to_string(&mail).unwrap_or_default()
+        };
+        assert_eq!(tell(0, "its engine does not answer"), "");
+        assert_eq!(tell(119, "its engine does not answer"), "");
+        let first = tell(120, "its engine does not answer");
+        assert_eq!(
+            first,
+            "To: root\nSubject: Stillpoint: guest 9001 is NOT back after a backup that died\n\n\
+             guest 9001: vzdump (process 7) died; its containers are not back yet: its engine does \
+             not answer\n\nHow the guests stand: stillpoint status\n"
+        );
+        assert_eq!(tell(900, "it is frozen"), first, "it is told once");
+        fs::remove_dir_all(directory).unwrap();
+    }
 }
