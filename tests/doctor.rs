@@ -69,6 +69,8 @@ fn every_message_is_reached() {
     see("node.space", "LITTLE_SPACE", &free(Ok(100 << 20)));
     see("node.space", "NO_SPACE", &free(Ok(0)));
     see("node.space", "SPACE_UNKNOWN", &free(Err(std::io::ErrorKind::NotFound.into())));
+    let read_only = std::io::ErrorKind::ReadOnlyFilesystem;
+    see("node.space", "READ_ONLY", &free(Err(read_only.into())));
     let (end, ended) = std::sync::mpsc::channel::<()>();
     let hung = ask("guest.9001", Duration::ZERO, move || ended.recv().map_or(vec![], |()| vec![]));
     see("guest.9001", "NO_ANSWER", &hung.checks());

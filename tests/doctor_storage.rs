@@ -84,6 +84,19 @@ fn a_storage_as_it_should_be_has_nothing_to_mend() {
 }
 
 #[test]
+fn a_storage_that_is_not_whole_is_mended_with_what_proxmox_ve_takes() {
+    let node = node();
+    std::fs::remove_file(node.path("etc/pve/priv/storage/offsite.pw")).unwrap();
+    let config = check(&node, "config", Level::Fail);
+    assert_eq!(config.fix, ["pvesm set offsite --password   # asks for the secret"]);
+    node.write("etc/pve/priv/storage/offsite.pw", SECRET).unwrap();
+    // Proxmox VE changes neither afterwards.
+    edit(&node, "datastore", "");
+    let config = check(&node, "config", Level::Fail);
+    assert_says(&config, &["a datastore", "'/^pbs: offsite$/,/^$/p' /etc/pve/storage.cfg"]);
+}
+
+#[test]
 fn a_missing_right_is_told_with_the_commands_that_give_it() {
     let node = node();
     pbs(&node).edit(|state| state.access.revoke_all());

@@ -204,6 +204,17 @@ fn a_check_that_cannot_tell_is_unknown() {
 }
 
 #[test]
+fn a_guest_that_is_not_there_is_not_called_stopped() {
+    let node = node();
+    for (vmid, why) in [("9999", "there is no guest 9999"), ("101", "guest 101 is not running")] {
+        let output = node.stillpoint(&["plan", vmid]);
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(why), "{said}");
+    }
+}
+
+#[test]
 fn checkmk_has_a_service_for_the_node_and_one_for_each_guest() {
     let node = node();
     node.verify(9001, HOUR, "a", "failed", Some("the server says: verification failed"));

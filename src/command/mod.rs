@@ -12,11 +12,12 @@ mod snapshots;
 mod status;
 mod verify;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use nix::unistd::geteuid;
 
 use self::cli::{Arguments, Command};
 use crate::config::Settings;
@@ -30,7 +31,10 @@ pub fn run() -> ExitCode {
     match perform(&Root::from_env(), Arguments::parse().command) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            eprintln!("stillpoint: {error:#}");
+            let denied = |cause: &std::io::Error| cause.kind() == ErrorKind::PermissionDenied;
+            let of_nobody = error.chain().filter_map(|cause| cause.downcast_ref()).any(denied);
+            let hint = if of_nobody && !geteuid().is_root() { " (it takes root)" } else { "" };
+            eprintln!("stillpoint: {error:#}{hint}");
             ExitCode::FAILURE
         }
     }

@@ -23,6 +23,7 @@ pub fn plan(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
     };
     let guest = match State::of(root, vmid)? {
         State::Running(guest) => guest,
+        State::Stopped if config.is_none() => bail!("there is no guest {vmid} on this node"),
         State::Stopped => bail!("guest {vmid} is not running: its backup stops nothing"),
     };
     if guest.is_frozen() {

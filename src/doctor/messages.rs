@@ -44,6 +44,8 @@ messages! {
         => "df -h {path}";
     SPACE_UNKNOWN: Warn "the free space at {path} can't be told: {reason}"
         => "df -h {path}";
+    READ_ONLY: Fail "{path} is read-only: {purpose} can't be written"
+        => "findmnt -T {path}", "journalctl -k -p err";
     NO_TMPDIR: Fail "every backup fails: {path}, tmpdir in /etc/vzdump.conf, is not there"
         => "mkdir -p {path}";
 
@@ -109,7 +111,7 @@ messages! {
     VERIFY_DAMAGED: Warn "{count} in /var/lib/stillpoint/verifies not understood, and never collected"
         => "ls -l /var/lib/stillpoint/verifies";
     JOURNAL: Ok "{count} in the journal, all sound";
-    JOURNAL_DAMAGED: Warn "{count} of the journal damaged, the first of them line {line} of {file}: {reason}"
+    JOURNAL_DAMAGED: Warn "{count} damaged, the first of them line {line} of {file}: {reason}"
         => "sed -n {line}p {file}";
     NO_STATE: Fail "what Stillpoint has written down can't be read: {reason}"
         => "ls -lR /var/lib/stillpoint";

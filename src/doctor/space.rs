@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use super::check::Check;
-use super::messages::{LITTLE_SPACE, NO_SPACE, NO_TMPDIR, SPACE, SPACE_UNKNOWN};
+use super::messages::{LITTLE_SPACE, NO_SPACE, NO_TMPDIR, READ_ONLY, SPACE, SPACE_UNKNOWN};
 use super::vzdump;
 use crate::sys::text::bytes;
 use crate::sys::{Root, file};
@@ -39,6 +39,9 @@ pub fn look(root: &Root) -> Vec<Check> {
 /// Whether the free bytes at `path` are enough for that purpose.
 pub fn space(about: &str, path: &str, purpose: &str, free: io::Result<u64>) -> Check {
     let free = match free {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            return READ_ONLY.check(about, &[("path", &path), ("purpose", &purpose)]);
+        }
         Err(error) => {
             return SPACE_UNKNOWN.check(about, &[("path", &path), ("reason", &error)]);
         }

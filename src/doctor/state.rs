@@ -129,8 +129,8 @@ fn journal(root: &Root) -> Result<Vec<Check>> {
     Ok(vec![match first {
         None => JOURNAL.check(about, &[("count", &count(records, "record"))]),
         Some((file, line, reason)) => {
-            let lines =
-                format!("{} {}", count(damaged, "line"), if damaged == 1 { "is" } else { "are" });
+            let verb = if damaged == 1 { "is" } else { "are" };
+            let lines = format!("{} of the journal {verb}", count(damaged, "line"));
             let values: Values<'_> = &[
                 ("count", &lines),
                 ("line", &line),

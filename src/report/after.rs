@@ -48,9 +48,9 @@ fn went_well(root: &Root, job: &str) -> Result<bool> {
     let mut of_job = history
         .guests
         .values()
-        .filter_map(|past| Some((past, past.last.as_ref().filter(|last| last.job == job)?)));
+        .filter_map(|past| Some((past, past.last.as_ref().filter(|last| last.record.job == job)?)));
     Ok(of_job.all(|(past, last)| {
         let failed = matches!(past.proof, Some(Proof::Known(_, VerifyOutcome::Failed, _)));
-        last.outcome == Outcome::Ok && !failed && last.not_back.is_empty()
+        last.record.outcome == Outcome::Ok && !failed && last.not_back.is_empty()
     }))
 }

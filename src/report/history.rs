@@ -8,12 +8,12 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::journal::{
-    Backup, ContainerRecord, Entry, Grade, Journal, Outcome, Recovered, Verify, VerifyOutcome,
+    Backup, ContainerRecord, Entry, Journal, Outcome, Recovered, Verify, VerifyOutcome,
 };
 use crate::pbs::Snapshot;
 use crate::sys::Root;
 use crate::sys::text::printable;
-use crate::vzdump::{GuestType, Mode, Vmid};
+use crate::vzdump::Vmid;
 
 /// The kinds of records that tell nothing of a guest's last backup.
 const OTHER_KINDS: [&str; 3] = ["settled", "identity", "renewed"];
@@ -56,21 +56,10 @@ pub struct Past {
 /// The last backup of a guest.
 #[derive(Clone, Debug)]
 pub struct LastBackup {
-    pub run: String,
-    pub job: String,
     /// When it was over.
     pub time: DateTime<Utc>,
-    pub guest_type: GuestType,
-    pub hostname: Option<String>,
-    pub storage: Option<String>,
-    pub target: Option<String>,
-    pub mode_asked: Mode,
-    pub mode_used: Mode,
-    pub outcome: Outcome,
-    pub error: Option<String>,
-    pub grade: Option<Grade>,
-    pub reasons: Vec<String>,
-    pub downtime_ms: Option<u64>,
+    /// Its record, without its containers and notes and with few of its reasons.
+    pub record: Backup,
     /// Containers that ran before it and are not known to be back since.
     pub not_back: Vec<String>,
 }
@@ -126,13 +115,13 @@ impl History {
 }
 
 impl Past {
-    fn backup(&mut self, time: DateTime<Utc>, backup: Backup) {
+    fn backup(&mut self, time: DateTime<Utc>, mut backup: Backup) {
         if backup.outcome == Outcome::Ok {
             self.last_made = Some(time);
             let snapshot = backup.target.as_deref().and_then(|target| target.parse().ok());
             let backup_time = snapshot.map(|snapshot: Snapshot| snapshot.backup_time);
             self.made = (backup.run.clone(), backup_time);
-            self.proof = backup.verify.map(|start| match start.state.as_str() {
+            self.proof = backup.verify.take().map(|start| match start.state.as_str() {
                 "started" | "queued" => Proof::Pending(time),
                 word => match VerifyOutcome::deserialize(&Value::from(word)) {
                     Ok(outcome) => Proof::Known(time, outcome, start.reason),
@@ -145,23 +134,10 @@ impl Past {
                 self.proof = Some(proof);
             }
         }
-        self.last = Some(LastBackup {
-            run: backup.run,
-            job: backup.job,
-            time,
-            guest_type: backup.guest_type,
-            hostname: backup.hostname,
-            storage: backup.storage,
-            target: backup.target,
-            mode_asked: backup.mode_asked,
-            mode_used: backup.mode_used,
-            outcome: backup.outcome,
-            error: backup.error,
-            grade: backup.grade,
-            reasons: backup.reasons.into_iter().take(MOST).collect(),
-            downtime_ms: backup.downtime_ms,
-            not_back: not_back(&backup.containers),
-        });
+        let not_back = not_back(&backup.containers);
+        backup.reasons.truncate(MOST);
+        let record = Backup { containers: Vec::new(), notes: Vec::new(), ..backup };
+        self.last = Some(LastBackup { time, record, not_back });
     }
 
     fn verify(&mut self, time: DateTime<Utc>, verify: Verify) {
@@ -180,7 +156,7 @@ impl Past {
     }
 
     fn recovered(&mut self, recovered: &Recovered) {
-        if let Some(last) = self.last.as_mut().filter(|last| last.run == recovered.run) {
+        if let Some(last) = self.last.as_mut().filter(|last| last.record.run == recovered.run) {
             last.not_back = not_back(&recovered.containers);
         }
     }
@@ -298,7 +274,7 @@ mod tests {
         let records =
             [backup("a", "ok", "back"), verify(json!("a"), 0, "ok"), backup("b", "failed", "back")];
         let past = past(&records);
-        assert_eq!(past.last.as_ref().map(|last| last.outcome), Some(Outcome::Failed));
+        assert_eq!(past.last.as_ref().map(|last| last.record.outcome), Some(Outcome::Failed));
         assert!(past.last_made.is_some());
         assert_eq!(outcome(&past), Some(VerifyOutcome::Ok));
     }

@@ -5,6 +5,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::sys::statvfs::{FsFlags, statvfs};
+
 /// Reads a whole file of at most `limit` bytes; a larger one is an error of kind `FileTooLarge`.
 pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -27,9 +29,12 @@ pub fn read_text(path: &Path, limit: u64) -> io::Result<Option<String>> {
     }
 }
 
-/// The bytes that are free in the file system of `path`, for anybody.
+/// The bytes that are free in the file system of `path`, for anybody; an error where that is read-only.
 pub fn free(path: &Path) -> io::Result<u64> {
-    let system = nix::sys::statvfs::statvfs(path)?;
+    let system = statvfs(path)?;
+    if system.flags().contains(FsFlags::ST_RDONLY) {
+        return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+    }
     Ok(system.blocks_available() * system.fragment_size())
 }
 

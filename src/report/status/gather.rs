@@ -58,7 +58,8 @@ fn known(root: &Root, history: &History) -> Result<Vec<(Vmid, GuestType, Config)
     let members = members(root)?;
     if members.is_empty() {
         let of_past = |(vmid, past): (&Vmid, &Past)| {
-            let guest_type = past.last.as_ref().map_or(GuestType::Lxc, |last| last.guest_type);
+            let guest_type =
+                past.last.as_ref().map_or(GuestType::Lxc, |last| last.record.guest_type);
             (*vmid, guest_type, Config::default())
         };
         return Ok(history.guests.iter().map(of_past).collect());
@@ -81,7 +82,7 @@ fn guest(
 ) -> Guest {
     let last = past.and_then(|past| past.last.as_ref());
     let moment = |time: DateTime<Utc>| moment(time, now);
-    let name = config.hostname.as_ref().or(last.and_then(|last| last.hostname.as_ref()));
+    let name = config.hostname.as_ref().or(last.and_then(|last| last.record.hostname.as_ref()));
     Guest {
         vmid,
         name: name.map(|name| printable(name, 63)),
@@ -110,18 +111,19 @@ fn guest(
 
 fn backup(last: &LastBackup, now: DateTime<Utc>) -> Backup {
     let said = |text: &String| printable(text, 300);
+    let record = &last.record;
     Backup {
         moment: moment(last.time, now),
-        outcome: last.outcome,
-        error: last.error.as_ref().map(said),
-        grade: last.grade,
-        reasons: last.reasons.iter().map(said).collect(),
-        mode_asked: last.mode_asked,
-        mode_used: last.mode_used,
-        downtime_ms: last.downtime_ms,
+        outcome: record.outcome,
+        error: record.error.as_ref().map(said),
+        grade: record.grade,
+        reasons: record.reasons.iter().map(said).collect(),
+        mode_asked: record.mode_asked,
+        mode_used: record.mode_used,
+        downtime_ms: record.downtime_ms,
         not_back: last.not_back.iter().map(|name| printable(name, 80)).collect(),
-        storage: last.storage.as_ref().map(said),
-        target: last.target.as_ref().map(said),
+        storage: record.storage.as_ref().map(said),
+        target: record.target.as_ref().map(said),
     }
 }
 
@@ -176,7 +178,7 @@ fn going_on(root: &Root, history: &History, now: DateTime<Utc>) -> Result<Vec<No
     }
     for (vmid, past) in &history.guests {
         let Some(Proof::Pending(since)) = past.proof else { continue };
-        let storage = past.last.as_ref().and_then(|last| last.storage.as_deref());
+        let storage = past.last.as_ref().and_then(|last| last.record.storage.as_deref());
         let since = moment(since, now);
         let message = format!(
             "the verify of its backup on storage {} is under way, {} so far",
