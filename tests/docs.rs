@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::CommandFactory;
+use directory::Directory;
 use stillpoint::command::cli::Arguments;
 use stillpoint::config::KEYS;
+
+mod directory;
 
 fn packaging(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging").join(path)
@@ -169,6 +172,60 @@ fn prometheus_understands_the_alerts() {
     let output = Command::new("promtool").args(["check", "rules"]).arg(rules).output();
     let Ok(output) = output else { return };
     assert!(output.status.success(), "{output:?}");
+}
+
+/// Each alert with a series that makes it fire; a sound value of the same does not.
+const ALERTS: [(&str, &str, &str, &str); 9] = [
+    ("StillpointBackupFailed", "stillpoint_backup_last_ok", "0", "1"),
+    // Of 1970, and of a day that has not come.
+    (
+        "StillpointBackupTooOld",
+        "stillpoint_backup_last_success_timestamp_seconds",
+        "0",
+        "4102444800",
+    ),
+    ("StillpointVerifyFailed", "stillpoint_verify_last_outcome{outcome=\"failed\"}", "1", "0"),
+    ("StillpointNotVerified", "stillpoint_verify_last_outcome{outcome=\"denied\"}", "1", "0"),
+    (
+        "StillpointCrashConsistent",
+        "stillpoint_backup_last_grade{grade=\"crash-consistent\"}",
+        "1",
+        "0",
+    ),
+    ("StillpointContainersNotBack", "stillpoint_backup_last_containers_not_back", "2", "0"),
+    ("StillpointLeftOver", "stillpoint_left_over_runs", "1", "0"),
+    ("StillpointLongDowntime", "stillpoint_backup_last_downtime_seconds", "61", "60"),
+    ("StillpointSettingsBroken", "stillpoint_settings_ok", "0", "1"),
+];
+
+#[test]
+fn every_alert_fires_and_is_silent_where_all_is_well() {
+    let rules = packaging("examples/stillpoint-alerts.yml");
+    let text = read("examples/stillpoint-alerts.yml");
+    let named = text.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+    let known: Vec<&str> = ALERTS.iter().map(|(alert, ..)| *alert).collect();
+    assert_eq!(named.collect::<Vec<_>>(), known);
+    let node = Directory::new();
+    let fires = |alert: &str, series: &str, value: &str| {
+        // Two days; a test that expects no alert fails where there is one.
+        let test = format!(
+            "rule_files: ['{}']\ntests:\n  - interval: 1m\n    input_series:\n      \
+             - {{series: '{series}', values: '{value}+0x2880'}}\n    alert_rule_test:\n      \
+             - {{eval_time: 48h, alertname: {alert}, exp_alerts: []}}\n",
+            rules.display()
+        );
+        node.write("test.yml", &test);
+        let path = node.0.join("test.yml");
+        let output = Command::new("promtool").args(["test", "rules"]).arg(path).output().ok()?;
+        let said = [output.stdout, output.stderr].map(|it| String::from_utf8(it).unwrap()).concat();
+        assert!(output.status.success() || said.contains(alert), "{said}");
+        Some(!output.status.success())
+    };
+    for (alert, series, bad, good) in ALERTS {
+        let Some(fired) = fires(alert, series, bad) else { return };
+        assert!(fired, "{alert} is silent");
+        assert_eq!(fires(alert, series, good), Some(false), "{alert} fires without a cause");
+    }
 }
 
 #[test]
