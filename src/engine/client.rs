@@ -3,8 +3,9 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
-use super::container::{Container, is_id};
+use super::container::Container;
 use super::info::Info;
+use super::kept::is_id;
 use crate::guest::Guest;
 use crate::sys::http::{Answer, Client, Limit, Method, Request};
 use crate::sys::{bounded, text};

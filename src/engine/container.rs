@@ -4,12 +4,8 @@ use std::time::Duration;
 use chrono::DateTime;
 use serde::Deserialize;
 
-use super::kept::{Ids, Labels, Sources};
+use super::kept::{Ids, Labels, Sources, is_id};
 use crate::sys::text;
-
-/// How many containers of one guest are dealt with. Whatever is kept, written down or journalled of a guest is
-/// bounded by this and by [`Container::weight`].
-pub const MOST_CONTAINERS: usize = 10_000;
 
 /// The engine's default stop timeout, in seconds: what a container without its own is given.
 const STOP_TIMEOUT: u64 = 10;
@@ -91,7 +87,7 @@ impl Container {
         serde_json::from_slice::<Inspected>(answer).map_err(|error| reason(&error))?.try_into()
     }
 
-    /// Reads the ids in the engine's answer to a list, [`MOST_CONTAINERS`] at the most.
+    /// Reads the ids in the engine's answer to a list, [`MOST_CONTAINERS`](super::MOST_CONTAINERS) at the most.
     pub fn parse_list(answer: &[u8]) -> Result<Vec<String>, String> {
         let Ids(ids) = serde_json::from_slice(answer).map_err(|error| reason(&error))?;
         Ok(ids)
@@ -152,14 +148,6 @@ impl Container {
             Some((service, parts.next().unwrap_or_default()))
         })
     }
-}
-
-/// An id or a name as engines make them: nothing that could mean anything else in a path.
-pub fn is_id(id: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    id.len() <= 128
-        && id.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric())
-        && id.bytes().all(plain)
 }
 
 fn reason(error: &serde_json::Error) -> String {

@@ -7,8 +7,11 @@ use std::fmt;
 use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::container::{MOST_CONTAINERS, is_id};
 use crate::sys::text;
+
+/// How many containers of one guest are dealt with. Whatever is kept, written down or journalled of a guest is
+/// bounded by this and by [`Container::weight`](super::Container::weight).
+pub const MOST_CONTAINERS: usize = 10_000;
 
 /// What is kept of a label or a path, in bytes.
 const LONGEST_TEXT: usize = 4096;
@@ -131,4 +134,12 @@ impl<'de> Visitor<'de> for Ids {
         }
         Ok(self)
     }
+}
+
+/// An id or a name as engines make them: nothing that could mean anything else in a path.
+pub fn is_id(id: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    id.len() <= 128
+        && id.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric())
+        && id.bytes().all(plain)
 }

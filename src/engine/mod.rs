@@ -11,5 +11,6 @@ mod info;
 mod kept;
 
 pub use client::{Engine, Error};
-pub use container::{Container, Health, MOST_CONTAINERS, Restart, Status};
+pub use container::{Container, Health, Restart, Status};
 pub use info::Info;
+pub use kept::MOST_CONTAINERS;

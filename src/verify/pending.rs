@@ -1,7 +1,6 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::servers::datastore;
 use crate::journal::VerifyOutcome;
 use crate::pbs::storage::Storage;
 use crate::pbs::{Snapshot, Upid};
@@ -179,6 +178,14 @@ fn pause(went_on: u64) -> u64 {
 fn seconds_between(then: &str, now: DateTime<Utc>) -> Option<u64> {
     let then = DateTime::parse_from_rfc3339(then).ok()?;
     u64::try_from((now - then.to_utc()).num_seconds()).ok()
+}
+
+/// `server:datastore`: what a storage stands for, the same under whatever name; the name itself where it is not told.
+pub fn datastore(storage: &Storage) -> String {
+    match &storage.target {
+        Some(target) => format!("{}:{}", target.server.to_ascii_lowercase(), target.datastore),
+        None => storage.id.clone(),
+    }
 }
 
 #[cfg(test)]

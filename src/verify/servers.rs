@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use super::pending::Pending;
-use crate::pbs::storage::{self, Secret, Storage, Target};
+use super::pending::{Pending, datastore};
+use crate::pbs::storage::{self, Secret, Target};
 use crate::pbs::{Error, Pbs};
 use crate::sys::Root;
 
@@ -100,14 +100,6 @@ impl Servers {
             std::ptr::eq(&*open.pbs, pbs) && self.refused.contains_key(id)
         };
         self.down.contains_key(&address(pbs.target())) || self.open.iter().any(refused)
-    }
-}
-
-/// `server:datastore`: what a storage stands for, the same under whatever name; the name itself where it is not told.
-pub fn datastore(storage: &Storage) -> String {
-    match &storage.target {
-        Some(target) => format!("{}:{}", target.server.to_ascii_lowercase(), target.datastore),
-        None => storage.id.clone(),
     }
 }
 
