@@ -16,7 +16,7 @@ use crate::sys::{Root, file};
 /// This node's file is the second: what it says holds against the cluster's.
 const PLACES: [&str; 2] = ["/etc/pve/stillpoint/config.toml", "/etc/stillpoint/config.toml"];
 
-/// A file in pmxcfs is no longer than this (facts/PVE.md).
+/// A file in pmxcfs is no longer than this.
 const LIMIT: u64 = 1 << 20;
 
 /// Nobody reads more of them at once.

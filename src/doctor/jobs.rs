@@ -1,7 +1,7 @@
 //! The backup jobs of the cluster: `/etc/pve/jobs.cfg`, read as Proxmox VE reads it.
 //!
 //! A section begins with `vzdump: ID` and ends with the first line that is empty; what stands below that and is no
-//! section's beginning is passed over, so a blank line within a job makes it lose what follows (facts/PVE.md).
+//! section's beginning is passed over, so a blank line within a job makes it lose what follows.
 
 use super::check::Check;
 use super::messages::{JOB_CUT, JOB_LINE, JOB_SCRIPT, JOBS, NO_JOBS_CFG};

@@ -7,7 +7,7 @@ use crate::guest::{Config, Member, members};
 use crate::sys::{Root, file};
 use crate::vzdump::{GuestType, Job};
 
-/// A file in pmxcfs is at most 1 MiB (facts/PVE.md).
+/// A file in pmxcfs is at most 1 MiB.
 const LIMIT: u64 = 1 << 20;
 
 /// The name of the snapshot that vzdump makes of a container.

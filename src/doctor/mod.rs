@@ -20,6 +20,7 @@ mod storage;
 mod storage_files;
 mod storage_rights;
 mod storage_server;
+mod storage_subject;
 mod vzdump;
 
 pub use ask::{Question, ask};
@@ -44,7 +45,7 @@ use crate::sys::Root;
 pub const SCHEMA: u32 = 1;
 
 /// The time that each of the things outside is given: a program of Proxmox VE's takes a second to start, a wrong token
-/// costs three (facts/PBS.md).
+/// costs three.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// What was found.

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use super::check::Check;
+use super::storage_subject::Subject;
 use super::{storage_files, storage_rights, storage_server};
 use crate::config::Settings;
 use crate::pbs::{self, Error, Pbs};
 use crate::sys::Root;
-use crate::sys::text::printable;
 
 /// One question to the server; six are asked at the most, and none after one that had no answer.
 const QUESTION_LIMIT: Duration = Duration::from_secs(10);
@@ -68,34 +68,4 @@ pub fn storage(root: &Root, settings: &Settings, id: &str) -> Vec<Check> {
         }
     }
     checks
-}
-
-/// The storage that is looked at: it begins the name of each check.
-#[derive(Clone, Copy)]
-pub struct Subject<'a> {
-    pub id: &'a str,
-}
-
-impl Subject<'_> {
-    /// `storage.offsite.rights`
-    pub fn about(self, what: &str) -> String {
-        format!("storage.{}.{what}", self.id)
-    }
-
-    pub fn ok(self, what: &str, message: impl ToString) -> Check {
-        Check::ok(self.about(what), sentence(message))
-    }
-
-    pub fn warn(self, what: &str, message: impl ToString) -> Check {
-        Check::warn(self.about(what), sentence(message))
-    }
-
-    pub fn fail(self, what: &str, message: impl ToString) -> Check {
-        Check::fail(self.about(what), sentence(message))
-    }
-}
-
-/// What a file or a server says is in it.
-fn sentence(message: impl ToString) -> String {
-    printable(&message.to_string(), 1000)
 }

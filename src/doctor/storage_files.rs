@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 
 use super::check::Check;
-use super::storage::Subject;
+use super::storage_subject::Subject;
 use crate::config::Settings;
 use crate::pbs::storage::Target;
 use crate::sys::Root;

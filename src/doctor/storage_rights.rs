@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::check::Check;
-use super::storage::Subject;
+use super::storage_subject::Subject;
 use crate::pbs::Error;
 use crate::pbs::look::{AUDIT, BACKUP, MODIFY, PRUNE, VERIFY};
 use crate::pbs::storage::Target;

@@ -3,8 +3,8 @@
 use chrono::TimeDelta;
 
 use super::check::Check;
-use super::storage::Subject;
 use super::storage_rights;
+use super::storage_subject::Subject;
 use crate::pbs::storage::Target;
 use crate::pbs::tls::Fingerprint;
 use crate::pbs::{Certificate, Error, SECOND_FACTOR};

@@ -190,7 +190,7 @@ impl Engine {
             .send(request, limit)
             .map_err(|failure| Error::Failed(text::printable(&failure.to_string(), 300)))?;
         match answer.status {
-            // 304: already so (facts/DOCKER.md).
+            // 304: already so.
             200..=299 | 304 => Ok(answer),
             404 => Err(Error::Gone),
             status => Err(Error::Refused(status, message(&answer.body))),

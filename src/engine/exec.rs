@@ -28,7 +28,7 @@ impl Engine {
     ///
     /// # Errors
     /// Also where it ends with another status than 0, and where it has not ended at `deadline`: it goes on running
-    /// in the container then (facts/RUST.md).
+    /// in the container then.
     pub fn exec(&self, id: &str, command: &str, deadline: Instant) -> Result<(), Error> {
         let body = json!({ "Cmd": ["/bin/sh", "-c", command] }).to_string();
         let path = format!("/containers/{}/exec", super::client::checked(id)?);

@@ -1,6 +1,6 @@
 //! The Docker Engine API inside a guest, spoken over its Unix socket from the node.
 //!
-//! Podman serves the same API. Paths are unversioned: guests run anything from 20.10 to 29 (facts/DOCKER.md).
+//! Podman serves the same API. Paths are unversioned: guests run anything from 20.10 to 29.
 //! Nothing the engine says is trusted: answers are bounded in bytes and time, and an id goes into a path only
 //! after it was seen to be one.
 

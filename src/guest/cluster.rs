@@ -27,7 +27,7 @@ impl Member {
 
 /// All guests of the cluster, ascending; each once, those of this node as this node's.
 ///
-/// `/etc/pve/lxc` and `/etc/pve/qemu-server` are this node's, `/etc/pve/nodes/NODE/...` every node's (facts/PVE.md).
+/// `/etc/pve/lxc` and `/etc/pve/qemu-server` are this node's, `/etc/pve/nodes/NODE/...` every node's.
 pub fn members(root: &Root) -> Result<Vec<Member>> {
     let mut members = Vec::new();
     for (guest_type, directory) in KINDS {

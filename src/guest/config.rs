@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use crate::sys::{Root, file};
 use crate::vzdump::Vmid;
 
-/// A file in pmxcfs is at most 1 MiB (facts/PVE.md).
+/// A file in pmxcfs is at most 1 MiB.
 pub(super) const LIMIT: u64 = 1 << 20;
 
 /// Where the cluster keeps a guest.

@@ -59,7 +59,7 @@ pub fn vzdump(root: &Root, arguments: &[String], ours: impl FnOnce() -> u8) -> u
 }
 
 /// Whether the status of vzdump's former script is passed on: only where a failure does no harm but the one that is
-/// meant (facts/PVE.md). In pre-restart it would leave a guest frozen or down, in backup-end spoil a complete archive.
+/// meant. In pre-restart it would leave a guest frozen or down, in backup-end spoil a complete archive.
 fn counts(phase: &str) -> bool {
     matches!(phase, "pre-stop" | "job-end")
 }

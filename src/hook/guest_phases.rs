@@ -19,7 +19,7 @@ const RESUME_LIMIT: Duration = Duration::from_secs(120);
 /// How long it waits for the engine of a guest that was just started (stop mode).
 const ENGINE_WAIT: Duration = Duration::from_secs(90);
 
-/// After the Stop button a SIGKILL follows within 5 s (facts/PVE.md).
+/// After the Stop button a SIGKILL follows within 5 s.
 const INTERRUPTED_LIMIT: Duration = Duration::from_secs(3);
 
 /// A call about one guest.

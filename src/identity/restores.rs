@@ -1,6 +1,6 @@
 //! Which guests were restored on this node, when, and from which backup.
 //!
-//! Nothing in a guest's configuration says that it was restored (facts/PVE.md); the node's list of tasks does, for
+//! Nothing in a guest's configuration says that it was restored; the node's list of tasks does, for
 //! the last thousand tasks or so.
 
 use std::collections::BTreeMap;

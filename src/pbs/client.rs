@@ -1,4 +1,4 @@
-//! Requests to a backup server, as that server wants them (`facts/PBS.md`): form bodies only, since with a JSON content
+//! Requests to a backup server, as that server wants them: form bodies only, since with a JSON content
 //! type it ignores the query string; plain text in error bodies, whatever their content type says.
 
 use std::fmt;

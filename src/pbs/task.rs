@@ -1,6 +1,6 @@
 //! Tasks of a backup server: a verify is started, polled, and its log read.
 //!
-//! A task that ends `OK` has not proved anything (`facts/PBS.md`): what counts is the snapshot's own state afterwards,
+//! A task that ends `OK` has not proved anything: what counts is the snapshot's own state afterwards,
 //! with this task's UPID or one that was started no earlier.
 
 use std::fmt;

@@ -114,7 +114,7 @@ fn strategy(container: &Container, default: Strategy) -> (Strategy, Option<Strin
             (default, Some(note))
         }
     };
-    // Stopping a --rm container deletes it (facts/DOCKER.md); for a stopped task Swarm starts another container on
+    // Stopping a --rm container deletes it; for a stopped task Swarm starts another container on
     // the same volumes.
     if wanted == Strategy::Stop && (container.auto_remove || container.is_swarm_task()) {
         return (Strategy::Pause, note);

@@ -46,7 +46,7 @@ impl Verdict {
 }
 
 /// Judges by the snapshot's own state, never by the task's end alone: a task that ends `OK` has not proved
-/// anything (facts/PBS.md).
+/// anything.
 ///
 /// `exitstatus` is the task's end, `log` what is known of its log.
 pub fn judge(
@@ -128,7 +128,7 @@ pub fn judge(
     }
 }
 
-/// The next backup uploads anew what a verify has found damaged (facts/PBS.md).
+/// The next backup uploads anew what a verify has found damaged.
 const MEND: &str = "; back the guest up again, that uploads what is damaged";
 
 /// A task that found damage ends so, and one that could not write down what it found.

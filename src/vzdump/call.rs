@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Vmid;
 
-/// The point of a job or of a guest's backup at which vzdump calls (facts/PVE.md, order of phases).
+/// The point of a job or of a guest's backup at which vzdump calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     JobInit,

@@ -63,7 +63,7 @@ impl Job {
     }
 
     /// The mode that was asked for: the task log's first line, else `mode:` of `/etc/vzdump.conf`, else
-    /// snapshot (facts/PVE.md).
+    /// snapshot.
     pub fn mode_asked(&self, root: &Root) -> Mode {
         self.upid
             .as_ref()

@@ -32,7 +32,7 @@ const ENGINE_LIMIT: Duration = Duration::from_secs(10);
 /// So many guests are asked at once.
 const AT_ONCE: usize = 32;
 
-/// A file in pmxcfs is at most 1 MiB (facts/PVE.md).
+/// A file in pmxcfs is at most 1 MiB.
 const CONFIG_LIMIT: u64 = 1 << 20;
 
 /// What is known of a guest with an engine that answers.

@@ -1,5 +1,5 @@
 //! Whether Stillpoint looks after guests when they start: by a drop-in for all of the node, or by each one's
-//! hookscript. A hookscript that is missing keeps its guest from starting (facts/PVE.md).
+//! hookscript. A hookscript that is missing keeps its guest from starting.
 
 use std::collections::HashMap;
 use std::process::Command;
@@ -90,8 +90,7 @@ impl Start {
     }
 }
 
-/// Whether the engine leaves it down at its first start after a restore, as it was when its data was copied
-/// (facts/DOCKER.md).
+/// Whether the engine leaves it down at its first start after a restore, as it was when its data was copied.
 fn stays_down(quiesced: Strategy, container: &Container) -> bool {
     match quiesced {
         Strategy::Stop => container.restart != Restart::Always,

@@ -1,4 +1,4 @@
-//! The simulated engine does what `facts/DOCKER.md` says of the real one.
+//! The simulated engine does what Docker does.
 
 use std::fs;
 use std::io::{Read, Write};

@@ -247,7 +247,7 @@ impl Container {
         self.stopping = false;
     }
 
-    /// Whether the engine starts it again when it starts itself (`facts/DOCKER.md`).
+    /// Whether the engine starts it again when it starts itself.
     pub(super) fn returns_at_boot(&self) -> bool {
         match self.spec.restart {
             Restart::No => false,

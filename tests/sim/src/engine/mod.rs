@@ -1,8 +1,8 @@
 //! The Docker engine of a simulated guest, and the guest's power switch.
 //!
 //! Two threads per guest: one watches the marker files that say whether the guest runs, boots and
-//! stops the engine accordingly; one accepts connections while the engine is up. Semantics follow
-//! `facts/DOCKER.md`: what a stop, a start, a shutdown and a power cut leave behind.
+//! stops the engine accordingly; one accepts connections while the engine is up. What a stop, a
+//! start, a shutdown and a power cut leave behind is what Docker leaves.
 
 mod actions;
 mod api;

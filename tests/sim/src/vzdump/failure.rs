@@ -1,5 +1,5 @@
-//! What vzdump does when the hook fails where the recording went on (`facts/PVE.md`, the table of
-//! exit statuses).
+//! What vzdump does when the hook fails where the recording went on, as
+//! the real one did with each phase's exit status.
 
 use super::plan::Step;
 use super::trace::Call;

@@ -27,7 +27,7 @@ extern "C" fn on_signal(_: nix::libc::c_int) {
     TERMINATED.store(true, Ordering::SeqCst);
 }
 
-/// The descriptors that PVE's worker leaks into whatever it starts (`facts/PVE.md`).
+/// The descriptors that PVE's worker leaks into whatever it starts.
 const LEAKED: [i32; 3] = [6, 7, 11];
 
 /// Runs as a worker until it is told to end.
