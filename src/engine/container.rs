@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use super::kept::{Ids, Labels, Sources, is_id};
@@ -115,6 +115,11 @@ impl Container {
     pub fn ran_for(&self) -> Option<Duration> {
         let time = |text: &str| DateTime::parse_from_rfc3339(text).ok();
         (time(&self.finished_at)? - time(&self.started_at)?).to_std().ok()
+    }
+
+    /// Whether it last ended before that; not where that can't be told.
+    pub fn ended_before(&self, time: DateTime<Utc>) -> bool {
+        DateTime::parse_from_rfc3339(&self.finished_at).is_ok_and(|ended| ended < time)
     }
 
     /// The compose project it belongs to.

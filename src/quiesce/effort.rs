@@ -41,8 +41,8 @@ pub enum Back {
     },
     /// The end of it.
     Fate(Fate),
-    /// It runs, but may yet be stopped by a request that is under way; or it is being removed. To be looked at
-    /// again, while what depends on it is started: more often than not it runs on.
+    /// It runs, but may yet be stopped by a request that is under way. To be looked at again, while what depends on
+    /// it is started: more often than not it runs on.
     NotKnown,
     Failed(Error),
 }
@@ -95,8 +95,8 @@ impl Effort {
                 Ok(Back::Fate(Fate::Left(why)))
             }
             Status::Exited | Status::Created => self.start(step, &container),
-            Status::Removing => Ok(Back::NotKnown),
-            Status::Dead | Status::Other => {
+            // A removal that does not come to its end keeps nobody waiting for ever either.
+            Status::Removing | Status::Dead | Status::Other => {
                 Err(Error::Refused(409, format!("it is {:?}", container.status)))
             }
         }

@@ -35,7 +35,8 @@ pub fn grade(run: &Run) -> (Option<Grade>, Vec<String>) {
                 steps.map(|step| text::printable(&step.name, 80)).collect()
             };
             let running = names(Strategy::None);
-            match (running.is_empty(), names(Strategy::Stop).len(), names(Strategy::Pause).len()) {
+            let paused = names(Strategy::Pause).len() + usize::from(quiesce.paused_before);
+            match (running.is_empty(), names(Strategy::Stop).len(), paused) {
                 (false, ..) => {
                     reasons.push(format!("left running by its setting: {}", running.join(", ")));
                     Grade::CrashConsistent

@@ -27,6 +27,8 @@ const SURVEY_LIMIT: usize = 32 << 20;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     pub steps: Vec<Step>,
+    /// Somebody has paused containers before; they stay so.
+    pub paused_before: bool,
     /// What a person should know about it.
     pub notes: Vec<String>,
 }
@@ -64,6 +66,13 @@ pub fn plan(
     for container in containers.iter().filter(|container| container.status == Status::Restarting) {
         plan.notes.push(format!(
             "{} is restarting again and again and is left alone",
+            text::printable(&container.name, 80)
+        ));
+    }
+    for container in containers.iter().filter(|container| container.status == Status::Paused) {
+        plan.paused_before = true;
+        plan.notes.push(format!(
+            "{} was paused before and is left as it is",
             text::printable(&container.name, 80)
         ));
     }
@@ -263,6 +272,14 @@ mod tests {
             let container = Container { status, ..service("db", "") };
             assert!(planned(&[container]).steps.is_empty(), "{status:?}");
         }
+    }
+
+    #[test]
+    fn what_was_paused_before_is_told() {
+        let container = Container { status: Status::Paused, ..service("db", "") };
+        let plan = planned(&[container, service("web", "")]);
+        assert!(plan.paused_before && plan.notes[0].starts_with("db was paused before"));
+        assert!(!planned(&[service("web", "")]).paused_before);
     }
 
     #[test]

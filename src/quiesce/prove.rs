@@ -1,10 +1,12 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
+use chrono::{DateTime, Utc};
+
 use crate::config::Strategy;
 use crate::engine::{Container, Engine, Error, Status};
 use crate::run::{Fate, Run, Step};
-use crate::sys::text;
+use crate::sys::{clock, text};
 
 /// Looks, before anything is brought back, whether what was brought to rest still is: a grade is proven, not
 /// assumed. What is not goes into the run's reasons.
@@ -15,12 +17,9 @@ pub fn prove(run: &mut Run, engine: &Engine, deadline: Instant) {
             run.disturb(reason);
         }
     }
-    match newcomers(&steps, engine, deadline) {
-        Ok(names) => {
-            for name in names {
-                run.disturb(format!("{name} was started while the data was copied"));
-            }
-        }
+    let began = run.quiesce.as_ref().and_then(|quiesce| quiesce.began_ms).map(clock::time_at);
+    match newcomers(&steps, began, engine, deadline) {
+        Ok(reasons) => reasons.into_iter().for_each(|reason| run.disturb(reason)),
         Err(error) => run.disturb(format!("it can't be proven that nothing was started: {error}")),
     }
     let killed = |step: &&Step| {
@@ -34,24 +33,39 @@ pub fn prove(run: &mut Run, engine: &Engine, deadline: Instant) {
     run.proof_due = false;
 }
 
-/// The names of containers that run and that the plan does not know.
-fn newcomers(steps: &[Step], engine: &Engine, deadline: Instant) -> Result<Vec<String>, Error> {
+/// What can be said against containers that the plan does not know: those that run, or may have run since it began.
+fn newcomers(
+    steps: &[Step],
+    began: Option<DateTime<Utc>>,
+    engine: &Engine,
+    deadline: Instant,
+) -> Result<Vec<String>, Error> {
     let known: HashSet<&str> = steps.iter().map(|step| step.id.as_str()).collect();
-    let mut names = Vec::new();
+    let mut reasons = Vec::new();
     for id in engine.running(deadline)? {
         if known.contains(id.as_str()) {
             continue;
         }
         match engine.inspect(&id, deadline) {
-            Ok(container) if container.status == Status::Running => {
-                names.push(text::printable(&container.name, 80));
-            }
-            Ok(_) | Err(Error::Gone) => {}
+            Ok(container) => reasons.extend(ran(&container, began)),
+            Err(Error::Gone) => {}
             Err(error) => return Err(error),
         }
     }
-    names.truncate(20);
-    Ok(names)
+    reasons.truncate(20);
+    Ok(reasons)
+}
+
+/// One that is between two of its restarts has not run where its last end was before.
+fn ran(container: &Container, began: Option<DateTime<Utc>>) -> Option<String> {
+    let name = text::printable(&container.name, 80);
+    match container.status {
+        Status::Running => Some(format!("{name} was started while the data was copied")),
+        Status::Restarting if !began.is_some_and(|began| container.ended_before(began)) => {
+            Some(format!("{name} was restarting again and again while the data was copied"))
+        }
+        _ => None,
+    }
 }
 
 fn moved(engine: &Engine, step: &Step, deadline: Instant) -> Option<String> {

@@ -142,7 +142,8 @@ fn write_down(root: &Root, run: &mut Run, guest: &Guest, plan: Plan, by: By) -> 
     for note in plan.notes {
         run.note(note);
     }
-    run.quiesce = Some(Quiesce::new(by, plan.steps));
+    let paused_before = plan.paused_before;
+    run.quiesce = Some(Quiesce { paused_before, ..Quiesce::new(by, plan.steps) });
     if let Err(error) = Runs::of(root).save(run) {
         run.quiesce = None;
         return Err(error.context("what runs can't be written down, so nothing is stopped"));

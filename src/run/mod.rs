@@ -105,6 +105,9 @@ pub struct Quiesce {
     pub rested_ms: Option<u64>,
     /// Likewise when the last start was confirmed.
     pub resumed_ms: Option<u64>,
+    /// Somebody had paused containers before, which stay so: not everything is stopped.
+    #[serde(default)]
+    pub paused_before: bool,
     /// Who requested the stops has given up, and what the steps say of requests is the whole truth.
     pub over: bool,
     pub steps: Vec<Step>,
@@ -266,6 +269,7 @@ impl Quiesce {
             requests_ended_ms: None,
             rested_ms: None,
             resumed_ms: None,
+            paused_before: false,
             over: false,
             steps,
         }

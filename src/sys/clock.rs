@@ -1,6 +1,6 @@
 //! Wall clock for people, boot clock for durations.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use nix::time::{ClockId, clock_gettime};
 
 /// Milliseconds since the node booted, sleep included (`CLOCK_BOOTTIME`): the same in every process, and not
@@ -10,6 +10,12 @@ pub fn boot_ms() -> u64 {
         u64::try_from(time.tv_sec()).unwrap_or(0) * 1000
             + u64::try_from(time.tv_nsec()).unwrap_or(0) / 1_000_000
     })
+}
+
+/// The time of day at that moment of the boot clock, as the clock goes now.
+pub fn time_at(boot_ms_then: u64) -> DateTime<Utc> {
+    let ago = boot_ms().saturating_sub(boot_ms_then);
+    now() - TimeDelta::try_milliseconds(ago.cast_signed()).unwrap_or_default()
 }
 
 /// The kernel's id of this boot; empty where it can't be read.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use chrono::Utc;
 use serde_json::Value;
 use stillpoint_sim::engine::container::{Restart, Spec, Status};
 use stillpoint_sim::engine::stack::throwaway;
@@ -28,7 +29,10 @@ pub fn cases() -> Vec<Case> {
         Case::always(FAULT, "made with --rm", with_rm),
         Case::always(FAULT, "made with --rm, and vzdump killed", with_rm_and_killed),
         Case::always(FAULT, "paused, restarting, exited or created before", others_before),
+        Case::always(FAULT, "paused by somebody before", paused_before),
+        Case::always(FAULT, "restarting again and again", restarting),
         Case::always(FAULT, "killed by their guest's shutdown", killed_by_the_shutdown),
+        Case::always(FAULT, "a removal without end", removed_for_ever).weighing(Weight::Long),
         Case::always("start fails", "a few times", start_fails),
         Case::always("start fails", "a few times, and vzdump killed", start_fails_and_killed),
         Case::always("start fails", "for ever", start_always_fails).weighing(Weight::Long),
@@ -162,6 +166,36 @@ fn others_before() -> Result<Ended> {
     Promise::of(&scene, &report).kept()
 }
 
+fn with_another(status: Status) -> Scene {
+    Scene::new("lxc-snapshot-1vol", &|guest| {
+        let spec = Spec::service("other", "another").restart(Restart::No).status(status);
+        guest.containers.push(spec);
+    })
+}
+
+/// What is paused is not shut down.
+fn paused_before() -> Result<Ended> {
+    let scene = with_another(Status::Paused);
+    let report = scene.play(Vec::new());
+    ensure!(backup(&report)?["grade"] == "mixed", "{}", report.text());
+    ensure!(scene.engine().count("another", What::Unpaused) == 0, "it was unpaused");
+    Promise::of(&scene, &report).except(&["another"]).kept()
+}
+
+/// It may have run at the snapshot's instant, unless its last end was before.
+fn restarting() -> Result<Ended> {
+    let scene = with_another(Status::Restarting);
+    let report = scene.play(Vec::new());
+    ensure!(backup(&report)?["grade"] == "clean", "{}", report.text());
+    let scene = with_another(Status::Restarting);
+    scene.when(At::Ended("pre-stop"), |guest| {
+        assert!(engine(guest).modify("another", |it| it.finished_at = Some(Utc::now())));
+    });
+    let report = scene.play(Vec::new());
+    is_crash_consistent(&report, "another was restarting again and again")?;
+    Promise::of(&scene, &report).kept()
+}
+
 /// An engine with live-restore leaves its containers running when it ends.
 fn killed_by_the_shutdown() -> Result<Ended> {
     let scene = Scene::new("lxc-stop-running", &|guest| guest.engine.live_restore = true);
@@ -197,16 +231,30 @@ fn start_always_fails_and_killed() -> Result<Ended> {
     gives_up(at_rest(Victim::Group))
 }
 
+fn removed_for_ever() -> Result<Ended> {
+    let scene = meanwhile(|guest| {
+        assert!(engine(guest).modify("db", |db| db.status = Status::Removing));
+    });
+    is_given_up(&scene, Vec::new(), "Removing")
+}
+
 fn gives_up(kills: Vec<stillpoint_sim::vzdump::replay::Kill>) -> Result<Ended> {
-    let scene = failing(u32::MAX);
+    is_given_up(&failing(u32::MAX), kills, "allocated")
+}
+
+fn is_given_up(
+    scene: &Scene,
+    kills: Vec<stillpoint_sim::vzdump::replay::Kill>,
+    why: &str,
+) -> Result<Ended> {
     let report = scene.play(kills);
     let told = |record: &Value| {
         let containers = record["containers"].as_array().cloned().unwrap_or_default();
         let failed = |it: &Value| it["name"] == "db" && it["fate"] == "failed";
-        containers.iter().any(|it| failed(it) && it["error"].to_string().contains("allocated"))
+        containers.iter().any(|it| failed(it) && it["error"].to_string().contains(why))
     };
     ensure!(report.journal.iter().any(told), "it is not said that db failed\n{}", report.text());
-    let kept = Promise::of(&scene, &report).except(&["db"]).kept()?;
+    let kept = Promise::of(scene, &report).except(&["db"]).kept()?;
     // How long it is tried is a choice, not a time to be back.
     Ok(Ended { back_ms: None, own_ms: None, ..kept })
 }

@@ -118,6 +118,10 @@ pub fn start(inner: &Inner, reference: &str) -> Answer {
             return refuse(409, message.to_owned());
         }
         Status::Running | Status::Restarting => return done(304),
+        Status::Removing => {
+            let message = "container is marked for removal and cannot be started";
+            return refuse(409, message.to_owned());
+        }
         Status::Created | Status::Exited => {}
     }
     let asked = state.containers[at].clone();

@@ -139,6 +139,8 @@ pub enum Status {
     Restarting,
     /// Ended.
     Exited,
+    /// On its way out of the engine.
+    Removing,
 }
 
 impl Status {
@@ -150,6 +152,7 @@ impl Status {
             Self::Paused => "paused",
             Self::Restarting => "restarting",
             Self::Exited => "exited",
+            Self::Removing => "removing",
         }
     }
 

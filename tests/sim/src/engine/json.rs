@@ -16,6 +16,7 @@ fn human(container: &Container) -> String {
     let base = match container.status.name() {
         "running" | "paused" => "Up 2 minutes".to_owned(),
         "exited" => format!("Exited ({}) 2 seconds ago", container.exit_code),
+        "removing" => "Removal In Progress".to_owned(),
         "restarting" => format!("Restarting ({}) 1 second ago", container.exit_code),
         _ => "Created".to_owned(),
     };
