@@ -7,6 +7,9 @@ use crate::sys::Root;
 use crate::sys::file;
 use crate::sys::process::{self, Process};
 
+/// More scripts than these do not stand between vzdump and its hook.
+const GENERATIONS: usize = 8;
+
 /// One run of vzdump over one or more guests: the worker process that calls the hook.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
@@ -19,14 +22,16 @@ pub struct Job {
 }
 
 impl Job {
-    /// The job that the calling hook belongs to: its parent is the worker. One that has died is an error.
+    /// The job that the calling hook belongs to. Its parent is the worker, or a script that the worker calls and that
+    /// calls the hook; a parent that has died is an error.
     pub fn of_parent() -> io::Result<Job> {
-        let worker = Process::parent()?;
-        let upid = process::arguments(worker.pid)?
-            .first()
-            .and_then(|argument| Upid::from_command_line(argument));
-        let session = process::session_of(worker.pid)?;
-        // One that has died meanwhile has no arguments any more.
+        let parent = Process::parent()?;
+        let session = process::session_of(parent.pid)?;
+        let (worker, upid) = match task_above(parent.pid, session) {
+            Some((worker, upid)) => (worker, Some(upid)),
+            None => (parent, None),
+        };
+        // One that has died meanwhile has no command line any more.
         if !worker.alive() {
             return Err(process::orphaned());
         }
@@ -72,6 +77,21 @@ impl Job {
             .or_else(|| configured_mode(root))
             .unwrap_or(Mode::Snapshot)
     }
+}
+
+/// The nearest of a process and its ancestors in a session that is a task of PVE's.
+fn task_above(mut pid: i32, session: i32) -> Option<(Process, Upid)> {
+    for _ in 0..GENERATIONS {
+        if pid <= 1 || process::session_of(pid).ok()? != session {
+            return None;
+        }
+        let title = process::arguments(pid).ok()?.into_iter().next();
+        if let Some(upid) = title.and_then(|title| Upid::from_command_line(&title)) {
+            return Some((Process::find(pid).ok()?, upid));
+        }
+        pid = process::parent_of(pid).ok()?;
+    }
+    None
 }
 
 fn at_work(root: &Root, vmid: Vmid, counts: impl Fn(i32, &Upid) -> bool) -> bool {

@@ -1,5 +1,6 @@
 //! vzdump is stopped, held up, or left alone with what it began.
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -9,12 +10,13 @@ use stillpoint::quiesce::{BroughtBack, Errand, bring_back};
 use stillpoint::sys::Root;
 use stillpoint::vzdump::Vmid;
 use stillpoint_sim::engine::{Hostile, What};
+use stillpoint_sim::hooks::Binaries;
 use stillpoint_sim::node::{Guest, Node};
 use stillpoint_sim::vzdump::replay::{Moment, Options, Victim};
 
 use super::harness::{Case, Ended};
 use super::promise::{Promise, backup, is_crash_consistent};
-use super::scene::{At, PATIENCE, Scene, VMID, kill, runs, wait_for};
+use super::scene::{At, PATIENCE, Scene, VMID, binaries, kill, runs, wait_for};
 
 const FAULT: &str = "vzdump interrupted or held up";
 
@@ -31,12 +33,28 @@ pub fn cases() -> Vec<Case> {
         Case::always(FAULT, "many resumers at once", many_resumers),
         Case::always(FAULT, "a resumer beside post-restart", resumer_beside_the_hook),
         Case::always(FAULT, "killed, and killed again by the next", killed_twice),
+        Case::always(FAULT, "called by a script of somebody's own", called_by_a_script),
     ]
 }
 
 fn halting(scene: &Scene, point: &str) -> Options {
     let env = [("STILLPOINT_FAILPOINT".to_owned(), format!("{point}=halt"))];
     Options { env: env.into(), ..scene.options() }
+}
+
+/// Its end after each phase is not vzdump's.
+fn called_by_a_script() -> Result<Ended> {
+    let real = binaries();
+    let script = std::env::temp_dir().join("own-script");
+    let text = format!("#!/bin/sh\n{} \"$@\"\nexit $?\n", real.vzdump_hook.display());
+    std::fs::write(&script, text)?;
+    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755))?;
+    let called = Binaries { vzdump_hook: script, ..real };
+    let scene = Scene::with("lxc-snapshot-1vol", &called, &|_| {});
+    let report = scene.play(Vec::new());
+    ensure!(backup(&report)?["grade"] == "clean", "{}", report.text());
+    ensure!(report.records("recovered").is_empty(), "the guard took it for dead");
+    Promise::of(&scene, &report).kept()
 }
 
 fn beside_one_that_hangs() -> Result<Ended> {
