@@ -42,8 +42,11 @@ pub fn recover(root: &Root) -> Result<()> {
     Ok(())
 }
 
-/// Brings back the containers of a guest now.
+/// Brings back the containers of a guest now; one that a dead backup left frozen is thawed before.
 pub fn resume(root: &Root, vmid: Vmid) -> Result<()> {
+    if quiesce::thaw(root, vmid)? {
+        print(&format!("Guest {vmid} was frozen; it is thawed."))?;
+    }
     let deadline = Instant::now() + PERSON_LIMIT;
     let errand = Errand { by: "person", reason: "a person asked for it", close: false, run: None };
     let brought_back = quiesce::bring_back(root, vmid, deadline, errand)?;

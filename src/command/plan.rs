@@ -27,7 +27,9 @@ pub fn plan(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
         State::Stopped => bail!("guest {vmid} is not running: its backup stops nothing"),
     };
     if guest.is_frozen() {
-        bail!("guest {vmid} is frozen: thaw it with `lxc-unfreeze -n {vmid}`");
+        bail!(
+            "guest {vmid} is frozen: `stillpoint resume {vmid}` thaws it, unless a backup is at work"
+        );
     }
     let plan = match Engine::of(&guest)? {
         None => Plan::default(),

@@ -1,6 +1,8 @@
 //! Stillpoint on the other nodes of the cluster: what their notes ([`nodes`]) say.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -43,9 +45,12 @@ pub fn cluster(root: &Root) -> Vec<Check> {
             return checks;
         }
     };
-    if let Some(cluster) = &members.cluster {
-        let message = if cluster.quorate == 0 { NO_QUORUM } else { QUORUM };
-        checks.push(message.check("cluster.quorum", &[]));
+    let quorate = members.cluster.as_ref().map(|cluster| cluster.quorate != 0);
+    match quorate {
+        Some(false) => checks.push(NO_QUORUM.check("cluster.quorum", &[])),
+        _ if is_read_only(root) => checks.push(NO_QUORUM.check("cluster.quorum", &[])),
+        Some(true) => checks.push(QUORUM.check("cluster.quorum", &[])),
+        None => {}
     }
     let own = node_name(root);
     let others: Vec<&String> = members.nodelist.keys().filter(|node| **node != own).collect();
@@ -95,6 +100,11 @@ fn wanted_snippets(root: &Root) -> BTreeSet<String> {
         storages.iter().any(|storage| storage.shared && snippet::volume(storage) == *volume)
     };
     ours.filter(|volume| !shared(volume)).collect()
+}
+
+/// Without quorum pmxcfs shows what it holds without the right to write, while corosync is down as well.
+fn is_read_only(root: &Root) -> bool {
+    fs::metadata(root.path("/etc/pve/nodes")).is_ok_and(|meta| meta.mode() & 0o200 == 0)
 }
 
 fn listed(root: &Root) -> Result<Members> {

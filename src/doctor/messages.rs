@@ -69,7 +69,7 @@ messages! {
 
     // The cluster.
     QUORUM: Ok "the cluster has quorum";
-    NO_QUORUM: Warn "the cluster has no quorum: /etc/pve is read-only, so no copy gets an identity of its own"
+    NO_QUORUM: Fail "the cluster has no quorum: /etc/pve is read-only, so backups fail and no copy gets an identity of its own"
         => "pvecm status";
     NODES: Ok "Stillpoint {version} is on {count}";
     NO_NOTE: Warn "the other nodes can't see that Stillpoint is on this one: {reason}"
@@ -94,9 +94,9 @@ messages! {
     LOCKED: Fail "a backup that is over left it locked ({lock}), and the next one will fail"
         => "{tool} unlock {vmid}";
     SNAPSHOT: Warn "a backup that is over left its snapshot, which takes up space"
-        => "pct delsnapshot {vmid} vzdump";
+        => "pct delsnapshot {vmid} vzdump --force";
     FROZEN: Fail "it is frozen, and no backup is under way"
-        => "lxc-unfreeze -n {vmid}";
+        => "stillpoint resume {vmid}";
     RUN: Ok "a backup of it is under way";
     RUN_OPEN: Fail "a backup that is over left {count} stopped"
         => "stillpoint resume {vmid}";

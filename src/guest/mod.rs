@@ -1,5 +1,6 @@
 //! A guest: its configuration in the cluster, and the running thing.
 
+mod cgroup;
 mod cluster;
 mod config;
 pub mod edit;

@@ -2,25 +2,40 @@
 //! hookscript.
 
 use std::process::Command;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
+use super::State;
 use crate::sys::{Root, program};
 use crate::vzdump::Vmid;
 
 const THAW_LIMIT: Duration = Duration::from_secs(20);
+const THAW_LOOK: Duration = Duration::from_millis(10);
 
 /// `pct` takes a second for its Perl to start, and a guest's start waits for its volumes.
 const PCT_LIMIT: Duration = Duration::from_secs(300);
 
-/// Thaws a frozen guest.
+/// Thaws a frozen guest, whichever way it was frozen.
+///
+/// # Errors
+/// Also when it is still frozen afterwards.
 pub fn thaw(root: &Root, vmid: Vmid) -> Result<()> {
     let mut unfreeze = Command::new(root.path("/usr/bin/lxc-unfreeze"));
     unfreeze.args(["-n", &vmid.to_string()]);
-    program::run(&mut unfreeze, THAW_LIMIT)
-        .map(drop)
-        .with_context(|| format!("lxc-unfreeze -n {vmid}"))
+    let told = program::run(&mut unfreeze, THAW_LIMIT);
+    let State::Running(guest) = State::of(root, vmid)? else { return Ok(()) };
+    guest.thaw()?;
+    let deadline = Instant::now() + THAW_LIMIT;
+    while guest.is_frozen() {
+        if Instant::now() >= deadline {
+            told.with_context(|| format!("lxc-unfreeze -n {vmid}"))?;
+            bail!("guest {vmid} is still frozen");
+        }
+        thread::sleep(THAW_LOOK);
+    }
+    Ok(())
 }
 
 /// Takes the lock out of the guest's configuration.

@@ -1,11 +1,12 @@
-use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+use std::{fs, io};
 
 use anyhow::{Context, Result, bail};
 
+use super::cgroup::{self, Freezer};
 use crate::sys::process::Pidfd;
 use crate::sys::tree::Tree;
 use crate::sys::{Root, program};
@@ -25,13 +26,7 @@ pub enum State {
 pub struct Guest {
     /// The root of the guest's init.
     pub tree: Tree,
-    freezer: Vec<Freezer>,
-}
-
-/// A file that tells whether the guest is frozen.
-struct Freezer {
-    path: PathBuf,
-    frozen: fn(&str) -> bool,
+    freezer: Freezer,
 }
 
 impl State {
@@ -52,9 +47,16 @@ impl State {
 impl Guest {
     /// Whether the guest is frozen or being frozen: nothing in it answers then.
     pub fn is_frozen(&self) -> bool {
-        self.freezer.iter().any(|freezer| {
-            fs::read_to_string(&freezer.path).is_ok_and(|text| (freezer.frozen)(&text))
-        })
+        self.freezer.is_frozen()
+    }
+
+    /// Thaws what LXC's own `lxc-unfreeze` leaves frozen: on PVE 9 LXC's monitor freezes the guest on vzdump's word, and
+    /// its state stays RUNNING, for which `lxc-unfreeze` does nothing.
+    ///
+    /// # Errors
+    /// When a file of its control groups can't be written.
+    pub fn thaw(&self) -> io::Result<()> {
+        self.freezer.thaw()
     }
 }
 
@@ -65,8 +67,7 @@ fn in_directory(directory: &Path, vmid: Vmid) -> Result<State> {
         return Ok(State::Stopped);
     }
     let tree = Tree::open(&guest.join("root")).with_context(|| format!("root of guest {vmid}"))?;
-    let freezer = vec![Freezer { path: guest.join("frozen"), frozen: |_| true }];
-    Ok(State::Running(Guest { tree, freezer }))
+    Ok(State::Running(Guest { tree, freezer: Freezer::of_marker(guest.join("frozen")) }))
 }
 
 fn in_lxc(root: &Root, vmid: Vmid) -> Result<State> {
@@ -115,52 +116,12 @@ fn opened(vmid: Vmid, pid: i32) -> Result<State> {
     {
         bail!("process {pid} is not the init of guest {vmid}: it sees the node's own files");
     }
-    Ok(State::Running(Guest { tree, freezer: freezers(&cgroups) }))
+    Ok(State::Running(Guest { tree, freezer: Freezer::of(&cgroups, vmid) }))
 }
 
-/// Whether a line of `/proc/PID/cgroup` is that of a process in this guest: `lxc/VMID` on PVE,
-/// `lxc.payload.VMID` as LXC names it by itself, and `lxc.payload.VMID-N` where one that was killed has left its own.
+/// Whether a line of `/proc/PID/cgroup` is that of a process in this guest.
 fn belongs_to(line: &str, vmid: Vmid) -> bool {
-    let Some(path) = line.splitn(3, ':').nth(2) else { return false };
-    let components: Vec<&str> = path.split('/').collect();
-    let (number, payload) = (vmid.to_string(), format!("lxc.payload.{vmid}"));
-    let is_payload = |component: &str| match component.strip_prefix(&payload) {
-        Some("") => true,
-        Some(rest) => rest.strip_prefix('-').is_some_and(|n| n.parse::<u32>().is_ok()),
-        None => false,
-    };
-    components.iter().any(|component| is_payload(component))
-        || components
-            .windows(2)
-            .any(|pair| matches!(pair[0], "lxc" | "lxc.payload") && pair[1] == number)
-}
-
-/// The freezer files of a process, as far as this node has them: a frozen ancestor shows in them too.
-fn freezers(cgroups: &str) -> Vec<Freezer> {
-    let mut found = Vec::new();
-    for line in cgroups.lines() {
-        let mut fields = line.splitn(3, ':');
-        let (Some(_), Some(controllers), Some(path)) =
-            (fields.next(), fields.next(), fields.next())
-        else {
-            continue;
-        };
-        let path = path.trim_start_matches('/');
-        if controllers.is_empty() {
-            for mount in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
-                found.push(Freezer {
-                    path: Path::new(mount).join(path).join("cgroup.events"),
-                    frozen: |text| text.lines().any(|line| line == "frozen 1"),
-                });
-            }
-        } else if controllers.split(',').any(|controller| controller == "freezer") {
-            found.push(Freezer {
-                path: Path::new("/sys/fs/cgroup/freezer").join(path).join("freezer.state"),
-                frozen: |text| matches!(text.trim(), "FROZEN" | "FREEZING"),
-            });
-        }
-    }
-    found
+    line.splitn(3, ':').nth(2).is_some_and(|path| cgroup::of_guest(path, vmid).is_some())
 }
 
 #[cfg(test)]
@@ -168,46 +129,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_belongs_to_the_guest_its_cgroup_names() {
-        for line in [
-            "0::/lxc/9001/ns/init.scope",
-            "0::/lxc/9001",
-            "4:freezer:/lxc/9001/ns",
-            "0::/lxc.payload.9001/init.scope",
-            "0::/lxc.payload/9001/init.scope",
-            "0::/lxc.payload.9001-1/init.scope",
-            "6:freezer:/lxc.payload.9001-12",
-        ] {
-            assert!(belongs_to(line, Vmid(9001)), "{line}");
-        }
-        for line in [
-            "0::/system.slice/docker.service",
-            "0::/lxc/900/ns",
-            "0::/lxc/90011/ns",
-            "0::/lxc.monitor.9001",
-            "0::/lxc/101/ns/lxc.payload.900",
-            "0::/lxc.payload.90011-1",
-            "0::/lxc.payload.9001-",
-            "0::/lxc.payload.9001-old",
-            "0::/",
-            "",
-        ] {
-            assert!(!belongs_to(line, Vmid(9001)), "{line}");
-        }
-    }
-
-    #[test]
     fn a_process_of_the_node_is_never_taken_for_a_guest() {
         let own = i32::try_from(std::process::id()).unwrap();
         assert!(opened(Vmid(9001), own).is_err());
-    }
-
-    #[test]
-    fn both_freezers_are_known() {
-        let found = freezers("4:freezer:/lxc/9001\n0::/lxc/9001/ns\n");
-        assert_eq!(found.len(), 3);
-        assert!((found[0].frozen)("FROZEN\n") && !(found[0].frozen)("THAWED\n"));
-        assert!((found[1].frozen)("populated 1\nfrozen 1\n"));
-        assert!(!(found[1].frozen)("populated 1\nfrozen 0\n"));
     }
 }

@@ -22,5 +22,6 @@ pub use guard::{guard, recover, watch};
 pub use note::run_of;
 pub use plan::{Plan, plan, survey};
 pub use resume::{look_again, resume, start_order};
+pub use revive::thaw;
 pub use settle::settle;
 pub use stop::{Quiesced, arm, note_running, quiesce};

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::config::Settings;
 use crate::guest::{self, Config, Place, State};
 use crate::report::log;
 use crate::run::{Run, Runs};
 use crate::sys::{Root, process};
-use crate::vzdump::{GuestType, Mode, Vmid};
+use crate::vzdump::{GuestType, Job, Mode, Vmid};
 
 /// For the guest's lock, to write down what was done.
 const LOCK_LIMIT: Duration = Duration::from_secs(60);
@@ -102,6 +102,25 @@ pub fn revive(root: &Root, settings: &Settings, run: &Run, left: Left) -> Result
     Ok(true)
 }
 
+/// Thaws a frozen guest for a person who wants its containers back. Returns whether it was frozen.
+///
+/// # Errors
+/// Also when a backup is at work on it, which thaws it itself.
+pub fn thaw(root: &Root, vmid: Vmid) -> Result<bool> {
+    let State::Running(guest) = State::of(root, vmid)? else { return Ok(false) };
+    if !guest.is_frozen() {
+        return Ok(false);
+    }
+    let of_a_run =
+        Runs::of(root).load(vmid).is_ok_and(|run| run.is_some_and(|run| run.job.alive()));
+    if of_a_run || Job::any_at(root, vmid) || process::mounted("/mnt/vzsnap")? {
+        bail!("guest {vmid} is frozen by a backup that is under way, and thawed by it");
+    }
+    guest::thaw(root, vmid)?;
+    log::notice(vmid, "it was frozen; a person had it thawed");
+    Ok(true)
+}
+
 /// For the journal; the guest is back whether or not this can be written down.
 fn note_revived(root: &Root, vmid: Vmid, done: &[&str]) {
     change(root, vmid, |run| {
@@ -129,7 +148,7 @@ fn change(root: &Root, vmid: Vmid, change: impl FnOnce(&mut Run)) {
 fn tell_how(root: &Root, run: &Run, left: Left, locked: bool) -> Result<()> {
     let vmid = run.vmid;
     let commands = match (left, locked) {
-        (Left::Frozen, _) => format!("lxc-unfreeze -n {vmid}"),
+        (Left::Frozen, _) => format!("stillpoint resume {vmid}"),
         (Left::Down, true) => format!("pct unlock {vmid} && pct start {vmid}"),
         (Left::Down, false) => format!("pct start {vmid}"),
     };

@@ -69,6 +69,7 @@ pub const SCENES: &[Scene] = scenes! {
     // The cluster.
     |node| cluster(node, 1) => "cluster.quorum" QUORUM, "cluster.other" NODE_WITHOUT;
     |node| cluster(node, 0) => "cluster.quorum" NO_QUORUM;
+    without_corosync => "cluster.quorum" NO_QUORUM;
     |node| { cluster(node, 1); note(node, r#"{"schema":1,"version":"0.0.1","time":""}"#) } =>
         "cluster.other" NODE_OTHER, "cluster.other" NODE_NO_SNIPPET;
     |node| { cluster(node, 1); note(node, "{") } => "cluster.other" NODE_DAMAGED;
@@ -192,6 +193,14 @@ fn cluster(node: &Node, quorate: u8) {
         "nodelist": {{ "sim": {{ "id": 1, "online": 1}}, "other": {{ "id": 2, "online": 1}} }}}}"#
     );
     node.write("etc/pve/.members", &members).unwrap();
+}
+
+/// Then pmxcfs lists no members, and takes nothing.
+fn without_corosync(node: &mut Node) {
+    let nodes = node.path("etc/pve/nodes");
+    let mut permissions = fs::metadata(&nodes).unwrap().permissions();
+    permissions.set_readonly(true);
+    fs::set_permissions(&nodes, permissions).unwrap();
 }
 
 fn note(node: &Node, text: &str) {

@@ -141,7 +141,11 @@ fn a_person_is_told(mode: &'static str) -> Result<Ended> {
             assert!(done.success(), "{program} {words:?}");
         };
         if guest.is_running() {
-            run("usr/bin/lxc-unfreeze", &["-n"]);
+            let mut resume = Command::new(&binaries().stillpoint);
+            resume.args(["resume", &vmid]).env("STILLPOINT_ROOT", &root);
+            let said = resume.output().unwrap();
+            assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+            assert!(String::from_utf8_lossy(&said.stdout).contains("was frozen; it is thawed"));
         } else {
             run("usr/sbin/pct", &["unlock"]);
             run("usr/sbin/pct", &["start"]);
@@ -150,11 +154,12 @@ fn a_person_is_told(mode: &'static str) -> Result<Ended> {
     let mail = std::fs::read_to_string(&mail)?;
     let command = match mode {
         STOP => "pct unlock 9001 && pct start 9001",
-        _ => "lxc-unfreeze -n 9001",
+        _ => "stillpoint resume 9001",
     };
     ensure!(mail.matches(command).count() == 1, "the mail: {mail}");
     let back = "Subject: Stillpoint: guest 9001 is back after a backup that died";
-    ensure!(mail.matches(back).count() == 1, "the mail: {mail}");
+    // Who resumed it knows.
+    ensure!(mail.matches(back).count() == usize::from(mode == STOP), "the mail: {mail}");
     Ok(kept)
 }
 
