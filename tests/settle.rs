@@ -518,6 +518,25 @@ fn what_does_not_come_up_is_told() {
     assert!(world.has_note(), "the next start tries again");
 }
 
+#[test]
+fn a_guest_that_is_stopped_meanwhile_goes_on_at_its_next_start() {
+    let world = World::new(|spec| spec.containers[1].failing_starts = 2);
+    world.was_backed_up();
+    world.program("usr/sbin/sendmail", "#!/bin/sh\ncat >\"${0%/usr/sbin/sendmail}/mail\"\n");
+    let settling = world.settling().spawn().unwrap();
+    while world.count("cache", What::StartAsked) == 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    world.guest.set_marker("running", false).unwrap();
+    assert!(!settling.wait_with_output().unwrap().status.success());
+    assert!(!world.node.path("mail").exists() && world.journal("settled").is_empty());
+    assert!(world.has_note());
+    world.guest.set_marker("running", true).unwrap();
+    assert!(world.settle().status.success());
+    assert_eq!(world.status("cache"), Status::Running);
+    assert!(!world.has_note());
+}
+
 /// What was brought back at boot is mailed; where there was nothing to bring back, nothing is.
 #[test]
 fn a_boot_that_brings_something_back_is_mailed() {

@@ -105,6 +105,10 @@ fn bring_up(
         left = resume(root, &mut run, deadline, Duration::ZERO);
     }
     note_unhealthy(root, &mut run, deadline);
+    // Somebody stopped it meanwhile: that is no failure, and its next start finds the note.
+    if !State::of(root, vmid)?.is_running() {
+        return Ok(not_running());
+    }
     let record = settled(&run, waited, began.elapsed(), left.clone());
     tell(root, &record);
     failpoint::reach(root, "settled");
