@@ -106,7 +106,8 @@ fn a_collector_that_is_killed_at_any_point_loses_nothing() {
         let seen = world.pbs.requests().len();
         let mut unit = world.unit();
         // Another request later each time, and in the end late enough on any machine.
-        while world.pbs.requests().len() < seen + 1 + kills % 3 + kills / 20 && world.pending() > 0 {
+        while world.pbs.requests().len() < seen + 1 + kills % 3 + kills / 20 && world.pending() > 0
+        {
             std::thread::sleep(Duration::from_millis(1));
         }
         unit.kill().unwrap();

@@ -1,5 +1,8 @@
 //! Ordering a verify, or finding one that was ordered or that the server has started by itself.
 
+use std::thread;
+use std::time::Duration;
+
 use anyhow::Result;
 
 use super::{Collection, Poll};
@@ -9,6 +12,9 @@ use crate::pbs::{Error, Pbs, TaskStatus, Upid};
 use crate::verify::judge::unanswered;
 use crate::verify::pending::Pending;
 use crate::verify::queue::Claim;
+
+/// A server begins a task within milliseconds of the order.
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
 
 impl Collection<'_> {
     /// Whether the server may have started to verify the snapshot by itself: not known yet, and it has not left another
@@ -81,7 +87,7 @@ impl Collection<'_> {
         pending.unanswered = blind;
         let pbs = self.servers.get(pending)?;
         if blind || self.may_have_its_own(pending) {
-            match self.task(&pbs, pending) {
+            match self.begun(&pbs, pending, blind) {
                 Err(error) if !tells_nothing(&error) => {
                     self.servers.note(&pbs, &error);
                     return Err(error);
@@ -120,9 +126,19 @@ impl Collection<'_> {
         }
     }
 
+    /// A task that may be about it already, also of an order that is on its way yet: its giver was killed a moment ago, say.
+    fn begun(&self, pbs: &Pbs, pending: &Pending, ordered: bool) -> Result<Option<Upid>, Error> {
+        let found = self.task(pbs, pending)?;
+        if found.is_some() || !ordered {
+            return Ok(found);
+        }
+        thread::sleep(ON_ITS_WAY);
+        self.task(pbs, pending)
+    }
+
     /// A task that may be about it already. What was found before a person asked says nothing, and clocks differ: there
     /// it counts only while it runs.
-    pub(super) fn task(&self, pbs: &Pbs, pending: &Pending) -> Result<Option<Upid>, Error> {
+    fn task(&self, pbs: &Pbs, pending: &Pending) -> Result<Option<Upid>, Error> {
         let found = pbs.verify_task(&pending.snapshot, pending.tasks_since(), self.question())?;
         match found {
             Some(upid) if pending.by_hand => {
