@@ -150,7 +150,7 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Start what an interrupted backup left stopped
+    /// Start what an interrupted backup left stopped, and thaw a guest that it left frozen
     #[command(after_help = "Example: stillpoint resume 9001")]
     Resume { vmid: Vmid },
     /// Start, in a restored or moved guest, what was running when it was backed up
