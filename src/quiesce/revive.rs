@@ -8,6 +8,7 @@ use crate::config::Settings;
 use crate::guest::{self, Config, Place, State};
 use crate::report::log;
 use crate::run::{Run, Runs};
+use crate::sys::text::printable;
 use crate::sys::{Root, process};
 use crate::vzdump::{GuestType, Job, Mode, Vmid};
 
@@ -64,13 +65,8 @@ fn gone(root: &Root, run: &Run) -> bool {
 /// Thaws or starts the guest, once nothing of vzdump lives, no other job is at the guest and the lock in its
 /// configuration is that backup's or none. Returns whether it did.
 pub fn revive(root: &Root, settings: &Settings, run: &Run, left: Left) -> Result<bool> {
-    let lock = match Place::of(root, run.vmid)? {
-        Place::Here(Config { lock, .. }) => lock,
-        // A node without configurations: there is no lock to respect either.
-        Place::Gone | Place::Elsewhere(_) => None,
-    };
-    let ours = matches!(lock.as_deref(), None | Some("backup" | "snapshot"));
-    if !ours
+    let lock = lock_of(root, run.vmid)?;
+    if !is_of_a_backup(lock.as_deref())
         || run.job.alive()
         || run.job.another_at(root, run.vmid)
         || process::mounted("/mnt/vzsnap")?
@@ -111,6 +107,11 @@ pub fn thaw(root: &Root, vmid: Vmid) -> Result<bool> {
     if !guest.is_frozen() {
         return Ok(false);
     }
+    let lock = lock_of(root, vmid)?;
+    if let Some(lock) = lock.filter(|lock| !is_of_a_backup(Some(lock))) {
+        let lock = printable(&lock, 60);
+        bail!("guest {vmid} is frozen and locked ({lock}): it is left to whoever locked it");
+    }
     let of_a_run =
         Runs::of(root).load(vmid).is_ok_and(|run| run.is_some_and(|run| run.job.alive()));
     if of_a_run || Job::any_at(root, vmid) || process::mounted("/mnt/vzsnap")? {
@@ -119,6 +120,19 @@ pub fn thaw(root: &Root, vmid: Vmid) -> Result<bool> {
     guest::thaw(root, vmid)?;
     log::notice(vmid, "it was frozen; a person had it thawed");
     Ok(true)
+}
+
+fn lock_of(root: &Root, vmid: Vmid) -> Result<Option<String>> {
+    Ok(match Place::of(root, vmid)? {
+        Place::Here(Config { lock, .. }) => lock,
+        // A node without configurations: there is no lock to respect either.
+        Place::Gone | Place::Elsewhere(_) => None,
+    })
+}
+
+/// Whether a lock is one that vzdump sets, or none.
+fn is_of_a_backup(lock: Option<&str>) -> bool {
+    matches!(lock, None | Some("backup" | "snapshot"))
 }
 
 /// For the journal; the guest is back whether or not this can be written down.

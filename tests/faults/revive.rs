@@ -1,7 +1,8 @@
 //! A guest that vzdump's death left frozen or down: brought back where it is ours to do, and only there.
 
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -52,13 +53,14 @@ fn not_before(
     victim: Victim,
     release: impl Fn(&Arc<Guest>) + Send + Sync + 'static,
 ) -> Result<Ended> {
-    let early = Arc::new(Mutex::new(None));
+    let (early, watcher) = (Arc::new(Mutex::new(None)), Arc::new(Mutex::new(None)));
     let (seen, release) = (Arc::clone(&early), Arc::new(release));
+    let started = Arc::clone(&watcher);
     let mark = Arc::new(scene.marker());
     scene.when(At::Ended("pre-stop"), move |guest| {
         let (guest, seen) = (Arc::clone(guest), Arc::clone(&seen));
         let (release, mark) = (Arc::clone(&release), Arc::clone(&mark));
-        std::thread::spawn(move || {
+        *started.lock().unwrap() = Some(std::thread::spawn(move || {
             while is_back(&guest) {
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -66,9 +68,11 @@ fn not_before(
             *seen.lock().unwrap() = Some(is_back(&guest));
             mark();
             release(&guest);
-        });
+        }));
     });
     let report = scene.play(vec![kill("pre-stop", Moment::Working, victim)]);
+    let watched = watcher.lock().unwrap().take().map(std::thread::JoinHandle::join);
+    ensure!(matches!(watched, Some(Ok(()))), "who clears the way has failed, see above");
     let early = *early.lock().unwrap();
     ensure!(early == Some(false), "brought back too early: {early:?}\n{}", report.text());
     let kept = Promise::of(scene, &report).booted().kept()?;
@@ -80,7 +84,28 @@ fn not_before(
 fn locked_by_another(mode: &'static str) -> Result<Ended> {
     let scene = Scene::new(mode, &|_| {});
     scene.when(At::Ended("pre-stop"), |guest| guest.set_lock(Some("migrate")).unwrap());
-    not_before(&scene, Victim::Group, |guest| guest.set_lock(None).unwrap())
+    let root = scene.node.root().to_owned();
+    not_before(&scene, Victim::Group, move |guest| {
+        refuses_a_person(&root, guest, "locked (migrate)");
+        guest.set_lock(None).unwrap();
+    })
+}
+
+/// A frozen guest is not thawed for a person either, who is told why.
+fn refuses_a_person(root: &Path, guest: &Guest, why: &str) {
+    if !guest.is_frozen() {
+        return;
+    }
+    let resumed = resume(root, guest);
+    let said = String::from_utf8_lossy(&resumed.stderr);
+    assert!(!resumed.status.success() && said.contains(why), "{said}");
+    assert!(guest.is_frozen());
+}
+
+fn resume(root: &Path, guest: &Guest) -> Output {
+    let mut resume = Command::new(&binaries().stillpoint);
+    resume.args(["resume", &guest.vmid.to_string()]).env("STILLPOINT_ROOT", root);
+    resume.output().unwrap()
 }
 
 /// Another job's worker, in the middle of that guest, or of none.
@@ -98,7 +123,9 @@ fn other_job(scene: &Scene, at: Option<u32>) -> Result<Child> {
 fn another_job_is_at_it(mode: &'static str) -> Result<Ended> {
     let scene = Scene::new(mode, &|_| {});
     let job = Mutex::new(other_job(&scene, Some(9001))?);
-    not_before(&scene, Victim::Group, move |_| {
+    let root = scene.node.root().to_owned();
+    not_before(&scene, Victim::Group, move |guest| {
+        refuses_a_person(&root, guest, "by a backup that is under way");
         let mut job = job.lock().unwrap();
         job.kill().unwrap();
         job.wait().unwrap();
@@ -141,9 +168,7 @@ fn a_person_is_told(mode: &'static str) -> Result<Ended> {
             assert!(done.success(), "{program} {words:?}");
         };
         if guest.is_running() {
-            let mut resume = Command::new(&binaries().stillpoint);
-            resume.args(["resume", &vmid]).env("STILLPOINT_ROOT", &root);
-            let said = resume.output().unwrap();
+            let said = resume(&root, guest);
             assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
             assert!(String::from_utf8_lossy(&said.stdout).contains("was frozen; it is thawed"));
         } else {
