@@ -69,7 +69,7 @@ messages! {
 
     // The cluster.
     QUORUM: Ok "the cluster has quorum";
-    NO_QUORUM: Fail "the cluster has no quorum: /etc/pve is read-only, so backups fail and no copy gets an identity of its own"
+    NO_QUORUM: Fail "the cluster has no quorum: /etc/pve is read-only, so backups fail, and no guest starts"
         => "pvecm status";
     NODES: Ok "Stillpoint {version} is on {count}";
     NO_NOTE: Warn "the other nodes can't see that Stillpoint is on this one: {reason}"

@@ -23,7 +23,9 @@ impl Director<'_> {
         let baseline = self.actions();
         let mut extra = self.take_kill(&call);
         let worker = self.worker(job)?;
-        worker.wire.send(&Order::Call { hook, argv: call.argv.clone(), env })?;
+        if worker.wire.send(&Order::Call { hook, argv: call.argv.clone(), env }).is_err() {
+            worker.dead = true;
+        }
         let mut made = Made {
             report: CallReport {
                 job,

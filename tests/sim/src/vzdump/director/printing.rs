@@ -37,9 +37,19 @@ impl Director<'_> {
         if lines.is_empty() {
             return Ok(());
         }
-        self.worker(job)?.wire.send(&Order::Log(lines))?;
+        let worker = self.worker(job)?;
+        // Somebody else may kill it at any time, also right after its hook.
+        if worker.wire.send(&Order::Log(lines)).is_err() {
+            worker.dead = true;
+            return Ok(());
+        }
         loop {
-            match self.worker(job)?.wire.receive(Duration::from_secs(10))? {
+            let worker = self.worker(job)?;
+            let Ok(news) = worker.wire.receive(Duration::from_secs(10)) else {
+                worker.dead = true;
+                return Ok(());
+            };
+            match news {
                 Some(News::Done) => return Ok(()),
                 Some(News::Reaped(pid, ended)) => {
                     self.reaped.insert(pid, ended);
