@@ -7,17 +7,10 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::sys::{Root, file};
-use crate::vzdump::{Upid, Vmid};
-
-/// The running tasks and the latest, then the ended ones, then those before them. A list that has grown to 50 kB
-/// becomes the older one.
-const LISTS: [&str; 3] =
-    ["/var/log/pve/tasks/active", "/var/log/pve/tasks/index", "/var/log/pve/tasks/index.1"];
-
-const LIMIT: u64 = 16 << 20;
+use crate::sys::Root;
+use crate::vzdump::{Task, Upid, Vmid, tasks};
 
 /// The archive is named at the beginning of a restore's log; what tar says of files may be long.
 const LOG_LIMIT: u64 = 64 << 10;
@@ -43,16 +36,7 @@ pub struct Restores {
 impl Restores {
     /// Reads the node's lists of tasks.
     pub fn read(root: &Root) -> Result<Restores> {
-        let mut latest = None;
-        for list in LISTS {
-            let path = root.path(list);
-            let Some(text) =
-                file::read_text(&path, LIMIT).with_context(|| path.display().to_string())?
-            else {
-                continue;
-            };
-            add(latest.get_or_insert_with(BTreeMap::new), &text);
-        }
+        let latest = tasks(root)?.map(latest_restores);
         Ok(Restores { latest })
     }
 
@@ -92,26 +76,17 @@ fn backed_up(line: &str) -> Option<Vmid> {
     }
 }
 
-/// One task a line: its UPID, in the list of the active ones a 0 or 1, and once it has ended, when and how.
-fn add(latest: &mut BTreeMap<Vmid, Upid>, text: &str) {
-    let upid = |line: &str| {
-        let (upid, rest) = line.split_once(' ').unwrap_or((line, ""));
-        Upid::parse(upid.trim()).filter(|_| !has_failed(rest))
-    };
-    for upid in text.lines().filter_map(upid).filter(|upid| upid.kind() == "vzrestore") {
+fn latest_restores(tasks: Vec<Task>) -> BTreeMap<Vmid, Upid> {
+    let mut latest: BTreeMap<Vmid, Upid> = BTreeMap::new();
+    // One that has failed restored nothing: the guest of that number is then the one that was there before.
+    let restores = tasks.into_iter().filter(|task| task.upid.kind() == "vzrestore" && !task.failed);
+    for upid in restores.map(|task| task.upid) {
         let Ok(vmid) = upid.subject().parse() else { continue };
         if latest.get(&vmid).is_none_or(|before| before.started() < upid.started()) {
             latest.insert(vmid, upid);
         }
     }
-}
-
-/// Whether a task has ended and restored nothing: the guest of that number is then the one that was there before.
-fn has_failed(rest: &str) -> bool {
-    let mut words = rest.split_whitespace().skip_while(|word| {
-        matches!(*word, "0" | "1") || word.len() == 8 && word.bytes().all(|b| b.is_ascii_hexdigit())
-    });
-    words.next().is_some_and(|word| word != "OK" && !word.starts_with("WARNINGS"))
+    latest
 }
 
 #[cfg(test)]
@@ -120,32 +95,20 @@ mod tests {
 
     #[test]
     fn the_latest_restore_counts() {
-        let mut latest = BTreeMap::new();
-        add(
-            &mut latest,
-            "UPID:one:00006B5F:00A1B2C3:00000010:vzrestore:9002:root@pam: 00000020 OK\n\
-            UPID:one:00006B5F:00A1B2C3:00000030:vzrestore:9002:root@pam:\n\
-            UPID:one:00006B5F:00A1B2C3:00000040:vzclone:9001:root@pam: 00000041 OK\n\
-            UPID:one:00006B5F:00A1B2C3:00000040:vzcreate:9003:root@pam: 00000041 OK\nnonsense\n\n",
-        );
-        let task = |time: u32, rest: &str| {
-            format!("UPID:one:00006B5F:00A1B2C3:{time:08X}:vzrestore:9004:root@pam:{rest}\n")
+        let task = |time: u32, kind: &str, vmid: u32, failed| {
+            let upid = format!("UPID:one:00006B5F:00A1B2C3:{time:08X}:{kind}:{vmid}:root@pam:");
+            Task { upid: Upid::parse(&upid).unwrap(), failed }
         };
-        for (time, rest) in [
-            (0x50, " 00000051 WARNINGS: 1"),
-            (0x60, " 00000061 unable to restore CT 9004 - CT is running"),
-            (0x70, " 1 00000071 interrupted by signal"),
-        ] {
-            add(&mut latest, &task(time, rest));
-        }
-        let restores = Restores { latest: Some(latest.clone()) };
-        assert_eq!(restores.of(Vmid(9004)), Restored::At(0x50));
-        for (time, rest) in [(0x80, " 0"), (0x90, " 1 00000091 OK"), (0xa0, "")] {
-            add(&mut latest, &task(time, rest));
-            let restores = Restores { latest: Some(latest.clone()) };
-            assert_eq!(restores.of(Vmid(9004)), Restored::At(i64::from(time)), "{rest}");
-        }
+        let latest = latest_restores(vec![
+            task(0x30, "vzrestore", 9002, false),
+            task(0x10, "vzrestore", 9002, false),
+            task(0x40, "vzclone", 9001, false),
+            task(0x40, "vzcreate", 9003, false),
+            task(0x50, "vzrestore", 9004, false),
+            task(0x60, "vzrestore", 9004, true),
+        ]);
         let restores = Restores { latest: Some(latest) };
+        assert_eq!(restores.of(Vmid(9004)), Restored::At(0x50));
         assert_eq!(restores.of(Vmid(9002)), Restored::At(0x30));
         assert_eq!(restores.of(Vmid(9001)), Restored::NotHere);
         assert_eq!(restores.of(Vmid(9003)), Restored::NotHere);

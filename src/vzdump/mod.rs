@@ -5,11 +5,13 @@
 mod call;
 mod job;
 mod task_log;
+mod tasks;
 mod upid;
 
 pub use call::{Call, GuestType, Mode, Phase, Subject};
 pub use job::Job;
 pub use task_log::TaskLog;
+pub use tasks::{Task, tasks};
 pub use upid::Upid;
 
 use serde::{Deserialize, Serialize};
