@@ -6,6 +6,8 @@
 
 #[path = "pbs_contract/client.rs"]
 mod client;
+#[path = "pbs_contract/later.rs"]
+mod later;
 #[path = "pbs_contract/normal.rs"]
 mod normal;
 #[path = "pbs_contract/recording.rs"]
@@ -46,6 +48,7 @@ fn every_recorded_exchange_is_answered_as_recorded() {
         assert_eq!(recording.exchanges.len(), count, "{file} was not read whole");
         pbs.edit(|state| world::before_file(state, file));
         for exchange in &recording.exchanges {
+            pbs.edit(|state| world::act(state, &exchange.comments));
             let request = prepare(&pbs, exchange);
             let answer = client::send(&pbs, &request);
             compared += 1;
@@ -66,6 +69,42 @@ fn every_recorded_exchange_is_answered_as_recorded() {
 }
 
 #[test]
+fn what_was_recorded_of_every_ill_is_answered_as_recorded() {
+    let pbs = later::start();
+    let mut differences = Vec::new();
+    let mut compared = 0;
+    for (file, count) in later::FILES {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pbs").join(file);
+        let recording = recording::read(&path);
+        assert_eq!(recording.requests, count, "{file} has changed");
+        assert_eq!(recording.exchanges.len(), count, "{file} was not read whole");
+        for (at, exchange) in recording.exchanges.iter().enumerate() {
+            pbs.edit(|state| {
+                state.stop_clock(later::date(exchange));
+                later::act(state, &exchange.comments, &recording.exchanges[at..]);
+            });
+            if !later::is_replayed(exchange) {
+                continue;
+            }
+            let request = prepare(&pbs, exchange);
+            let answer = client::send(&pbs, &request);
+            compared += 1;
+            if let Err(difference) = compare(&pbs, exchange, &answer) {
+                let (place, target) = (&exchange.place, &exchange.target);
+                let title = exchange.comments.last().map_or("", String::as_str);
+                differences.push(format!("{place} {title}\n  {target}\n{difference}"));
+            }
+        }
+    }
+    assert!(
+        differences.is_empty(),
+        "{} of {compared} answers differ:\n{}",
+        differences.len(),
+        differences.join("\n")
+    );
+}
+
+#[test]
 fn every_recording_is_replayed() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pbs");
     let entries = std::fs::read_dir(folder).expect("the recordings");
@@ -74,7 +113,8 @@ fn every_recording_is_replayed() {
         .map(|name| name.into_string().expect("a name"))
         .collect();
     names.sort();
-    let mut known = FILES.map(|(file, _)| file.to_owned());
+    let known = FILES.iter().chain(&later::FILES);
+    let mut known: Vec<String> = known.map(|(file, _)| (*file).to_owned()).collect();
     known.sort();
     assert_eq!(names, known);
 }
@@ -91,7 +131,6 @@ fn prepare(pbs: &SimPbs, exchange: &Exchange) -> Vec<u8> {
     let date = chrono::DateTime::parse_from_rfc2822(date).expect("a date");
     let body: Option<Value> = serde_json::from_str(&exchange.body).ok();
     pbs.edit(|state| {
-        world::act(state, &exchange.comments);
         if let Some(body) = &body {
             finish_what_is_over(state, exchange, body);
         }
@@ -127,7 +166,9 @@ fn finish_what_is_over(state: &mut State, exchange: &Exchange, body: &Value) {
         data["used"].as_u64(),
         data["avail"].as_u64(),
     ) {
-        for store in state.datastores.values_mut() {
+        let named =
+            |name: &str| exchange.target.contains(&format!("/admin/datastore/{name}/status"));
+        for (_, store) in state.datastores.iter_mut().filter(|(name, _)| named(name)) {
             store.space = [total, used, avail];
         }
     }
@@ -141,6 +182,8 @@ fn compare(pbs: &SimPbs, exchange: &Exchange, answer: &Answer) -> Result<(), Str
         Some(length) => compare_left_out(pbs, exchange, answer, length)?,
         None => compare_body(exchange, answer)?,
     };
+    // The recorder's own directory was longer than the name that stands for it.
+    let as_is = as_is && !exchange.body.contains("$RIG");
     // A body with something in it that is not compared may have another length.
     let fixed = |headers: &[(String, String)]| -> Vec<(String, String)> {
         let headers = headers.iter().map(|(name, value)| match name.as_str() {

@@ -122,6 +122,9 @@ fn route(state: &mut State, request: &Request, auth_id: &str, call: &[&str]) -> 
             };
             call(state, request, auth_id, store)
         }
+        ("DELETE", ["admin", "datastore", store, "snapshots"]) => {
+            snapshots::forget(state, request, auth_id, store)
+        }
         ("POST", ["admin", "datastore", store, "verify"]) => {
             start::verify(state, request, auth_id, store)
         }

@@ -106,6 +106,7 @@ impl Datastore {
             key: backup.key,
             comment: backup.comment,
             protected: backup.protected,
+            locked: false,
             verification: None,
             manifest_size: backup.manifest_size,
             damage: BTreeMap::new(),

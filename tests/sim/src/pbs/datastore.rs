@@ -49,13 +49,8 @@ pub fn check_rights(
 pub fn open<'a>(state: &'a State, store: &str) -> Result<&'a Datastore, Failure> {
     let found = state.datastores.get(store);
     let found = found.ok_or_else(|| Failure::new(400, format!("no such datastore '{store}'")))?;
-    match &found.maintenance {
-        Some(Maintenance::Offline(message)) => Err(Failure::new(
-            400,
-            format!("datastore '{store}' is unavailable: offline maintenance mode: {message}"),
-        )),
-        Some(Maintenance::ReadOnly(_)) | None => Ok(found),
-    }
+    let refusal = found.maintenance.as_ref().and_then(|maintenance| maintenance.refusal(store));
+    refusal.map_or(Ok(found), |text| Err(Failure::new(400, text)))
 }
 
 /// Refuses whoever does not own the group.
@@ -101,6 +96,12 @@ pub fn list(state: &mut State, request: &Request, auth_id: &str) -> Outcome {
             Some(Maintenance::ReadOnly(text)) => {
                 entry["maintenance"] = json!(format!("type=read-only,message={text}"));
             }
+            Some(Maintenance::Unmounting) => {
+                entry["maintenance"] = json!("unmount");
+                entry["mount-status"] = json!("mounted");
+            }
+            Some(Maintenance::Deleting) => entry["maintenance"] = json!("delete"),
+            Some(Maintenance::NotMounted) => entry["mount-status"] = json!("notmounted"),
             None => {}
         }
         entry

@@ -98,6 +98,8 @@ pub struct Snapshot {
     pub comment: Option<String>,
     /// Whether it is protected from pruning.
     pub protected: bool,
+    /// Whether somebody holds its lock, as a backup under way, a prune or a forget does.
+    pub locked: bool,
     /// The last verify.
     pub verification: Option<Verification>,
     /// Bytes of `index.json.blob` before any verify.

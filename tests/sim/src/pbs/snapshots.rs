@@ -6,11 +6,12 @@ use serde_json::{Value, json};
 
 use super::access::owns;
 use super::api::{Failure, Outcome, Reply};
-use super::datastore::{check_owner, check_rights, open};
+use super::datastore::{acl_path, check_owner, check_rights, open};
 use super::params::{Kind, Known, Params, optional, required};
 use super::snapshot::{MANIFEST, SnapshotId};
 use super::state::State;
 use super::store::{Datastore, Group};
+use super::task::lock;
 use super::verify::{ManifestError, manifest_error, missing};
 use crate::http::{Answer, Body, Request};
 
@@ -96,6 +97,41 @@ fn made_up_entry(number: u64, owner: &str) -> String {
          {{\"filename\":\"index.json.blob\",\"crypt-mode\":\"sign-only\",\"size\":647}}],\
          \"size\":9103676,\"owner\":\"{owner}\",\"protected\":false}}"
     )
+}
+
+/// `DELETE /admin/datastore/STORE/snapshots`: forgets one.
+pub fn forget(state: &mut State, request: &Request, auth_id: &str, store: &str) -> Outcome {
+    let params = Params::read(request, &[], &SNAPSHOT)?;
+    let text = |name| params.text(name).unwrap_or_default();
+    let (kind, guest) = (text("backup-type"), text("backup-id"));
+    let time = params.int("backup-time").unwrap_or_default();
+    let id = SnapshotId::new(store, params.namespace(), kind, guest, time);
+    let path = acl_path(store, &id.ns);
+    if !state.access.has_any(auth_id, &path, &["Datastore.Modify", "Datastore.Prune"]) {
+        let missing = "missing Datastore.Modify|Datastore.Prune";
+        return Err(Failure::new(403, format!("permission check failed - {missing} on {path}")));
+    }
+    let open = open(state, store)?;
+    if !state.access.has_any(auth_id, &path, &["Datastore.Modify"]) {
+        check_owner(open, &id.ns, &id.kind, &id.id, auth_id)?;
+    }
+    let Some((_, snapshot)) = open.snapshot(&id) else {
+        return Err(Failure::new(400, NO_ENTRY));
+    };
+    if snapshot.protected {
+        let text = "failed to delete snapshot - cannot remove protected snapshot";
+        return Err(Failure::new(400, text));
+    }
+    if snapshot.locked || !snapshot.finished || state.tasks.iter().any(|task| task.reads(&id)) {
+        let (path, lock) = (open.snapshot_path(&id), lock(&id));
+        let text = format!(
+            "failed to delete snapshot - while destroying snapshot {path:?}: \
+             unable to acquire snapshot lock {lock:?}"
+        );
+        return Err(Failure::new(400, text));
+    }
+    state.remove_snapshot(&id);
+    Ok(Reply::Data(Value::Null))
 }
 
 /// `GET /admin/datastore/STORE/groups`

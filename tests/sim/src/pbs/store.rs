@@ -37,6 +37,26 @@ pub enum Maintenance {
     Offline(String),
     /// Reading and verifying work; the message.
     ReadOnly(String),
+    /// Somebody unmounts it, and waits for a task that still uses it.
+    Unmounting,
+    /// It is being deleted.
+    Deleting,
+    /// Its disk is not there.
+    NotMounted,
+}
+
+impl Maintenance {
+    /// Why nothing of the datastore can be used; None where it can be read.
+    pub fn refusal(&self, store: &str) -> Option<String> {
+        let why = match self {
+            Self::ReadOnly(_) => return None,
+            Self::NotMounted => return Some(format!("datastore '{store}' is not mounted")),
+            Self::Offline(message) => format!("offline maintenance mode: {message}"),
+            Self::Unmounting => "datastore is being unmounted".to_owned(),
+            Self::Deleting => "datastore is being deleted".to_owned(),
+        };
+        Some(format!("datastore '{store}' is unavailable: {why}"))
+    }
 }
 
 /// One datastore.
@@ -82,6 +102,11 @@ impl Datastore {
             manifest_locked: 0,
             made_up: 0,
         }
+    }
+
+    /// Whether nothing more can be written to its disk.
+    pub fn is_full(&self) -> bool {
+        self.space[2] == 0
     }
 
     /// Whether the namespace exists.

@@ -20,6 +20,21 @@ fn locks(id: &SnapshotId) -> String {
     format!("/run/proxmox-backup/locks/{}{namespace}", id.store)
 }
 
+/// The lock of a snapshot, which a verify holds together with others, and a forget alone.
+pub fn lock(id: &SnapshotId) -> String {
+    format!("{}/{}", locks(id), escape(&id.to_string()))
+}
+
+/// Why what was found cannot be written into the snapshot.
+fn unwritable(store: &mut Datastore, id: &SnapshotId) -> Option<String> {
+    if store.is_full() {
+        return Some("write failed: No space left on device (os error 28)".to_owned());
+    }
+    store.manifest_locked = store.manifest_locked.checked_sub(1)?;
+    let lock = format!("{}/{}", locks(id), escape(&format!("{id}/.index.json.lck")));
+    Some(format!("unable to acquire manifest lock {lock:?}"))
+}
+
 /// A task, running or over.
 #[derive(Debug, Clone)]
 pub struct Task {
@@ -86,6 +101,11 @@ impl Task {
         }
     }
 
+    /// Whether it reads this snapshot now.
+    pub fn reads(&self, id: &SnapshotId) -> bool {
+        self.end.is_none() && self.at_work.as_ref().is_some_and(|(at, _)| at == id)
+    }
+
     /// Does the rest at once.
     pub fn finish(&mut self, stores: &mut BTreeMap<String, Datastore>, now: i64) {
         if let Some((_, due)) = &mut self.at_work {
@@ -124,11 +144,11 @@ impl Task {
             self.write(time, line);
             return false;
         };
-        if !snapshot.finished {
-            let lock = format!("{}/{}", locks(id), escape(&id.to_string()));
+        if !snapshot.finished || snapshot.locked {
             let line = format!(
                 "SKIPPED: verify {name}:{id} - could not acquire snapshot lock: \
-                 unable to acquire shared snapshot lock {lock:?}"
+                 unable to acquire shared snapshot lock {:?}",
+                lock(id)
             );
             self.write(time, line);
             return false;
@@ -167,13 +187,8 @@ impl Task {
         for line in lines.into_iter().skip(1) {
             self.write(time, line);
         }
-        if let Some(store) = stores.get_mut(&id.store).filter(|store| store.manifest_locked > 0) {
-            store.manifest_locked -= 1;
-            let lock = format!("{}/{}", locks(id), escape(&format!("{id}/.index.json.lck")));
-            let line = format!(
-                "verify {}:{id} - manifest update error: unable to acquire manifest lock {lock:?}",
-                id.store
-            );
+        if let Some(why) = stores.get_mut(&id.store).and_then(|store| unwritable(store, id)) {
+            let line = format!("verify {}:{id} - manifest update error: {why}", id.store);
             self.write(time, line);
             self.failed.push(id.to_string());
             return;
