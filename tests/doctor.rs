@@ -6,7 +6,6 @@ mod bench;
 mod scenes;
 
 use std::collections::BTreeSet;
-use std::os::unix::process::CommandExt;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -18,6 +17,7 @@ use stillpoint_sim::engine::Hostile;
 use stillpoint_sim::engine::container::{Restart, Spec};
 use stillpoint_sim::engine::stack::throwaway;
 use stillpoint_sim::node::{GuestSpec, config};
+use stillpoint_sim::vzdump::bystander::{Bystander, Title};
 
 use bench::{Said, doctor, sound, told};
 use scenes::SCENES;
@@ -190,14 +190,10 @@ fn what_a_backup_needs_while_it_is_under_way_is_not_left_over() {
     let guest = node.guest(9001).unwrap();
     guest.set_config(&config::with_snapshot(&guest.config().unwrap())).unwrap();
     guest.set_marker("frozen", true).unwrap();
-    let upid = "UPID:sim:00006B5F:00A1B2C3:6B02265C:vzdump:9001:root@pam:";
-    let log = format!("var/log/pve/tasks/C/{upid}");
-    node.write(&log, "INFO: Starting Backup of VM 9001 (lxc)\n").unwrap();
-    let mut vzdump = std::process::Command::new("/bin/sleep");
-    let mut vzdump = vzdump.arg0(format!("task {upid}")).arg("600").spawn().unwrap();
+    let log = "INFO: Starting Backup of VM 9001 (lxc)\n";
+    let vzdump = Bystander::start(&node, Title::True, log).unwrap();
     let said = told(&node, &[]);
-    vzdump.kill().unwrap();
-    vzdump.wait().unwrap();
+    drop(vzdump);
     let odd: Vec<&Check> = said.checks.iter().filter(|check| check.level != Level::Ok).collect();
     assert_eq!(odd.len(), 1, "{odd:#?}");
     assert_eq!(

@@ -70,7 +70,7 @@ fn called_by_vzdump(root: &Root, arguments: &[String]) -> u8 {
     }
     let settings = Settings::load(root);
     arguments.iter().take(1).for_each(|phase| failpoint::reach(root, phase));
-    let job = match Job::of_parent() {
+    let job = match Job::of_parent(root) {
         Ok(job) => job,
         Err(error) => {
             say(&format!("nothing is done, for the calling vzdump is not known: {error}"));

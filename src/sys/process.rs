@@ -158,6 +158,23 @@ pub fn arguments(pid: i32) -> io::Result<Vec<String>> {
         .collect())
 }
 
+/// Whether a process is wholly of that user: its real, effective, saved and file system ids. One that runs a program
+/// with the set-user-ID bit still has its user's as its real one.
+pub fn is_of_user(pid: i32, uid: u32) -> io::Result<bool> {
+    // Not the owner of /proc/PID: that is root's for every process that is not dumpable.
+    let bytes = super::file::read(format!("/proc/{pid}/status").as_ref(), 1 << 16)?;
+    let status = String::from_utf8_lossy(&bytes);
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
+    let ids: Vec<&str> = ids.split_ascii_whitespace().collect();
+    Ok(ids.len() == 4 && ids.iter().all(|id| id.parse() == Ok(uid)))
+}
+
+/// Whether a process is in our pid namespace: those of guests are visible on the node too.
+pub fn is_in_our_pid_namespace(pid: i32) -> io::Result<bool> {
+    let its = fs::read_link(format!("/proc/{pid}/ns/pid"))?;
+    Ok(its == fs::read_link("/proc/self/ns/pid")?)
+}
+
 /// The processes of the node whose first argument begins with `prefix`.
 pub fn with_title(prefix: &str) -> io::Result<Vec<(i32, String)>> {
     let mut found = Vec::new();
@@ -182,6 +199,7 @@ pub fn mounted(prefix: &str) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::process::CommandExt;
 
     #[test]
     fn a_command_name_can_hold_anything() {
@@ -189,6 +207,36 @@ mod tests {
         let stat = parse_stat(text).unwrap();
         assert_eq!((stat.session, stat.started, stat.dead), (40, 777, false));
         assert_eq!(stat.parent, 1);
+    }
+
+    #[test]
+    fn a_process_of_another_user_or_pid_namespace_is_known() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let uid = nix::unistd::geteuid().as_raw();
+        assert!(is_of_user(own, uid).unwrap() && is_in_our_pid_namespace(own).unwrap());
+        assert!(!is_of_user(own, uid + 1).unwrap());
+        if uid != 0 {
+            return;
+        }
+        let mut nobody = std::process::Command::new("/bin/sleep");
+        let mut nobody = nobody.arg("60").uid(65534).spawn().unwrap();
+        assert!(!is_of_user(i32::try_from(nobody.id()).unwrap(), 0).unwrap());
+        nobody.kill().unwrap();
+        nobody.wait().unwrap();
+        // The first process in the new namespace is the child of unshare, and says so once it runs.
+        let mut elsewhere = std::process::Command::new("/usr/bin/unshare");
+        elsewhere.args(["--pid", "--fork", "--kill-child", "/bin/sh", "-c", "echo; exec sleep 60"]);
+        let mut elsewhere = elsewhere.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut said = [0];
+        let mut output = elsewhere.stdout.take().unwrap();
+        if std::io::Read::read(&mut output, &mut said).unwrap() == 1 {
+            let unshare = i32::try_from(elsewhere.id()).unwrap();
+            let children = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children"));
+            let first = children.unwrap().trim().parse().unwrap();
+            assert!(!is_in_our_pid_namespace(first).unwrap());
+        }
+        elsewhere.kill().unwrap();
+        elsewhere.wait().unwrap();
     }
 
     #[test]

@@ -24,10 +24,10 @@ pub struct Job {
 impl Job {
     /// The job that the calling hook belongs to. Its parent is the worker, or a script that the worker calls and that
     /// calls the hook; a parent that has died is an error.
-    pub fn of_parent() -> io::Result<Job> {
+    pub fn of_parent(root: &Root) -> io::Result<Job> {
         let parent = Process::parent()?;
         let session = process::session_of(parent.pid)?;
-        let (worker, upid) = match task_above(parent.pid, session) {
+        let (worker, upid) = match task_above(root, parent.pid, session) {
             Some((worker, upid)) => (worker, Some(upid)),
             None => (parent, None),
         };
@@ -80,18 +80,34 @@ impl Job {
 }
 
 /// The nearest of a process and its ancestors in a session that is a task of PVE's.
-fn task_above(mut pid: i32, session: i32) -> Option<(Process, Upid)> {
+fn task_above(root: &Root, mut pid: i32, session: i32) -> Option<(Process, Upid)> {
     for _ in 0..GENERATIONS {
         if pid <= 1 || process::session_of(pid).ok()? != session {
             return None;
         }
         let title = process::arguments(pid).ok()?.into_iter().next();
-        if let Some(upid) = title.and_then(|title| Upid::from_command_line(&title)) {
-            return Some((Process::find(pid).ok()?, upid));
+        if let Some(upid) = title.and_then(|title| Upid::from_command_line(&title))
+            && let Some(worker) = worker_of(root, pid, &upid)
+        {
+            return Some((worker, upid));
         }
         pid = process::parent_of(pid).ok()?;
     }
     None
+}
+
+/// The process behind a title, where it is what the title says. Any user, and any process in a guest, can have itself
+/// shown as `task UPID:...`; a worker has the pid and the start time of its UPID, is root's, and is in our pid namespace.
+///
+/// On a simulated node, which need not be root's, it is a process of our own user.
+fn worker_of(root: &Root, pid: i32, upid: &Upid) -> Option<Process> {
+    let process = Process::find(pid).ok()?;
+    let user = root.directory().map_or(0, |_| nix::unistd::geteuid().as_raw());
+    let is_worker = upid.worker() == Some((pid, process.started))
+        && process::is_of_user(pid, user).ok()?
+        && process::is_in_our_pid_namespace(pid).ok()?;
+    // What was read of it is its own only if it is still there.
+    (is_worker && process.alive()).then_some(process)
 }
 
 fn at_work(root: &Root, vmid: Vmid, counts: impl Fn(i32, &Upid) -> bool) -> bool {
@@ -100,6 +116,7 @@ fn at_work(root: &Root, vmid: Vmid, counts: impl Fn(i32, &Upid) -> bool) -> bool
         .into_iter()
         .filter_map(|(pid, title)| Some((pid, Upid::from_command_line(&title)?)))
         .filter(|(pid, upid)| upid.is_backup() && counts(*pid, upid))
+        .filter(|(pid, upid)| worker_of(root, *pid, upid).is_some())
         .any(|(_, upid)| match TaskLog::read(root, &upid) {
             Ok(log) => log.is_at(vmid),
             Err(error) => error.kind() != io::ErrorKind::NotFound,

@@ -62,6 +62,12 @@ impl Upid {
         i64::from_str_radix(self.field(4), 16).unwrap_or_default()
     }
 
+    /// Its worker: pid, and start time in clock ticks since boot.
+    pub fn worker(&self) -> Option<(i32, u64)> {
+        let number = |field| u64::from_str_radix(self.field(field), 16).ok();
+        Some((i32::try_from(number(2)?).ok()?, number(3)?))
+    }
+
     fn field(&self, number: usize) -> &str {
         self.0.split(':').nth(number).unwrap_or_default()
     }
@@ -105,6 +111,7 @@ mod tests {
         assert_eq!(upid.to_string(), TASK);
         assert_eq!(upid.node(), "pve1");
         assert_eq!((upid.kind(), upid.subject(), upid.started()), ("vzdump", "9001", 0x6B02_265C));
+        assert_eq!(upid.worker(), Some((0x6B5F, 0xA1_B2C3)));
         assert_eq!(upid.log_path(), format!("/var/log/pve/tasks/C/{TASK}"));
     }
 

@@ -1,14 +1,14 @@
 //! A guest that vzdump's death left frozen or down: brought back where it is ours to do, and only there.
 
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use stillpoint_sim::hooks::Binaries;
 use stillpoint_sim::node::Guest;
+use stillpoint_sim::vzdump::bystander::{Bystander, Title};
 use stillpoint_sim::vzdump::replay::{Moment, Victim};
 
 use super::harness::{Case, Ended};
@@ -22,9 +22,6 @@ const SUSPEND: &str = "lxc-suspend";
 /// How long it is watched that nothing is done that must not be.
 const WATCH: Duration = Duration::from_secs(3);
 
-/// The task of another job, as PVE names its worker.
-const OTHER: &str = "UPID:sim:0000ABCD:0000ABCD:6B025221:vzdump::root@pam:";
-
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (mode, left) in [(SUSPEND, "frozen"), (STOP, "down")] {
@@ -36,6 +33,7 @@ pub fn cases() -> Vec<Case> {
             case("another job is at it", another_job_is_at_it),
             case("another job waits", another_job_waits),
             case("another job is at another guest", another_guest),
+            case("a process has the title of a worker at it", only_a_title),
             case("a person is to do it", a_person_is_told),
             case("something of vzdump still lives", vzdump_lives_on),
         ]);
@@ -109,46 +107,43 @@ fn resume(root: &Path, guest: &Guest) -> Output {
 }
 
 /// Another job's worker, in the middle of that guest, or of none.
-fn other_job(scene: &Scene, at: Option<u32>) -> Result<Child> {
+fn other_job(scene: &Scene, title: Title, at: Option<u32>) -> Result<Bystander> {
     let mut log = String::from("INFO: starting new backup job: vzdump 9001 9003\n");
     if let Some(vmid) = at {
         log += &format!("INFO: Starting Backup of VM {vmid} (lxc)\n");
     }
-    scene.node.write(&format!("var/log/pve/tasks/1/{OTHER}"), &log)?;
-    let mut sleep = Command::new("/bin/sleep");
-    sleep.arg0(format!("task {OTHER}")).arg("600").stdin(Stdio::null());
-    Ok(sleep.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
+    Bystander::start(&scene.node, title, &log)
 }
 
 fn another_job_is_at_it(mode: &'static str) -> Result<Ended> {
     let scene = Scene::new(mode, &|_| {});
-    let job = Mutex::new(other_job(&scene, Some(9001))?);
+    let job = Mutex::new(Some(other_job(&scene, Title::True, Some(9001))?));
     let root = scene.node.root().to_owned();
     not_before(&scene, Victim::Group, move |guest| {
         refuses_a_person(&root, guest, "by a backup that is under way");
-        let mut job = job.lock().unwrap();
-        job.kill().unwrap();
-        job.wait().unwrap();
+        *job.lock().unwrap() = None;
     })
 }
 
-fn at_once_beside(mode: &'static str, at: Option<u32>) -> Result<Ended> {
+fn at_once_beside(mode: &'static str, title: Title, at: Option<u32>) -> Result<Ended> {
     let scene = Scene::new(mode, &|_| {});
-    let mut job = other_job(&scene, at)?;
+    let mut job = other_job(&scene, title, at)?;
     let report = scene.play(vec![kill("pre-stop", Moment::Working, Victim::Group)]);
-    let lives = job.try_wait()?.is_none();
-    job.kill()?;
-    job.wait()?;
-    ensure!(lives, "the other job has ended by itself");
+    ensure!(job.lives()?, "the other job has ended by itself");
     Promise::of(&scene, &report).booted().kept()
 }
 
 fn another_job_waits(mode: &'static str) -> Result<Ended> {
-    at_once_beside(mode, None)
+    at_once_beside(mode, Title::True, None)
 }
 
 fn another_guest(mode: &'static str) -> Result<Ended> {
-    at_once_beside(mode, Some(9003))
+    at_once_beside(mode, Title::True, Some(9003))
+}
+
+/// Any user can have a process shown as a worker of vzdump's, in a guest as well.
+fn only_a_title(mode: &'static str) -> Result<Ended> {
+    at_once_beside(mode, Title::MadeUp, Some(9001))
 }
 
 /// The commands are named in a mail to root, and nothing is done; the person does it.

@@ -1,6 +1,7 @@
 //! vzdump as it was recorded: the recordings, what vzdump does between two hook calls, and the
 //! processes that act it out.
 
+pub mod bystander;
 pub mod daemon;
 pub mod director;
 pub mod failure;
