@@ -193,6 +193,7 @@ impl World {
         let container = containers.iter().find(|c| c.spec.name == name).unwrap();
         let step = Step::from(QuiescedContainer {
             id: container.id.clone(),
+            engine: String::new(),
             name: name.to_string(),
             project: None,
             service: None,

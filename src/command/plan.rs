@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{print, tell};
 use crate::config::{Settings, Strategy};
-use crate::engine::Engine;
+use crate::engine::Engines;
 use crate::guest::{Place, State};
 use crate::quiesce::{self, Plan};
 use crate::run::Step;
@@ -31,14 +31,11 @@ pub fn plan(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
             "guest {vmid} is frozen: `stillpoint resume {vmid}` thaws it, unless a backup is at work"
         );
     }
-    let plan = match Engine::of(&guest)? {
-        None => Plan::default(),
-        Some(engine) => {
-            let containers = quiesce::survey(&engine, Instant::now() + Duration::from_secs(20))
-                .with_context(|| format!("guest {vmid}"))?;
-            quiesce::plan(vmid, &containers, &settings, config.as_ref())
-        }
-    };
+    let engines = Engines::of(&guest)?;
+    let survey = quiesce::survey(&engines, Instant::now() + Duration::from_secs(20))
+        .any()
+        .with_context(|| format!("guest {vmid}"))?;
+    let plan = quiesce::plan(vmid, &survey.containers, &settings, config.as_ref());
     if let Some(complaint) = &settings.complaint {
         eprintln!("{}", printable(complaint, 1000));
     }
@@ -54,27 +51,38 @@ pub fn plan(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
             "stop_order": waves,
             "time_limit_s": limit.as_secs(),
             "hold_limit_s": settings.quiesce.hold_limit.as_secs(),
+            "unreachable": survey.unreachable,
             "notes": plan.notes,
         });
         return print(&serde_json::to_string_pretty(&plan)?);
     }
     if plan.steps.is_empty() {
-        return print(&format!("Guest {vmid}: no container is running, nothing would be stopped."));
-    }
-    print(&format!("Guest {vmid}: for the instant of the snapshot, in this order:"))?;
-    for (number, wave) in plan.waves().iter().enumerate() {
-        for step in wave {
-            tell(&format!("  {}. {}", number + 1, step_line(step)))?;
+        print(&format!("Guest {vmid}: no container is running, nothing would be stopped."))?;
+    } else {
+        print(&format!("Guest {vmid}: for the instant of the snapshot, in this order:"))?;
+        for (number, wave) in plan.waves().iter().enumerate() {
+            for step in wave {
+                tell(&format!("  {}. {}", number + 1, step_line(step, several(&plan))))?;
+            }
         }
+        print(&format!("and back in reverse. Within {} s, or none of it.", limit.as_secs()))?;
     }
-    print(&format!("and back in reverse. Within {} s, or none of it.", limit.as_secs()))?;
-    for note in &plan.notes {
+    for why in &survey.unreachable {
+        let what = "its containers run on, and the backup is crash-consistent";
+        tell(&format!("Warning: {why}; {what}"))?;
+    }
+    for note in plan.notes.iter().filter(|_| !plan.steps.is_empty()) {
         tell(&format!("Note: {note}"))?;
     }
     Ok(())
 }
 
-fn step_line(step: &Step) -> String {
+/// Whether the containers belong to more than one engine.
+fn several(plan: &Plan) -> bool {
+    plan.steps.windows(2).any(|steps| steps[0].engine != steps[1].engine)
+}
+
+fn step_line(step: &Step, several: bool) -> String {
     let name = printable(&step.name, 80);
     let stack = match (&step.project, &step.service) {
         (Some(project), Some(service)) => {
@@ -98,12 +106,17 @@ fn step_line(step: &Step) -> String {
         Some(command) => format!("run `{}`, then ", printable(command, 200)),
         None => String::new(),
     };
-    format!("{name}{stack}: {before}{action}{left_out}")
+    let engine = match several {
+        true => format!(", in the engine at {}", step.engine),
+        false => String::new(),
+    };
+    format!("{name}{stack}{engine}: {before}{action}{left_out}")
 }
 
 fn step_json(step: &Step) -> serde_json::Value {
     json!({
         "id": step.id,
+        "engine": step.engine,
         "name": step.name,
         "stack": step.project,
         "service": step.service,

@@ -121,7 +121,7 @@ messages! {
     GUEST_UNKNOWN: Warn "whether it runs can't be told: {reason}"
         => "pct status {vmid}";
     ENGINE: Ok "{name}: {count} of {engine}";
-    NO_ENGINE: Fail "its containers can't be brought to rest, for its engine does not answer: {reason}"
+    NO_ENGINE: Fail "containers of it cannot be brought to rest: {reason}"
         => "pct exec {vmid} -- systemctl status docker";
     PLAN: Warn "{note}"
         => "stillpoint plan {vmid}";

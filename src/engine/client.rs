@@ -1,20 +1,16 @@
 use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
 use super::container::Container;
+use super::engines::Kind;
 use super::info::Info;
 use super::kept::is_id;
-use crate::guest::Guest;
 use crate::sys::http::{Answer, Client, Limit, Method, Request};
-use crate::sys::{bounded, text};
-
-/// Where an engine listens: Docker, Docker as older systems name it, Podman.
-const SOCKETS: [&str; 3] = ["/run/docker.sock", "/var/run/docker.sock", "/run/podman/podman.sock"];
-
-/// A look-up in the guest's file system takes microseconds, unless the guest makes it hang.
-const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
+use crate::sys::text;
 
 /// Ten thousand running containers, at some 1.5 kB each in a list; one container in full; what a stop or a start
 /// has to say: in bytes.
@@ -48,31 +44,29 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// A guest's container engine.
+/// A container engine of a guest; [`Engines`](super::Engines) finds it.
 #[derive(Clone, Debug)]
 pub struct Engine {
     client: Client,
+    pub(super) kind: Kind,
+    /// Its path in the guest.
+    path: Arc<str>,
 }
 
 impl Engine {
-    /// The engine of a running guest; `None` where it has no engine's socket.
-    pub fn of(guest: &Guest) -> Result<Option<Engine>, Error> {
-        let tree = guest.tree.try_clone().map_err(|error| Error::Failed(error.to_string()))?;
-        let found = bounded::within(LOOKUP_LIMIT, move || {
-            for path in SOCKETS {
-                match tree.socket(path) {
-                    Ok(Some(socket)) => return Ok(Some(socket)),
-                    Ok(None) => {}
-                    Err(error) => return Err(format!("{path} in the guest: {error}")),
-                }
-            }
-            Ok(None)
-        });
-        match found {
-            Ok(Ok(socket)) => Ok(socket.map(|socket| Engine { client: Client::unix(socket) })),
-            Ok(Err(reason)) => Err(Error::Failed(reason)),
-            Err(error) => Err(Error::Failed(format!("the guest's file system gives {error}"))),
-        }
+    /// The engine that listens on this socket (an `O_PATH` descriptor), which is at `path` in the guest.
+    pub fn new(socket: OwnedFd, kind: Kind, path: &str) -> Engine {
+        Engine { client: Client::unix(socket), kind, path: path.into() }
+    }
+
+    /// Docker or Podman, by the place of its socket.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Where its socket is in the guest: the engine's name in plans, runs and notes.
+    pub fn socket(&self) -> &str {
+        &self.path
     }
 
     /// Whether the engine answers, whatever it answers.
@@ -112,7 +106,8 @@ impl Engine {
     pub fn inspect(&self, id: &str, deadline: Instant) -> Result<Container, Error> {
         let answer =
             self.get(&format!("/containers/{}/json", checked(id)?), CONTAINER_LIMIT, deadline)?;
-        Container::parse(&answer.body).map_err(not_understood)
+        let container = Container::parse(&answer.body).map_err(not_understood)?;
+        Ok(Container { engine: self.path.to_string(), ..container })
     }
 
     /// Stops a container with its own stop timeout; returns when it has stopped. Already stopped is success.

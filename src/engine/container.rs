@@ -59,6 +59,8 @@ pub enum Health {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
     pub id: String,
+    /// The socket of the engine that has it, as a path in the guest; empty where it was read from an answer alone.
+    pub engine: String,
     /// Without the leading slash of the API.
     pub name: String,
     /// Those of compose, of Swarm and of Stillpoint.
@@ -97,7 +99,8 @@ impl Container {
     pub fn weight(&self) -> usize {
         let labels = self.labels.iter().map(|(key, value)| LABEL + key.len() + value.len());
         let data = self.data.iter().map(|path| PATH + path.len());
-        let own = self.id.len() + self.name.len() + self.started_at.len() + self.finished_at.len();
+        let times = self.started_at.len() + self.finished_at.len();
+        let own = self.id.len() + self.engine.len() + self.name.len() + times;
         size_of::<Container>() + own + labels.sum::<usize>() + data.sum::<usize>()
     }
 
@@ -232,6 +235,7 @@ impl TryFrom<Inspected> for Container {
         };
         Ok(Container {
             id: inspected.id,
+            engine: String::new(),
             name: inspected.name.trim_start_matches('/').chars().take(255).collect(),
             labels: inspected.config.labels.0,
             status: match inspected.state.status.as_str() {

@@ -1,16 +1,18 @@
-//! The Docker Engine API inside a guest, spoken over its Unix socket from the node.
+//! The Docker Engine API inside a guest, spoken over its Unix sockets from the node.
 //!
-//! Podman serves the same API. Paths are unversioned: guests run anything from 20.10 to 29.
+//! A guest may have several engines: Docker and Podman, of the system and of its users. Podman serves the same API. Paths are unversioned: guests run anything from 20.10 to 29.
 //! Nothing the engine says is trusted: answers are bounded in bytes and time, and an id goes into a path only
 //! after it was seen to be one.
 
 mod client;
 mod container;
+mod engines;
 mod exec;
 mod info;
 mod kept;
 
 pub use client::{Engine, Error};
 pub use container::{Container, Health, Restart, Status};
+pub use engines::{Engines, Kind, at_once};
 pub use info::Info;
 pub use kept::MOST_CONTAINERS;

@@ -1,6 +1,7 @@
 //! Bringing back one container, whatever state it is found in.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -47,7 +48,7 @@ pub enum Back {
     Failed(Error),
 }
 
-/// What is known to everybody who brings back one of a run's containers.
+/// What is known to everybody who brings back one of a run's containers that this engine has.
 pub struct Effort {
     pub engine: Engine,
     pub by: By,
@@ -56,8 +57,8 @@ pub struct Effort {
     /// Since when nothing more is requested, on the boot clock in ms.
     pub since: u64,
     /// The ids of all containers of the run.
-    pub known: HashSet<String>,
-    pub steps: Vec<Step>,
+    pub known: Arc<HashSet<String>>,
+    pub steps: Arc<[Step]>,
     pub deadline: Instant,
 }
 

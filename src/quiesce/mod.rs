@@ -14,14 +14,16 @@ mod resume;
 mod revive;
 mod settle;
 mod stop;
+mod survey;
 
 pub use bring_back::{BroughtBack, Errand, bring_back, bring_back_locked};
 pub use finish::{finish, recovered};
 pub use grade::grade;
 pub use guard::{guard, recover, watch};
 pub use note::run_of;
-pub use plan::{Plan, plan, survey};
+pub use plan::{Plan, plan};
 pub use resume::{look_again, resume, start_order};
 pub use revive::thaw;
 pub use settle::settle;
 pub use stop::{Quiesced, arm, note_running, quiesce};
+pub use survey::{Survey, survey};

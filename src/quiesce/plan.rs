@@ -1,11 +1,9 @@
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
-
-use anyhow::{Result, bail};
+use std::time::Duration;
 
 use super::order::{acyclic, sorted};
 use crate::config::{Settings, Strategy};
-use crate::engine::{Container, Engine, Error, Status};
+use crate::engine::{Container, Status};
 use crate::guest::Config;
 use crate::run::{MOST_DEPENDENCIES, QuiescedContainer, Step};
 use crate::sys::text;
@@ -20,9 +18,6 @@ pub const BEFORE_LABEL: &str = "stillpoint.before";
 /// The label with a command that is run in the container once it is back.
 pub const AFTER_LABEL: &str = "stillpoint.after";
 
-/// What a hostile guest can make us keep, in bytes over all containers.
-const SURVEY_LIMIT: usize = 32 << 20;
-
 /// What will be done to the containers of a guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -31,27 +26,6 @@ pub struct Plan {
     pub paused_before: bool,
     /// What a person should know about it.
     pub notes: Vec<String>,
-}
-
-/// The containers that run in a guest, paused and restarting ones included.
-pub fn survey(engine: &Engine, deadline: Instant) -> Result<Vec<Container>> {
-    let mut containers = Vec::new();
-    let mut weight = 0;
-    for id in engine.running(deadline)? {
-        match engine.inspect(&id, deadline) {
-            Ok(container) => {
-                weight += container.weight();
-                containers.push(container);
-            }
-            // It ended between the list and the look.
-            Err(Error::Gone) => {}
-            Err(error) => return Err(error.into()),
-        }
-        if weight > SURVEY_LIMIT {
-            bail!("the engine says more of its containers than can be kept");
-        }
-    }
-    Ok(containers)
 }
 
 /// Decides what is done to which container, and in which order. Only running ones are touched: what was
@@ -84,6 +58,7 @@ pub fn plan(
         let left_out = |path: &&String| config.is_some_and(|config| config.left_out(path));
         let known = QuiescedContainer {
             id: container.id.clone(),
+            engine: container.engine.clone(),
             name: container.name.clone(),
             project: container.project().map(String::from),
             service: container.service().map(String::from),
@@ -131,12 +106,12 @@ fn strategy(container: &Container, default: Strategy) -> (Strategy, Option<Strin
     (wanted, note)
 }
 
-/// For each container, those of its project that depend on it.
+/// For each container, those of its project, in the same engine, that depend on it.
 fn dependents(containers: &[&Container], notes: &mut Vec<String>) -> Vec<Vec<usize>> {
-    let mut services: HashMap<(&str, &str), Vec<usize>> = HashMap::new();
+    let mut services: HashMap<(&str, &str, &str), Vec<usize>> = HashMap::new();
     for (index, container) in containers.iter().enumerate() {
         if let (Some(project), Some(service)) = (container.project(), container.service()) {
-            services.entry((project, service)).or_default().push(index);
+            services.entry((&container.engine, project, service)).or_default().push(index);
         }
     }
     let mut dependents = vec![Vec::new(); containers.len()];
@@ -144,7 +119,9 @@ fn dependents(containers: &[&Container], notes: &mut Vec<String>) -> Vec<Vec<usi
     for (index, container) in containers.iter().enumerate() {
         let Some(project) = container.project() else { continue };
         for dependency in container.depends_on() {
-            for other in services.get(&(project, dependency)).into_iter().flatten() {
+            for other in
+                services.get(&(&container.engine, project, dependency)).into_iter().flatten()
+            {
                 count += 1;
                 if count > MOST_DEPENDENCIES {
                     notes.push("there are more dependencies than are followed".to_string());
@@ -205,6 +182,7 @@ mod tests {
     fn container(name: &str, labels: &[(&str, &str)]) -> Container {
         Container {
             id: format!("{:0>64}", name.len()),
+            engine: String::new(),
             name: name.into(),
             labels: labels
                 .iter()
@@ -264,6 +242,15 @@ mod tests {
         let mut other = service("web", "db:service_started:false");
         other.labels.insert("com.docker.compose.project".into(), "blog".into());
         assert_eq!(names(&planned(&[service("db", ""), other])), [vec!["db", "web"]]);
+    }
+
+    #[test]
+    fn another_engine_has_projects_of_the_same_name() {
+        let engine = "/run/podman/podman.sock".to_string();
+        let other = Container { engine: engine.clone(), ..service("web", "db::") };
+        let plan = planned(&[service("db", ""), other]);
+        assert_eq!(names(&plan), [vec!["db", "web"]]);
+        assert_eq!(plan.steps[1].engine, engine);
     }
 
     #[test]

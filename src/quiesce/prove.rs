@@ -4,23 +4,37 @@ use std::time::Instant;
 use chrono::{DateTime, Utc};
 
 use crate::config::Strategy;
-use crate::engine::{Container, Engine, Error, Status};
+use crate::engine::{Container, Engine, Engines, Error, Status};
 use crate::run::{Fate, Run, Step};
 use crate::sys::{clock, text};
 
 /// Looks, before anything is brought back, whether what was brought to rest still is: a grade is proven, not
 /// assumed. What is not goes into the run's reasons.
-pub fn prove(run: &mut Run, engine: &Engine, deadline: Instant) {
+pub fn prove(run: &mut Run, engines: &Engines, deadline: Instant) {
     let steps: Vec<Step> = run.quiesce.iter().flat_map(|quiesce| quiesce.steps.clone()).collect();
     for step in steps.iter().filter(|step| step.fate == Fate::Open) {
-        if let Some(reason) = moved(engine, step, deadline) {
-            run.disturb(reason);
-        }
+        let reason = match engines.at(&step.engine) {
+            Ok(engine) => moved(engine, step, deadline),
+            Err(error) => {
+                Some(format!("it can't be proven that containers stayed at rest: {error}"))
+            }
+        };
+        reason.into_iter().for_each(|reason| run.disturb(reason));
     }
     let began = run.quiesce.as_ref().and_then(|quiesce| quiesce.began_ms).map(clock::time_at);
-    match newcomers(&steps, began, engine, deadline) {
-        Ok(reasons) => reasons.into_iter().for_each(|reason| run.disturb(reason)),
-        Err(error) => run.disturb(format!("it can't be proven that nothing was started: {error}")),
+    for engine in engines.reachable() {
+        match newcomers(&steps, began, engine, deadline) {
+            Ok(reasons) => reasons.into_iter().for_each(|reason| run.disturb(reason)),
+            Err(error) => {
+                run.disturb(format!("it can't be proven that nothing was started: {error}"));
+            }
+        }
+    }
+    for why in engines.unreachable() {
+        // What is known already, of its own containers or since the plan was made, is not said twice.
+        if !run.unrest.iter().any(|known| known.contains(&why)) {
+            run.disturb(format!("it can't be proven that nothing was started: {why}"));
+        }
     }
     let killed = |step: &&Step| {
         step.action == Strategy::Stop

@@ -1,12 +1,13 @@
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::effort::{Back, Effort, failed_to_come_up};
 use super::order::{Event, acyclic, in_order, turned_round};
 use super::prove::prove;
-use crate::engine::{Engine, Error, Health, Status};
+use crate::engine::{Engines, Error, Health, Status};
 use crate::guest::{Place, State};
 use crate::run::{By, Fate, Run, Runs, Step};
 use crate::sys::{Root, clock, failpoint, text};
@@ -36,8 +37,8 @@ const LATER: Duration = Duration::from_secs(15);
 /// Brings back what the run says was running; what is back or given up already is not touched again, so it may
 /// be called at any time and any number of times. The caller holds the guest's lock.
 ///
-/// Waits at most `engine_wait` for the engine to come up. Returns why not everything is back, if so: the run
-/// stays open then for the next caller.
+/// Waits at most `engine_wait` for the engines to come up; what belongs to one that answers waits for no other. Returns
+/// why not everything is back, if so: the run stays open then for the next caller.
 pub fn resume(
     root: &Root,
     run: &mut Run,
@@ -52,8 +53,9 @@ pub fn resume(
         save(root, run);
         return None;
     }
-    let engine = match reach(root, run.vmid, Instant::now() + engine_wait) {
-        Ok(engine) => engine,
+    let until = Instant::now() + engine_wait;
+    let mut engines = match reach(root, run.vmid, &run.engines_of_open(), until) {
+        Ok(engines) => engines,
         Err(why) => return Some(why),
     };
     if let Some(quiesce) = run.quiesce.as_mut() {
@@ -62,31 +64,58 @@ pub fn resume(
         quiesce.requests_ended_ms = Some(quiesce.requests_ended_ms.unwrap_or(now).min(now));
     }
     if run.proof_due {
-        prove(run, &engine, deadline);
+        prove(run, &engines, deadline);
         failpoint::reach(root, "proven");
     }
+    loop {
+        rounds(root, run, &engines, deadline);
+        let missing: BTreeSet<String> = run
+            .engines_of_open()
+            .into_iter()
+            .filter(|engine| engines.at(engine).is_err())
+            .collect();
+        if missing.is_empty() || Instant::now() >= deadline {
+            break;
+        }
+        match reach(root, run.vmid, &missing, until) {
+            Ok(more) => engines = more,
+            Err(_) => break,
+        }
+    }
+    left(run, &engines)
+}
+
+/// Why the run stays open, if it does.
+fn left(run: &Run, engines: &Engines) -> Option<String> {
+    let mut steps = run.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
+    let open = steps.find(|step| step.fate == Fate::Open)?;
+    let name = text::printable(&open.name, 80);
+    Some(match engines.at(&open.engine) {
+        Ok(_) => format!("{name} is not back yet"),
+        Err(error) => format!("{name} is not back yet: {error}"),
+    })
+}
+
+/// Tries all that is not back, of the engines that answer, until it is or a pause would not help.
+fn rounds(root: &Root, run: &mut Run, engines: &Engines, deadline: Instant) {
     let mut pauses = PAUSES.iter();
     let patience = match run.quiesce.as_ref().map(|quiesce| quiesce.by) {
         Some(By::GuestShutdown) => deadline.min(Instant::now() + SHUTDOWN_PATIENCE),
         _ => deadline,
     };
     loop {
-        let well = one_round(root, run, &engine, deadline);
+        let well = one_round(root, run, engines, deadline);
         let pause = match well {
             true if Instant::now() < patience => Some(&LOOK),
             true => None,
             false => pauses.next(),
         };
+        let open = run.engines_of_open().iter().any(|engine| engines.at(engine).is_ok());
         match pause {
-            Some(pause) if run.is_open() && Instant::now() + *pause < deadline => {
-                thread::sleep(*pause);
-            }
+            Some(pause) if open && Instant::now() + *pause < deadline => thread::sleep(*pause),
             _ => break,
         }
     }
-    let mut steps = run.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
-    let open = steps.find(|step| step.fate == Fate::Open)?;
-    Some(format!("{} is not back yet", text::printable(&open.name, 80)))
 }
 
 /// Why the run's guest is not the one that is here now: gone, moved, or another under the same VMID.
@@ -116,13 +145,25 @@ fn give_up(run: &mut Run, why: &str) {
     }
 }
 
-/// Waits until the guest's engine answers, or is known not to.
-pub fn await_engine(root: &Root, vmid: Vmid, until: Instant) {
-    // What stood in the way is found again by whoever asks the engine for something.
-    let _ = reach(root, vmid, until);
+/// Waits until one of these engines of the guest answers, or is known not to. Returns those of them that do not.
+pub fn await_engines(
+    root: &Root,
+    vmid: Vmid,
+    wanted: &BTreeSet<String>,
+    until: Instant,
+) -> BTreeSet<String> {
+    // What stood in the way is found again by whoever asks an engine for something.
+    let engines = reach(root, vmid, wanted, until).unwrap_or_default();
+    wanted.iter().filter(|engine| engines.at(engine).is_err()).cloned().collect()
 }
 
-fn reach(root: &Root, vmid: Vmid, until: Instant) -> Result<Engine, String> {
+/// The guest's engines, as soon as one of those that are wanted answers.
+fn reach(
+    root: &Root,
+    vmid: Vmid,
+    wanted: &BTreeSet<String>,
+    until: Instant,
+) -> Result<Engines, String> {
     let began = Instant::now();
     loop {
         let why = match State::of(root, vmid) {
@@ -130,12 +171,11 @@ fn reach(root: &Root, vmid: Vmid, until: Instant) -> Result<Engine, String> {
             Ok(State::Running(guest)) if guest.is_frozen() => {
                 return Err("the guest is frozen".to_string());
             }
-            Ok(State::Running(guest)) => match Engine::of(&guest) {
-                Ok(Some(engine)) => match engine.ping(Instant::now() + PING_LIMIT) {
-                    Ok(()) => return Ok(engine),
-                    Err(error) => format!("its container engine does not answer: {error}"),
+            Ok(State::Running(guest)) => match Engines::of(&guest) {
+                Ok(engines) => match answering(&engines, wanted) {
+                    Ok(engines) => return Ok(engines),
+                    Err(why) => why,
                 },
-                Ok(None) => "its container engine is not up".to_string(),
                 Err(error) => error.to_string(),
             },
             Err(error) => format!("{error:#}"),
@@ -147,21 +187,44 @@ fn reach(root: &Root, vmid: Vmid, until: Instant) -> Result<Engine, String> {
     }
 }
 
-/// Tries every container that is not back once. Returns whether none of them failed.
-fn one_round(root: &Root, run: &mut Run, engine: &Engine, deadline: Instant) -> bool {
+/// The engines that answer, where one of the wanted is among them; else why none of them does.
+fn answering(engines: &Engines, wanted: &BTreeSet<String>) -> Result<Engines, String> {
+    let engines = engines.answering(PING_LIMIT);
+    let reasons: Vec<String> = wanted
+        .iter()
+        .filter_map(|engine| engines.at(engine).err())
+        .map(|error| error.to_string())
+        .collect();
+    let any = wanted.is_empty() || reasons.len() < wanted.len();
+    if any { Ok(engines) } else { Err(reasons.join("; ")) }
+}
+
+/// Tries every container that is not back, of the engines that answer, once. Returns whether none of them failed.
+fn one_round(root: &Root, run: &mut Run, engines: &Engines, deadline: Instant) -> bool {
     let Some(quiesce) = run.quiesce.as_ref() else { return true };
-    let steps = quiesce.steps.clone();
+    let steps: Arc<[Step]> = quiesce.steps.as_slice().into();
     let waits_for = start_order(&steps);
-    let known: HashSet<String> = steps.iter().map(|step| step.id.clone()).collect();
+    let known: Arc<HashSet<String>> = Arc::new(steps.iter().map(|step| step.id.clone()).collect());
     let by = quiesce.by;
     // A hook that dies before it hands the guest over keeps vzdump from shutting it down.
     let over = quiesce.over || by == By::GuestShutdown && !run.handed_over;
     let since = quiesce.requests_ended_ms.unwrap_or(0);
-    let effort = Effort { engine: engine.clone(), by, over, since, known, steps, deadline };
+    let mut efforts: HashMap<String, Option<Effort>> = HashMap::new();
+    for step in steps.iter() {
+        efforts.entry(step.engine.clone()).or_insert_with_key(|engine| {
+            let engine = engines.at(engine).ok()?.clone();
+            let (known, steps) = (Arc::clone(&known), Arc::clone(&steps));
+            Some(Effort { engine, by, over, since, known, steps, deadline })
+        });
+    }
     let (mut well, mut changed) = (true, false);
     in_order(
         &waits_for,
-        move |index| effort.bring_back(index),
+        move |index| match efforts.get(&steps[index].engine) {
+            Some(Some(effort)) => effort.bring_back(index),
+            // Nothing is learnt of it as long as its engine does not answer.
+            Some(None) | None => Back::NotKnown,
+        },
         |event| {
             match event {
                 Event::Done(index, result) => {
@@ -244,8 +307,10 @@ pub fn look_again(root: &Root, run: &mut Run, deadline: Instant) {
         return;
     }
     // Without an answer there is nothing to learn; what was confirmed stays confirmed.
-    let Ok(engine) = reach(root, run.vmid, Instant::now()) else { return };
+    let wanted = quiesce.steps.iter().map(|step| step.engine.clone()).collect();
+    let Ok(engines) = reach(root, run.vmid, &wanted, Instant::now()) else { return };
     for step in quiesce.steps.iter_mut().filter(|step| started(step)) {
+        let Ok(engine) = engines.at(&step.engine) else { continue };
         let Ok(container) = engine.inspect(&step.id, deadline) else { continue };
         if container.status == Status::Exited && failed_to_come_up(&container) {
             fail(step, format!("it ends with {} right after its start", container.exit_code));
@@ -255,9 +320,11 @@ pub fn look_again(root: &Root, run: &mut Run, deadline: Instant) {
 
 /// Says of what runs again whether its own health check has found it ill.
 pub fn note_unhealthy(root: &Root, run: &mut Run, deadline: Instant) {
-    let Ok(engine) = reach(root, run.vmid, Instant::now()) else { return };
     let steps: Vec<Step> = run.quiesce.iter().flat_map(|quiesce| quiesce.steps.clone()).collect();
+    let wanted = steps.iter().map(|step| step.engine.clone()).collect();
+    let Ok(engines) = reach(root, run.vmid, &wanted, Instant::now()) else { return };
     for step in steps.iter().filter(|step| step.fate == Fate::Back) {
+        let Ok(engine) = engines.at(&step.engine) else { continue };
         let health = engine.inspect(&step.id, deadline).ok().and_then(|found| found.health);
         if health == Some(Health::Unhealthy) {
             run.note(format!("{} runs but is not healthy", text::printable(&step.name, 80)));

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -5,16 +6,16 @@ use anyhow::{Result, bail};
 use super::bring_back::{BroughtBack, Errand, bring_back_locked};
 use super::finish::settled;
 use super::note::{self, Found};
-use super::resume::{await_engine, look_again, note_unhealthy, resume};
+use super::resume::{await_engines, look_again, note_unhealthy, resume};
 use crate::guest::State;
 use crate::journal::{ContainerRecord, Journal, Record, Settled};
 use crate::report::log;
-use crate::run::{By, QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesced, Runs};
+use crate::run::{By, QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesced, Run, Runs};
 use crate::sys::text::{count, printable, seconds};
 use crate::sys::{Root, failpoint};
 use crate::vzdump::Vmid;
 
-/// How long a guest that has just started may take until its engine answers.
+/// How long a guest that has just started may take until its engines answer.
 const ENGINE_WAIT: Duration = Duration::from_secs(300);
 
 /// For all its containers, from then on.
@@ -29,16 +30,29 @@ const LIMIT: Duration = Duration::from_secs(600);
 pub fn settle(root: &Root, vmid: Vmid) -> Result<BroughtBack> {
     let runs = Runs::of(root);
     // Most guests that start have neither: nothing is waited for there.
-    if matches!(runs.load(vmid), Ok(None)) {
-        match note_in(root, vmid)? {
-            Note::Here(_) => {}
+    let mut wanted: BTreeSet<String> = match runs.load(vmid) {
+        Ok(None) => match note_in(root, vmid)? {
+            Note::Here(note) => note.containers.into_iter().map(|known| known.engine).collect(),
             Note::Missing => return Ok(BroughtBack::Nothing),
             Note::Unreachable => return Ok(not_running()),
-        }
-    }
+        },
+        Ok(Some(run)) => run.engines_of_open(),
+        // A damaged one: the first engine has to do.
+        Err(_) => BTreeSet::from([String::new()]),
+    };
     let began = Instant::now();
+    let until = began + ENGINE_WAIT;
     // Waited for without the lock, which others need for their own work.
-    await_engine(root, vmid, Instant::now() + ENGINE_WAIT);
+    let mut early = None;
+    loop {
+        let late = await_engines(root, vmid, &wanted, until);
+        if late.is_empty() || late.len() == wanted.len() {
+            break;
+        }
+        // What an engine has that is up waits for no other: a user's own may come up when the user logs in.
+        early = begin(root, vmid, early)?;
+        wanted = late;
+    }
     let waited = began.elapsed();
     let deadline = Instant::now() + LIMIT;
     let _lock = runs.lock(vmid, deadline)?;
@@ -49,18 +63,43 @@ pub fn settle(root: &Root, vmid: Vmid) -> Result<BroughtBack> {
             return Ok(BroughtBack::NotYet("a backup of it is under way".to_string()));
         }
         // A run of this node knows more than the note does.
-        Ok(Some(_)) | Err(_) => {
-            let errand =
-                Errand { by: "settle", reason: "the guest was started", close: true, run: None };
-            return bring_back_locked(root, vmid, deadline, errand);
-        }
+        Ok(Some(_)) | Err(_) => return bring_back_locked(root, vmid, deadline, ERRAND),
     }
     match note_in(root, vmid)? {
-        Note::Here(note) => bring_up(root, vmid, *note, waited, deadline),
+        Note::Here(note) => {
+            let run = early.filter(|run| run.id == note.run);
+            let run = run.unwrap_or_else(|| note::run_of(*note, vmid, By::Note));
+            bring_up(root, vmid, run, waited, deadline)
+        }
         // Whoever held the lock has done it.
         Note::Missing => Ok(BroughtBack::Nothing),
         Note::Unreachable => Ok(not_running()),
     }
+}
+
+const ERRAND: Errand<'static> =
+    Errand { by: "settle", reason: "the guest was started", close: true, run: None };
+
+/// Brings up what belongs to the engines that answer already, while others are still waited for. Returns the run that
+/// knows what was done, where the note is all there is.
+fn begin(root: &Root, vmid: Vmid, early: Option<Run>) -> Result<Option<Run>> {
+    let runs = Runs::of(root);
+    let deadline = Instant::now() + LIMIT;
+    let _lock = runs.lock(vmid, deadline)?;
+    match runs.load(vmid) {
+        Ok(None) => {}
+        Ok(Some(run)) if run.job.worker.alive() => return Ok(None),
+        Ok(Some(_)) | Err(_) => {
+            bring_back_locked(root, vmid, deadline, ERRAND)?;
+            return Ok(None);
+        }
+    }
+    let Note::Here(note) = note_in(root, vmid)? else { return Ok(None) };
+    let run = early.filter(|run| run.id == note.run);
+    let mut run = run.unwrap_or_else(|| note::run_of(*note, vmid, By::Note));
+    // What is left is tried again, and told then.
+    let _ = resume(root, &mut run, deadline, Duration::ZERO);
+    Ok(Some(run))
 }
 
 enum Note {
@@ -93,12 +132,11 @@ fn not_running() -> BroughtBack {
 fn bring_up(
     root: &Root,
     vmid: Vmid,
-    note: Quiesced,
+    mut run: Run,
     waited: Duration,
     deadline: Instant,
 ) -> Result<BroughtBack> {
     let began = Instant::now();
-    let mut run = note::run_of(note, vmid, By::Note);
     let mut left = resume(root, &mut run, deadline, Duration::ZERO);
     if left.is_none() {
         look_again(root, &mut run, deadline);

@@ -7,9 +7,10 @@ use anyhow::{Context, Result};
 
 use super::note;
 use super::order::{Event, in_order};
-use super::plan::{BEFORE_LABEL, Plan, plan, survey};
-use crate::config::{Settings, Strategy};
-use crate::engine::{Engine, Error};
+use super::plan::{BEFORE_LABEL, Plan, plan};
+use super::survey::survey;
+use crate::config::{OnError, Settings, Strategy};
+use crate::engine::{Engine, Engines, Error, at_once};
 use crate::guest::{Guest, Place, State};
 use crate::run::{By, Fate, Quiesce, Run, Runs, Step};
 use crate::sys::{Root, clock, detach, failpoint, signal, text};
@@ -40,7 +41,7 @@ pub enum Quiesced {
 pub fn quiesce(root: &Root, settings: &Settings, run: &mut Run) -> Quiesced {
     match prepare(root, settings, run) {
         Ok(Prepared::Nothing(why)) => Quiesced::Nothing(why),
-        Ok(Prepared::Engine(engine, limit)) => stop_all(root, run, &engine, limit),
+        Ok(Prepared::Engines(engines, limit)) => stop_all(root, run, &engines, limit),
         Err(error) => Quiesced::Disturbed(format!("{error:#}")),
     }
 }
@@ -48,11 +49,16 @@ pub fn quiesce(root: &Root, settings: &Settings, run: &mut Run) -> Quiesced {
 /// Writes down what runs, on the node and in the guest: in stop mode the guest is shut down as a whole, and its
 /// containers have to be up again after its start. Returns why there is nothing to write down, if so.
 pub fn note_running(root: &Root, settings: &Settings, run: &mut Run) -> Result<Option<String>> {
-    let (guest, engine, plan) = match look(root, settings, run)? {
-        Look::Nothing(why) => return Ok(Some(why)),
-        Look::Found(guest, engine, plan) => (guest, engine, plan),
+    let looked = look(root, settings, run)?;
+    for why in looked.unreachable {
+        run.note(format!("{why}: which of its containers run is not written down"));
+    }
+    let (guest, engines, plan) = match looked.found {
+        Found::Nothing(why) => return Ok(Some(why)),
+        Found::Plan(guest, engines, plan) => (guest, engines, plan),
     };
-    run.unrest.extend(left_running_by(&engine));
+    let reachable: Vec<Engine> = engines.reachable().cloned().collect();
+    run.unrest.extend(at_once(&reachable, left_running_by).into_iter().flatten());
     for step in plan.steps.iter().filter(|step| step.before.is_some()) {
         let name = text::printable(&step.name, 80);
         run.note(format!(
@@ -81,24 +87,38 @@ enum NotAtRest {
     Running(Error),
 }
 
-enum Look {
+/// What there is to bring to rest.
+enum Found {
     Nothing(String),
-    Found(Guest, Engine, Plan),
+    Plan(Guest, Engines, Plan),
+}
+
+struct Look {
+    found: Found,
+    /// Why some of the guest's engines cannot be reached.
+    unreachable: Vec<String>,
 }
 
 enum Prepared {
     Nothing(String),
-    Engine(Engine, Duration),
+    Engines(Engines, Duration),
 }
 
 fn prepare(root: &Root, settings: &Settings, run: &mut Run) -> Result<Prepared> {
-    let (guest, engine, plan) = match look(root, settings, run)? {
-        Look::Nothing(why) => return Ok(Prepared::Nothing(why)),
-        Look::Found(guest, engine, plan) => (guest, engine, plan),
+    let looked = look(root, settings, run)?;
+    if settings.quiesce.on_error == OnError::Fail && !looked.unreachable.is_empty() {
+        anyhow::bail!(looked.unreachable.join("; "));
+    }
+    for why in looked.unreachable {
+        run.disturb(format!("{why}, so its containers were not brought to rest"));
+    }
+    let (guest, engines, plan) = match looked.found {
+        Found::Nothing(why) => return Ok(Prepared::Nothing(why)),
+        Found::Plan(guest, engines, plan) => (guest, engines, plan),
     };
     let limit = plan.time_limit(settings);
     write_down(root, run, &guest, plan, By::Stillpoint)?;
-    Ok(Prepared::Engine(engine, limit))
+    Ok(Prepared::Engines(engines, limit))
 }
 
 /// Why the end of this engine, as at its guest's shutdown, does not bring its containers to rest, if so.
@@ -120,20 +140,21 @@ fn look(root: &Root, settings: &Settings, run: &Run) -> Result<Look> {
         State::Running(guest) => guest,
     };
     anyhow::ensure!(!guest.is_frozen(), "the guest is frozen");
-    let Some(engine) = Engine::of(&guest)? else {
-        return Ok(Look::Nothing("the guest has no container engine".to_string()));
-    };
-    let containers = survey(&engine, Instant::now() + SURVEY_LIMIT)
-        .context("the guest's container engine can't be asked what runs")?;
+    let engines = Engines::of(&guest)?;
+    let survey = survey(&engines, Instant::now() + SURVEY_LIMIT)
+        .any()
+        .context("the guest's container engines can't be asked what runs")?;
     let config = match Place::of(root, run.vmid) {
         Ok(Place::Here(config)) => Some(config),
         _ => None,
     };
-    let plan = plan(run.vmid, &containers, settings, config.as_ref());
-    if plan.steps.is_empty() {
-        return Ok(Look::Nothing("no container is running".to_string()));
-    }
-    Ok(Look::Found(guest, engine, plan))
+    let plan = plan(run.vmid, &survey.containers, settings, config.as_ref());
+    let found = match (engines.is_empty(), plan.steps.is_empty()) {
+        (true, _) => Found::Nothing("the guest has no container engine".to_string()),
+        (false, true) => Found::Nothing("no container is running".to_string()),
+        (false, false) => Found::Plan(guest, engines, plan),
+    };
+    Ok(Look { found, unreachable: survey.unreachable })
 }
 
 /// Makes the plan durable on the node (without that nothing is stopped) and in the guest (without that a
@@ -158,7 +179,7 @@ fn write_down(root: &Root, run: &mut Run, guest: &Guest, plan: Plan, by: By) -> 
     Ok(())
 }
 
-fn stop_all(root: &Root, run: &mut Run, engine: &Engine, limit: Duration) -> Quiesced {
+fn stop_all(root: &Root, run: &mut Run, engines: &Engines, limit: Duration) -> Quiesced {
     let deadline = Instant::now() + limit;
     let runs = Runs::of(root);
     let Some(quiesce) = run.quiesce.as_mut() else {
@@ -168,10 +189,11 @@ fn stop_all(root: &Root, run: &mut Run, engine: &Engine, limit: Duration) -> Qui
     let after: Vec<Vec<usize>> = quiesce.steps.iter().map(|step| step.after.clone()).collect();
     let given_up = Arc::new(AtomicBool::new(false));
     let work = {
-        let (engine, given_up) = (engine.clone(), Arc::clone(&given_up));
+        let (engines, given_up) = (engines.clone(), Arc::clone(&given_up));
         let steps = quiesce.steps.clone();
         move |index: usize| {
             let step = &steps[index];
+            let engine = engines.at(&step.engine).map_err(NotAtRest::Unprepared)?;
             let began = Instant::now();
             if let Some(command) = &step.before {
                 engine.exec(&step.id, command, deadline).map_err(NotAtRest::Unprepared)?;

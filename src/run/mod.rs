@@ -9,6 +9,8 @@ mod store;
 pub use quiesced::{QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesced, QuiescedContainer};
 pub use store::{Damaged, Runs};
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::Strategy;
@@ -127,6 +129,9 @@ pub enum By {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     pub id: String,
+    /// The socket of its engine, as a path in the guest; empty in what an older version wrote: the first engine.
+    #[serde(default)]
+    pub engine: String,
     pub name: String,
     pub project: Option<String>,
     pub service: Option<String>,
@@ -219,6 +224,12 @@ impl Run {
         self.mode_used == Mode::Stop && self.was_running
     }
 
+    /// The engines, by their sockets, of the containers that are not known to be back.
+    pub fn engines_of_open(&self) -> BTreeSet<String> {
+        let steps = self.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
+        steps.filter(|step| step.fate == Fate::Open).map(|step| step.engine.clone()).collect()
+    }
+
     /// What has become of its containers so far.
     pub fn fates(&self) -> Vec<Fate> {
         let steps = self.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
@@ -286,6 +297,7 @@ impl From<QuiescedContainer> for Step {
     fn from(container: QuiescedContainer) -> Step {
         Step {
             id: container.id,
+            engine: container.engine,
             name: container.name,
             project: container.project,
             service: container.service,

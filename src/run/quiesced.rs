@@ -28,6 +28,9 @@ pub struct Quiesced {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuiescedContainer {
     pub id: String,
+    /// The socket of its engine, as a path in the guest; empty where an older version wrote it: the first engine.
+    #[serde(default)]
+    pub engine: String,
     pub name: String,
     pub project: Option<String>,
     pub service: Option<String>,
@@ -77,6 +80,7 @@ impl Quiesced {
             containers: steps
                 .map(|step| QuiescedContainer {
                     id: step.id.clone(),
+                    engine: step.engine.clone(),
                     name: step.name.clone(),
                     project: step.project.clone(),
                     service: step.service.clone(),

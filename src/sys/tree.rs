@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2, renameat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, mkdirat};
@@ -41,7 +42,7 @@ impl Tree {
     /// `Ok(None)` where there is nothing at that path; an error where there is something else than a socket.
     pub fn socket(&self, path: &str) -> io::Result<Option<OwnedFd>> {
         let socket = match self.resolve(path, OFlag::O_PATH, Mode::empty()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if is_missing(&error) => return Ok(None),
             other => other?,
         };
         match kind(&fstat(&socket)?) {
@@ -74,6 +75,33 @@ impl Tree {
     /// Whether there is a directory at `path`.
     pub fn is_directory(&self, path: &str) -> bool {
         self.resolve(path, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty()).is_ok()
+    }
+
+    /// The names in the directory at `path`, sorted; none where there is no directory. What is not UTF-8 is left out.
+    ///
+    /// # Errors
+    /// Also where there are more than `most`.
+    pub fn names(&self, path: &str, most: usize) -> io::Result<Vec<String>> {
+        let directory =
+            match self.resolve(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty()) {
+                Err(error) if is_missing(&error) => return Ok(Vec::new()),
+                other => other?,
+            };
+        let mut names = Vec::new();
+        for entry in Dir::from_fd(directory)?.iter() {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if matches!(name, "." | "..") {
+                continue;
+            }
+            if names.len() == most {
+                let reason = format!("more than {most} entries");
+                return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
+            }
+            names.push(name.to_string());
+        }
+        names.sort();
+        Ok(names)
     }
 
     /// Replaces `directory`/`name` durably. The directory is made where missing; it and the file belong to
@@ -134,6 +162,11 @@ fn how(flags: OFlag, mode: Mode) -> OpenHow {
         .flags(flags | OFlag::O_CLOEXEC)
         .mode(mode)
         .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS)
+}
+
+/// Nothing is at that path, or what should be a directory on the way there is something else.
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 fn kind(stat: &FileStat) -> SFlag {
@@ -251,6 +284,22 @@ mod tests {
         let _engine = UnixListener::bind(guest.0.join("root/run/docker.sock")).unwrap();
         symlink("/run", guest.0.join("root/var/run")).unwrap();
         assert!(guest.tree().socket("/var/run/docker.sock").unwrap().is_some());
+    }
+
+    #[test]
+    fn a_directory_is_listed_within_a_limit() {
+        let guest = Guest::new();
+        for name in ["2", "1"] {
+            std::fs::create_dir_all(guest.0.join("root/run/user").join(name)).unwrap();
+        }
+        symlink("/run/user", guest.0.join("root/var/users")).unwrap();
+        let tree = guest.tree();
+        assert_eq!(tree.names("/var/users", 2).unwrap(), ["1", "2"]);
+        assert!(tree.names("/run/user", 1).is_err());
+        assert!(tree.names("/run/nobody", 1).unwrap().is_empty());
+        std::fs::write(guest.0.join("root/run/file"), "").unwrap();
+        assert!(tree.names("/run/file", 1).unwrap().is_empty());
+        assert!(tree.socket("/run/file/docker.sock").unwrap().is_none());
     }
 
     #[test]

@@ -245,6 +245,7 @@ fn run(node: &Node, alive: bool, open: bool) {
     let mut run = Run::new(Vmid(9001), GuestType::Lxc, job, Mode::Snapshot);
     let container = QuiescedContainer {
         id: "abc".to_string(),
+        engine: String::new(),
         name: "db".to_string(),
         project: None,
         service: None,

@@ -1,7 +1,7 @@
 //! Data that is not in the backup: on a mount point without `backup=1`, or one that is a directory or a device of the
 //! node's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::{Stacks, lines};
@@ -20,18 +20,20 @@ struct MountPoint<'a> {
 
 pub fn data(stacks: &Stacks<'_>) -> Vec<Check> {
     let mut checks = Vec::new();
-    let root = stacks.info.data_root.as_deref().filter(|path| stacks.config.left_out(path));
-    let all = root.and_then(|root| mount_point(stacks.text, root));
-    if let Some(point) = all {
+    let roots = stacks.engines.iter().filter_map(|(_, info)| info.data_root.as_deref());
+    let roots = roots.filter(|path| stacks.config.left_out(path));
+    let all: BTreeSet<MountPoint<'_>> =
+        roots.filter_map(|root| mount_point(stacks.text, root)).collect();
+    for point in &all {
         let about = format!("guest.{}.data.{}", stacks.vmid, point.key);
-        checks.push(said(stacks, about, point, (ENGINE_LEFT_OUT, ENGINE_BIND_MOUNT), None));
+        checks.push(said(stacks, about, *point, (ENGINE_LEFT_OUT, ENGINE_BIND_MOUNT), None));
     }
     let mut users: BTreeMap<MountPoint<'_>, Vec<&str>> = BTreeMap::new();
     for step in &stacks.plan.steps {
         for path in &step.not_in_backup {
             let Some(point) = mount_point(stacks.text, path) else { continue };
             let names = users.entry(point).or_default();
-            if Some(point) != all && names.last() != Some(&step.name.as_str()) {
+            if !all.contains(&point) && names.last() != Some(&step.name.as_str()) {
                 names.push(&step.name);
             }
         }

@@ -2,9 +2,10 @@ use super::Stacks;
 use crate::config::Settings;
 use crate::doctor::check::Check;
 use crate::doctor::message::{Names, Values, quoted};
-use crate::doctor::messages::{ENGINE, LIVE_RESTORE, PLAN, SLOW_STOP, STAYS_DOWN};
+use crate::doctor::messages::{ENGINE, LIVE_RESTORE, NO_ENGINE, PLAN, SLOW_STOP, STAYS_DOWN};
 use crate::engine::{Container, Restart, Status};
 use crate::sys::text::{count, printable};
+use crate::vzdump::Vmid;
 
 /// What compose calls a container of `docker compose run`: it is meant to end.
 const ONE_OFF: &str = "com.docker.compose.oneoff";
@@ -12,17 +13,25 @@ const ONE_OFF: &str = "com.docker.compose.oneoff";
 pub fn engine(stacks: &Stacks<'_>, settings: &Settings) -> Vec<Check> {
     let vmid = stacks.vmid;
     let name = stacks.config.hostname.as_deref().unwrap_or("a guest without a name");
-    let running = stacks.plan.steps.len();
-    let engine = format!("engine {}", printable(&stacks.info.version, 40));
-    let values: Values<'_> =
-        &[("name", &name), ("count", &count(running, "container")), ("engine", &engine)];
-    let mut checks = vec![ENGINE.check(format!("guest.{vmid}.engine"), values)];
+    let mut checks = Vec::new();
+    for (engine, info) in &stacks.engines {
+        let steps = stacks.plan.steps.iter().filter(|step| step.engine == engine.socket());
+        let version = printable(&info.version, 40);
+        let engine = match stacks.engines.len() {
+            1 => format!("engine {version}"),
+            _ => format!("engine {version} at {}", engine.socket()),
+        };
+        let values: Values<'_> =
+            &[("name", &name), ("count", &count(steps.count(), "container")), ("engine", &engine)];
+        checks.push(ENGINE.check(format!("guest.{vmid}.engine"), values));
+    }
+    checks.extend(stacks.unreachable.iter().map(|why| unreachable(vmid, why)));
     for note in &stacks.plan.notes {
         let values: Values<'_> = &[("note", note), ("vmid", &vmid)];
         checks.push(PLAN.check(format!("guest.{vmid}.plan"), values));
     }
     checks.extend(slow(stacks, settings));
-    if stacks.info.live_restore {
+    if stacks.engines.iter().any(|(_, info)| info.live_restore) {
         checks.push(LIVE_RESTORE.check(format!("guest.{vmid}.live-restore"), &[("vmid", &vmid)]));
     }
     let down: Vec<&Container> =
@@ -37,6 +46,12 @@ pub fn engine(stacks: &Stacks<'_>, settings: &Settings) -> Vec<Check> {
         )));
     }
     checks
+}
+
+/// An engine that cannot be reached; `why` names its socket, where that is known.
+pub fn unreachable(vmid: Vmid, why: &str) -> Check {
+    let values: Values<'_> = &[("reason", &why), ("vmid", &vmid)];
+    NO_ENGINE.check(format!("guest.{vmid}.engine"), values)
 }
 
 /// Stop timeouts that the time limit can't be raised to, since it stays below the hold limit.

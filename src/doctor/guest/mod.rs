@@ -12,13 +12,10 @@ use self::start::Start;
 use crate::config::Settings;
 use crate::doctor::ask::{Question, ask};
 use crate::doctor::check::Check;
-use crate::doctor::message::Values;
-use crate::doctor::messages::{
-    DROP_IN, FROZEN, GUEST_UNKNOWN, LOOKED_AFTER, NO_ENGINE, NO_ENGINES,
-};
-use crate::engine::{Container, Engine, Info};
+use crate::doctor::messages::{DROP_IN, FROZEN, GUEST_UNKNOWN, LOOKED_AFTER, NO_ENGINES};
+use crate::engine::{Container, Engine, Engines, Info, at_once};
 use crate::guest::{Config, Guest, Member, State, members};
-use crate::quiesce::{self, Plan};
+use crate::quiesce::{self, Plan, Survey};
 use crate::sys::text::count;
 use crate::sys::{Root, file};
 use crate::vzdump::{GuestType, Job, Vmid};
@@ -35,13 +32,20 @@ const AT_ONCE: usize = 32;
 /// A file in pmxcfs is at most 1 MiB.
 const CONFIG_LIMIT: u64 = 1 << 20;
 
-/// What is known of a guest with an engine that answers.
+/// Engines, with what each says of itself.
+type Known = Vec<(Engine, Info)>;
+
+/// What is known of a guest with engines that answer.
 struct Stacks<'a> {
     vmid: Vmid,
     /// The current section of its configuration, as text and as read.
     text: &'a str,
     config: &'a Config,
-    info: Info,
+    /// Those that answer.
+    engines: Known,
+    /// Why the others cannot be reached.
+    unreachable: Vec<String>,
+    /// Of all engines.
     containers: Vec<Container>,
     plan: Plan,
 }
@@ -133,21 +137,20 @@ fn guest(root: &Root, settings: &Settings, start: &Start, member: &Member) -> Lo
         }
     };
     looked.checks.extend(fuse::fuse(vmid, text, &config, &running));
-    match ask_engine(&running) {
+    match ask_engines(&running) {
         Ok(None) => looked.engine = Some(false),
-        Ok(Some((info, containers))) => {
+        Ok(Some((engines, Survey { containers, unreachable, .. }))) => {
             let plan = quiesce::plan(vmid, &containers, settings, Some(&config));
-            let stacks = Stacks { vmid, text, config: &config, info, containers, plan };
+            let config = &config;
+            let stacks = Stacks { vmid, text, config, engines, unreachable, containers, plan };
             looked.engine = Some(true);
             looked.checks.extend(engine::engine(&stacks, settings));
             looked.checks.extend(data::data(&stacks));
             looked.checks.extend(start.is_looked_after(&stacks));
         }
         Err(error) => {
-            let reason = format!("{error:#}");
-            let values: Values<'_> = &[("reason", &reason), ("vmid", &vmid)];
             looked.engine = Some(true);
-            looked.checks.push(NO_ENGINE.check(format!("guest.{vmid}.engine"), values));
+            looked.checks.push(engine::unreachable(vmid, &format!("{error:#}")));
         }
     }
     looked
@@ -173,12 +176,31 @@ fn running(root: &Root, member: &Member) -> Result<Option<Guest>, Check> {
     }
 }
 
-/// What the engine says of itself and its containers; `None` where there is none.
-fn ask_engine(guest: &Guest) -> anyhow::Result<Option<(Info, Vec<Container>)>> {
-    let Some(engine) = Engine::of(guest)? else { return Ok(None) };
+/// What the engines say of themselves and of their containers; `None` where there is none.
+fn ask_engines(guest: &Guest) -> anyhow::Result<Option<(Known, Survey)>> {
+    let engines = Engines::of(guest)?;
+    if engines.is_empty() {
+        return Ok(None);
+    }
     let deadline = Instant::now() + ENGINE_LIMIT;
-    let info = engine.info(deadline)?;
-    Ok(Some((info, quiesce::survey(&engine, deadline)?)))
+    let mut survey = quiesce::survey(&engines, deadline).any()?;
+    let reachable: Vec<Engine> = engines.reachable().cloned().collect();
+    let answers = at_once(&reachable, |engine| engine.info(deadline));
+    // One that does not say what it is has not said what runs, or is reported below.
+    let mut known = Known::new();
+    for (engine, answer) in reachable.into_iter().zip(answers) {
+        match answer {
+            Ok(info) => known.push((engine, info)),
+            Err(error) if survey.unreachable.is_empty() => {
+                let socket = engine.socket();
+                let why =
+                    format!("the container engine at {socket} says nothing of itself: {error}");
+                survey.unreachable.push(why);
+            }
+            Err(_) => {}
+        }
+    }
+    Ok(Some((known, survey)))
 }
 
 /// The configuration without its snapshots' sections.

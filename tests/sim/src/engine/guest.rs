@@ -67,14 +67,14 @@ fn boot(inner: &Arc<Inner>) -> Option<UnixListener> {
 
 /// Binds through the directory's descriptor: a socket's path may only be 108 bytes long.
 fn listen(inner: &Inner) -> io::Result<UnixListener> {
-    let run = inner.dir.join("root/run");
-    let path = run.join("docker.sock");
-    match std::fs::remove_file(&path) {
+    let path = &inner.socket;
+    match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let dir = File::open(&run)?;
-    let listener = UnixListener::bind(format!("/proc/self/fd/{}/docker.sock", dir.as_raw_fd()))?;
+    let dir = File::open(path.parent().unwrap_or(path))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let listener = UnixListener::bind(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
@@ -138,7 +138,7 @@ fn power_cut(inner: &Inner) {
     }
     inner.changed.notify_all();
     drop(state);
-    match std::fs::remove_file(inner.dir.join("root/run/docker.sock")) {
+    match std::fs::remove_file(&inner.socket) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             eprintln!("the simulated engine's socket stays: {error}");
         }

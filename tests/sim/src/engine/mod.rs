@@ -25,6 +25,8 @@ use std::time::{Duration, Instant};
 /// How an engine presents itself.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
+    /// Its socket, below the guest's root: a guest may have several engines.
+    pub socket: &'static str,
     /// Version of the engine.
     pub version: String,
     /// Highest API version it speaks.
@@ -45,6 +47,7 @@ impl Default for EngineConfig {
     /// The newest engine, for it refuses the most.
     fn default() -> Self {
         Self {
+            socket: "run/docker.sock",
             version: "29.0.1".to_owned(),
             api: "1.52".to_owned(),
             min_api: "1.44".to_owned(),
@@ -100,6 +103,7 @@ pub struct Engine {
 
 struct Inner {
     dir: PathBuf,
+    socket: PathBuf,
     config: Mutex<EngineConfig>,
     state: Mutex<State>,
     changed: Condvar,
@@ -137,15 +141,19 @@ impl Engine {
     /// # Errors
     /// When the guest's directories cannot be made.
     pub fn new(dir: &Path, config: EngineConfig, containers: Vec<Spec>) -> Result<Self> {
-        let run = dir.join("root/run");
-        std::fs::create_dir_all(&run).with_context(|| format!("making {}", run.display()))?;
+        let socket = dir.join("root").join(config.socket);
+        let run = socket.parent().context("a socket lies in a directory")?;
+        std::fs::create_dir_all(run).with_context(|| format!("making {}", run.display()))?;
+        // Ids are nobody else's, not even another engine's of the same guest.
+        let first = config.socket.bytes().fold(1, |sum, byte| sum * 31 % 65_521 + u64::from(byte));
         let inner = Arc::new(Inner {
             dir: dir.to_owned(),
+            socket,
             config: Mutex::new(config),
             state: Mutex::default(),
             changed: Condvar::new(),
             ended: AtomicBool::new(false),
-            ids: AtomicU64::new(1),
+            ids: AtomicU64::new(first << 32),
         });
         for spec in containers {
             inner.add(spec);

@@ -1,0 +1,83 @@
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use crate::engine::{Container, Engine, Engines, Error, MOST_CONTAINERS, at_once};
+
+/// What a hostile guest can make us keep, in bytes over all containers.
+const LIMIT: usize = 32 << 20;
+
+/// What runs in a guest, over all of its engines.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// Paused and restarting ones included; each once, where one engine listens at two sockets.
+    pub containers: Vec<Container>,
+    /// How many engines have said what runs.
+    pub answered: usize,
+    /// Of the others: one sentence each, which names the socket and the reason.
+    pub unreachable: Vec<String>,
+}
+
+impl Survey {
+    /// The same, where at least one engine has said what runs.
+    ///
+    /// # Errors
+    /// Why none has.
+    pub fn any(self) -> Result<Survey> {
+        if self.answered == 0 && !self.unreachable.is_empty() {
+            bail!(self.unreachable.join("; "));
+        }
+        Ok(self)
+    }
+}
+
+/// Asks all engines of a guest, at once, what runs.
+pub fn survey(engines: &Engines, deadline: Instant) -> Survey {
+    let reachable: Vec<Engine> = engines.reachable().cloned().collect();
+    let weight = AtomicUsize::new(0);
+    let answers = at_once(&reachable, |engine| of_one(engine, &weight, deadline));
+    let mut survey = Survey { unreachable: engines.unreachable().collect(), ..Survey::default() };
+    let mut known = HashSet::new();
+    for (engine, answer) in reachable.iter().zip(answers) {
+        let refused = |reason: String| {
+            format!(
+                "the container engine at {} cannot be asked what runs: {reason}",
+                engine.socket()
+            )
+        };
+        match answer {
+            Err(error) => survey.unreachable.push(refused(format!("{error:#}"))),
+            Ok(containers) if survey.containers.len() + containers.len() > MOST_CONTAINERS => {
+                let reason = format!("with it there are more containers than {MOST_CONTAINERS}");
+                survey.unreachable.push(refused(reason));
+            }
+            Ok(containers) => {
+                survey.answered += 1;
+                let new = |container: &Container| known.insert(container.id.clone());
+                survey.containers.extend(containers.into_iter().filter(new));
+            }
+        }
+    }
+    survey
+}
+
+fn of_one(engine: &Engine, weight: &AtomicUsize, deadline: Instant) -> Result<Vec<Container>> {
+    let mut containers = Vec::new();
+    for id in engine.running(deadline)? {
+        match engine.inspect(&id, deadline) {
+            Ok(container) => {
+                let added = container.weight();
+                containers.push(container);
+                if weight.fetch_add(added, Ordering::Relaxed) + added > LIMIT {
+                    bail!("the engine says more of its containers than can be kept");
+                }
+            }
+            // It ended between the list and the look.
+            Err(Error::Gone) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(containers)
+}

@@ -1,0 +1,10 @@
+//! What a backup does to the stacks of a guest, in situations that a person meets every day.
+
+// Not every module needs all of it.
+#[allow(dead_code)]
+#[path = "faults/scene.rs"]
+mod scene;
+
+mod stacks {
+    mod engines;
+}
