@@ -141,6 +141,17 @@ fn the_documentation_names_every_field_of_the_json() {
 }
 
 #[test]
+fn metrics_that_cannot_be_written_are_a_problem_of_the_node() {
+    let node = node();
+    let path = "etc/stillpoint/config.toml";
+    node.write(path, "[report]\ntextfile-directory = \"/nowhere\"\n");
+    let problems = node.json(&["status", "--json"])["problems"].to_string();
+    assert!(problems.contains("the metrics cannot be written to /nowhere"), "{problems}");
+    node.write(path, "[report]\ntextfile-directory = \"/etc\"\n");
+    assert_eq!(node.json(&["status", "--json"])["problems"], json!([]));
+}
+
+#[test]
 fn who_looks_after_a_start_is_told() {
     let node = node();
     let on_start = |vmid| {

@@ -34,6 +34,9 @@ messages! {
     SETTINGS: Ok "the settings are understood";
     SETTINGS_BROKEN: Warn "{complaint}"
         => "stillpoint config";
+    METRICS: Ok "metrics are written to {path}";
+    NO_METRICS: Warn "no metrics are written to {path} (report.textfile-directory): {reason}"
+        => "ls -ld {path}";
     CLOCK: Ok "the clock is synchronised";
     CLOCK_FREE: Warn "nothing keeps the clock right: the times of backups may be wrong, and with them what is pruned"
         => "apt install chrony", "timedatectl";

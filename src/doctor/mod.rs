@@ -102,10 +102,15 @@ pub fn examine(root: &Root, limit: Duration) -> Report {
         Ok(settings) => (settings.clone(), node::settings(&settings)),
         Err(none) => (Settings::default(), none),
     };
+    let metrics = {
+        let (root, settings) = (root.clone(), settings.clone());
+        ask("node.metrics", limit, move || node::metrics(&root, &settings))
+    };
     let storages = storages(root, &settings, limit);
     let guests = guest::guests(root, &settings, limit);
     let mut checks: Vec<Check> = questions.into_iter().flat_map(Question::checks).collect();
     checks.push(understood);
+    checks.extend(metrics.checks());
     checks.extend(guests);
     match storages {
         Ok(asked) => checks.extend(asked.into_iter().flat_map(Question::checks)),

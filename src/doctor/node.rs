@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use super::check::Check;
 use super::messages::{
-    MAIL, NO_MAIL, NO_PROGRAM, NO_PVE, NO_RECOVER, NO_SYSTEMD, PROGRAMS, PVE, PVE_UNTRIED, RECOVER,
-    SETTINGS, SETTINGS_BROKEN, SYSTEMD,
+    MAIL, METRICS, NO_MAIL, NO_METRICS, NO_PROGRAM, NO_PVE, NO_RECOVER, NO_SYSTEMD, PROGRAMS, PVE,
+    PVE_UNTRIED, RECOVER, SETTINGS, SETTINGS_BROKEN, SYSTEMD,
 };
 use crate::config::Settings;
-use crate::sys::{Root, program};
+use crate::sys::{Root, outside, program};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -97,6 +97,15 @@ fn recover(root: &Root) -> Check {
     let enabled = root.path(wanted).symlink_metadata().is_ok();
     let message = if enabled { RECOVER } else { NO_RECOVER };
     message.check("node.recover", &[])
+}
+
+/// Whether the metrics can be written, where they are wanted.
+pub fn metrics(root: &Root, settings: &Settings) -> Vec<Check> {
+    let Some(path) = &settings.report.textfile_directory else { return Vec::new() };
+    vec![match outside::takes_files(&root.path(path)) {
+        Ok(()) => METRICS.check("node.metrics", &[("path", path)]),
+        Err(error) => NO_METRICS.check("node.metrics", &[("path", path), ("reason", &error)]),
+    }]
 }
 
 fn mail(root: &Root) -> Check {

@@ -3,7 +3,6 @@
 //! It lies at `/var/lib/stillpoint/copies/VMID.json`, so that a node that goes down in between goes on with it at the
 //! guest's next start.
 
-use std::fs;
 use std::io;
 use std::path::PathBuf;
 
@@ -64,7 +63,7 @@ pub fn leave(root: &Root, copy: &Copy) -> Result<()> {
     let path = path(root, copy.vmid);
     let write = || -> Result<()> {
         if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory)?;
+            file::own_directory(directory)?;
         }
         Ok(file::replace(&path, &serde_json::to_vec_pretty(copy)?, 0o600)?)
     };
@@ -107,6 +106,7 @@ fn path(root: &Root, vmid: Vmid) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn copy() -> Copy {
         Copy {

@@ -1,5 +1,4 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -130,7 +129,7 @@ fn journal_doubt(root: &Root, vmid: Vmid, reason: String) -> Result<()> {
     Journal::of(root).append(&Record::Identity(record))?;
     let write = || -> io::Result<()> {
         if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory)?;
+            file::own_directory(directory)?;
         }
         file::replace(&path, reason.as_bytes(), 0o600)
     };

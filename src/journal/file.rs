@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Record;
-use crate::sys::{Root, clock, lock};
+use crate::sys::{Root, clock, file, lock};
 
 const SCHEMA: u32 = 1;
 
@@ -63,7 +63,7 @@ impl Journal {
         bytes.push(b'\n');
         let path = self.path();
         let directory = self.root.path("/var/lib/stillpoint");
-        fs::create_dir_all(&directory)?;
+        file::own_directory(&directory)?;
         // Not the journal itself: that is renamed when it has grown.
         let lock = self.root.path("/run/stillpoint/journal.lock");
         let _lock = lock::take(&lock, Instant::now() + LOCK_LIMIT)?;

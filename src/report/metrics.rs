@@ -4,8 +4,6 @@
 //! collector refuses them, and tells the file's age itself.
 
 use std::fmt::Write;
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -14,7 +12,7 @@ use chrono::{DateTime, Utc};
 use super::status::{Guest, Limits, Moment, OnStart, Status, What, gather};
 use crate::config::Settings;
 use crate::journal::{Grade, Outcome};
-use crate::sys::{Root, file, lock};
+use crate::sys::{Root, lock, outside};
 
 /// Read by node_exporter, which is nobody in particular.
 const MODE: u32 = 0o644;
@@ -31,13 +29,21 @@ pub fn write(root: &Root, settings: &Settings) -> Result<()> {
         let lock = root.path("/run/stillpoint/metrics.lock");
         let _lock = lock::take(&lock, Instant::now() + LOCK_LIMIT)?;
         let status = gather(root, settings, &Limits::default())?;
-        file::replace(&path, exposition(&status, settings).as_bytes(), MODE)?;
-        // Whatever the umask of whoever started vzdump.
-        Ok(fs::set_permissions(&path, Permissions::from_mode(MODE))?)
+        // Debian gives the parent of its directory to the user `prometheus`.
+        Ok(outside::replace(&path, exposition(&status, settings).as_bytes(), MODE)?)
     };
     written().with_context(|| {
         format!("{}: the metrics are not written (report.textfile-directory)", path.display())
     })
+}
+
+/// Why the metrics cannot be written, as far as that can be seen without doing it; `None` also where nobody wants them.
+pub fn complaint(root: &Root, settings: &Settings) -> Option<String> {
+    let directory = settings.report.textfile_directory.as_deref()?;
+    let error = outside::takes_files(&root.path(directory)).err()?;
+    Some(format!(
+        "the metrics cannot be written to {directory} (report.textfile-directory): {error}"
+    ))
 }
 
 const GRADES: [Grade; 6] = [
@@ -221,6 +227,50 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, chown, symlink};
+
+    /// Nobody's user id.
+    const NOBODY: u32 = 65534;
+
+    #[test]
+    fn the_owner_of_the_textfile_directory_turns_no_write_against_others() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let name = format!("stillpoint-metrics-{}", crate::sys::text::token());
+        let directory = std::env::temp_dir().join(name);
+        let root = Root::at(&directory);
+        let theirs = root.path("/var/lib/prometheus/node-exporter");
+        fs::create_dir_all(&theirs).unwrap();
+        for path in [&theirs, &root.path("/var/lib/prometheus")] {
+            chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        let secret = root.path("/etc/secret");
+        fs::create_dir(root.path("/etc")).unwrap();
+        fs::write(&secret, "secret").unwrap();
+        fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        // The names that a process of this number could be foreseen to use.
+        let temporary = format!(".stillpoint.prom.{}.tmp", std::process::id());
+        for name in [&temporary, "stillpoint.prom"] {
+            symlink(&secret, theirs.join(name)).unwrap();
+        }
+        let mut settings = Settings::default();
+        settings.report.textfile_directory = Some("/var/lib/prometheus/node-exporter".into());
+        write(&root, &settings).unwrap();
+        let page = fs::symlink_metadata(theirs.join("stillpoint.prom")).unwrap();
+        assert!(page.is_file() && page.uid() == NOBODY && page.mode() & 0o7777 == MODE);
+
+        fs::rename(&theirs, root.path("/var/lib/prometheus/moved")).unwrap();
+        symlink(root.path("/etc"), &theirs).unwrap();
+        assert!(write(&root, &settings).is_err());
+        let told = complaint(&root, &settings).unwrap();
+        assert!(told.contains("a link that a user other than root can change"), "{told}");
+        assert_eq!(fs::read_dir(root.path("/etc")).unwrap().count(), 1);
+        assert_eq!(fs::read_to_string(&secret).unwrap(), "secret");
+        assert_eq!(fs::metadata(&secret).unwrap().mode() & 0o7777, 0o600);
+        fs::remove_dir_all(directory).unwrap();
+    }
 
     #[test]
     fn a_label_can_hold_anything() {

@@ -71,7 +71,7 @@ impl Runs {
     pub fn save(&self, run: &Run) -> Result<()> {
         let path = self.path(run.vmid);
         let write = || -> Result<()> {
-            fs::create_dir_all(self.directory())?;
+            file::own_directory(&self.directory())?;
             let mut bytes = Bounded(Vec::new());
             serde_json::to_writer_pretty(&mut bytes, run)?;
             Ok(file::replace(&path, &bytes.0, 0o600)?)
@@ -89,7 +89,7 @@ impl Runs {
     pub fn keep_damaged(&self, vmid: Vmid) -> Result<PathBuf> {
         let directory = self.root.path("/var/lib/stillpoint/damaged");
         let copy = directory.join(format!("{vmid}.json"));
-        fs::create_dir_all(&directory)
+        file::own_directory(&directory)
             .and_then(|()| fs::copy(self.path(vmid), &copy))
             .with_context(|| copy.display().to_string())?;
         Ok(copy)

@@ -3,13 +3,12 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::sys::{Root, file, program};
+use crate::sys::{Root, file, outside, program};
 
 /// The second is used for `pct start --debug` and guests with `debug: 1`.
 pub const PATHS: [&str; 2] = [
@@ -45,11 +44,10 @@ pub fn install(root: &Root) -> Result<()> {
     for path in PATHS {
         let place = root.path(path);
         if let Some(directory) = place.parent() {
-            fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
+            outside::directory(directory, 0o755)
+                .with_context(|| directory.display().to_string())?;
         }
-        file::replace(&place, TEXT.as_bytes(), 0o644)
-            .and_then(|()| fs::set_permissions(&place, fs::Permissions::from_mode(0o644)))
-            .context(path)?;
+        outside::replace(&place, TEXT.as_bytes(), 0o644).context(path)?;
     }
     reload(root)
 }

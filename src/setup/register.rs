@@ -1,14 +1,15 @@
 //! Having vzdump, and systemd for guest starts, call Stillpoint.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
 use super::enable::Which;
 use super::{drop_in, nodes, snippet, storages, vzdump_conf};
 use crate::identity;
+use crate::sys::outside::Place;
 use crate::sys::{Root, file};
 
 const VZDUMP_CONF: &str = "/etc/vzdump.conf";
@@ -157,12 +158,11 @@ fn read(root: &Root) -> Result<Vec<u8>> {
 
 fn write(root: &Root, text: &[u8]) -> Result<()> {
     // The file may be a link to one that is kept elsewhere.
-    let path: PathBuf = root.path(VZDUMP_CONF);
-    let path = fs::canonicalize(&path).unwrap_or(path);
-    let mode = fs::metadata(&path).map_or(0o644, |file| file.permissions().mode() & 0o7777);
-    file::replace(&path, text, mode)
-        .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(mode)))
-        .context(VZDUMP_CONF)
+    let write = || -> io::Result<()> {
+        let place = Place::behind(&root.path(VZDUMP_CONF))?;
+        place.replace(text, place.mode()?.unwrap_or(0o644))
+    };
+    write().context(VZDUMP_CONF)
 }
 
 /// The script that the one in `/etc/vzdump.conf` stands in for.

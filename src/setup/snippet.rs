@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::storages::Storage;
-use crate::sys::{Root, bounded, file, process};
+use crate::sys::{Root, bounded, file, outside, process};
 
 /// The name of the file in a snippets directory.
 pub const NAME: &str = "stillpoint";
@@ -67,9 +67,8 @@ pub fn install(root: &Root, storage: &Storage) -> Result<()> {
         if file::read_text(&path, 1 << 20)?.is_some_and(|text| text == TEXT) && executable(&path) {
             return Ok(());
         }
-        fs::create_dir_all(&directory)?;
-        file::replace(&path, TEXT.as_bytes(), 0o755)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
+        outside::directory(&directory, 0o755)?;
+        outside::replace(&path, TEXT.as_bytes(), 0o755)
     })
     .and_then(|done| done)
     .with_context(|| format!("{}/{NAME} can't be written", storage.directory))

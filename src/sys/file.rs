@@ -1,11 +1,13 @@
 //! Files read within bounds and written so that a power cut leaves the old or the new one.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::{FsFlags, statvfs};
+
+use super::random;
 
 /// Reads a whole file of at most `limit` bytes; a larger one is an error of kind `FileTooLarge`.
 pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
@@ -38,6 +40,18 @@ pub fn free(path: &Path) -> io::Result<u64> {
     Ok(system.blocks_available() * system.fragment_size())
 }
 
+/// Makes sure that a directory of our own is there, which nobody else may write to, whatever the umask is. One that is
+/// made is open to nobody else.
+///
+/// Not for those below `/etc/pve`, which gives its directories a mode of its own.
+pub fn own_directory(path: &Path) -> io::Result<()> {
+    if fs::metadata(path).is_ok_and(|it| it.is_dir() && it.permissions().mode() & 0o022 == 0) {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o700))
+}
+
 /// A file's new content, durably beside it; dropped without [`Staged::commit`], it is gone.
 #[derive(Debug)]
 pub struct Staged {
@@ -52,15 +66,15 @@ impl Staged {
         let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file's path"));
         };
-        let temporary =
-            directory.join(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
+        let token = u64::from_ne_bytes(random::bytes()?);
+        let temporary = directory.join(format!(".{}.{token:016x}.tmp", name.to_string_lossy()));
         let staged = Staged { temporary, path: path.to_path_buf(), committed: false };
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(mode)
-            .open(&staged.temporary)?;
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(mode).open(&staged.temporary)?;
+        // Whatever the umask is; pmxcfs gives its files a mode of its own, and lets nobody change that.
+        if file.metadata()?.permissions().mode() & 0o7777 != mode {
+            file.set_permissions(Permissions::from_mode(mode))?;
+        }
         file.write_all(content)?;
         file.sync_all()?;
         Ok(staged)
@@ -115,6 +129,24 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert!(replace(&directory.join("missing/state.json"), b"x", 0o600).is_err());
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn our_own_are_open_to_nobody_else() {
+        let directory = tempdir();
+        let own = directory.join("lib/stillpoint");
+        own_directory(&own).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&own), 0o700);
+        fs::set_permissions(&own, Permissions::from_mode(0o777)).unwrap();
+        own_directory(&own).unwrap();
+        assert_eq!(mode(&own), 0o700);
+        fs::set_permissions(&own, Permissions::from_mode(0o755)).unwrap();
+        own_directory(&own).unwrap();
+        assert_eq!(mode(&own), 0o755, "who may list it is up to the administrator");
+        replace(&own.join("file"), b"", 0o666).unwrap();
+        assert_eq!(mode(&own.join("file")), 0o666);
         fs::remove_dir_all(directory).unwrap();
     }
 

@@ -19,8 +19,8 @@ pub struct Lock {
 ///
 /// The error is `TimedOut` where somebody else held it all the while.
 pub fn take(path: &Path, deadline: Instant) -> io::Result<Lock> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
+    if let Some(directory) = path.parent().filter(|directory| !directory.is_dir()) {
+        super::file::own_directory(directory)?;
     }
     let mut file =
         OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;

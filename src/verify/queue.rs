@@ -195,7 +195,7 @@ impl Queue {
     fn write(&self, pending: &Pending) -> Result<()> {
         let path = self.path(pending);
         let write = || -> Result<()> {
-            fs::create_dir_all(self.root.path(DIRECTORY))?;
+            file::own_directory(&self.root.path(DIRECTORY))?;
             Ok(file::replace(&path, &serde_json::to_vec_pretty(pending)?, 0o600)?)
         };
         write().with_context(|| path.display().to_string())

@@ -53,6 +53,8 @@ pub const SCENES: &[Scene] = scenes! {
     |node| remove(node, "usr/sbin/sendmail") => "node.mail" NO_MAIL;
     |node| node.write("etc/stillpoint/config.toml", "[quiesce]\nhold-limit = 5\n").unwrap() =>
         "settings" SETTINGS_BROKEN;
+    |node| metrics(node, "/metrics") => "node.metrics" METRICS;
+    |node| metrics(node, "/etc/vzdump.conf") => "node.metrics" NO_METRICS;
     |node| conf(node, "tmpdir: /nowhere/at/all\n") => "node.tmpdir" NO_TMPDIR;
     |node| conf(node, "tmpdir: /tmp\n") => "node.tmpdir" SPACE;
 
@@ -179,6 +181,13 @@ fn directory(node: &Node, path: &str) {
 fn conf(node: &Node, more: &str) {
     let text = fs::read_to_string(node.path("etc/vzdump.conf")).unwrap();
     node.write("etc/vzdump.conf", &format!("{text}{more}")).unwrap();
+}
+
+/// Metrics go to a path of the node; only `/metrics` is a directory.
+fn metrics(node: &Node, path: &str) {
+    fs::create_dir(node.path("metrics")).unwrap();
+    let text = format!("[report]\ntextfile-directory = \"{path}\"\n");
+    node.write("etc/stillpoint/config.toml", &text).unwrap();
 }
 
 fn jobs(node: &Node, text: &str) {

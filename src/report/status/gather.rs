@@ -9,6 +9,7 @@ use super::{Backup, Guest, Level, Moment, Now, OnStart, Problem, Status, Verify,
 use crate::config::Settings;
 use crate::guest::{Config, members, node_name};
 use crate::report::history::{History, LastBackup, Past, Proof};
+use crate::report::metrics;
 use crate::run::Runs;
 use crate::sys::text::{count, printable};
 use crate::sys::{Root, clock};
@@ -40,7 +41,7 @@ pub fn gather(root: &Root, settings: &Settings, limits: &Limits) -> Result<Statu
         guest.level = judge::worst(&guest.problems);
         guests.push(guest);
     }
-    let problems = of_node(settings, &history);
+    let problems = of_node(root, settings, &history);
     let level = guests.iter().map(|guest| guest.level).max().unwrap_or_default();
     Ok(Status {
         schema: SCHEMA,
@@ -191,10 +192,13 @@ fn going_on(root: &Root, history: &History, now: DateTime<Utc>) -> Result<Vec<No
 }
 
 /// What is wrong with the node itself.
-fn of_node(settings: &Settings, history: &History) -> Vec<Problem> {
+fn of_node(root: &Root, settings: &Settings, history: &History) -> Vec<Problem> {
     let mut messages = Vec::new();
     if let Some(complaint) = &settings.complaint {
         messages.push(printable(complaint, 1000));
+    }
+    if let Some(complaint) = metrics::complaint(root, settings) {
+        messages.push(printable(&complaint, 1000));
     }
     if let Some(first) = &history.first_damage {
         let lines = count(history.damaged, "line");
