@@ -5,7 +5,7 @@ const ANY: &str = "*";
 
 /// Every setting with its default as a file would have it; those of `guest.*` and `storage.*` have none of their own,
 /// nor have those that are off unless they are set.
-pub const KEYS: [(&str, Option<&str>); 31] = [
+pub const KEYS: &[(&str, Option<&str>)] = &[
     ("quiesce.strategy", Some("\"stop\"")),
     ("quiesce.on-error", Some("\"continue\"")),
     ("quiesce.time-limit", Some("\"60s\"")),
@@ -16,6 +16,7 @@ pub const KEYS: [(&str, Option<&str>); 31] = [
     ("verify.on-failure", Some("\"warn\"")),
     ("verify.require-encryption", Some("false")),
     ("resume.revive-guest", Some("true")),
+    ("resume.unlock", Some("true")),
     ("restore.identity", Some("\"if-conflict\"")),
     ("restore.hostname", Some("\"{hostname}-{vmid}\"")),
     ("restore.address", Some("\"link-down\"")),

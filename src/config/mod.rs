@@ -137,6 +137,8 @@ pub struct Verify {
 pub struct Resume {
     /// Whether a guest that a dead vzdump left frozen or down is thawed or started. Default: true.
     pub revive_guest: bool,
+    /// Whether the lock that a dead vzdump left in a guest's configuration is taken away. Default: true.
+    pub unlock: bool,
 }
 
 /// `[restore]`: what happens to a guest that was restored from a backup, on its start.
@@ -202,7 +204,10 @@ impl From<Written> for Settings {
                 hold_limit,
             },
             verify: written.verify.policy().over(verify),
-            resume: Resume { revive_guest: written.resume.revive_guest.unwrap_or(true) },
+            resume: Resume {
+                revive_guest: written.resume.revive_guest.unwrap_or(true),
+                unlock: written.resume.unlock.unwrap_or(true),
+            },
             restore: written.restore.copied().over(restore),
             report: Report {
                 textfile_directory: written.report.textfile_directory,

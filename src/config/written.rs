@@ -73,6 +73,7 @@ pub struct Policy {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct WrittenResume {
     pub revive_guest: Option<bool>,
+    pub unlock: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

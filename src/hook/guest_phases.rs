@@ -335,6 +335,10 @@ impl GuestCall<'_> {
             run.archive =
                 if finished { Archive::Complete } else { Archive::Failed(self.failure()) };
         }
+        if let Some(words) = quiesce::went_down(self.root, self.settings, run) {
+            say(&words);
+            run.note(words);
+        }
         quiesce::finish(self.root, run).map(drop)
     }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::bring_back::{BroughtBack, Errand, bring_back};
 use super::effort::SHUTDOWN_LIMIT;
-use super::revive::{left_behind, revive};
+use super::revive::{Left, left_behind, revive};
 use crate::config::Settings;
 use crate::guest::State;
 use crate::report::log;
@@ -26,7 +26,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// One try at bringing back everything: the longest stop under way and the start of a slow container.
 const TRY_LIMIT: Duration = Duration::from_secs(120);
 
-/// A guest that a dead vzdump left frozen or down is thawed or started so often, and then left to a person.
+/// At most this many automatic revivals; then an admin has to act.
 const MOST_REVIVALS: u32 = 3;
 
 /// A guest that is not back by then is worth a mail.
@@ -52,6 +52,7 @@ pub fn guard(root: &Root, vmid: Vmid) -> Result<()> {
     let armed = Instant::now();
     failpoint::reach(root, "guard-armed");
     let mut known: Option<Run> = None;
+    let mut revivals = Revivals::new();
     loop {
         match (runs.load(vmid), &known) {
             (Ok(None), _) => return Ok(()),
@@ -75,6 +76,12 @@ pub fn guard(root: &Root, vmid: Vmid) -> Result<()> {
             let errand = Errand { by: "guard", reason: &reason, close: false, run: Some(&run.id) };
             // Its outcome is in the journal, and a failure is tried again at the next look.
             let _ = bring_back(root, vmid, Instant::now() + TRY_LIMIT, errand);
+        }
+        // vzdump goes on with other guests; this one's lock is gone.
+        if run.journalled
+            && let Some(left @ Left::Rebooting) = left_behind(root, run)
+        {
+            revivals.attempt(root, &settings, run, left);
         }
         match run.job.worker.watch() {
             Some(worker) => {
@@ -114,8 +121,7 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>)
     let mut pause = FIRST_PAUSE;
     let mut told = Told::default();
     let mut seen_down = false;
-    let mut revivals = 0;
-    let (mut failing_pause, mut not_before) = (FIRST_PAUSE, died);
+    let mut revivals = Revivals::new();
     loop {
         let run = match runs.load(vmid) {
             Ok(None) => return Ok(()),
@@ -140,26 +146,48 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>)
             Ok(BroughtBack::NotYet(why)) => why,
             Err(error) => format!("{error:#}"),
         };
-        let may_try = revivals < MOST_REVIVALS && Instant::now() >= not_before;
-        if let Some(run) = run.as_ref().filter(|_| may_try)
+        if let Some(run) = run.as_ref()
             && let Some(left) = left_behind(root, run)
+            && revivals.attempt(root, settings, run, left)
         {
-            match revive(root, settings, run, left) {
-                Ok(true) => {
-                    revivals += 1;
-                    pause = FIRST_PAUSE;
-                }
-                Ok(false) => {}
-                Err(error) => {
-                    failing_pause = (failing_pause * 2).min(LONGEST_FAILING_PAUSE);
-                    not_before = Instant::now() + failing_pause;
-                    log::warning(vmid, &format!("the guest can't be brought back: {error:#}"));
-                }
-            }
+            pause = FIRST_PAUSE;
         }
         told.tell(root, vmid, &reason, left, died.elapsed());
         thread::sleep(pause);
         pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// The guard's attempts at thawing, starting or unlocking a guest.
+struct Revivals {
+    done: u32,
+    pause: Duration,
+    not_before: Instant,
+}
+
+impl Revivals {
+    fn new() -> Revivals {
+        Revivals { done: 0, pause: FIRST_PAUSE, not_before: Instant::now() }
+    }
+
+    /// Makes one attempt where one is due; returns whether it succeeded.
+    fn attempt(&mut self, root: &Root, settings: &Settings, run: &Run, left: Left) -> bool {
+        if self.done >= MOST_REVIVALS || Instant::now() < self.not_before {
+            return false;
+        }
+        match revive(root, settings, run, left) {
+            Ok(false) => false,
+            Ok(true) => {
+                self.done += 1;
+                true
+            }
+            Err(error) => {
+                self.pause = (self.pause * 2).min(LONGEST_FAILING_PAUSE);
+                self.not_before = Instant::now() + self.pause;
+                log::warning(run.vmid, &format!("{left}, and that cannot be mended: {error:#}"));
+                false
+            }
+        }
     }
 }
 
@@ -209,7 +237,7 @@ pub fn recover(root: &Root, by: &str, limit: Duration) -> Result<Vec<String>> {
         }
         let errand =
             Errand { by, reason: "the job that quiesced it is dead", close: true, run: None };
-        let left = match bring_back(root, vmid, Instant::now() + limit, errand) {
+        let left = match bring_back_and_unlock(root, vmid, limit, errand) {
             Ok(BroughtBack::Nothing) => continue,
             Ok(BroughtBack::All(count)) => {
                 let containers = text::count(count, "container");
@@ -227,6 +255,26 @@ pub fn recover(root: &Root, by: &str, limit: Duration) -> Result<Vec<String>> {
         }
     }
     Ok(lines)
+}
+
+/// Brings back a guest's containers, and takes away the lock of the dead backup, which would make the next one fail.
+pub fn bring_back_and_unlock(
+    root: &Root,
+    vmid: Vmid,
+    limit: Duration,
+    errand: Errand<'_>,
+) -> Result<BroughtBack> {
+    let brought_back = bring_back(root, vmid, Instant::now() + limit, errand)?;
+    let Ok(Some(run)) = Runs::of(root).load(vmid) else { return Ok(brought_back) };
+    if left_behind(root, &run) != Some(Left::Locked)
+        || !revive(root, &Settings::load(root), &run, Left::Locked)?
+    {
+        return Ok(brought_back);
+    }
+    Ok(match bring_back(root, vmid, Instant::now() + limit, errand)? {
+        BroughtBack::Nothing => BroughtBack::All(run.started()),
+        other => other,
+    })
 }
 
 /// Sees to it that there is a guard of a guest that is not back yet. Where there is one, the new one ends by itself.

@@ -1,25 +1,35 @@
 //! A guest that vzdump's death left frozen or down.
 
+use std::io;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::config::Settings;
 use crate::guest::{self, Config, Place, State};
 use crate::report::log;
 use crate::run::{Run, Runs};
 use crate::sys::text::printable;
-use crate::sys::{Root, process};
+use crate::sys::{Root, clock, lock, process};
 use crate::vzdump::{GuestType, Job, Mode, Vmid};
+
+/// The lock of every vzdump of a node, from before job-start to after job-end.
+const VZDUMP_LOCK: &str = "/var/run/vzdump.lock";
 
 /// For the guest's lock, to write down what was done.
 const LOCK_LIMIT: Duration = Duration::from_secs(60);
 
-/// How a dead vzdump left the guest.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// What a backup left undone with the guest itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Left {
+    /// A dead vzdump left it frozen.
     Frozen,
+    /// A dead vzdump left it down, after it was shut down for the backup.
     Down,
+    /// It was asked to reboot while the backup had it locked, and Proxmox VE starts no locked guest.
+    Rebooting,
+    /// The lock of a dead vzdump, which makes every later backup fail.
+    Locked,
 }
 
 impl std::fmt::Display for Left {
@@ -27,26 +37,79 @@ impl std::fmt::Display for Left {
         f.write_str(match self {
             Left::Frozen => "the guest is frozen",
             Left::Down => "the guest is down",
+            Left::Rebooting => "the guest is down: it was rebooted while the backup had it locked",
+            Left::Locked => "the guest is still locked by the backup",
         })
     }
 }
 
-/// How vzdump left the guest, where it needs to be thawed, or started after it was shut down for the backup. Once
-/// vzdump had thawed or started it again, or in another boot of the node, its state is somebody else's doing; but for
-/// the lock of a snapshot that was being made when the node went down, which keeps Proxmox VE from starting it at boot.
+/// What is left to do for the guest itself. Once vzdump had thawed or started it again, or in another boot of the node,
+/// its state is somebody else's doing; but for a reboot that the backup's lock prevented, and for the lock of a
+/// snapshot that was being made when the node went down, which keeps Proxmox VE from starting it at boot.
 ///
-/// What can't be told is taken for well.
+/// Where the guest's state cannot be determined, nothing is left to do.
 pub fn left_behind(root: &Root, run: &Run) -> Option<Left> {
-    let ours = run.was_running && run.guest_type == GuestType::Lxc && !run.guest_returned;
+    if !run.was_running || run.guest_type != GuestType::Lxc {
+        return None;
+    }
     let this_boot = run.job.worker.is_of_this_boot();
-    match State::of(root, run.vmid).ok().filter(|_| ours)? {
-        State::Running(guest) if this_boot && guest.is_frozen() => Some(Left::Frozen),
-        State::Stopped if this_boot && run.mode_used == Mode::Stop && !gone(root, run) => {
+    let ours = this_boot && !run.guest_returned;
+    match State::of(root, run.vmid).ok()? {
+        State::Running(guest) if ours && guest.is_frozen() => Some(Left::Frozen),
+        State::Stopped if ours && run.mode_used == Mode::Stop && !gone(root, run) => {
             Some(Left::Down)
         }
+        State::Stopped if this_boot && is_rebooting(root, run) => Some(Left::Rebooting),
         State::Stopped if !this_boot && locked_out(root, run) => Some(Left::Down),
-        _ => None,
+        _ => left_locked(root, run).then_some(Left::Locked),
     }
+}
+
+/// In stop mode vzdump itself takes the guest down and starts it.
+fn is_rebooting(root: &Root, run: &Run) -> bool {
+    run.mode_used != Mode::Stop
+        && !gone(root, run)
+        && clock::parse(&run.opened)
+            .is_some_and(|opened| guest::asked_to_reboot(root, run.vmid, opened))
+}
+
+/// What happened to a guest that went down during its backup, and what becomes of it now; for the task log.
+pub fn went_down(root: &Root, settings: &Settings, run: &Run) -> Option<String> {
+    let (guest, vmid) = (run.guest(), run.vmid);
+    if left_behind(root, run) == Some(Left::Rebooting) {
+        let now = match settings.resume.revive_guest {
+            true => "it is started now".to_string(),
+            false => format!("to start it: pct start {vmid}"),
+        };
+        return Some(format!("{guest} was rebooted while the backup had it locked; {now}"));
+    }
+    is_powered_off(root, run).then(|| {
+        format!(
+            "{guest} was powered off during the backup and stays so; to start it: pct start {vmid}"
+        )
+    })
+}
+
+/// In stop mode it is vzdump that takes the guest down.
+fn is_powered_off(root: &Root, run: &Run) -> bool {
+    run.was_running
+        && run.guest_type == GuestType::Lxc
+        && run.mode_used != Mode::Stop
+        && run.job.worker.is_of_this_boot()
+        && matches!(State::of(root, run.vmid), Ok(State::Stopped))
+        && !gone(root, run)
+        && !is_rebooting(root, run)
+}
+
+/// Whether the guest bears the lock of this run's vzdump, which is dead. A person who does not want locks taken away
+/// takes them away by hand, and nothing waits for that.
+fn left_locked(root: &Root, run: &Run) -> bool {
+    let Ok(Place::Here(config)) = Place::of(root, run.vmid) else { return false };
+    config.lock.is_some()
+        && is_of_a_backup(config.lock.as_deref())
+        && config.root_volume == run.root_volume
+        && !run.job.worker.alive()
+        && Settings::load(root).resume.unlock
 }
 
 /// The node went down within the snapshot: its boot takes away a lock that reads `backup`, but not this one.
@@ -62,40 +125,79 @@ fn gone(root: &Root, run: &Run) -> bool {
     run.root_volume.is_some() && !matches!(Place::of(root, run.vmid), Ok(Place::Here(_)) | Err(_))
 }
 
-/// Thaws or starts the guest, once nothing of vzdump lives, no other job is at the guest and the lock in its
+/// Thaws, starts or unlocks the guest, once nothing of vzdump lives, no other job is at the guest and the lock in its
 /// configuration is that backup's or none. Returns whether it did.
 pub fn revive(root: &Root, settings: &Settings, run: &Run, left: Left) -> Result<bool> {
     let lock = lock_of(root, run.vmid)?;
     if !is_of_a_backup(lock.as_deref())
-        || run.job.alive()
+        || vzdump_is_at_work(run, left, lock.is_some())
         || run.job.another_at(root, run.vmid)
         || process::mounted("/mnt/vzsnap")?
     {
         return Ok(false);
     }
-    if !settings.resume.revive_guest {
+    if left != Left::Locked && !settings.resume.revive_guest {
         tell_how(root, run, left, lock.is_some())?;
         return Ok(false);
     }
     let mut done = Vec::new();
+    if left != Left::Frozen && lock.is_some() {
+        if !unlock(root, run)? {
+            return Ok(false);
+        }
+        done.push("unlocked");
+    }
     match left {
         Left::Frozen => {
             guest::thaw(root, run.vmid)?;
             done.push("thawed");
         }
-        Left::Down => {
-            if lock.is_some() {
-                guest::lift_lock(root, run.vmid)?;
-                done.push("unlocked");
-            }
+        Left::Down | Left::Rebooting => {
             guest::start(root, run.vmid)?;
             done.push("started");
         }
+        Left::Locked => {}
     }
     let words = done.join(" and ");
-    log::notice(run.vmid, &format!("vzdump died and left the guest; it was {words}"));
+    let why = match left {
+        Left::Rebooting => "the guest was rebooted while the backup had it locked",
+        Left::Frozen | Left::Down | Left::Locked => "vzdump died and left the guest",
+    };
+    log::notice(run.vmid, &format!("{why}; it was {words}"));
     note_revived(root, run.vmid, &done);
     Ok(true)
+}
+
+/// A living vzdump is done with a guest once the run is in the journal and the guest's lock is gone.
+fn vzdump_is_at_work(run: &Run, left: Left, locked: bool) -> bool {
+    let done = left == Left::Rebooting && run.journalled && !locked;
+    !done && run.job.alive()
+}
+
+/// Takes the lock of a dead backup away as Proxmox VE does at boot: while no vzdump can begin. Returns whether it could:
+/// not while another job of the node holds vzdump's lock.
+fn unlock(root: &Root, run: &Run) -> Result<bool> {
+    let _vzdump = match lock::take(&root.path(VZDUMP_LOCK), Instant::now()) {
+        // vzdump itself calls us at the start of a job, while it holds that lock.
+        Err(error) if error.kind() == io::ErrorKind::TimedOut && called_by_vzdump(root, run) => {
+            None
+        }
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(false),
+        other => Some(other.context(VZDUMP_LOCK)?),
+    };
+    let Place::Here(config) = Place::of(root, run.vmid)? else { return Ok(true) };
+    if config.lock.is_some()
+        && is_of_a_backup(config.lock.as_deref())
+        && config.root_volume == run.root_volume
+    {
+        guest::lift_lock(root, run.vmid)?;
+    }
+    Ok(true)
+}
+
+/// Whether this process is a hook of another job than the run's.
+fn called_by_vzdump(root: &Root, run: &Run) -> bool {
+    Job::of_parent(root).is_ok_and(|job| job.upid.is_some() && job != run.job)
 }
 
 /// Thaws a frozen guest for a person who wants its containers back. Returns whether it was frozen.
@@ -163,8 +265,8 @@ fn tell_how(root: &Root, run: &Run, left: Left, locked: bool) -> Result<()> {
     let vmid = run.vmid;
     let commands = match (left, locked) {
         (Left::Frozen, _) => format!("stillpoint resume {vmid}"),
-        (Left::Down, true) => format!("pct unlock {vmid} && pct start {vmid}"),
-        (Left::Down, false) => format!("pct start {vmid}"),
+        (_, true) => format!("pct unlock {vmid} && pct start {vmid}"),
+        (_, false) => format!("pct start {vmid}"),
     };
     let message = format!("vzdump died; {left}: {}. To bring it back: {commands}", run.guest());
     if run.notes.contains(&message) {

@@ -39,6 +39,11 @@ pub fn synchronised() -> bool {
     answer >= 0 && state.status & nix::libc::STA_UNSYNC == 0
 }
 
+/// Reads an RFC 3339 time; `None` where it is not one.
+pub fn parse(text: &str) -> Option<DateTime<Utc>> {
+    DateTime::parse_from_rfc3339(text).ok().map(|time| time.to_utc())
+}
+
 /// RFC 3339 in UTC with milliseconds, as every time in the journal is written.
 pub fn rfc3339(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Millis, true)

@@ -12,7 +12,7 @@ use stillpoint_sim::vzdump::replay::{Kill, Moment, Victim};
 
 use super::harness::{Case, Ended, may_mount};
 use super::promise::Promise;
-use super::scene::{At, Scene, kill, runs};
+use super::scene::{At, Scene, kill, runs, wait_for};
 
 const FAULT: &str = "nothing can be written";
 
@@ -184,7 +184,8 @@ fn while_at_rest(scene: &Scene, trouble: Trouble, victim: Option<Victim>) -> Res
     promise.kept()
 }
 
-/// Without quorum `/etc/pve` is read-only: nobody can unlock, but containers are brought back, and a guest is thawed.
+/// Without quorum `/etc/pve` is read-only: nobody can unlock, but containers are brought back, and a guest is thawed. The
+/// lock goes once the quorum is there again.
 fn no_quorum(mode: &'static str) -> Result<Ended> {
     if !may_mount() {
         return skipped("it takes a mount namespace of its own (unshare)");
@@ -206,9 +207,12 @@ fn no_quorum(mode: &'static str) -> Result<Ended> {
             if mode == "lxc-stop-running" {
                 // A guest can't be started without quorum.
                 std::thread::sleep(Duration::from_secs(3));
-                remount(&lost, MsFlags::MS_BIND).unwrap();
                 mark();
+            } else {
+                wait_for("web runs again", || runs(&guest, "web")).unwrap();
+                assert_eq!(guest.lock().unwrap().as_deref(), Some("backup"));
             }
+            remount(&lost, MsFlags::MS_BIND).unwrap();
         });
         if mode == "lxc-snapshot-1vol" {
             std::thread::sleep(Duration::from_millis(50));
@@ -216,7 +220,6 @@ fn no_quorum(mode: &'static str) -> Result<Ended> {
     });
     let moment = if mode == "lxc-snapshot-1vol" { Moment::End } else { Moment::Working };
     let report = scene.play(vec![kill("pre-stop", moment, Victim::Group)]);
-    remount(&pve, MsFlags::MS_BIND)?;
     umount(&pve)?;
     Promise::of(&scene, &report).booted().kept()
 }

@@ -1,6 +1,7 @@
 //! The guest itself goes down while its containers are at rest.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -25,6 +26,15 @@ pub fn cases() -> Vec<Case> {
         Case::always(FAULT, "stopped by somebody and started later, with hookscript", || {
             stopped(true)
         }),
+        Case::always(FAULT, "rebooted while locked, from inside", || {
+            kept_down("pre-stop", TRIGGER)
+        }),
+        Case::always(FAULT, "rebooted while locked, in the archive phase", || {
+            kept_down("post-restart", TRIGGER)
+        }),
+        Case::always(FAULT, "rebooted while locked, by pct reboot", || kept_down("pre-stop", TASK)),
+        Case::always(FAULT, "rebooted while locked, and vzdump killed", killed_after_reboot),
+        Case::always(FAULT, "powered off by pct shutdown", powered_off),
         Case::always(FAULT, "rolled back later, with a stale note", rolled_back),
         Case::always(FAULT, "restored on a node that knows nothing", restored),
     ]
@@ -48,6 +58,67 @@ fn rebooted() -> Result<Ended> {
     Promise::of(&scene, &report).booted().kept()
 }
 
+/// What a guest that was rebooted while it was locked leaves on a real node: from inside, the file of LXC's post-stop
+/// hook; `pct reboot`, a task that has failed.
+type Trace = fn(&Guest, &std::path::Path);
+const TRIGGER: Trace = |guest, root| {
+    let directory = root.join(format!("var/lib/lxc/{}", guest.vmid));
+    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::write(directory.join("reboot"), "").unwrap();
+};
+const TASK: Trace = |guest, root| task(root, "vzreboot", guest.vmid);
+
+fn task(root: &std::path::Path, kind: &str, vmid: u32) {
+    let time = chrono::Utc::now().timestamp();
+    let upid = format!("UPID:sim:0000ABCD:0000ABCD:{time:08X}:{kind}:{vmid}:root@pam:");
+    let line = format!("{upid} {time:08X} CT is locked (backup)\n");
+    std::fs::create_dir_all(root.join("var/log/pve/tasks")).unwrap();
+    let active = root.join("var/log/pve/tasks/active");
+    let before = std::fs::read_to_string(&active).unwrap_or_default();
+    std::fs::write(active, before + &line).unwrap();
+}
+
+/// The guest goes down, and Proxmox VE does not start it as long as it is locked.
+fn go_down(scene: &Scene, at: &'static str, trace: Trace) {
+    let (mark, root) = (scene.marker(), scene.node.root().to_owned());
+    scene.when(At::Ended(at), move |guest| {
+        mark();
+        assert_eq!(guest.lock().unwrap().as_deref(), Some("backup"));
+        guest.set_marker("running", false).unwrap();
+        trace(guest, &root);
+    });
+}
+
+fn kept_down(at: &'static str, trace: Trace) -> Result<Ended> {
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    go_down(&scene, at, trace);
+    let report = scene.play(Vec::new());
+    ensure!(report.text().contains("rebooted while the backup had it locked"), "not said");
+    // Once they were back after the copy, a reboot is like any other: who has no restart policy stays down.
+    let except: &[&str] = if at == "pre-stop" { &[] } else { &["cache"] };
+    Promise::of(&scene, &report).except(except).booted().kept()
+}
+
+fn killed_after_reboot() -> Result<Ended> {
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    go_down(&scene, "pre-stop", TRIGGER);
+    let report = scene.play(vec![kill("post-restart", Moment::End, Victim::Group)]);
+    Promise::of(&scene, &report).booted().kept()
+}
+
+/// It stays down, is named with the command that starts it, and its containers come with its next start.
+fn powered_off() -> Result<Ended> {
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    go_down(&scene, "pre-stop", |guest, root| task(root, "vzshutdown", guest.vmid));
+    let stayed_down = start_later(&scene);
+    let report = scene.play(Vec::new());
+    ensure!(stayed_down.load(Ordering::SeqCst), "it was started");
+    let said = report.text();
+    ensure!(said.contains("powered off during the backup and stays so"), "{said}");
+    ensure!(said.contains("pct start 9001"), "{said}");
+    Promise::of(&scene, &report).booted().kept()
+}
+
 fn late(kills: Vec<stillpoint_sim::vzdump::replay::Kill>) -> Result<Ended> {
     let boot_takes = Duration::from_secs(3);
     let scene = Scene::new("lxc-snapshot-1vol", &move |guest| guest.engine.boot_takes = boot_takes);
@@ -65,20 +136,29 @@ fn late(kills: Vec<stillpoint_sim::vzdump::replay::Kill>) -> Result<Ended> {
 fn stopped(hookscript: bool) -> Result<Ended> {
     let scene = Scene::new("lxc-snapshot-1vol", &|guest| guest.hookscript = hookscript);
     scene.when(At::Ended("pre-stop"), |guest| guest.set_marker("running", false).unwrap());
-    let (mark, root) = (scene.marker(), scene.node.root().to_owned());
-    let mark = Arc::new(mark);
+    start_later(&scene);
+    let report = scene.play(Vec::new());
+    Promise::of(&scene, &report).booted().kept()
+}
+
+/// Somebody starts the guest some time after the job; tells whether it was down until then.
+fn start_later(scene: &Scene) -> Arc<AtomicBool> {
+    let stayed_down = Arc::new(AtomicBool::new(false));
+    let (mark, root) = (Arc::new(scene.marker()), scene.node.root().to_owned());
+    let seen = Arc::clone(&stayed_down);
     scene.when(At::Ended("job-end"), move |guest| {
         let (guest, mark, root) = (Arc::clone(guest), Arc::clone(&mark), root.clone());
+        let seen = Arc::clone(&seen);
         std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(1500));
+            seen.store(!guest.is_running(), Ordering::SeqCst);
             mark();
             let mut pct = std::process::Command::new(root.join("usr/sbin/pct"));
             let done = pct.args(["start", &guest.vmid.to_string()]).status().unwrap();
             assert!(done.success(), "the guest could not be started");
         });
     });
-    let report = scene.play(Vec::new());
-    Promise::of(&scene, &report).booted().kept()
+    stayed_down
 }
 
 /// A note of long ago comes back with a snapshot: what has been started since stays as it is.

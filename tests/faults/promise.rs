@@ -51,6 +51,9 @@ impl<'a> Promise<'a> {
         for guest in &report.guests {
             ensure!(!guest.frozen_after, "guest {} is frozen", guest.vmid);
             ensure!(guest.running_after == guest.running_before, "guest {} is down", guest.vmid);
+            let lock = guest.lock_after.as_deref();
+            let locked = matches!(lock, Some("backup" | "snapshot"));
+            ensure!(!locked || lock == self.scene.lock_before(), "guest {} is locked", guest.vmid);
         }
         for container in &report.containers {
             let name = container.name.as_str();

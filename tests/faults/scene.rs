@@ -40,6 +40,7 @@ pub struct Scene {
     pub scenario: Scenario,
     begin: Instant,
     before: result::Before,
+    lock_before: Option<String>,
     fault: Arc<Mutex<Option<Instant>>>,
     acts: Arc<Mutex<Vec<(At, Act)>>>,
 }
@@ -67,8 +68,14 @@ impl Scene {
         let mut node = stage(&scenario, None, binaries, adjust).unwrap();
         node.add_guest(GuestSpec { running: false, ..GuestSpec::lxc(9003) }).unwrap();
         let before = result::running(&node);
+        let lock_before = node.guest(VMID).unwrap().lock().unwrap();
         let (fault, acts) = (Arc::default(), Arc::default());
-        Self { node, scenario, begin: Instant::now(), before, fault, acts }
+        Self { node, scenario, begin: Instant::now(), before, lock_before, fault, acts }
+    }
+
+    /// The lock that the guest had before the backup.
+    pub fn lock_before(&self) -> Option<&str> {
+        self.lock_before.as_deref()
     }
 
     pub fn guest(&self) -> &Arc<Guest> {
