@@ -3,7 +3,7 @@ use serde::Serialize;
 
 use super::Place;
 use crate::pbs::storage::Attached;
-use crate::pbs::{BackupType, Entry, Snapshot, VerifyState};
+use crate::pbs::{BackupType, Entry, Snapshot, Verification, VerifyState};
 use crate::sys::text::printable;
 
 /// A snapshot on a backup server, with the names that the journal has for the same.
@@ -29,18 +29,20 @@ pub struct Item<'a> {
     pub volid: String,
     /// Whether the backup is complete; what is unknown of one that is being written is None.
     pub finished: bool,
-    /// The sum of its files before deduplication, in bytes.
+    /// The sum of its files before deduplication, in bytes; None also of a complete one whose manifest is damaged.
     pub size: Option<u64>,
     /// The user or token that owns it.
     pub owner: Option<String>,
     /// Whether it is kept when old ones are pruned.
     pub protected: bool,
-    /// Whether all of the guest's data was encrypted on the node.
+    /// Whether all of the guest's data was encrypted on the node; None also where the manifest is damaged.
     pub encrypted: Option<bool>,
     /// The whole fingerprint of the encryption key.
     pub key_fingerprint: Option<String>,
     /// What its last verify found, `ok` or `failed`; None before the first.
     pub verify_state: Option<VerifyState>,
+    /// Whether a sync brought that from another datastore: it proves nothing of what lies here.
+    pub verify_synced: bool,
     /// When that verify began, RFC 3339, UTC.
     pub verified_at: Option<String>,
     /// The task that verified.
@@ -53,8 +55,10 @@ impl<'a> Item<'a> {
     /// What the list of a place has of one snapshot.
     pub fn of(place: &'a Place, entry: Entry) -> Item<'a> {
         let finished = entry.is_finished();
-        let encrypted = finished.then(|| entry.is_encrypted());
+        let readable = finished && entry.size.is_some();
+        let encrypted = readable.then(|| entry.is_encrypted());
         let verification = entry.verification.as_ref();
+        let elsewhere = |last: &Verification| last.upid.datastore() != place.datastore();
         Item {
             storage: &place.storage,
             storage_id: place.storage_id.as_deref(),
@@ -68,6 +72,7 @@ impl<'a> Item<'a> {
             encrypted,
             key_fingerprint: entry.fingerprint,
             verify_state: verification.map(|verification| verification.state),
+            verify_synced: verification.is_some_and(elsewhere),
             verified_at: verification.and_then(|last| rfc3339(last.upid.started())),
             verify_upid: verification.map(|verification| verification.upid.to_string()),
             comment: entry.comment,
@@ -91,12 +96,14 @@ impl<'a> Item<'a> {
         let size = match self.size {
             _ if !self.finished => "unfinished".to_owned(),
             Some(size) => binary(size),
-            None => "-".to_owned(),
+            None => "damaged".to_owned(),
         };
-        let state = match self.verify_state {
-            Some(VerifyState::Ok) => "ok",
-            Some(VerifyState::Failed) => "FAILED",
-            None => "-",
+        let state = match (self.verify_state, self.verify_synced) {
+            (Some(VerifyState::Ok), false) => "ok",
+            (Some(VerifyState::Failed), false) => "FAILED",
+            (Some(VerifyState::Ok), true) => "(ok)",
+            (Some(VerifyState::Failed), true) => "(fail)",
+            (None, _) => "-",
         };
         // To the minute: `2026-11-21T23:14`.
         let verified = self.verified_at.as_deref().and_then(|time| time.get(..16));
@@ -202,6 +209,7 @@ mod tests {
                 "encrypted": true,
                 "key_fingerprint": "05:53:55:a0:46:61",
                 "verify_state": "ok",
+                "verify_synced": false,
                 "verified_at": "2026-11-21T23:16:42Z",
                 "verify_upid": UPID,
                 "comment": "web\u{1b}[2J",
@@ -231,6 +239,30 @@ mod tests {
         let [head, more] = Item::head();
         assert_eq!((head.len(), head.trim_end().ends_with(" KEY")), (80, true), "{head}");
         assert_eq!(more, "OWNER                COMMENT");
+    }
+
+    #[test]
+    fn a_state_that_a_sync_brought_is_in_parentheses() {
+        let mut entry = whole();
+        let upid = UPID.replace("tank", "cellar").parse().unwrap();
+        entry.verification = Some(Verification { state: VerifyState::Ok, upid });
+        let place = place();
+        let item = Item::of(&place, entry);
+        assert!(item.verify_synced && item.row()[0].contains(" (ok) "), "{:?}", item.row());
+    }
+
+    #[test]
+    fn of_a_damaged_manifest_it_is_not_known_what_was_encrypted() {
+        let entry: Entry = serde_json::from_value(serde_json::json!({
+            "backup-type": "ct", "backup-id": "9001", "backup-time": 1_795_302_874,
+            "files": [{"filename": "index.json.blob"}, {"filename": "root.pxar.didx"}],
+            "owner": "a@pbs!b", "protected": false,
+        }))
+        .unwrap();
+        let place = place();
+        let item = Item::of(&place, entry);
+        assert_eq!((item.finished, item.encrypted), (true, None));
+        assert!(item.row()[0].contains(" damaged "), "{:?}", item.row());
     }
 
     #[test]

@@ -25,6 +25,14 @@ pub struct Place {
     pub namespace: Option<String>,
 }
 
+impl Place {
+    /// The datastore's name on its server.
+    pub fn datastore(&self) -> Option<&str> {
+        let name = self.storage_id.as_deref()?.split('#').next()?;
+        name.rsplit_once(':').map(|(_, datastore)| datastore)
+    }
+}
+
 /// All storages that lead to a backup server, in the order of storage.cfg; `node` is this node's name.
 ///
 /// # Errors

@@ -11,6 +11,7 @@ mod snapshot;
 pub mod storage;
 mod task;
 pub mod tls;
+mod words;
 
 pub use certificate::Certificate;
 pub use client::{Error, Pbs, SECOND_FACTOR};
@@ -19,7 +20,8 @@ pub use snapshot::{
     BackupType, Entry, Snapshot, SnapshotFile, State, Verification, VerifyState, encrypted,
     unencrypted,
 };
-pub use task::{TaskStatus, Upid, skipped};
+pub use task::{TaskStatus, Upid};
+pub use words::{Ending, Findings, Manifest, NotNow, Skipped, Unwritten};
 
 use crate::sys::text::percent_encoded;
 

@@ -141,6 +141,16 @@ pub enum VerifyState {
     Failed,
 }
 
+impl VerifyState {
+    /// As the server writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            VerifyState::Ok => "ok",
+            VerifyState::Failed => "failed",
+        }
+    }
+}
+
 /// The last verify of a snapshot. Of two at once the one that ended last is here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verification {
@@ -239,6 +249,15 @@ impl Pbs {
         let answer = answer.map_err(|error| self.gone_or(error, snapshot, deadline))?;
         let manifest: Manifest = json(&answer)?;
         manifest.of(snapshot)
+    }
+
+    /// Whether a snapshot is kept when old ones are pruned.
+    ///
+    /// # Errors
+    /// As all calls.
+    pub fn is_protected(&self, snapshot: &Snapshot, deadline: Instant) -> Result<bool, Error> {
+        let time = snapshot.backup_time.to_string();
+        self.get(&self.datastore("protected"), &snapshot.fields(&time), small(deadline))
     }
 }
 

@@ -9,12 +9,19 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::Snapshot;
 use super::client::{Error, Pbs, small};
+use super::{Ending, Snapshot};
 use crate::sys::text::percent_encoded;
 
 /// How many tasks are asked for, of some 350 bytes each; those that run and those that ended last come first.
 const TASKS: u32 = 200;
+
+/// Lines of a log that are read at a time, and in all: more than those of a group with 50,000 snapshots.
+const PAGE: usize = 1000;
+const MOST_LINES: usize = 400_000;
+
+/// What is in the lines that tell something.
+const TELLING: [&str; 3] = ["SKIPPED: ", " failed: ", " error: "];
 
 /// The unique id of a task, such as
 /// `UPID:vm:00005DF6:00029750:00000004:6B02265A:verify_snapshot:tank\x3a-ct-9001-6B0225DA:felhom@pbs!n100:`.
@@ -23,6 +30,8 @@ const TASKS: u32 = 200;
 pub struct Upid {
     text: String,
     node: String,
+    /// The datastore, where the task is about one.
+    datastore: Option<String>,
     /// The server's process, by its pid and start time, and how many tasks it had begun before.
     process: (u64, u64),
     number: u64,
@@ -49,6 +58,12 @@ impl Upid {
         &self.node
     }
 
+    /// The datastore that the task was about; None where its id begins with none. A sync copies what was found, so a
+    /// snapshot may bear the task of another datastore.
+    pub fn datastore(&self) -> Option<&str> {
+        self.datastore.as_deref()
+    }
+
     /// When the task was started by the server's clock, in seconds since the epoch.
     pub fn started(&self) -> i64 {
         self.started
@@ -59,6 +74,11 @@ impl Upid {
     pub fn is_no_earlier_than(&self, other: &Upid) -> bool {
         self.started >= other.started
             && (self.process != other.process || self.number >= other.number)
+    }
+
+    /// Whether it ran on the same node, about the same datastore. A sync copies what was found elsewhere.
+    pub fn is_of_the_same_place(&self, other: &Upid) -> bool {
+        self.node == other.node && self.datastore == other.datastore
     }
 
     /// The verbatim text.
@@ -83,7 +103,7 @@ impl FromStr for Upid {
 
     fn from_str(text: &str) -> Result<Upid, NoUpid> {
         let parts: Vec<&str> = text.split(':').collect();
-        let ["UPID", node, pid, pstart, task, start, kind, _id, user, ""] = parts.as_slice() else {
+        let ["UPID", node, pid, pstart, task, start, kind, id, user, ""] = parts.as_slice() else {
             return Err(NoUpid);
         };
         let hex = |digits: &str| {
@@ -96,11 +116,31 @@ impl FromStr for Upid {
         match (hex(pid), hex(pstart), hex(task), started) {
             (Some(pid), Some(pstart), Some(number), Some(started)) if words && printable => {
                 let (text, node) = (text.to_owned(), (*node).to_owned());
-                Ok(Upid { text, node, process: (pid, pstart), number, started })
+                let (datastore, process) = (datastore_of(id), (pid, pstart));
+                Ok(Upid { text, node, datastore, process, number, started })
             }
             _ => Err(NoUpid),
         }
     }
+}
+
+/// The datastore in a task's id, such as `tank\x3a-ct-9001-6B0225DA`: what is not plain is escaped as in a unit's name.
+fn datastore_of(id: &str) -> Option<String> {
+    let mut name = String::new();
+    let mut rest = id;
+    while let Some(letter) = rest.chars().next() {
+        let code = rest.strip_prefix("\\x").and_then(|rest| rest.get(..2));
+        let (letter, length) = match code.map(|code| u8::from_str_radix(code, 16)) {
+            Some(Ok(byte)) if byte.is_ascii() => (char::from(byte), 4),
+            _ => (letter, letter.len_utf8()),
+        };
+        if letter == ':' {
+            break;
+        }
+        name.push(letter);
+        rest = rest.get(length..)?;
+    }
+    (!name.is_empty()).then_some(name)
 }
 
 impl TryFrom<String> for Upid {
@@ -127,11 +167,8 @@ impl fmt::Display for Upid {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TaskStatus {
     Running,
-    /// `exitstatus` is `OK`, `WARNINGS: n`, `unknown` (also for a task that the server never knew), or the text of an
-    /// error.
-    Stopped {
-        exitstatus: String,
-    },
+    /// Over, or never known to the server.
+    Stopped(Ending),
 }
 
 impl Pbs {
@@ -165,9 +202,10 @@ impl Pbs {
         let status: Status = self.get(&upid.path("status"), &[], small(deadline))?;
         match status.status.as_str() {
             "running" => Ok(TaskStatus::Running),
-            "stopped" => Ok(TaskStatus::Stopped {
-                exitstatus: status.exitstatus.unwrap_or_else(|| "unknown".to_owned()),
-            }),
+            "stopped" => {
+                let exitstatus = status.exitstatus.unwrap_or_else(|| "unknown".to_owned());
+                Ok(TaskStatus::Stopped(exitstatus.into()))
+            }
             other => {
                 let text = format!("task status {other}");
                 Err(Error::Invalid(super::client::printable(text.as_bytes())))
@@ -218,20 +256,32 @@ impl Pbs {
         Ok(best.map(|(_, upid)| upid))
     }
 
-    /// The first `limit` lines of a task's log, as far as it is written.
+    /// The lines of a verify's log that tell of a snapshot that was passed over, is damaged or could not be loaded or
+    /// written. The log of a large group has a hundred thousand others.
     ///
     /// # Errors
     /// As all calls; a task that the server never knew is [`Error::Refused`].
-    pub fn log(&self, upid: &Upid, limit: u32, deadline: Instant) -> Result<Vec<String>, Error> {
+    pub fn telling_log(&self, upid: &Upid, deadline: Instant) -> Result<Vec<String>, Error> {
         #[derive(Deserialize)]
         struct Line {
             t: String,
         }
-        // Zero would mean all lines.
-        let limit = limit.max(1).to_string();
-        let query = [("limit", limit.as_str())];
-        let lines: Vec<Line> = self.get(&upid.path("log"), &query, small(deadline))?;
-        Ok(lines.into_iter().map(|line| line.t).collect())
+        let tells = |line: &Line| TELLING.iter().any(|word| line.t.contains(word));
+        let (mut telling, mut read) = (Vec::new(), 0);
+        let limit = PAGE.to_string();
+        while read < MOST_LINES {
+            // The server counts lines from 1.
+            let start = (read + 1).to_string();
+            let query = [("start", start.as_str()), ("limit", &limit)];
+            let lines: Vec<Line> = self.get(&upid.path("log"), &query, small(deadline))?;
+            let last = lines.len() < PAGE;
+            read += lines.len();
+            telling.extend(lines.into_iter().filter(tells).map(|line| line.t));
+            if last {
+                break;
+            }
+        }
+        Ok(telling)
     }
 }
 
@@ -247,12 +297,6 @@ fn worker_ids(datastore: &str, snapshot: &Snapshot) -> [String; 2] {
         format!("{datastore}:{}/{kind}/{id}/{time:08X}", levels.join("/")),
         format!("{datastore}:{kind}/{id}/{time:08X}"),
     ]
-}
-
-/// The first line of a task's log that says that a snapshot was not verified at all: it does not exist, a backup is
-/// writing it, or it was verified before.
-pub fn skipped(log: &[String]) -> Option<&str> {
-    log.iter().map(String::as_str).find(|line| line.contains("SKIPPED: "))
 }
 
 #[cfg(test)]

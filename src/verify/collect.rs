@@ -16,6 +16,7 @@ use super::queue::Queue;
 use super::servers::Servers;
 use crate::config::Settings;
 use crate::journal::VerifyOutcome;
+use crate::pbs::Upid;
 use crate::sys::{Root, clock, signal};
 use crate::vzdump::{Job, Vmid};
 
@@ -69,6 +70,8 @@ pub struct Collection<'a> {
     servers: Servers,
     polls: BTreeMap<String, Poll>,
     collected: Collected,
+    /// The telling lines of the task's log that was read last: that of a group is asked for by many.
+    log: Option<(Upid, Vec<String>)>,
     /// What is asked no longer than this, in a hook that has to be done by then.
     question_deadline: Option<Instant>,
 }
@@ -106,6 +109,7 @@ impl<'a> Collection<'a> {
             servers: Servers::of(root),
             polls: BTreeMap::new(),
             collected: Collected::default(),
+            log: None,
             question_deadline: deadline,
         }
     }

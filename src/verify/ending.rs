@@ -4,32 +4,33 @@ use super::judge::Verdict;
 use super::pending::{Ended, Pending};
 use super::queue::Queue;
 use crate::journal::{Journal, Record, Verify, VerifyOutcome};
-use crate::pbs::{Entry, Pbs, State, VerifyState, encrypted};
+use crate::pbs::storage::Target;
+use crate::pbs::{Pbs, State, encrypted};
 use crate::sys::Root;
 
 /// The end of a verify, with what the server says of the snapshot.
 pub struct End {
     pub verdict: Verdict,
-    /// `server:datastore#fingerprint`, where the server was asked.
-    storage_id: Option<String>,
+    /// Where the server was asked, if it was.
+    target: Option<Target>,
     state: Option<State>,
-    entry: Option<Entry>,
+    protected: Option<bool>,
 }
 
 impl End {
     /// After the server was asked.
     pub fn of(verdict: Verdict, pbs: &Pbs, state: Option<State>) -> End {
-        End { verdict, storage_id: Some(pbs.target().durable_id()), state, entry: None }
+        End { verdict, target: Some(pbs.target().clone()), state, protected: None }
     }
 
-    /// With what the server lists of the snapshot.
-    pub fn listed(self, entry: Option<Entry>) -> End {
-        End { entry, ..self }
+    /// With whether the snapshot is protected.
+    pub fn protected(self, protected: Option<bool>) -> End {
+        End { protected, ..self }
     }
 
     /// Without an answer of the server.
     pub fn unasked(verdict: Verdict) -> End {
-        End { verdict, storage_id: None, state: None, entry: None }
+        End { verdict, target: None, state: None, protected: None }
     }
 }
 
@@ -54,9 +55,14 @@ pub fn close(
     })
 }
 
-/// The record of an outcome.
+/// The record of an outcome: the reason with what a person can do.
 pub fn record(pending: &Pending, end: End) -> Verify {
-    let Verdict { outcome, reason, .. } = end.verdict.with_way_out(pending);
+    let Verdict { outcome, reason, advice, .. } = end.verdict;
+    let target = end.target.as_ref();
+    let reason = match (reason, advice.words(pending, target)) {
+        (Some(reason), Some(advice)) => Some(format!("{reason}; {advice}")),
+        (reason, advice) => reason.or(advice),
+    };
     let state = end.state.as_ref();
     let verification = state.and_then(|state| state.verification.as_ref());
     let snapshot = &pending.snapshot;
@@ -65,7 +71,7 @@ pub fn record(pending: &Pending, end: End) -> Verify {
         job: (!pending.by_hand).then(|| pending.job.name()),
         vmid: pending.vmid,
         storage: pending.storage.clone(),
-        storage_id: end.storage_id.unwrap_or_else(|| pending.datastore.clone()),
+        storage_id: target.map_or(pending.datastore.clone(), Target::durable_id),
         outcome,
         reason,
         namespace: snapshot.namespace.clone(),
@@ -73,15 +79,19 @@ pub fn record(pending: &Pending, end: End) -> Verify {
         backup_id: snapshot.backup_id.clone(),
         backup_time: snapshot.backup_time,
         size: state.and_then(|state| state.files.iter().map(|file| file.size).sum()),
-        owner: end.entry.as_ref().and_then(|entry| entry.owner.clone()),
-        protected: end.entry.as_ref().map(|entry| entry.protected),
+        owner: target.filter(|_| state.is_some()).and_then(|target| owner(pending, target)),
+        protected: end.protected,
         encrypted: state.map(|state| encrypted(&state.files)),
         key_fingerprint: state.and_then(|state| state.fingerprint.clone()),
-        verify_state: verification.map(|verification| match verification.state {
-            VerifyState::Ok => "ok".to_string(),
-            VerifyState::Failed => "failed".to_string(),
-        }),
+        verify_state: verification.map(|verification| verification.state.as_str().to_string()),
         verify_upid: verification.map(|verification| verification.upid.to_string()),
         started_upid: pending.upid.as_ref().map(ToString::to_string),
     }
+}
+
+/// Who owns a backup that was made just now: a server lets a token write only into groups of its own. Of another one
+/// the whole list of the guest would have to be asked for.
+fn owner(pending: &Pending, target: &Target) -> Option<String> {
+    let own = !pending.by_hand && target.username.contains('!');
+    own.then(|| target.username.clone())
 }

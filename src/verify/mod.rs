@@ -5,10 +5,12 @@
 //! start                  backup-end: what is due is written down, and started or queued
 //! collect   late         job-end and the unit: ask, start what is queued, journal what is over, tell of it
 //! ending    judge  due   what an answer means; when a guest is due again
+//! advice                 what a person can do about it
 //! queue     servers      what is pending, on disk; the connections of one collection
 //! pending                one verify that is to be collected
 //! ```
 
+mod advice;
 pub mod by_hand;
 mod collect;
 mod due;

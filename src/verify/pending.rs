@@ -1,6 +1,8 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::advice::Advice;
+use super::judge::Verdict;
 use crate::journal::VerifyOutcome;
 use crate::pbs::storage::Storage;
 use crate::pbs::{Snapshot, Upid};
@@ -44,6 +46,9 @@ pub struct Pending {
     /// The order was given, and what came of it was never learnt: the task may be there.
     #[serde(default)]
     pub unanswered: bool,
+    /// The task that had verified the snapshot before ours was ordered: what that found proves nothing of now.
+    #[serde(default)]
+    pub before: Option<Upid>,
     /// Whether the server was asked for a task that it has started by itself.
     #[serde(default)]
     pub asked: bool,
@@ -77,6 +82,8 @@ pub struct Trouble {
     /// What the outcome is if it stays like this.
     pub outcome: VerifyOutcome,
     pub reason: String,
+    #[serde(default)]
+    pub advice: Advice,
     /// Whether the journal says so already.
     pub journalled: bool,
 }
@@ -111,6 +118,7 @@ impl Pending {
             upid: None,
             ordering: None,
             unanswered: false,
+            before: None,
             asked: false,
             starts: 0,
             trouble: None,
@@ -153,10 +161,12 @@ impl Pending {
     }
 
     /// Notes why an attempt brought nothing. What the journal has of it stays known while the outcome is the same.
-    pub fn note(&mut self, outcome: VerifyOutcome, reason: String) {
+    pub fn note(&mut self, verdict: Verdict) {
         let journalled = self.trouble.as_ref().is_some_and(|trouble| trouble.journalled);
         let at = clock::rfc3339(clock::now());
-        self.trouble = Some(Trouble { at, outcome, reason, journalled });
+        let Verdict { outcome, reason, advice, .. } = verdict;
+        let reason = reason.unwrap_or_default();
+        self.trouble = Some(Trouble { at, outcome, reason, advice, journalled });
     }
 
     /// How many seconds to wait yet before the next attempt: the longer it has been going on, the longer the pause.

@@ -21,6 +21,20 @@ fn a_upid_is_read_and_written_verbatim() {
 }
 
 #[test]
+fn a_task_names_the_datastore_that_it_was_about() {
+    assert_eq!(upid().datastore(), Some("felhom-spike"));
+    let of = |id: &str| {
+        let text = TEXT.replace(r"felhom\x2dspike\x3a-ct-9001-6B0225DA", id);
+        text.parse::<Upid>().unwrap().datastore().map(str::to_owned)
+    };
+    assert_eq!(of(r"office\x3arecv").as_deref(), Some("office"));
+    assert_eq!(of("cellar").as_deref(), Some("cellar"));
+    assert_eq!(of(r"a.b_c\x3ans-pve-ct-1").as_deref(), Some("a.b_c"));
+    assert_eq!(of(r"\x"), Some(r"\x".to_owned()));
+    assert_eq!(of(""), None);
+}
+
+#[test]
 fn what_is_no_upid_is_not_taken_for_one() {
     for wrong in [
         "",
@@ -111,17 +125,16 @@ fn every_recorded_task_status_is_understood() {
         let status = pbs.status(&upid(), deadline()).unwrap();
         match &status {
             TaskStatus::Running => assert!(text.contains(r#""status":"running""#), "{text}"),
-            TaskStatus::Stopped { exitstatus } => {
+            TaskStatus::Stopped(ending) => {
                 assert!(text.contains(r#""status":"stopped""#), "{text}");
-                assert!(text.contains(&format!(r#""exitstatus":"{exitstatus}""#)), "{text}");
+                assert!(text.contains(&format!(r#""exitstatus":"{ending}""#)), "{text}");
             }
         }
         seen.push(status);
     }
     assert!(seen.contains(&TaskStatus::Running));
     for text in ["OK", "unknown", "verification failed - please check the log for details"] {
-        let exitstatus = text.to_owned();
-        assert!(seen.contains(&TaskStatus::Stopped { exitstatus }), "{text}");
+        assert!(seen.contains(&TaskStatus::Stopped(text.to_owned().into())), "{text}");
     }
 }
 
@@ -130,8 +143,7 @@ fn a_status_that_is_not_known_is_neither_running_nor_stopped() {
     let (_server, pbs) = answering(answer("200 OK", r#"{"data":{"status":"paused"}}"#));
     assert!(matches!(pbs.status(&upid(), deadline()), Err(Error::Invalid(_))));
     let (_server, pbs) = answering(answer("200 OK", r#"{"data":{"status":"stopped"}}"#));
-    let exitstatus = "unknown".to_owned();
-    assert_eq!(pbs.status(&upid(), deadline()).unwrap(), TaskStatus::Stopped { exitstatus });
+    assert_eq!(pbs.status(&upid(), deadline()).unwrap(), TaskStatus::Stopped(Ending::Unknown));
 }
 
 #[test]
@@ -142,11 +154,10 @@ fn a_log_tells_when_nothing_was_verified() {
             continue;
         }
         let (server, pbs) = answering(recorded.answer());
-        let log = pbs.log(&upid(), 200, deadline()).unwrap();
-        assert!(log.last().unwrap().ends_with("TASK OK"));
-        assert!(server.requests()[0].contains("/log?limit=200 HTTP"));
+        let log = pbs.telling_log(&upid(), deadline()).unwrap();
+        assert!(server.requests()[0].contains("/log?start=1&limit=1000 HTTP"));
         let is_skipped = recorded.body.contains("SKIPPED");
-        assert_eq!(skipped(&log).is_some(), is_skipped, "{log:?}");
+        assert_eq!(log.len(), recorded.body.matches("SKIPPED").count(), "{log:?}");
         outcomes.push(is_skipped);
     }
     assert!(outcomes.contains(&true) && outcomes.contains(&false));

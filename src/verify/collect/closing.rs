@@ -6,14 +6,15 @@ use super::{Collection, Collector, LIMIT, Over, is_unreachable, limit};
 use crate::journal::{Journal, Record, VerifyOutcome};
 use crate::pbs::{Error, Pbs};
 use crate::sys::clock;
+use crate::verify::advice::Advice;
 use crate::verify::ending::{self, End};
-use crate::verify::judge::{Verdict, unanswered};
-use crate::verify::pending::Pending;
+use crate::verify::judge::{Retry, Verdict, unanswered};
+use crate::verify::pending::{Pending, Trouble};
 
 impl Collection<'_> {
     pub(super) fn note(&mut self, pending: &Pending, verdict: &Verdict) -> Result<()> {
         self.queue.change(pending, |mut pending| {
-            pending.note(verdict.outcome, verdict.reason.clone().unwrap_or_default());
+            pending.note(verdict.clone());
             Ok(Some(pending))
         })?;
         Ok(())
@@ -40,7 +41,8 @@ impl Collection<'_> {
     ) -> Result<()> {
         let verdict = unanswered(error);
         let past = pending.age(clock::now()) > LIMIT;
-        if matches!(self.collector, Collector::BackupEnd { .. }) || verdict.again && !past {
+        let again = verdict.retry == Retry::ForADay;
+        if matches!(self.collector, Collector::BackupEnd { .. }) || again && !past {
             return Ok(());
         }
         self.queue.refresh()?;
@@ -49,7 +51,7 @@ impl Collection<'_> {
             return Ok(());
         }
         let reason = verdict.reason.clone().unwrap_or_default();
-        match (verdict.again, pbs) {
+        match (again, pbs) {
             (true, _) => {
                 let reason = format!("{reason} (for {})", limit());
                 let verdict = Verdict { reason: Some(reason), ..verdict };
@@ -62,28 +64,25 @@ impl Collection<'_> {
 
     /// Ends a verify that could not be started within the limit.
     pub(super) fn never_started(&mut self, pending: &Pending) -> Result<()> {
-        let (outcome, reason) = match &pending.trouble {
-            Some(trouble) => (trouble.outcome, trouble.reason.clone()),
+        let (outcome, reason, advice) = match &pending.trouble {
+            Some(trouble) => (trouble.outcome, trouble.reason.as_str(), trouble.advice),
             None => {
                 let reason = "others of its datastore were in front (verify.parallel)";
-                (VerifyOutcome::Unknown, reason.to_string())
+                (VerifyOutcome::Unknown, reason, Advice::VerifyAgain)
             }
         };
         let reason = Some(format!("not started within {}: {reason}", limit()));
-        self.close(pending, End::unasked(Verdict { outcome, reason, again: false }))
+        let verdict = Verdict { outcome, reason, advice, retry: Retry::Never };
+        self.close(pending, End::unasked(verdict))
     }
 
-    pub(super) fn give_up(
-        &mut self,
-        pending: &Pending,
-        pbs: &Pbs,
-        outcome: VerifyOutcome,
-        reason: String,
-    ) -> Result<()> {
+    /// Ends a verify that the server is at for too long.
+    pub(super) fn give_up(&mut self, pending: &Pending, pbs: &Pbs, reason: String) -> Result<()> {
         if matches!(self.collector, Collector::BackupEnd { .. }) {
             return Ok(());
         }
-        let verdict = Verdict { outcome, reason: Some(reason), again: false };
+        let (outcome, advice) = (VerifyOutcome::Unknown, Advice::VerifyAgain);
+        let verdict = Verdict { outcome, reason: Some(reason), advice, retry: Retry::Never };
         self.close(pending, End::of(verdict, pbs, None))
     }
 
@@ -115,13 +114,15 @@ impl Collection<'_> {
         }
         for (pending, trouble) in told {
             let reason = format!("{}; it is tried again for {}", trouble.reason, limit());
-            let verdict = Verdict { outcome: trouble.outcome, reason: Some(reason), again: false };
+            let Trouble { outcome, advice, .. } = trouble;
+            let verdict = Verdict { outcome, reason: Some(reason), advice, retry: Retry::Never };
+            let noted = Verdict { reason: Some(trouble.reason), ..verdict.clone() };
             let record = Record::Verify(ending::record(&pending, End::unasked(verdict)));
             let journal = Journal::of(self.root);
             self.queue.change(&pending, |mut pending| {
                 journal.append(&record)?;
                 if pending.trouble.is_none() {
-                    pending.note(trouble.outcome, trouble.reason);
+                    pending.note(noted);
                 }
                 if let Some(trouble) = &mut pending.trouble {
                     trouble.journalled = true;

@@ -5,17 +5,14 @@ use anyhow::Result;
 use super::{Collection, Collector, LIMIT, limit};
 use crate::config::Settings;
 use crate::journal::VerifyOutcome;
-use crate::pbs::{Entry, Pbs, TaskStatus};
+use crate::pbs::{Findings, Pbs, TaskStatus, Upid};
 use crate::sys::clock;
 use crate::verify::ending::End;
-use crate::verify::judge::{Verdict, judge, not_encrypted, unanswered};
+use crate::verify::judge::{Evidence, Retry, Verdict, not_encrypted, unanswered};
 use crate::verify::pending::Pending;
 
 /// How often a verify that proved nothing is started.
 const MOST_STARTS: u32 = 3;
-
-/// Lines of a task's log: the one that tells of a skipped verify, and the first that tell of damage, are among them.
-const LOG_LINES: u32 = 500;
 
 impl Collection<'_> {
     /// Asks how a task stands, and judges one that has ended.
@@ -28,36 +25,38 @@ impl Collection<'_> {
             Ok(pbs) => pbs,
             Err(error) => return self.not_answered(pending, None, &error),
         };
-        let exitstatus = match pbs.status(upid, self.question()) {
+        let ending = match pbs.status(upid, self.question()) {
             Ok(TaskStatus::Running) => {
                 let left = pending.age(clock::now()) > LIMIT;
                 let reason = format!("the server is at it for longer than {}: {upid}", limit());
-                return match left {
-                    true => self.give_up(pending, &pbs, VerifyOutcome::Unknown, reason),
-                    false => Ok(()),
-                };
+                return if left { self.give_up(pending, &pbs, reason) } else { Ok(()) };
             }
-            Ok(TaskStatus::Stopped { exitstatus }) => exitstatus,
+            Ok(TaskStatus::Stopped(ending)) => ending,
             Err(error) => return self.not_answered(pending, Some(&pbs), &error),
         };
         let state = pbs.state(&pending.snapshot, self.question());
-        let mut verdict = judge(upid, &exitstatus, &state, &[]);
-        if let Err(error) = &state
-            && verdict.outcome == VerifyOutcome::Unreachable
-        {
-            return self.not_answered(pending, Some(&pbs), error);
-        }
+        let before = pending.before.as_ref();
+        let mut evidence =
+            Evidence { ours: upid, before, ending: &ending, state: &state, log: None };
+        let mut verdict = evidence.judge();
         if let Err(error) = &state {
+            if verdict.outcome == VerifyOutcome::Unreachable {
+                return self.not_answered(pending, Some(&pbs), error);
+            }
             self.servers.note(&pbs, error);
         }
+        let findings;
         if verdict.outcome != VerifyOutcome::Ok && !self.servers.is_silent(&pbs) {
-            match pbs.log(upid, LOG_LINES, self.question()) {
-                Ok(log) => verdict = judge(upid, &exitstatus, &state, &log),
-                // What the log says is worth a question, and no more.
-                Err(error) => self.servers.note(&pbs, &error),
-            }
+            findings = self.findings(upid, pending, &pbs);
+            evidence.log = findings.as_ref();
+            verdict = evidence.judge();
         }
-        if verdict.again && pending.starts < MOST_STARTS && pending.age(clock::now()) <= LIMIT {
+        let more = match verdict.retry {
+            Retry::Never => false,
+            Retry::FewTimes => pending.starts < MOST_STARTS,
+            Retry::ForADay => true,
+        };
+        if more && pending.age(clock::now()) <= LIMIT {
             return self.again(pending, verdict, settings);
         }
         let policy = settings.verify_of(pending.vmid.0, &pending.storage);
@@ -67,29 +66,43 @@ impl Collection<'_> {
         {
             verdict = failure;
         }
-        let entry = state.as_ref().ok().and_then(|_| self.entry(pending, &pbs));
-        self.close(pending, End::of(verdict, &pbs, state.ok()).listed(entry))
+        // No outcome hangs on it.
+        let asked = state.as_ref().ok().filter(|_| !self.servers.is_silent(&pbs));
+        let protected =
+            asked.and_then(|_| pbs.is_protected(&pending.snapshot, self.question()).ok());
+        self.close(pending, End::of(verdict, &pbs, state.ok()).protected(protected))
     }
 
-    /// What the server lists of the snapshot; no outcome hangs on it.
-    pub(super) fn entry(&self, pending: &Pending, pbs: &Pbs) -> Option<Entry> {
-        let entries = pbs.list(&pending.snapshot, self.question()).ok()?;
-        entries.into_iter().find(|entry| entry.snapshot == pending.snapshot)
+    /// What a task's log says of a snapshot; None where it cannot be read.
+    fn findings(&mut self, upid: &Upid, pending: &Pending, pbs: &Pbs) -> Option<Findings> {
+        if self.log.as_ref().is_none_or(|(of, _)| of != upid) {
+            match pbs.telling_log(upid, self.question()) {
+                Ok(lines) => self.log = Some((upid.clone(), lines)),
+                // What the log says is worth a question, and no more.
+                Err(error) => self.servers.note(pbs, &error),
+            }
+        }
+        let (of, lines) = self.log.as_ref()?;
+        (of == upid).then(|| Findings::of(lines, &pending.snapshot))
     }
 
-    /// A verify that proved nothing is started again: at once the first time, after a pause then.
+    /// A verify that proved nothing is started again: at once the first time, after a pause then. What was only in its
+    /// way is no attempt.
     pub(super) fn again(
         &mut self,
         pending: &Pending,
         verdict: Verdict,
         settings: &Settings,
     ) -> Result<()> {
-        if pending.starts <= 1 && !matches!(self.collector, Collector::BackupEnd { .. }) {
+        let in_the_way = verdict.retry == Retry::ForADay;
+        let first = pending.starts <= 1 && !in_the_way;
+        if first && !matches!(self.collector, Collector::BackupEnd { .. }) {
             return self.start(pending, settings);
         }
         self.queue.change(pending, |mut pending| {
             pending.upid = None;
-            pending.note(verdict.outcome, verdict.reason.unwrap_or_default());
+            pending.starts -= u32::from(in_the_way && pending.starts > 0);
+            pending.note(verdict);
             Ok(Some(pending))
         })?;
         Ok(())

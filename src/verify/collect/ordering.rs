@@ -68,8 +68,7 @@ impl Collection<'_> {
         match &given {
             Ok(()) => pending.trouble = None,
             Err(error) => {
-                let verdict = unanswered(error);
-                pending.note(verdict.outcome, verdict.reason.unwrap_or_default());
+                pending.note(unanswered(error));
             }
         }
         self.polls.insert(pending.file_name(), Poll::started());
@@ -86,6 +85,7 @@ impl Collection<'_> {
     pub(super) fn give(&mut self, pending: &mut Pending, blind: bool) -> Result<(), Error> {
         pending.unanswered = blind;
         let pbs = self.servers.get(pending)?;
+        pending.before = self.verified_by(&pbs, pending)?;
         if blind || self.may_have_its_own(pending) {
             match self.begun(&pbs, pending, blind) {
                 Err(error) if !tells_nothing(&error) => {
@@ -121,6 +121,18 @@ impl Collection<'_> {
                 // What was not begun proved nothing, and is no attempt.
                 pending.starts += u32::from(pending.unanswered);
                 self.servers.note(&pbs, &error);
+                Err(error)
+            }
+        }
+    }
+
+    /// The task that has verified the snapshot so far. A manifest that cannot be read holds none.
+    fn verified_by(&mut self, pbs: &Pbs, pending: &Pending) -> Result<Option<Upid>, Error> {
+        match pbs.state(&pending.snapshot, self.question()) {
+            Ok(state) => Ok(state.verification.map(|verification| verification.upid)),
+            Err(error @ Error::Refused { .. }) if error.not_now().is_none() => Ok(None),
+            Err(error) => {
+                self.servers.note(pbs, &error);
                 Err(error)
             }
         }

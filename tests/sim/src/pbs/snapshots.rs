@@ -220,6 +220,14 @@ pub fn notes(state: &mut State, request: &Request, auth_id: &str, store: &str) -
     Ok(Reply::Data(json!(notes)))
 }
 
+/// `GET /admin/datastore/STORE/protected`
+pub fn protected(state: &mut State, request: &Request, auth_id: &str, store: &str) -> Outcome {
+    let chosen = choose(state, request, auth_id, store, &["Datastore.Audit"], &[])?;
+    let snapshot = open(state, store)?.snapshot(&chosen.id);
+    let (_, snapshot) = snapshot.ok_or_else(|| Failure::new(400, NO_ENTRY))?;
+    Ok(Reply::Data(json!(snapshot.protected)))
+}
+
 /// `GET /admin/datastore/STORE/download-decoded`: the manifest; other files are encrypted or not simulated.
 pub fn download_decoded(
     state: &mut State,
