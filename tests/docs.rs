@@ -175,7 +175,7 @@ fn prometheus_understands_the_alerts() {
 }
 
 /// Each alert with a series that makes it fire; a sound value of the same does not.
-const ALERTS: [(&str, &str, &str, &str); 9] = [
+const ALERTS: [(&str, &str, &str, &str); 10] = [
     ("StillpointBackupFailed", "stillpoint_backup_last_ok", "0", "1"),
     // Of 1970, and of a day that has not come.
     (
@@ -192,6 +192,7 @@ const ALERTS: [(&str, &str, &str, &str); 9] = [
         "1",
         "0",
     ),
+    ("StillpointIncomplete", "stillpoint_backup_last_grade{grade=\"incomplete\"}", "1", "0"),
     ("StillpointContainersNotBack", "stillpoint_backup_last_containers_not_back", "2", "0"),
     ("StillpointLeftOver", "stillpoint_left_over_runs", "1", "0"),
     ("StillpointLongDowntime", "stillpoint_backup_last_downtime_seconds", "61", "60"),

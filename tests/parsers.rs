@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use stillpoint::config::Settings;
 use stillpoint::engine::Container;
+use stillpoint::guest::Volumes;
 use stillpoint::journal::{Entry, Journal};
 use stillpoint::quiesce::{self, run_of};
 use stillpoint::run::{By, Quiesced, Runs};
@@ -119,6 +120,7 @@ seeded! {
     guest_edit 2000
     info 3000
     journal 200
+    mountinfo 2000
     pbs_snapshots 700
     pbs_upid 3000
     plan 1500
@@ -227,7 +229,7 @@ fn ten_thousand_containers_that_all_wait_for_each_other_are_planned() {
             Container::parse(answer.as_bytes()).unwrap()
         })
         .collect();
-    let plan = quiesce::plan(Vmid(9001), &containers, &Settings::default(), None);
+    let plan = quiesce::plan(Vmid(9001), &containers, &Settings::default(), &Volumes::default());
     assert_eq!(plan.waves().iter().map(Vec::len).sum::<usize>(), containers.len());
 }
 

@@ -7,4 +7,5 @@ mod scene;
 
 mod stacks {
     mod engines;
+    mod not_in_backup;
 }

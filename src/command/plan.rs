@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{print, tell};
 use crate::config::{Settings, Strategy};
 use crate::engine::Engines;
-use crate::guest::{Place, State};
+use crate::guest::{Place, State, Volumes};
 use crate::quiesce::{self, Plan};
 use crate::run::Step;
 use crate::sys::Root;
@@ -32,10 +32,14 @@ pub fn plan(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
         );
     }
     let engines = Engines::of(&guest)?;
-    let survey = quiesce::survey(&engines, Instant::now() + Duration::from_secs(20))
-        .any()
-        .with_context(|| format!("guest {vmid}"))?;
-    let plan = quiesce::plan(vmid, &survey.containers, &settings, config.as_ref());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let survey =
+        quiesce::survey(&engines, deadline).any().with_context(|| format!("guest {vmid}"))?;
+    let (volumes, note) = Volumes::of(config, &guest);
+    let mut plan = quiesce::plan(vmid, &survey.containers, &settings, &volumes);
+    plan.notes.extend(note);
+    plan.see_engines(&engines, &volumes, deadline);
+    plan.notes.extend(plan.incomplete.clone());
     if let Some(complaint) = &settings.complaint {
         eprintln!("{}", printable(complaint, 1000));
     }
@@ -71,7 +75,7 @@ pub fn plan(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
         let what = "its containers run on, and the backup is crash-consistent";
         tell(&format!("Warning: {why}; {what}"))?;
     }
-    for note in plan.notes.iter().filter(|_| !plan.steps.is_empty()) {
+    for note in &plan.notes {
         tell(&format!("Note: {note}"))?;
     }
     Ok(())
@@ -99,7 +103,7 @@ fn step_line(step: &Step, several: bool) -> String {
         [] => String::new(),
         paths => {
             let paths: Vec<String> = paths.iter().map(|path| printable(path, 200)).collect();
-            format!("; NOT in the backup: {}", paths.join(", "))
+            format!("; not in the backup: {}", paths.join(", "))
         }
     };
     let before = match &step.before {

@@ -142,6 +142,8 @@ messages! {
     BIND_MOUNT: Warn "data of {names} lies on {path}, a directory or device of the node that no backup of a guest holds: back it up by itself";
     ENGINE_LEFT_OUT: Fail "all of its containers lie on {path}, which is not in the backup";
     ENGINE_BIND_MOUNT: Fail "all of its containers lie on {path}, a directory or device of the node that no backup of a guest holds: back it up by itself";
+    MOUNTED: Warn "data of {names} lies on {path} ({kind}), which is mounted from outside of the guest's volumes and is not in the backup: back it up by itself";
+    ENGINE_MOUNTED: Fail "all of its containers lie on {path} ({kind}), which is mounted from outside of the guest's volumes and is not in the backup";
     DROP_IN: Ok "every guest of this node is looked after when it starts";
     LOOKED_AFTER: Ok "{count} with an engine, looked after on each start";
     NOT_LOOKED_AFTER: Warn "nothing looks after it when it starts: restored from a backup, {names} will stay down"

@@ -4,7 +4,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
-use super::kept::{Ids, Labels, Sources, is_id};
+use super::kept::{Data, Ids, Labels, Mounts, is_id};
 use crate::sys::text;
 
 /// The engine's default stop timeout, in seconds: what a container without its own is given.
@@ -13,9 +13,8 @@ const STOP_TIMEOUT: u64 = 10;
 /// A stop timeout below zero means for ever to the engine; no plan waits that long.
 const LONGEST_STOP: u64 = 24 * 3600;
 
-/// What a label and a path take in memory beside their text.
+/// What a label takes in memory beside its text.
 const LABEL: usize = 128;
-const PATH: usize = 48;
 
 /// What is passed on of the words in which an answer is refused: they may quote it.
 const LONGEST_REASON: usize = 300;
@@ -79,8 +78,8 @@ pub struct Container {
     pub auto_remove: bool,
     /// Its restart policy.
     pub restart: Restart,
-    /// Where its volumes and bind mounts lie in the guest.
-    pub data: Vec<String>,
+    /// Its volumes and bind mounts.
+    pub data: Vec<Data>,
 }
 
 impl Container {
@@ -98,7 +97,7 @@ impl Container {
     /// What it takes to keep it, in bytes.
     pub fn weight(&self) -> usize {
         let labels = self.labels.iter().map(|(key, value)| LABEL + key.len() + value.len());
-        let data = self.data.iter().map(|path| PATH + path.len());
+        let data = self.data.iter().map(Data::weight);
         let times = self.started_at.len() + self.finished_at.len();
         let own = self.id.len() + self.engine.len() + self.name.len() + times;
         size_of::<Container>() + own + labels.sum::<usize>() + data.sum::<usize>()
@@ -173,7 +172,7 @@ struct Inspected {
     #[serde(default)]
     host_config: HostConfig,
     #[serde(default)]
-    mounts: Sources,
+    mounts: Mounts,
 }
 
 #[derive(Deserialize)]
@@ -293,9 +292,14 @@ mod tests {
         let container = inspected(r#"{"Labels":null}"#, "").unwrap();
         assert_eq!((container.name.as_str(), container.stop_timeout), ("shop-db-1", 10));
         assert!(container.auto_remove && container.data.is_empty());
-        let mounts = r#","Mounts":[{"Type":"volume","Source":"/var/lib/docker/volumes/pg/_data"},{"Type":"tmpfs","Source":""}]"#;
+        let mounts = r#","Mounts":[{"Type":"volume","Name":"pg","Source":"/var/lib/docker/volumes/pg/_data"},{"Type":"tmpfs","Source":""}]"#;
         let container = inspected(r#"{"StopTimeout":-1}"#, mounts).unwrap();
-        assert_eq!(container.data, ["/var/lib/docker/volumes/pg/_data"]);
+        let data = Data {
+            path: "/var/lib/docker/volumes/pg/_data".to_string(),
+            writable: true,
+            volume: Some("pg".to_string()),
+        };
+        assert_eq!(container.data, [data]);
         assert_eq!(container.stop_timeout, LONGEST_STOP);
     }
 

@@ -11,7 +11,18 @@ pub struct Info {
     pub live_restore: bool,
     /// Where containers, images and volumes lie in the guest; at most 4096 bytes.
     pub data_root: Option<String>,
+    /// The file systems of containers lie with a containerd that Docker does not run itself (the default of new
+    /// installations from Docker 29 on).
+    pub uses_containerd: bool,
+    /// How many containers there are, running or not.
+    pub containers: u64,
 }
+
+/// Where the containerd of a distribution's or of Docker's own package keeps its data.
+const CONTAINERD: &str = "/var/lib/containerd";
+
+/// Below this lie the sockets of a containerd that dockerd runs itself, with its data below Docker's.
+const OWN_CONTAINERD: [&str; 2] = ["/var/run/docker/", "/run/docker/"];
 
 impl Info {
     /// Reads the engine's answer to `GET /info`.
@@ -25,6 +36,18 @@ impl Info {
             live_restore_enabled: bool,
             #[serde(default)]
             docker_root_dir: String,
+            #[serde(default)]
+            driver_status: Option<Vec<(String, String)>>,
+            #[serde(default)]
+            containerd: Option<Containerd>,
+            #[serde(default)]
+            containers: u64,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Containerd {
+            #[serde(default)]
+            address: String,
         }
         let answer: Answer =
             serde_json::from_slice(answer).map_err(|error| text::excerpt(&error, 300))?;
@@ -32,7 +55,18 @@ impl Info {
             version: answer.server_version.chars().take(40).collect(),
             live_restore: answer.live_restore_enabled,
             data_root: Some(answer.docker_root_dir).filter(|path| is_path(path)),
+            uses_containerd: answer.driver_status.iter().flatten().any(|(key, value)| {
+                key == "driver-type" && value.starts_with("io.containerd.snapshotter.")
+            }) && !answer.containerd.is_some_and(|containerd| {
+                OWN_CONTAINERD.iter().any(|own| containerd.address.starts_with(own))
+            }),
+            containers: answer.containers,
         })
+    }
+
+    /// The directories in the guest without which a backup does not hold its containers.
+    pub fn directories(&self) -> impl Iterator<Item = &str> {
+        self.data_root.as_deref().into_iter().chain(self.uses_containerd.then_some(CONTAINERD))
     }
 }
 
@@ -54,5 +88,22 @@ mod tests {
         let info = Info::parse(answer).unwrap();
         assert!(info.live_restore && info.data_root.as_deref() == Some("/srv"));
         assert!(Info::parse(b"[").is_err());
+    }
+
+    #[test]
+    fn containers_may_lie_with_containerd() {
+        let of = |containerd: &str| {
+            let answer = format!(
+                r#"{{"DockerRootDir":"/d","DriverStatus":[["driver-type","io.containerd.snapshotter.v1"]]{containerd}}}"#
+            );
+            Info::parse(answer.as_bytes()).unwrap().directories().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(of(""), "/d /var/lib/containerd");
+        let address = r#","Containerd":{"Address":"/run/containerd/containerd.sock"}"#;
+        assert_eq!(of(address), "/d /var/lib/containerd");
+        let own = r#","Containerd":{"Address":"/var/run/docker/containerd/containerd.sock"}"#;
+        assert_eq!(of(own), "/d");
+        let old = Info::parse(br#"{"DriverStatus":null,"Containerd":null}"#).unwrap();
+        assert!(!old.uses_containerd);
     }
 }

@@ -29,9 +29,27 @@ const PREFIXES: [&str; 3] = ["com.docker.compose.", "com.docker.swarm.", "stillp
 #[derive(Default)]
 pub struct Labels(pub HashMap<String, String>);
 
-/// The sources of mounts that are paths.
+/// The mounts whose sources are paths.
 #[derive(Default)]
-pub struct Sources(pub Vec<String>);
+pub struct Mounts(pub Vec<Data>);
+
+/// A mount of a container: a volume or a directory of the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Data {
+    /// Where it lies in the guest; at most 4096 bytes.
+    pub path: String,
+    /// The container may write there.
+    pub writable: bool,
+    /// The volume's name, where it is one.
+    pub volume: Option<String>,
+}
+
+impl Data {
+    /// What it takes to keep it, in bytes.
+    pub fn weight(&self) -> usize {
+        size_of::<Data>() + self.path.len() + self.volume.as_ref().map_or(0, String::len)
+    }
+}
 
 /// The ids in a list of containers.
 pub struct Ids(pub Vec<String>);
@@ -69,34 +87,40 @@ impl<'de> Visitor<'de> for Labels {
     }
 }
 
-impl<'de> Deserialize<'de> for Sources {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Sources, D::Error> {
-        deserializer.deserialize_any(Sources::default())
+impl<'de> Deserialize<'de> for Mounts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Mounts, D::Error> {
+        deserializer.deserialize_any(Mounts::default())
     }
 }
 
-impl<'de> Visitor<'de> for Sources {
-    type Value = Sources;
+impl<'de> Visitor<'de> for Mounts {
+    type Value = Mounts;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("mounts")
     }
 
-    fn visit_unit<E>(self) -> Result<Sources, E> {
+    fn visit_unit<E>(self) -> Result<Mounts, E> {
         Ok(self)
     }
 
-    fn visit_seq<S: SeqAccess<'de>>(mut self, mut mounts: S) -> Result<Sources, S::Error> {
+    fn visit_seq<S: SeqAccess<'de>>(mut self, mut mounts: S) -> Result<Mounts, S::Error> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Mount {
             #[serde(default)]
             source: String,
+            #[serde(default, rename = "RW")]
+            writable: Option<bool>,
+            #[serde(default)]
+            name: String,
         }
-        while let Some(Mount { source }) = mounts.next_element()? {
+        while let Some(Mount { source, writable, name }) = mounts.next_element()? {
             let is_path = source.starts_with('/') && source.len() <= LONGEST_TEXT;
             if is_path && self.0.len() < MOST_DATA {
-                self.0.push(source);
+                // What is not said to be read-only may be written to.
+                let writable = writable.unwrap_or(true);
+                self.0.push(Data { path: source, writable, volume: is_id(&name).then_some(name) });
             }
         }
         Ok(self)

@@ -15,4 +15,4 @@ pub use client::{Engine, Error};
 pub use container::{Container, Health, Restart, Status};
 pub use engines::{Engines, Kind, at_once};
 pub use info::Info;
-pub use kept::MOST_CONTAINERS;
+pub use kept::{Data, MOST_CONTAINERS};

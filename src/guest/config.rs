@@ -50,6 +50,8 @@ pub struct Mount {
     pub path: String,
     /// Whether vzdump puts it into the archive: `backup=1`, and no bind mount or device.
     pub in_backup: bool,
+    /// What is mounted: a volume such as `local-lvm:vm-9001-disk-1`, or a directory or device of the node.
+    pub source: String,
 }
 
 impl Place {
@@ -87,6 +89,8 @@ impl Config {
     pub fn parse(text: &str) -> Config {
         let mut config = Config::default();
         for line in text.lines().take_while(|line| !line.starts_with('[')) {
+            // LXC's own settings are also written with an equals sign.
+            config.mounts.extend(line.strip_prefix("lxc.mount.entry").and_then(entry));
             let Some((key, value)) = line.split_once(':') else { continue };
             let value = value.trim();
             match key {
@@ -113,13 +117,17 @@ impl Config {
         config
     }
 
-    /// Whether `path` in the guest lies on a volume that is not in the backup.
-    pub fn left_out(&self, path: &str) -> bool {
+    /// The mount point that `path` in the guest lies on; `None` where it lies on the root file system.
+    pub fn mount_of(&self, path: &str) -> Option<&Mount> {
         self.mounts
             .iter()
             .filter(|mount| Path::new(path).starts_with(&mount.path))
             .max_by_key(|mount| Path::new(&mount.path).components().count())
-            .is_some_and(|mount| !mount.in_backup)
+    }
+
+    /// Whether `path` in the guest lies on a volume that is not in the backup.
+    pub fn left_out(&self, path: &str) -> bool {
+        self.mount_of(path).is_some_and(|mount| !mount.in_backup)
     }
 }
 
@@ -136,8 +144,23 @@ fn mount(value: &str) -> Option<Mount> {
     let option =
         |name: &str| value.split(',').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
     let path = option("mp")?.trim_end_matches('/').to_string();
-    let own = volume(value).is_some_and(|volume| !volume.starts_with('/'));
-    Some(Mount { path, in_backup: own && option("backup").is_some_and(is_on) })
+    let source = volume(value)?;
+    let in_backup = !source.starts_with('/') && option("backup").is_some_and(is_on);
+    Some(Mount { path, in_backup, source })
+}
+
+/// What LXC mounts beside Proxmox VE's mount points, as in fstab: `/tank/media mnt/media none bind,create=dir 0 0`. A
+/// device, and what is mounted in the guest's `/proc`, `/sys` and `/run`, is no data.
+fn entry(setting: &str) -> Option<Mount> {
+    let value = setting.trim_start().strip_prefix([':', '='])?;
+    let mut fields = value.split_whitespace().map(|field| field.replace("\\040", " "));
+    let (source, target) = (fields.next()?, fields.next()?);
+    // Below the guest's root, or with the path under which LXC mounts that.
+    let target = target.split_once("/rootfs/").map_or(target.as_str(), |(_, target)| target);
+    let path = format!("/{}", target.trim_matches('/'));
+    let is_data =
+        !["/dev", "/proc", "/sys", "/run"].iter().any(|no| Path::new(&path).starts_with(no));
+    (source.starts_with('/') && is_data).then_some(Mount { path, in_backup: false, source })
 }
 
 fn is_on(value: &str) -> bool {
@@ -181,6 +204,20 @@ mod tests {
         assert!(!config.left_out("/datadir"));
         assert!(config.left_out("/data/bulk/pg"), "a bind mount never is");
         assert!(config.left_out("/srv/pg"), "backup=0 is the default");
+    }
+
+    #[test]
+    fn what_lxc_mounts_is_a_mount_point_of_the_node() {
+        let config = Config::parse(
+            "lxc.mount.entry: /tank/the\\040media mnt/media none bind,create=dir 0 0\n\
+            lxc.mount.entry = /tank/www /var/lib/lxc/9001/rootfs/srv/www none bind 0 0\n\
+            lxc.mount.entry: /dev/net/tun dev/net/tun none bind,create=file\n\
+            lxc.mount.entry: tmpfs tmp tmpfs defaults\nlxc.mount.entry:\nlxc.mount.entryx: /a b\n",
+        );
+        let found: Vec<(&str, &str)> =
+            config.mounts.iter().map(|mount| (&*mount.source, &*mount.path)).collect();
+        assert_eq!(found, [("/tank/the media", "/mnt/media"), ("/tank/www", "/srv/www")]);
+        assert!(config.left_out("/mnt/media/films"));
     }
 
     #[test]

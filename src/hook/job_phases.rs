@@ -8,7 +8,7 @@ use crate::config::{OnFailure, Settings};
 use crate::journal::{Backup, Entry, Journal, Verify, VerifyOutcome};
 use crate::quiesce::{self, BroughtBack, Errand};
 use crate::report;
-use crate::report::lines::{say, summary};
+use crate::report::lines::{not_in_backup, say, summary};
 use crate::run::Runs;
 use crate::setup::nodes;
 use crate::sys::{Root, bounded, detach, text};
@@ -160,7 +160,9 @@ fn summarize(root: &Root, job: &Job) -> Result<()> {
             let outcome = serde_json::from_value(verify["outcome"].clone()).ok()?;
             Some((outcome, verify["reason"].as_str()))
         });
-        say(&summary(&serde_json::from_value::<Backup>(backup.clone())?, verify));
+        let backup = serde_json::from_value::<Backup>(backup.clone())?;
+        say(&summary(&backup, verify));
+        not_in_backup(&backup).iter().for_each(|line| say(line));
     }
     Ok(())
 }

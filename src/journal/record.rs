@@ -17,6 +17,8 @@ pub enum Grade {
     Mixed,
     /// Not, or not all, or no longer at rest: as after a power cut.
     CrashConsistent,
+    /// The containers themselves are not in the backup: the engine keeps them on a volume that is not.
+    Incomplete,
     /// The guest was not running.
     Offline,
     /// There was nothing to bring to rest: no engine, no running container, or a VM.
@@ -30,6 +32,7 @@ impl fmt::Display for Grade {
             Grade::Paused => "paused",
             Grade::Mixed => "mixed",
             Grade::CrashConsistent => "crash-consistent",
+            Grade::Incomplete => "incomplete",
             Grade::Offline => "offline",
             Grade::None => "none",
         })
@@ -108,7 +111,7 @@ pub struct Backup {
     pub error: Option<String>,
     /// Only of a backup that was made.
     pub grade: Option<Grade>,
-    /// Why the grade is `crash-consistent`.
+    /// Why the grade is `crash-consistent` or `incomplete`.
     pub reasons: Vec<String>,
     /// What else a person should know.
     pub notes: Vec<String>,

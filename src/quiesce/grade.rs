@@ -4,7 +4,7 @@ use crate::run::{Archive, Run};
 use crate::sys::text;
 use crate::vzdump::{GuestType, Mode};
 
-/// The grade of a backup and, where it is crash-consistent, why. `None` where no archive was made.
+/// The grade of a backup and, where it is crash-consistent or incomplete, why. `None` where no archive was made.
 ///
 /// Decided from what was seen, never from what was meant to be.
 pub fn grade(run: &Run) -> (Option<Grade>, Vec<String>) {
@@ -47,5 +47,12 @@ pub fn grade(run: &Run) -> (Option<Grade>, Vec<String>) {
             }
         }
     };
-    (Some(grade), if grade == Grade::CrashConsistent { reasons } else { Vec::new() })
+    let mut reasons = if grade == Grade::CrashConsistent { reasons } else { Vec::new() };
+    match &run.incomplete {
+        Some(why) if grade != Grade::Offline => {
+            reasons.insert(0, why.clone());
+            (Some(Grade::Incomplete), reasons)
+        }
+        _ => (Some(grade), reasons),
+    }
 }

@@ -6,6 +6,7 @@ mod effort;
 mod finish;
 mod grade;
 mod guard;
+mod left_out;
 mod note;
 mod order;
 mod plan;

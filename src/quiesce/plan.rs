@@ -1,10 +1,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::left_out::Paths;
 use super::order::{acyclic, sorted};
 use crate::config::{Settings, Strategy};
 use crate::engine::{Container, Status};
-use crate::guest::Config;
+use crate::guest::Volumes;
 use crate::run::{MOST_DEPENDENCIES, QuiescedContainer, Step};
 use crate::sys::text;
 use crate::vzdump::Vmid;
@@ -26,16 +27,13 @@ pub struct Plan {
     pub paused_before: bool,
     /// What a person should know about it.
     pub notes: Vec<String>,
+    /// Why the backup does not hold the containers themselves, if so.
+    pub incomplete: Option<String>,
 }
 
 /// Decides what is done to which container, and in which order. Only running ones are touched: what was
 /// paused, restarting or stopped before is left as it is.
-pub fn plan(
-    vmid: Vmid,
-    containers: &[Container],
-    settings: &Settings,
-    config: Option<&Config>,
-) -> Plan {
+pub fn plan(vmid: Vmid, containers: &[Container], settings: &Settings, volumes: &Volumes) -> Plan {
     let mut plan = Plan::default();
     for container in containers.iter().filter(|container| container.status == Status::Restarting) {
         plan.notes.push(format!(
@@ -52,10 +50,10 @@ pub fn plan(
     }
     let running: Vec<&Container> =
         containers.iter().filter(|container| container.status == Status::Running).collect();
+    let mut paths = Paths::new(volumes);
     for container in &running {
         let (action, note) = strategy(container, settings.strategy_of(vmid.0));
         plan.notes.extend(note);
-        let left_out = |path: &&String| config.is_some_and(|config| config.left_out(path));
         let known = QuiescedContainer {
             id: container.id.clone(),
             engine: container.engine.clone(),
@@ -69,9 +67,12 @@ pub fn plan(
         plan.steps.push(Step {
             stop_timeout: container.stop_timeout,
             before: container.label(BEFORE_LABEL).map(String::from),
-            not_in_backup: container.data.iter().filter(left_out).cloned().collect(),
+            not_in_backup: paths.of(container),
             ..Step::from(known)
         });
+    }
+    if paths.cut {
+        plan.notes.push("more data is not in the backup than is named".to_string());
     }
     let mut after = dependents(&running, &mut plan.notes);
     if acyclic(&mut after) > 0 {
@@ -178,6 +179,8 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Data;
+    use crate::guest::{Config, Mounts};
 
     fn container(name: &str, labels: &[(&str, &str)]) -> Container {
         Container {
@@ -223,7 +226,7 @@ mod tests {
     }
 
     fn planned(containers: &[Container]) -> Plan {
-        plan(Vmid(9001), containers, &Settings::default(), None)
+        plan(Vmid(9001), containers, &Settings::default(), &Volumes::default())
     }
 
     #[test]
@@ -276,7 +279,10 @@ mod tests {
             [("stop", Strategy::Stop), ("pause", Strategy::Pause), ("none", Strategy::None)]
         {
             let container = container("x", &[("stillpoint.quiesce", label)]);
-            assert_eq!(plan(Vmid(1), &[container], &settings, None).steps[0].action, strategy);
+            assert_eq!(
+                plan(Vmid(1), &[container], &settings, &Volumes::default()).steps[0].action,
+                strategy
+            );
         }
         let odd = planned(&[container("x", &[("stillpoint.quiesce", "freeze\x1b")])]);
         assert_eq!(odd.steps[0].action, Strategy::Stop);
@@ -322,9 +328,15 @@ mod tests {
     #[test]
     fn data_outside_the_backup_is_named() {
         let config = Config::parse("mp0: local:x,mp=/srv\n");
-        let container =
-            Container { data: vec!["/srv/pg".into(), "/var/lib/pg".into()], ..service("db", "") };
-        let plan = plan(Vmid(1), &[container], &Settings::default(), Some(&config));
-        assert_eq!(plan.steps[0].not_in_backup, ["/srv/pg"]);
+        let mounts = Mounts::parse("2 1 0:9 / /mnt/nas rw - cifs //192.0.2.10/p rw\n");
+        let data = ["/srv/pg", "/var/lib/pg", "/mnt/nas/photos", "/srv/pg"].map(|path| Data {
+            path: path.to_string(),
+            writable: true,
+            volume: None,
+        });
+        let container = Container { data: data.to_vec(), ..service("db", "") };
+        let volumes = Volumes::new(Some(config), mounts);
+        let plan = plan(Vmid(1), &[container], &Settings::default(), &volumes);
+        assert_eq!(plan.steps[0].not_in_backup, ["/srv/pg", "/mnt/nas/photos"]);
     }
 }

@@ -11,7 +11,7 @@ use super::plan::{BEFORE_LABEL, Plan, plan};
 use super::survey::survey;
 use crate::config::{OnError, Settings, Strategy};
 use crate::engine::{Engine, Engines, Error, at_once};
-use crate::guest::{Guest, Place, State};
+use crate::guest::{Guest, Place, State, Volumes};
 use crate::run::{By, Fate, Quiesce, Run, Runs, Step};
 use crate::sys::{Root, clock, detach, failpoint, signal, text};
 
@@ -65,7 +65,7 @@ pub fn note_running(root: &Root, settings: &Settings, run: &mut Run) -> Result<O
             "{name}: its {BEFORE_LABEL} is not run, for the whole guest is shut down"
         ));
     }
-    write_down(root, run, &guest, plan, By::GuestShutdown)?;
+    write_down(root, run, &guest, *plan, By::GuestShutdown)?;
     Ok(None)
 }
 
@@ -90,7 +90,7 @@ enum NotAtRest {
 /// What there is to bring to rest.
 enum Found {
     Nothing(String),
-    Plan(Guest, Engines, Plan),
+    Plan(Guest, Engines, Box<Plan>),
 }
 
 struct Look {
@@ -117,7 +117,7 @@ fn prepare(root: &Root, settings: &Settings, run: &mut Run) -> Result<Prepared> 
         Found::Plan(guest, engines, plan) => (guest, engines, plan),
     };
     let limit = plan.time_limit(settings);
-    write_down(root, run, &guest, plan, By::Stillpoint)?;
+    write_down(root, run, &guest, *plan, By::Stillpoint)?;
     Ok(Prepared::Engines(engines, limit))
 }
 
@@ -133,7 +133,7 @@ fn left_running_by(engine: &Engine) -> Option<String> {
     }
 }
 
-fn look(root: &Root, settings: &Settings, run: &Run) -> Result<Look> {
+fn look(root: &Root, settings: &Settings, run: &mut Run) -> Result<Look> {
     let guest = match State::of(root, run.vmid)? {
         // vzdump says that it runs.
         State::Stopped => anyhow::bail!("the guest's init is not found"),
@@ -148,11 +148,15 @@ fn look(root: &Root, settings: &Settings, run: &Run) -> Result<Look> {
         Ok(Place::Here(config)) => Some(config),
         _ => None,
     };
-    let plan = plan(run.vmid, &survey.containers, settings, config.as_ref());
+    let (volumes, note) = Volumes::of(config, &guest);
+    let mut plan = plan(run.vmid, &survey.containers, settings, &volumes);
+    plan.notes.extend(note);
+    plan.see_engines(&engines, &volumes, Instant::now() + SURVEY_LIMIT);
+    run.incomplete = plan.incomplete.take();
     let found = match (engines.is_empty(), plan.steps.is_empty()) {
         (true, _) => Found::Nothing("the guest has no container engine".to_string()),
         (false, true) => Found::Nothing("no container is running".to_string()),
-        (false, false) => Found::Plan(guest, engines, plan),
+        (false, false) => Found::Plan(guest, engines, Box::new(plan)),
     };
     Ok(Look { found, unreachable: survey.unreachable })
 }

@@ -10,6 +10,9 @@ use crate::sys::text::{count, printable, seconds};
 /// A verify's reason may end with a command to copy.
 const REASON: usize = 600;
 
+/// So many paths of one container are named in a line.
+const MOST_PATHS: usize = 3;
+
 /// Prints a line of Stillpoint's. vzdump closes its end of the pipe when it is interrupted; that is no error.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "stillpoint: {}", printable(line, 1000));
@@ -106,8 +109,8 @@ pub fn summary(backup: &Backup, verify: Option<(VerifyOutcome, Option<&str>)>) -
     }
     let mut parts = Vec::new();
     parts.push(match backup.grade {
-        Some(Grade::CrashConsistent) => {
-            format!("crash-consistent backup ({})", backup.reasons.join("; "))
+        Some(grade @ (Grade::CrashConsistent | Grade::Incomplete)) => {
+            format!("{grade} backup ({})", backup.reasons.join("; "))
         }
         Some(Grade::Offline) => "backup of a guest that was not running".to_string(),
         Some(Grade::None) | None => "backup without anything to bring to rest".to_string(),
@@ -139,17 +142,66 @@ pub fn summary(backup: &Backup, verify: Option<(VerifyOutcome, Option<&str>)>) -
     if not_back > 0 {
         parts.push(format!("{} not back", count(not_back, "container")));
     }
-    let left_out = backup.containers.iter().any(|container| !container.not_in_backup.is_empty());
-    if left_out {
-        parts.push("some container data lies on volumes that are not in the backup".to_string());
+    let left_out = backup.containers.iter().filter(|it| !it.not_in_backup.is_empty()).count();
+    if left_out > 0 {
+        parts.push(format!("data of {} not in the backup", count(left_out, "container")));
     }
     format!("{guest}: {}", parts.join(", "))
+}
+
+/// The lines after [`summary`] that name each container with data that is not in the backup, and where that lies.
+pub fn not_in_backup(backup: &Backup) -> Vec<String> {
+    /// What a line of the task log may hold, and how many lines anybody reads; the journal has the rest.
+    const LINE: usize = 900;
+    const MOST_LINES: usize = 20;
+    let begin = format!("guest {}: not in the backup: ", backup.vmid);
+    let mut lines: Vec<String> = Vec::new();
+    for container in backup.containers.iter().filter(|it| !it.not_in_backup.is_empty()) {
+        let paths = container.not_in_backup.iter().take(MOST_PATHS);
+        let mut paths: Vec<String> = paths.map(|path| printable(path, 200)).collect();
+        if container.not_in_backup.len() > MOST_PATHS {
+            paths.push(format!("and {} more", container.not_in_backup.len() - MOST_PATHS));
+        }
+        let what = format!("{} ({})", printable(&container.name, 80), paths.join(", "));
+        let fits = |line: &&mut String| line.chars().count() + what.chars().count() < LINE;
+        if let Some(line) = lines.last_mut().filter(fits) {
+            *line += &format!(", {what}");
+            continue;
+        }
+        if lines.len() == MOST_LINES {
+            lines.push(format!("{begin}more, see `stillpoint journal --json`"));
+            break;
+        }
+        lines.push(format!("{begin}{what}"));
+    }
+    lines
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::journal::Record;
+
+    #[test]
+    fn every_container_with_data_outside_the_backup_is_named() {
+        let Some(Record::Backup(mut backup)) = crate::journal::examples().into_iter().next() else {
+            panic!("the first example is a backup");
+        };
+        assert!(not_in_backup(&backup).is_empty());
+        backup.containers[0].not_in_backup = vec!["/mnt/nas/p".to_string(), "/srv".to_string()];
+        assert_eq!(
+            not_in_backup(&backup),
+            ["guest 9001: not in the backup: db (/mnt/nas/p, /srv)"]
+        );
+        assert!(summary(&backup, None).ends_with("data of 1 container not in the backup"));
+        backup.containers = vec![backup.containers[0].clone(); 200];
+        let lines = not_in_backup(&backup);
+        assert!(lines.len() > 3 && lines.iter().all(|line| line.len() < 1000), "{lines:?}");
+        assert_eq!(lines.join(" ").matches("db (").count(), 200);
+        backup.containers = vec![backup.containers[0].clone(); 10_000];
+        let lines = not_in_backup(&backup);
+        assert!(lines.len() == 21 && lines[20].contains("stillpoint journal --json"));
+    }
 
     #[test]
     fn a_verify_is_under_way_only_where_it_was_ordered() {

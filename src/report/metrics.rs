@@ -46,11 +46,12 @@ pub fn complaint(root: &Root, settings: &Settings) -> Option<String> {
     ))
 }
 
-const GRADES: [Grade; 6] = [
+const GRADES: [Grade; 7] = [
     Grade::Clean,
     Grade::Paused,
     Grade::Mixed,
     Grade::CrashConsistent,
+    Grade::Incomplete,
     Grade::Offline,
     Grade::None,
 ];

@@ -46,6 +46,9 @@ pub struct Run {
     pub root_volume: Option<String>,
     /// Whether the guest ran when the backup began.
     pub was_running: bool,
+    /// Why the backup does not hold the guest's containers themselves, if so.
+    #[serde(default)]
+    pub incomplete: Option<String>,
     /// What was planned and done to its containers; `None` where there was nothing to do.
     pub quiesce: Option<Quiesce>,
     /// Why the guest was not brought to rest, or no longer was when its data was copied.
@@ -195,6 +198,7 @@ impl Run {
             opened: clock::rfc3339(clock::now()),
             root_volume: None,
             was_running: false,
+            incomplete: None,
             quiesce: None,
             unrest: Vec::new(),
             notes: Vec::new(),

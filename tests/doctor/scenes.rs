@@ -134,6 +134,11 @@ pub const SCENES: &[Scene] = scenes! {
         "guest.9001.data.mp0" ENGINE_LEFT_OUT;
     |node| mount(node, "mp0: /mnt/docker,mp=/var/lib/docker\n") =>
         "guest.9001.data.mp0" ENGINE_BIND_MOUNT;
+    |node| mounted(node, "/srv rw - nfs4 192.0.2.10:/srv rw") => "guest.9001.data./srv" MOUNTED;
+    |node| bound(node, "lxc.mount.entry: /mnt/bulk srv none bind 0 0\n") =>
+        "guest.9001.data./srv" MOUNTED;
+    |node| mounted(node, "/var/lib/docker rw - ext4 /dev/loop7 rw") =>
+        "guest.9001.data./var/lib/docker" ENGINE_MOUNTED;
     |node| {
         edit(node, "hookscript: local:snippets/stillpoint\n", "");
         node.write("etc/systemd/system/pve-container@.service.d/stillpoint.conf", "").unwrap();
@@ -233,6 +238,13 @@ fn bound(node: &Node, line: &str) {
     let mut store = Spec::service("shop", "store");
     store.volumes = vec![("/srv/store".to_string(), "/data".to_string())];
     add(node, store);
+}
+
+/// Something that the guest itself has mounted, and a service with its data at /srv.
+fn mounted(node: &Node, mount: &str) {
+    let mounts = format!("1 0 7:0 / / rw - ext4 /dev/loop0 rw\n2 1 7:7 / {mount}\n");
+    node.write("guests/9001/root/proc/1/mountinfo", &mounts).unwrap();
+    bound(node, "");
 }
 
 fn add(node: &Node, spec: Spec) {

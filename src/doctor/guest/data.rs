@@ -1,13 +1,16 @@
-//! Data that is not in the backup: on a mount point without `backup=1`, or one that is a directory or a device of the
-//! node's.
+//! Data that is not in the backup: on a mount point without `backup=1`, on one that is a directory or a device of the
+//! node's, or on what is mounted in the guest from elsewhere.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{Stacks, lines};
 use crate::doctor::check::Check;
 use crate::doctor::message::{Message, Names, Values, quoted};
-use crate::doctor::messages::{BIND_MOUNT, ENGINE_BIND_MOUNT, ENGINE_LEFT_OUT, LEFT_OUT};
+use crate::doctor::messages::{
+    BIND_MOUNT, ENGINE_BIND_MOUNT, ENGINE_LEFT_OUT, ENGINE_MOUNTED, LEFT_OUT, MOUNTED,
+};
+use crate::guest::LeftOut;
 
 /// A mount point of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,30 +23,54 @@ struct MountPoint<'a> {
 
 pub fn data(stacks: &Stacks<'_>) -> Vec<Check> {
     let mut checks = Vec::new();
-    let roots = stacks.engines.iter().filter_map(|(_, info)| info.data_root.as_deref());
-    let roots = roots.filter(|path| stacks.config.left_out(path));
-    let all: BTreeSet<MountPoint<'_>> =
-        roots.filter_map(|root| mount_point(stacks.text, root)).collect();
-    for point in &all {
-        let about = format!("guest.{}.data.{}", stacks.vmid, point.key);
-        checks.push(said(stacks, about, *point, (ENGINE_LEFT_OUT, ENGINE_BIND_MOUNT), None));
+    let mut engine = Vec::new();
+    for directory in stacks.engines.iter().flat_map(|(_, info)| info.directories()) {
+        let Some(left_out) = stacks.volumes.left_out(directory) else { continue };
+        if !engine.contains(&left_out) {
+            engine.push(left_out);
+            checks.extend(check(stacks, &left_out, None));
+        }
     }
-    let mut users: BTreeMap<MountPoint<'_>, Vec<&str>> = BTreeMap::new();
+    let mut users: BTreeMap<LeftOut<'_>, Vec<&str>> = BTreeMap::new();
     for step in &stacks.plan.steps {
         for path in &step.not_in_backup {
-            let Some(point) = mount_point(stacks.text, path) else { continue };
-            let names = users.entry(point).or_default();
-            if !all.contains(&point) && names.last() != Some(&step.name.as_str()) {
+            let Some(left_out) = stacks.volumes.left_out(path) else { continue };
+            let names = users.entry(left_out).or_default();
+            if !engine.contains(&left_out) && names.last() != Some(&step.name.as_str()) {
                 names.push(&step.name);
             }
         }
     }
-    for (point, names) in users.into_iter().filter(|(_, names)| !names.is_empty()) {
-        let about = format!("guest.{}.data.{}", stacks.vmid, point.key);
-        let names = Some(Names(names));
-        checks.push(said(stacks, about, point, (LEFT_OUT, BIND_MOUNT), names));
+    for (left_out, names) in users.into_iter().filter(|(_, names)| !names.is_empty()) {
+        checks.extend(check(stacks, &left_out, Some(Names(names))));
     }
     checks
+}
+
+/// What is said of data of these containers, or of all where the engine's own directory lies there.
+fn check(stacks: &Stacks<'_>, left_out: &LeftOut<'_>, names: Option<Names<'_>>) -> Option<Check> {
+    let all = names.is_none();
+    let names = names.unwrap_or(Names(Vec::new()));
+    let (path, mounted) = match left_out {
+        LeftOut::MountPoint(path) => match mount_point(stacks.text, path) {
+            Some(point) => {
+                let messages =
+                    if all { (ENGINE_LEFT_OUT, ENGINE_BIND_MOUNT) } else { (LEFT_OUT, BIND_MOUNT) };
+                let about = format!("guest.{}.data.{}", stacks.vmid, point.key);
+                return Some(said(stacks, about, point, messages, names));
+            }
+            // LXC's own setting mounts it.
+            None => (path, None),
+        },
+        LeftOut::Mounted(path, mounted) => (path, Some(mounted)),
+    };
+    let about = format!("guest.{}.data.{path}", stacks.vmid);
+    let kind = mounted.map_or_else(
+        || "lxc.mount.entry".to_string(),
+        |mounted| format!("{} {}", mounted.kind, mounted.source),
+    );
+    let values: Values<'_> = &[("names", &names), ("path", path), ("kind", &kind)];
+    Some(if all { ENGINE_MOUNTED } else { MOUNTED }.check(about, values))
 }
 
 fn said(
@@ -51,9 +78,8 @@ fn said(
     about: String,
     point: MountPoint<'_>,
     (volume, bind): (Message, Message),
-    names: Option<Names<'_>>,
+    names: Names<'_>,
 ) -> Check {
-    let names = names.unwrap_or(Names(Vec::new()));
     let values: Values<'_> = &[("names", &names), ("path", &point.path)];
     if point.value.starts_with('/') {
         return bind.check(about, values);

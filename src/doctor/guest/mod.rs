@@ -14,7 +14,7 @@ use crate::doctor::ask::{Question, ask};
 use crate::doctor::check::Check;
 use crate::doctor::messages::{DROP_IN, FROZEN, GUEST_UNKNOWN, LOOKED_AFTER, NO_ENGINES};
 use crate::engine::{Container, Engine, Engines, Info, at_once};
-use crate::guest::{Config, Guest, Member, State, members};
+use crate::guest::{Config, Guest, Member, State, Volumes, members};
 use crate::quiesce::{self, Plan, Survey};
 use crate::sys::text::count;
 use crate::sys::{Root, file};
@@ -41,6 +41,7 @@ struct Stacks<'a> {
     /// The current section of its configuration, as text and as read.
     text: &'a str,
     config: &'a Config,
+    volumes: Volumes,
     /// Those that answer.
     engines: Known,
     /// Why the others cannot be reached.
@@ -136,13 +137,16 @@ fn guest(root: &Root, settings: &Settings, start: &Start, member: &Member) -> Lo
             return looked;
         }
     };
-    looked.checks.extend(fuse::fuse(vmid, text, &config, &running));
+    let (volumes, note) = Volumes::of(Some(config.clone()), &running);
+    looked.checks.extend(fuse::fuse(vmid, text, &config, volumes.mounts()));
     match ask_engines(&running) {
         Ok(None) => looked.engine = Some(false),
         Ok(Some((engines, Survey { containers, unreachable, .. }))) => {
-            let plan = quiesce::plan(vmid, &containers, settings, Some(&config));
+            let mut plan = quiesce::plan(vmid, &containers, settings, &volumes);
+            plan.notes.extend(note);
             let config = &config;
-            let stacks = Stacks { vmid, text, config, engines, unreachable, containers, plan };
+            let stacks =
+                Stacks { vmid, text, config, volumes, engines, unreachable, containers, plan };
             looked.engine = Some(true);
             looked.checks.extend(engine::engine(&stacks, settings));
             looked.checks.extend(data::data(&stacks));

@@ -52,12 +52,12 @@ fn of_backup(backup: &Backup) -> Vec<(Level, String)> {
         let names = backup.not_back.join(", ");
         problems.push((Level::Critical, format!("not back since the backup {when}: {names}")));
     }
-    if backup.grade == Some(Grade::CrashConsistent) {
+    if let Some(grade @ (Grade::CrashConsistent | Grade::Incomplete)) = backup.grade {
         let reasons = match backup.reasons.join("; ") {
             none if none.is_empty() => "no reason is known".to_string(),
             reasons => reasons,
         };
-        problems.push((Level::Warning, format!("the backup is crash-consistent: {reasons}")));
+        problems.push((Level::Warning, format!("the backup is {grade}: {reasons}")));
     }
     problems
 }
@@ -144,6 +144,7 @@ mod tests {
             (Grade::Offline, Level::Ok),
             (Grade::None, Level::Ok),
             (Grade::CrashConsistent, Level::Warning),
+            (Grade::Incomplete, Level::Warning),
         ] {
             assert_eq!(level(|_, backup| backup.grade = Some(grade)), expected, "{grade}");
         }

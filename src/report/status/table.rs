@@ -153,7 +153,9 @@ fn grade(guest: &Guest, roomy: bool) -> Cell {
     match (backup.outcome, backup.grade) {
         (Outcome::Failed, _) => cell("FAILED", Style::Bad),
         (_, Some(Grade::CrashConsistent)) if !roomy => cell("crash", Style::Warning),
-        (_, Some(grade @ Grade::CrashConsistent)) => cell(grade.to_string(), Style::Warning),
+        (_, Some(grade @ (Grade::CrashConsistent | Grade::Incomplete))) => {
+            cell(grade.to_string(), Style::Warning)
+        }
         (_, Some(grade @ (Grade::Clean | Grade::Paused | Grade::Mixed))) => {
             cell(grade.to_string(), Style::Good)
         }

@@ -1,6 +1,7 @@
 //! What a guest's container engine answers, and the plan that is made of it.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use stillpoint::config::{Settings, Strategy};
 use stillpoint::engine::{Container, Info, Status};
@@ -38,6 +39,21 @@ pub fn info(input: &[u8]) {
     }
 }
 
+/// `/proc/1/mountinfo` of a guest.
+pub fn mountinfo(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let mounts = guest::Mounts::parse(&text);
+    for (point, _) in mounts.below("/").chain(mounts.at("/")) {
+        assert!(point.starts_with('/') && point.len() <= 4096, "{point}");
+        let within = format!("{point}/a");
+        assert!(mounts.at(&within).is_some(), "{point}");
+        let volumes = guest::Volumes::new(None, mounts.clone());
+        if let Some(left_out) = volumes.left_out(&within) {
+            assert!(Path::new(&within).starts_with(left_out.point()), "{point}");
+        }
+    }
+}
+
 /// Each line an inspected container, or one of the guest's configuration.
 pub fn plan(input: &[u8]) {
     let mut containers = Vec::new();
@@ -48,9 +64,10 @@ pub fn plan(input: &[u8]) {
             Err(_) => config += &format!("{}\n", String::from_utf8_lossy(line)),
         }
     }
-    let config = guest::Config::parse(&config);
+    let mounts = guest::Mounts::parse(&config);
+    let volumes = guest::Volumes::new(Some(guest::Config::parse(&config)), mounts);
     let settings = Settings::default();
-    let plan = quiesce::plan(Vmid(9001), &containers, &settings, Some(&config));
+    let plan = quiesce::plan(Vmid(9001), &containers, &settings, &volumes);
 
     let running: Vec<&Container> =
         containers.iter().filter(|container| container.status == Status::Running).collect();
@@ -60,7 +77,7 @@ pub fn plan(input: &[u8]) {
         assert!(step.after.iter().all(|other| *other < plan.steps.len()), "{:?}", step.after);
         let precious = container.auto_remove || container.is_swarm_task();
         assert!(!precious || step.action != Strategy::Stop, "a stop deletes it");
-        assert!(step.not_in_backup.iter().all(|path| config.left_out(path)));
+        assert!(step.not_in_backup.iter().all(|path| volumes.left_out(path).is_some()));
     }
     plan.notes.iter().for_each(|note| assert_fit_for_a_terminal(note));
     assert!(plan.time_limit(&settings) < settings.quiesce.hold_limit);
@@ -118,6 +135,8 @@ fn check(container: &Container) {
         assert!(prefixes.iter().any(|prefix| key.starts_with(prefix)), "{key}");
         assert!(key.len() <= 4096 && value.len() <= 4096);
     }
-    assert!(container.data.iter().all(|path| path.starts_with('/') && path.len() <= 4096));
+    assert!(
+        container.data.iter().all(|data| data.path.starts_with('/') && data.path.len() <= 4096)
+    );
     assert!(container.depends_on().all(|service| !service.contains([',', ':'])));
 }

@@ -20,7 +20,7 @@ use stillpoint::sys::{Root, text};
 pub type Target = fn(&[u8]);
 
 /// Every target by its name: that of its file in `fuzz_targets` and of its directory in `seeds`.
-pub const ALL: [(&str, Target); 18] = [
+pub const ALL: [(&str, Target); 19] = [
     ("call", names::call),
     ("container", engine::container),
     ("container_list", engine::container_list),
@@ -28,6 +28,7 @@ pub const ALL: [(&str, Target); 18] = [
     ("guest_edit", node::guest_edit),
     ("info", engine::info),
     ("journal", state::journal),
+    ("mountinfo", engine::mountinfo),
     ("pbs_snapshots", names::pbs_snapshots),
     ("pbs_upid", names::pbs_upid),
     ("plan", engine::plan),

@@ -1,0 +1,195 @@
+//! Which paths of a guest vzdump copies: what lies on the guest's own volumes that are in the backup, and nothing that
+//! is mounted over them.
+
+use std::path::Path;
+
+use super::mounts::{Medium, Mounted, Mounts};
+use super::{Config, Guest};
+use crate::engine::Data;
+use crate::sys::text::excerpt;
+
+/// So many paths of one mount of a container are named: nobody reads more of them at once.
+const MOST_BELOW: usize = 16;
+
+/// The volumes of a guest, as its configuration and its own list of mounts tell them.
+#[derive(Clone, Debug, Default)]
+pub struct Volumes {
+    config: Option<Config>,
+    mounts: Mounts,
+}
+
+/// Why a path is not in the backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LeftOut<'a> {
+    /// It lies on this mount point of the guest's configuration.
+    MountPoint(&'a str),
+    /// It lies on what is mounted there from elsewhere.
+    Mounted(&'a str, &'a Mounted),
+}
+
+impl LeftOut<'_> {
+    /// Where it begins.
+    pub fn point(&self) -> &str {
+        match self {
+            LeftOut::MountPoint(point) | LeftOut::Mounted(point, _) => point,
+        }
+    }
+}
+
+impl Volumes {
+    /// Those of a guest with this configuration that has this mounted.
+    pub fn new(config: Option<Config>, mounts: Mounts) -> Volumes {
+        Volumes { config, mounts }
+    }
+
+    /// Those of a guest that runs, and what a person should know where its mounts cannot be determined.
+    pub fn of(config: Option<Config>, guest: &Guest) -> (Volumes, Option<String>) {
+        match Mounts::of(guest) {
+            Ok(mounts) => (Volumes { config, mounts }, None),
+            Err(error) => {
+                let note = format!(
+                    "cannot determine what the guest itself has mounted (/proc/1/mountinfo: {}): such data is not \
+                     in the backup and is not named",
+                    excerpt(&error, 200)
+                );
+                (Volumes { config, mounts: Mounts::default() }, Some(note))
+            }
+        }
+    }
+
+    /// What its init sees mounted.
+    pub fn mounts(&self) -> &Mounts {
+        &self.mounts
+    }
+
+    /// Why a path is not in the backup; `None` where it is, or where there is nothing to copy (tmpfs).
+    pub fn left_out<'a>(&'a self, path: &'a str) -> Option<LeftOut<'a>> {
+        let set = self.config.as_ref().and_then(|config| config.mount_of(path));
+        let by_setting =
+            || set.filter(|mount| !mount.in_backup).map(|mount| LeftOut::MountPoint(&mount.path));
+        let Some((point, mounted)) = self.mounts.at(path) else { return by_setting() };
+        // A mount point that was added and is not mounted yet.
+        if set.is_some_and(|set| Path::new(&set.path).starts_with(point) && set.path != point) {
+            return by_setting();
+        }
+        match mounted.medium() {
+            Medium::Elsewhere if set.is_some_and(|set| set.path == point && !set.in_backup) => {
+                by_setting()
+            }
+            Medium::Elsewhere => Some(LeftOut::Mounted(point, mounted)),
+            Medium::Nowhere => None,
+            Medium::Disk if point == "/" || set.is_some_and(|set| set.path == point) => {
+                by_setting()
+            }
+            Medium::Disk => self.of_device(point, mounted),
+        }
+    }
+
+    /// A mount that the configuration does not have: a directory of a volume of the guest, or a disk of its own.
+    fn of_device<'a>(&'a self, point: &'a str, mounted: &'a Mounted) -> Option<LeftOut<'a>> {
+        let root = self.mounts.on("/")?;
+        let set = self.config.iter().flat_map(|config| &config.mounts);
+        let mut same = set
+            .filter(|set| self.mounts.on(&set.path).is_some_and(|on| on.device == mounted.device));
+        if root.device == mounted.device || same.clone().any(|set| set.in_backup) {
+            return None;
+        }
+        Some(match same.next() {
+            Some(set) => LeftOut::MountPoint(&set.path),
+            None => LeftOut::Mounted(point, mounted),
+        })
+    }
+
+    /// Where data of a container lies that is not in the backup: the path of its mount, else what is mounted below it,
+    /// where the container may write.
+    pub fn left_out_of(&self, data: &Data) -> Vec<String> {
+        if self.left_out(&data.path).is_some() {
+            return vec![data.path.clone()];
+        }
+        // Who mounts the whole guest watches it, and has its data elsewhere.
+        if !data.writable || data.path == "/" {
+            return Vec::new();
+        }
+        let set = self.config.iter().flat_map(|config| &config.mounts).map(|set| set.path.as_str());
+        let set = set.filter(|point| is_below(point, &data.path));
+        let mounted = self.mounts.below(&data.path).map(|(point, _)| point);
+        let mut below: Vec<String> = set
+            .chain(mounted)
+            .filter(|point| self.left_out(point).is_some())
+            .take(MOST_BELOW)
+            .map(String::from)
+            .collect();
+        below.sort();
+        below.dedup();
+        below
+    }
+}
+
+fn is_below(path: &str, other: &str) -> bool {
+    path != other && Path::new(path).starts_with(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = "mp0: local:a,mp=/srv,backup=1\nmp1: local:b,mp=/bulk\nmp2: /tank/pg,mp=/pg,backup=1\n\
+        mp3: local:c,mp=/new\nlxc.mount.entry: /tank/media mnt/media none bind,create=dir 0 0\n";
+
+    const MOUNTS: &str = "1 0 7:0 / / rw - ext4 /dev/loop0 rw\n2 1 7:1 / /srv rw - ext4 /dev/loop1 rw\n\
+        3 1 7:2 / /bulk rw - ext4 /dev/loop2 rw\n4 1 0:30 /pg /pg rw - zfs tank rw\n\
+        5 1 0:30 /media /mnt/media rw - zfs tank rw\n6 1 7:1 /www /opt/www rw - ext4 /dev/loop1 rw\n\
+        7 1 7:2 /old /opt/old rw - ext4 /dev/loop2 rw\n8 1 7:0 /etc /opt/etc rw - ext4 /dev/loop0 rw\n\
+        9 1 7:9 / /opt/image rw - ext4 /dev/loop9 rw\n10 2 0:40 / /srv/nas rw - cifs //192.0.2.10/p rw\n\
+        11 1 0:41 / /run rw - tmpfs tmpfs rw\n12 1 0:42 / /bulk/cache rw - tmpfs tmpfs rw\n\
+        13 1 0:43 / /var/lib/docker/volumes/media/_data rw - nfs4 192.0.2.10:/m rw\n";
+
+    fn volumes() -> Volumes {
+        Volumes::new(Some(Config::parse(CONFIG)), Mounts::parse(MOUNTS))
+    }
+
+    #[test]
+    fn only_the_guests_own_volumes_with_backup_are_in_the_backup() {
+        let volumes = volumes();
+        for (path, point) in [
+            ("/var/lib/docker/volumes/db/_data", None),
+            ("/srv/www", None),
+            ("/opt/www", None),
+            ("/opt/etc/x", None),
+            ("/bulk/pg", Some("/bulk")),
+            ("/bulk/cache/x", None),
+            ("/opt/old", Some("/bulk")),
+            ("/pg/data", Some("/pg")),
+            ("/mnt/media/films", Some("/mnt/media")),
+            ("/opt/image", Some("/opt/image")),
+            ("/srv/nas/photos", Some("/srv/nas")),
+            ("/run/x", None),
+            ("/new/x", Some("/new")),
+            ("/var/lib/docker/volumes/media/_data", Some("/var/lib/docker/volumes/media/_data")),
+        ] {
+            let found = volumes.left_out(path);
+            assert_eq!(found.as_ref().map(LeftOut::point), point, "{path}");
+        }
+    }
+
+    #[test]
+    fn without_a_list_of_mounts_the_configuration_decides() {
+        let volumes = Volumes::new(Some(Config::parse(CONFIG)), Mounts::default());
+        assert_eq!(volumes.left_out("/bulk/x").unwrap().point(), "/bulk");
+        assert_eq!(volumes.left_out("/srv/nas"), None);
+        let unknown = Volumes::new(None, Mounts::parse("9 1 7:9 / /a rw - ext4 /dev/loop9 rw\n"));
+        assert_eq!(unknown.left_out("/a"), None, "whose the disk is cannot be determined");
+    }
+
+    #[test]
+    fn what_is_mounted_below_a_directory_of_a_container_is_named() {
+        let of = |path: &str, writable| {
+            volumes().left_out_of(&Data { path: path.to_string(), writable, volume: None })
+        };
+        assert_eq!(of("/srv", true), ["/srv/nas"]);
+        assert_eq!(of("/srv", false), Vec::<String>::new());
+        assert_eq!(of("/", true), Vec::<String>::new());
+        assert_eq!(of("/srv/nas/photos", false), ["/srv/nas/photos"]);
+        assert_eq!(of("/mnt", true), ["/mnt/media"]);
+    }
+}
