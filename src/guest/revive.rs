@@ -61,9 +61,7 @@ pub fn set_hookscript(root: &Root, vmid: Vmid, volume: Option<&str>) -> Result<(
 
 fn pct(root: &Root, arguments: &[&str]) -> Result<()> {
     let mut pct = Command::new(root.path("/usr/sbin/pct"));
-    // Its Perl looks for other programs by PATH, which a hook does not have.
-    pct.args(arguments).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-    program::run(&mut pct, PCT_LIMIT)
+    program::run(pct.args(arguments), PCT_LIMIT)
         .map(drop)
         .with_context(|| format!("pct {}", arguments.join(" ")))
 }

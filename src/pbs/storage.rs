@@ -6,7 +6,7 @@ use std::io;
 
 use serde::Serialize;
 
-use crate::sys::Root;
+use crate::sys::{Root, process};
 
 const CONFIG: &str = "/etc/pve/storage.cfg";
 /// Here PVE keeps `ID.pw` (password or token secret) and `ID.enc` (the key of client-side encryption).
@@ -134,11 +134,13 @@ pub fn find(root: &Root, id: &str) -> io::Result<Option<Storage>> {
     Ok(read(root)?.into_iter().find(|storage| storage.id == id))
 }
 
-/// The password or token secret of a storage: the first line of `/etc/pve/priv/storage/ID.pw`.
+/// The password or token secret of a storage: the first line of `/etc/pve/priv/storage/ID.pw`. From then on no other
+/// process but root's can look into our memory.
 ///
 /// # Errors
 /// When the file cannot be read, is empty, or is not text.
 pub fn secret(root: &Root, id: &str) -> io::Result<Secret> {
+    process::keep_memory_private()?;
     if !is_id(id) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
@@ -375,6 +377,7 @@ pbs: ../../shadow
         let bare = find(&root, "bare").unwrap().unwrap();
         assert!(bare.target.unwrap().encryption_key);
         let found = secret(&root, "bare").unwrap();
+        assert!(!nix::sys::prctl::get_dumpable().unwrap(), "what was read can be looked at");
         assert_eq!(found.expose(), "s3cret ");
         assert!(!format!("{found:?}").contains("s3cret"));
         assert!(secret(&root, "cellar").is_err());

@@ -77,16 +77,11 @@ fn start_process(arguments: &[&str]) -> io::Result<()> {
             if let Some(namespace) = &namespace {
                 setns(namespace, CloneFlags::CLONE_NEWNS)?;
             }
-            // vzdump leaks descriptors of its own into its hooks (facts: 6, 7 and 11).
-            let flags = nix::libc::CLOSE_RANGE_CLOEXEC as i32;
-            if nix::libc::close_range(3, nix::libc::c_uint::MAX, flags) != 0 {
-                return Err(io::Error::last_os_error());
-            }
             Ok(())
         });
     }
     // Never waited for: it outlives us and PID 1 takes it over.
-    command.spawn().map(drop)
+    program::shielded(&mut command).spawn().map(drop)
 }
 
 /// The namespace to enter so as not to hold vzdump's private one; `None` where we are in it already or may

@@ -24,7 +24,7 @@ use nix::unistd::{
     setresgid, setresuid, unlinkat,
 };
 
-use super::process::Pidfd;
+use super::process::{Pidfd, keep_memory_private};
 use super::random;
 
 /// As many as the kernel follows.
@@ -243,7 +243,7 @@ fn become_owner(directory: &OwnedFd, stat: &FileStat) -> io::Result<()> {
     setresgid(gid, gid, gid)?;
     setresuid(uid, uid, uid)?;
     // Its memory is a copy of ours.
-    Ok(nix::sys::prctl::set_dumpable(false)?)
+    keep_memory_private()
 }
 
 fn end_of(child: Pid) -> io::Result<()> {

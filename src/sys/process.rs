@@ -119,6 +119,11 @@ fn parse_stat(text: &str) -> Option<Stat> {
     Some(Stat { dead: matches!(state, "Z" | "X"), parent, session, started })
 }
 
+/// Keeps other processes, but for root's, and core dumps from what this process has in its memory, from now on.
+pub fn keep_memory_private() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_dumpable(false)?)
+}
+
 /// The error of a process whose parent is gone.
 pub fn orphaned() -> io::Error {
     io::Error::other("it has died")

@@ -1,5 +1,6 @@
 //! Programs of the node, run to their end within a limit.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::unix::process::CommandExt;
@@ -17,10 +18,20 @@ use super::text;
 /// killed at its limit.
 const OUTPUT: u64 = 64 * 1024;
 
+/// The programs of a node, which those that we call look for their own in. vzdump leaves its hooks no PATH.
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a child keeps of our environment: where a simulated node lies, and in builds that know it, where to fail.
+const KEPT: &[&str] = if cfg!(debug_assertions) {
+    &["STILLPOINT_ROOT", "STILLPOINT_FAILPOINT"]
+} else {
+    &["STILLPOINT_ROOT"]
+};
+
 /// Runs a program and gives its standard output; past the limit it is killed and that is an error, as is any
 /// exit status but 0, told with the last line of standard error. Standard input is at end of file.
 ///
-/// Name programs by absolute path: vzdump leaves its hooks no PATH.
+/// It has neither the environment nor the descriptors of whoever called us. Name programs by absolute path.
 pub fn run(command: &mut Command, limit: Duration) -> Result<String> {
     run_with_input(command, b"", limit)
 }
@@ -35,7 +46,7 @@ pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> R
     let stdin = memfd_create(c"stdin", MFdFlags::MFD_CLOEXEC).context("no place for its input")?;
     let mut stdin = File::from(stdin);
     stdin.write_all(input).and_then(|()| stdin.rewind()).context("no place for its input")?;
-    let mut child = command
+    let mut child = shielded(command)
         .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(errors.try_clone().context("no place for its errors")?)
@@ -52,19 +63,9 @@ pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> R
 }
 
 /// As [`run`], for a program that may hang in the kernel, where no signal reaches it: past the limit it is killed and
-/// left behind, and nothing of the caller's stays open in it.
+/// left behind.
 pub fn run_or_leave(command: &mut Command, limit: Duration) -> Result<String> {
-    // SAFETY: between fork and exec only a system call is made, no memory is allocated, no lock is taken.
-    unsafe {
-        command.pre_exec(|| {
-            let flags = nix::libc::CLOSE_RANGE_CLOEXEC as i32;
-            match nix::libc::close_range(3, nix::libc::c_uint::MAX, flags) {
-                0 => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
-            }
-        });
-    }
-    let mut child = command
+    let mut child = shielded(command)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -85,6 +86,27 @@ pub fn run_or_leave(command: &mut Command, limit: Duration) -> Result<String> {
         bail!("it ended with {status}");
     }
     said(&mut child)
+}
+
+/// Leaves a child nothing of our caller's: no environment but what it needs and what was set for it, and of the open
+/// descriptors its standard streams alone. vzdump leaks some of its own into its hooks.
+pub(super) fn shielded(command: &mut Command) -> &mut Command {
+    let set: Vec<(OsString, OsString)> = command
+        .get_envs()
+        .filter_map(|(name, value)| Some((name.to_os_string(), value?.to_os_string())))
+        .collect();
+    let kept = KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+    command.env_clear().env("PATH", PATH).env("LC_ALL", "C").envs(kept).envs(set);
+    // SAFETY: between fork and exec only a system call is made, no memory is allocated, no lock is taken.
+    unsafe {
+        command.pre_exec(|| {
+            let flags = nix::libc::CLOSE_RANGE_CLOEXEC as i32;
+            match nix::libc::close_range(3, nix::libc::c_uint::MAX, flags) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        })
+    }
 }
 
 /// What a program that has ended wrote to its standard output: all of it is in the pipe. What it has left running may
@@ -118,7 +140,7 @@ fn last_line(errors: &mut File) -> Option<String> {
 ///
 /// It has no standard streams of ours: what it leaves running holds up nobody.
 pub fn status(command: &mut Command, limit: Duration) -> Result<ExitStatus> {
-    let mut child = command
+    let mut child = shielded(command)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -145,6 +167,29 @@ fn end_of(child: &mut Child, limit: Duration) -> Result<ExitStatus> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_has_nothing_of_our_callers() {
+        // As vzdump leaves a pipe open in its hooks.
+        let leaked = memfd_create(c"leaked", MFdFlags::empty()).unwrap();
+        let limit = Duration::from_secs(50);
+        let mut printenv = Command::new("/usr/bin/printenv");
+        let said = run(printenv.env("LOOK", "yes"), limit).unwrap();
+        let mut names: Vec<&str> = said.lines().filter_map(|line| line.split('=').next()).collect();
+        names.retain(|name| !KEPT.contains(name));
+        names.sort_unstable();
+        assert_eq!(names, ["LC_ALL", "LOOK", "PATH"]);
+        let calls: [fn(&mut Command, Duration) -> Result<String>; 2] = [run, run_or_leave];
+        for call in calls {
+            // The listing has the directory itself open.
+            let open = call(Command::new("/bin/ls").arg("/proc/self/fd"), limit).unwrap();
+            assert_eq!(open, "0\n1\n2\n3\n");
+        }
+        let mut count = Command::new("/bin/sh");
+        let count = count.args(["-c", "[ $(ls /proc/self/fd | wc -l) = 4 ]"]);
+        assert!(status(count, limit).unwrap().success());
+        drop(leaked);
+    }
 
     #[test]
     fn a_program_that_hangs_is_killed() {
