@@ -6,6 +6,7 @@
 mod scene;
 
 mod stacks {
+    mod aftermath;
     mod engines;
     mod not_in_backup;
 }

@@ -237,6 +237,7 @@ impl GuestCall<'_> {
             }
         }
         run.handed_over = self.job.worker.alive();
+        run.shutdown_ms = Some(clock::boot_ms());
         if let Some(quiesce) = run.quiesce.as_mut() {
             quiesce.requests_ended_ms = Some(clock::boot_ms());
             quiesce.over = !run.handed_over;
@@ -250,7 +251,11 @@ impl GuestCall<'_> {
             self.call.phase == Phase::PostRestart && (!run.subject_to_stop() || run.seen_down);
         if run.subject_to_stop() {
             // Here the guest is down until its archive is complete; later calls see it up again.
-            run.seen_down |= matches!(State::of(self.root, run.vmid), Ok(State::Stopped));
+            match State::of(self.root, run.vmid) {
+                Ok(State::Stopped) => run.seen_down = true,
+                Ok(State::Running(_)) => run.note_restarted(),
+                Err(_) => {}
+            }
             if let Some(quiesce) = run.quiesce.as_mut() {
                 // What runs after that has been started since.
                 quiesce.over |= run.seen_down;

@@ -116,7 +116,8 @@ pub struct Backup {
     /// What else a person should know.
     pub notes: Vec<String>,
     pub containers: Vec<ContainerRecord>,
-    /// From the first stop request to the last confirmed start, in ms; absent where nothing was stopped.
+    /// From the first stop request to the last confirmed start, in ms; in stop mode from the request to shut the guest
+    /// down until it was started again. Absent where nothing was stopped.
     pub downtime_ms: Option<u64>,
     /// How the verify began; its end is a record of its own.
     pub verify: Option<VerifyStart>,

@@ -12,7 +12,7 @@ use crate::guest::State;
 use crate::journal::{
     Backup, ContainerRecord, Entry, Journal, Outcome, Record, Recovered, Settled,
 };
-use crate::run::{Archive, By, Fate, Quiesce, Run, Runs, Step};
+use crate::run::{Archive, By, Fate, Run, Runs, Step};
 use crate::sys::{Root, clock, failpoint};
 
 /// Journals a run whose backup is over, and ends it where everything is back. Returns why it can't be ended yet,
@@ -125,7 +125,7 @@ pub fn settled(run: &Run, engine: Duration, took: Duration, left: Option<String>
 /// The boot clock begins anew with each boot.
 fn downtime_ms(run: &Run) -> Option<u64> {
     let same_boot = run.job.worker.boot == clock::boot_id();
-    run.quiesce.as_ref().filter(|_| same_boot).and_then(Quiesce::downtime_ms)
+    run.downtime_ms().filter(|_| same_boot)
 }
 
 /// The containers of a run as the journal tells them.

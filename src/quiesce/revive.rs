@@ -240,6 +240,10 @@ fn is_of_a_backup(lock: Option<&str>) -> bool {
 /// For the journal; the guest is back whether or not this can be written down.
 fn note_revived(root: &Root, vmid: Vmid, done: &[&str]) {
     change(root, vmid, |run| {
+        if done.contains(&"started") {
+            run.seen_down |= run.mode_used == Mode::Stop;
+            run.note_restarted();
+        }
         for word in done {
             if !run.revived.iter().any(|known| known == word) {
                 run.revived.push(word.to_string());

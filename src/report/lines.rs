@@ -6,6 +6,7 @@ use crate::config::Strategy;
 use crate::journal::{Backup, Grade, Outcome, VerifyOutcome};
 use crate::run::{By, Fate, Quiesce, Run, Step};
 use crate::sys::text::{count, printable, seconds};
+use crate::vzdump::Mode;
 
 /// A verify's reason may end with a command to copy.
 const REASON: usize = 600;
@@ -97,6 +98,12 @@ pub fn back(run: &Run) -> Vec<String> {
     lines
 }
 
+/// `containers down for 0.71 s`; in stop mode vzdump shuts the whole guest down.
+pub fn down_for(mode: Mode, ms: u64) -> String {
+    let who = if mode == Mode::Stop { "guest" } else { "containers" };
+    format!("{who} down for {}", seconds(ms))
+}
+
 /// A guest's line in the summary, which PVE mails.
 pub fn summary(backup: &Backup, verify: Option<(VerifyOutcome, Option<&str>)>) -> String {
     let guest = match &backup.hostname {
@@ -117,7 +124,7 @@ pub fn summary(backup: &Backup, verify: Option<(VerifyOutcome, Option<&str>)>) -
         Some(grade) => format!("{grade} backup"),
     });
     if let Some(ms) = backup.downtime_ms {
-        parts.push(format!("containers down for {}", seconds(ms)));
+        parts.push(down_for(backup.mode_used, ms));
     }
     match (verify, &backup.verify) {
         (Some((outcome, reason)), _) => {

@@ -68,6 +68,12 @@ pub struct Run {
     pub seen_down: bool,
     /// vzdump went on to shut the guest down after the plan was written (stop mode).
     pub handed_over: bool,
+    /// Milliseconds on the boot clock when vzdump was left to shut the guest down (stop mode).
+    #[serde(default)]
+    pub shutdown_ms: Option<u64>,
+    /// Likewise when the guest was seen started again after that.
+    #[serde(default)]
+    pub restarted_ms: Option<u64>,
     /// What was done to the guest itself after vzdump had died: `thawed`, `unlocked`, `started`.
     pub revived: Vec<String>,
     /// How the verify began, where there is one.
@@ -209,6 +215,8 @@ impl Run {
             proof_due: false,
             seen_down: false,
             handed_over: false,
+            shutdown_ms: None,
+            restarted_ms: None,
             revived: Vec::new(),
             verify: None,
             journalling: false,
@@ -232,6 +240,24 @@ impl Run {
     pub fn engines_of_open(&self) -> BTreeSet<String> {
         let steps = self.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
         steps.filter(|step| step.fate == Fate::Open).map(|step| step.engine.clone()).collect()
+    }
+
+    /// In stop mode for how long the guest was down, in ms: from when vzdump was left to shut it down until it was
+    /// started again. In the other modes for how long containers were, from the first stop to the last start.
+    pub fn downtime_ms(&self) -> Option<u64> {
+        match self.mode_used {
+            Mode::Stop if self.seen_down => {
+                Some(self.restarted_ms?.saturating_sub(self.shutdown_ms?))
+            }
+            _ => self.quiesce.as_ref()?.downtime_ms(),
+        }
+    }
+
+    /// The guest runs again after its shutdown for the backup.
+    pub fn note_restarted(&mut self) {
+        if self.seen_down {
+            self.restarted_ms.get_or_insert(clock::boot_ms());
+        }
     }
 
     /// What has become of its containers so far.

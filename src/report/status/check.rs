@@ -2,7 +2,7 @@ use super::judge::{Limits, worst};
 use super::table::in_short;
 use super::words::{age, called, problems};
 use super::{Guest, Level, Status, What};
-use crate::sys::text::seconds;
+use crate::report::lines::down_for;
 
 /// More of them are counted, not named.
 const MOST_NAMED: usize = 3;
@@ -121,7 +121,7 @@ fn how(guest: &Guest) -> String {
     let Some(backup) = &guest.backup else { return "never backed up".to_string() };
     let mut parts = vec![format!("backed up {} ago", age(backup.moment.age_s))];
     parts.extend(backup.grade.map(|grade| format!("grade {grade}")));
-    parts.extend(backup.downtime_ms.map(|ms| format!("containers down for {}", seconds(ms))));
+    parts.extend(backup.downtime_ms.map(|ms| down_for(backup.mode_used, ms)));
     parts.extend(guest.verify.as_ref().map(|verify| format!("verify {}", verify.state)));
     parts.join(", ")
 }
