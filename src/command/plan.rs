@@ -44,6 +44,7 @@ pub fn plan(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
         eprintln!("{}", printable(complaint, 1000));
     }
     let limit = plan.time_limit(&settings);
+    let unreachable: Vec<String> = survey.unreachable.iter().map(ToString::to_string).collect();
     if as_json {
         let waves: Vec<Vec<_>> = plan
             .waves()
@@ -55,7 +56,7 @@ pub fn plan(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
             "stop_order": waves,
             "time_limit_s": limit.as_secs(),
             "hold_limit_s": settings.quiesce.hold_limit.as_secs(),
-            "unreachable": survey.unreachable,
+            "unreachable": unreachable,
             "notes": plan.notes,
         });
         return print(&serde_json::to_string_pretty(&plan)?);
@@ -71,7 +72,7 @@ pub fn plan(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
         }
         print(&format!("and back in reverse. Within {} s, or none of it.", limit.as_secs()))?;
     }
-    for why in &survey.unreachable {
+    for why in &unreachable {
         let what = "its containers run on, and the backup is crash-consistent";
         tell(&format!("Warning: {why}; {what}"))?;
     }

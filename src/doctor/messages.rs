@@ -120,12 +120,11 @@ messages! {
         => "ls -lR /var/lib/stillpoint";
 
     // Guests.
-    NO_ENGINES: Ok "{count} not running, or without a container engine";
+    NO_ENGINES: Ok "{count} not running, or without a container engine that runs";
     GUEST_UNKNOWN: Warn "whether it runs can't be told: {reason}"
         => "pct status {vmid}";
     ENGINE: Ok "{name}: {count} of {engine}";
-    NO_ENGINE: Fail "containers of it cannot be brought to rest: {reason}"
-        => "pct exec {vmid} -- systemctl status docker";
+    NO_ENGINE: Fail "containers of it cannot be brought to rest: {reason}";
     PLAN: Warn "{note}"
         => "stillpoint plan {vmid}";
     SLOW_STOP: Warn "stopping its containers may take {chain} s by their own stop timeouts, and is given up after {limit} s, \

@@ -48,7 +48,7 @@ impl std::error::Error for Error {}
 #[derive(Clone, Debug)]
 pub struct Engine {
     client: Client,
-    pub(super) kind: Kind,
+    kind: Kind,
     /// Its path in the guest.
     path: Arc<str>,
 }

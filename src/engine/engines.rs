@@ -1,12 +1,15 @@
+use std::collections::BTreeSet;
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::stat::fstat;
+use nix::sys::stat::{FileStat, fstat};
 
 use super::client::{Engine, Error};
-use crate::guest::Guest;
+use super::standing::{Owner, Standing, at_work, standing};
+use crate::guest::{Guest, Processes};
 use crate::sys::tree::Tree;
 use crate::sys::{bounded, text};
 
@@ -50,78 +53,122 @@ struct Site {
     /// Its socket's path in the guest, and the other paths that lead to the same socket.
     path: String,
     aliases: Vec<String>,
-    /// The engine, or why it cannot be reached.
-    engine: Result<Engine, String>,
+    kind: Kind,
+    owner: Owner,
+    contact: Contact,
+}
+
+#[derive(Clone, Debug)]
+enum Contact {
+    /// It may be asked.
+    Open(Engine),
+    /// Nothing of it runs, and asking it would start it.
+    Asleep(Engine),
+    /// Why it cannot be reached, or must not be.
+    Closed(String),
+}
+
+/// An engine that cannot be reached, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreachable {
+    /// Its socket's path in the guest and its kind, where it is known which engine it is.
+    pub socket: Option<(String, Kind)>,
+    pub why: String,
+}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.socket {
+            Some((path, _)) => {
+                write!(f, "the container engine at {path} cannot be reached: {}", self.why)
+            }
+            None => write!(f, "there may be container engines that are not known: {}", self.why),
+        }
+    }
 }
 
 impl Engines {
-    /// The engines of a running guest, as far as their sockets show; none is asked for anything.
+    /// The engines of a running guest, as far as their sockets and the guest's processes show. None is asked for
+    /// anything, so none is started.
     ///
     /// # Errors
     /// When the guest's file system does not answer.
     pub fn of(guest: &Guest) -> Result<Engines, Error> {
+        let processes = guest.processes().map_err(|error| error.to_string());
         let tree = guest.tree.try_clone().map_err(|error| Error::Failed(error.to_string()))?;
-        bounded::within(LOOKUP_LIMIT, move || Engines::found(&tree))
+        bounded::within(LOOKUP_LIMIT, move || Engines::found(&tree, &processes))
+            .and_then(|found| found)
             .map_err(|error| Error::Failed(format!("the guest's file system gives {error}")))
     }
 
-    fn found(tree: &Tree) -> Engines {
+    fn found(tree: &Tree, processes: &Result<Processes, String>) -> io::Result<Engines> {
+        let root = tree.stat()?.st_uid;
         let mut engines = Engines::default();
-        let mut places: Vec<(String, Kind)> =
-            SOCKETS.iter().map(|(path, kind)| (path.to_string(), *kind)).collect();
+        let mut places: Vec<(String, Kind, bool)> =
+            SOCKETS.iter().map(|(path, kind)| (path.to_string(), *kind, false)).collect();
         match tree.names(USERS, MOST_USERS) {
             Ok(names) => {
                 let users = names.iter().filter(|name| name.parse::<u32>().is_ok());
                 places.extend(users.flat_map(|user| {
-                    SOCKETS_OF_A_USER.map(|(name, kind)| (format!("{USERS}/{user}/{name}"), kind))
+                    SOCKETS_OF_A_USER
+                        .map(|(name, kind)| (format!("{USERS}/{user}/{name}"), kind, true))
                 }));
             }
             Err(error) => engines.overlooked = Some(format!("{USERS} in the guest: {error}")),
         }
-        let mut known = Vec::new();
-        for (path, kind) in places {
-            let socket = match tree.socket(&path) {
-                Ok(None) => continue,
-                Ok(Some(socket)) => Ok(socket),
-                Err(error) => Err(error),
-            };
-            if engines.sites.len() == MOST_ENGINES {
-                engines.overlooked = Some(format!("it has more than {MOST_ENGINES} engines"));
+        let mut known: Vec<Found> = Vec::new();
+        for (path, kind, of_a_user) in places {
+            if known.len() == MOST_ENGINES {
+                engines.overlooked = Some(format!("more than {MOST_ENGINES} are there"));
                 break;
             }
-            engines.add(path, kind, socket, &mut known);
-        }
-        engines
-    }
-
-    /// Adds the engine of a socket, or one more path to it: `/var/run` leads to `/run`, and Podman has a link in the
-    /// place of Docker's socket.
-    fn add(
-        &mut self,
-        path: String,
-        kind: Kind,
-        socket: io::Result<OwnedFd>,
-        known: &mut Vec<((u64, u64), usize)>,
-    ) {
-        let engine = socket.and_then(|socket| {
-            let stat = fstat(&socket)?;
-            Ok((Engine::new(socket, kind, &path), (stat.st_dev, stat.st_ino)))
-        });
-        if let Ok((_, inode)) = &engine {
-            if let Some((_, at)) = known.iter().find(|(other, _)| other == inode) {
-                return self.add_alias(*at, path, kind);
+            let found = match tree.socket(&path) {
+                Ok(None) => continue,
+                Ok(Some(socket)) => fstat(&socket).map(|stat| (socket, stat)).map_err(Into::into),
+                Err(error) => Err(error),
+            };
+            let same = |known: &&mut Found| match (&known.socket, &found) {
+                (Ok((_, one)), Ok((_, other))) => {
+                    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+                }
+                _ => false,
+            };
+            // `/var/run` leads to `/run`, and Podman may have a link in the place of Docker's socket.
+            if let Some(known) = known.iter_mut().find(same) {
+                known.aliases.push(path);
+                known.kind = if kind == Kind::Podman { kind } else { known.kind };
+            } else {
+                known.push(Found { path, aliases: Vec::new(), kind, of_a_user, socket: found });
             }
-            known.push((*inode, self.sites.len()));
         }
-        let engine = engine.map(|(engine, _)| engine).map_err(|error| error.to_string());
-        self.sites.push(Site { path, aliases: Vec::new(), engine });
+        engines.sites = known.into_iter().map(|found| found.site(root, processes)).collect();
+        if let Ok(processes) = processes {
+            engines.miss(root, processes);
+        }
+        Ok(engines)
     }
 
-    fn add_alias(&mut self, at: usize, path: String, kind: Kind) {
-        let Some(site) = self.sites.get_mut(at) else { return };
-        site.aliases.push(path);
-        if let (Ok(engine), Kind::Podman) = (&mut site.engine, kind) {
-            engine.kind = kind;
+    /// Adds those that run though they have no socket: Podman needs none to run containers.
+    fn miss(&mut self, root: u32, processes: &Processes) {
+        for (kind, owner) in at_work(root, processes) {
+            let is_known = |site: &Site| (site.kind, site.owner) == (kind, owner);
+            if self.sites.iter().any(is_known) || self.sites.len() >= MOST_ENGINES {
+                continue;
+            }
+            // As the guest numbers its users, where its ids are mapped in one piece.
+            let user = owner.user.map(|user| user.checked_sub(root).unwrap_or(user));
+            let path = match (kind, user) {
+                (Kind::Docker, None) => "/run/docker.sock".to_string(),
+                (Kind::Podman, None) => "/run/podman/podman.sock".to_string(),
+                (Kind::Docker, Some(user)) => format!("{USERS}/{user}/docker.sock"),
+                (Kind::Podman, Some(user)) => format!("{USERS}/{user}/podman/podman.sock"),
+            };
+            let why = match kind {
+                Kind::Docker => "its daemon runs, but there is no such socket",
+                Kind::Podman => "its containers run, but there is no such socket",
+            };
+            let contact = Contact::Closed(why.to_string());
+            self.sites.push(Site { path, aliases: Vec::new(), kind, owner, contact });
         }
     }
 
@@ -130,57 +177,117 @@ impl Engines {
         self.sites.is_empty() && self.overlooked.is_none()
     }
 
-    /// Those that can be reached, as far as is known.
+    /// Those that may be asked, as far as is known.
     pub fn reachable(&self) -> impl Iterator<Item = &Engine> {
-        self.sites.iter().filter_map(|site| site.engine.as_ref().ok())
+        self.sites.iter().filter_map(|site| match &site.contact {
+            Contact::Open(engine) => Some(engine),
+            Contact::Asleep(_) | Contact::Closed(_) => None,
+        })
     }
 
-    /// Why the others cannot: one sentence each, which names the socket.
-    pub fn unreachable(&self) -> impl Iterator<Item = String> {
-        let site = |site: &Site| site.engine.as_ref().err().map(|why| sentence(&site.path, why));
-        self.sites.iter().filter_map(site).chain(self.overlooked.clone())
+    /// Those of which containers run or may run, and which cannot be reached.
+    pub fn unreachable(&self) -> impl Iterator<Item = Unreachable> {
+        let site = |site: &Site| match &site.contact {
+            Contact::Closed(_) => Some(site.unreachable()),
+            Contact::Open(_) | Contact::Asleep(_) => None,
+        };
+        let why = self.overlooked.clone();
+        let overlooked = why.map(|why| Unreachable { socket: None, why });
+        self.sites.iter().filter_map(site).chain(overlooked)
     }
 
     /// The engine whose socket is at this path. An empty path, in what an older version wrote, is the first one.
     ///
     /// # Errors
-    /// When it cannot be reached, or there is none; the error names the socket.
+    /// When it cannot be reached, does not run, or is not there; the error names the socket.
     pub fn at(&self, path: &str) -> Result<&Engine, Error> {
-        let is_it = |site: &&Site| {
-            path.is_empty() || site.path == path || site.aliases.iter().any(|alias| alias == path)
+        let site = self.sites.iter().find(|site| site.is_at(path));
+        let path = text::printable(path, 200);
+        let why = match site.map(|site| (site, &site.contact)) {
+            Some((_, Contact::Open(engine))) => return Ok(engine),
+            Some((site, Contact::Asleep(_))) => {
+                format!("the container engine at {} does not run", site.path)
+            }
+            Some((site, Contact::Closed(_))) => site.unreachable().to_string(),
+            None if path.is_empty() => "its container engine is not up".to_string(),
+            None => format!("the container engine at {path} is not up"),
         };
-        match self.sites.iter().find(is_it) {
-            Some(site) => {
-                site.engine.as_ref().map_err(|why| Error::Failed(sentence(&site.path, why)))
-            }
-            None if path.is_empty() => {
-                Err(Error::Failed("its container engine is not up".to_string()))
-            }
-            None => {
-                let path = text::printable(path, 200);
-                Err(Error::Failed(format!("the container engine at {path} is not up")))
-            }
+        Err(Error::Failed(why))
+    }
+
+    /// The same engines, where those whose containers are wanted may be asked though nothing of them runs: all of
+    /// Podman, whose service starts no container, and Docker where `docker` says so.
+    pub fn woken(mut self, wanted: &BTreeSet<String>, docker: bool) -> Engines {
+        let first = self.sites.first().map(|site| site.path.clone());
+        for site in &mut self.sites {
+            let is_first = first.as_ref() == Some(&site.path);
+            let is_wanted = wanted.iter().any(|path| match path.as_str() {
+                "" => is_first,
+                path => site.is_at(path),
+            });
+            let may_be = is_wanted && (docker || site.kind == Kind::Podman);
+            site.contact = match site.contact.clone() {
+                Contact::Asleep(engine) if may_be => Contact::Open(engine),
+                other => other,
+            };
         }
+        self
     }
 
     /// The same engines, with each that does not answer within `limit` as one that cannot be reached.
-    pub fn answering(&self, limit: Duration) -> Engines {
+    pub fn answering(mut self, limit: Duration) -> Engines {
         let deadline = Instant::now() + limit;
-        let reachable: Vec<Engine> = self.reachable().cloned().collect();
-        let answers = at_once(&reachable, |engine| engine.ping(deadline).err());
-        let mut engines = self.clone();
-        let sites = engines.sites.iter_mut().filter(|site| site.engine.is_ok());
-        for (site, answer) in sites.zip(answers) {
+        let asked: Vec<Engine> = self.reachable().cloned().collect();
+        let answers = at_once(&asked, |engine| engine.ping(deadline).err());
+        let open = |site: &&mut Site| matches!(site.contact, Contact::Open(_));
+        for (site, answer) in self.sites.iter_mut().filter(open).zip(answers) {
             if let Some(error) = answer {
-                site.engine = Err(error.to_string());
+                site.contact = Contact::Closed(error.to_string());
             }
         }
-        engines
+        self
     }
 }
 
-fn sentence(path: &str, why: &str) -> String {
-    format!("the container engine at {path} cannot be reached: {why}")
+impl Site {
+    fn is_at(&self, path: &str) -> bool {
+        path.is_empty() || self.path == path || self.aliases.iter().any(|alias| alias == path)
+    }
+
+    fn unreachable(&self) -> Unreachable {
+        let why = match &self.contact {
+            Contact::Closed(why) => why.clone(),
+            Contact::Open(_) | Contact::Asleep(_) => String::new(),
+        };
+        Unreachable { socket: Some((self.path.clone(), self.kind)), why }
+    }
+}
+
+/// What was found at the paths of one socket.
+struct Found {
+    path: String,
+    aliases: Vec<String>,
+    kind: Kind,
+    of_a_user: bool,
+    socket: io::Result<(OwnedFd, FileStat)>,
+}
+
+impl Found {
+    fn site(self, root: u32, processes: &Result<Processes, String>) -> Site {
+        let Found { path, aliases, kind, of_a_user, socket } = self;
+        let user = socket.as_ref().ok().filter(|_| of_a_user).map(|(_, stat)| stat.st_uid);
+        let owner = Owner { root, user };
+        let standing = standing(kind, owner, processes);
+        let contact = match (socket, standing) {
+            (Ok((socket, _)), Standing::Runs) => Contact::Open(Engine::new(socket, kind, &path)),
+            (Ok((socket, _)), Standing::Asleep) => {
+                Contact::Asleep(Engine::new(socket, kind, &path))
+            }
+            (Ok(_), Standing::Unknown(why)) => Contact::Closed(why),
+            (Err(error), _) => Contact::Closed(error.to_string()),
+        };
+        Site { path, aliases, kind, owner, contact }
+    }
 }
 
 /// Does the same with every engine, with all of them at once: one that does not answer holds up no other.

@@ -10,9 +10,10 @@ mod engines;
 mod exec;
 mod info;
 mod kept;
+mod standing;
 
 pub use client::{Engine, Error};
 pub use container::{Container, Health, Restart, Status};
-pub use engines::{Engines, Kind, at_once};
+pub use engines::{Engines, Kind, Unreachable, at_once};
 pub use info::Info;
 pub use kept::{Data, MOST_CONTAINERS};

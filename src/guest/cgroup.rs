@@ -6,7 +6,7 @@ use std::{fs, io};
 use crate::vzdump::Vmid;
 
 /// Where a node has cgroup v2: by itself, or beside v1.
-const V2: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+pub const V2: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
 /// The files that tell whether a guest is frozen, and those that thaw it.
 pub struct Freezer {

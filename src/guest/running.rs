@@ -5,11 +5,13 @@ use std::time::Duration;
 use std::{fs, io};
 
 use anyhow::{Context, Result, bail};
+use chrono::{DateTime, Utc};
 
 use super::cgroup::{self, Freezer};
-use crate::sys::process::Pidfd;
+use super::processes::{Processes, Source};
+use crate::sys::process::{Pidfd, Process};
 use crate::sys::tree::Tree;
-use crate::sys::{Root, program};
+use crate::sys::{Root, clock, program};
 use crate::vzdump::Vmid;
 
 /// lxc-info asks the guest's monitor, which answers in milliseconds also when the guest is frozen.
@@ -22,11 +24,14 @@ pub enum State {
     Running(Guest),
 }
 
-/// A container that runs: its file system as its init sees it, and its freezer.
+/// A container that runs: its file system as its init sees it, its freezer and its processes.
 pub struct Guest {
     /// The root of the guest's init.
     pub tree: Tree,
     freezer: Freezer,
+    processes: Source,
+    /// When its init was started, on the boot clock in ms; not known of a guest in a directory.
+    started_ms: Option<u64>,
 }
 
 impl State {
@@ -50,6 +55,19 @@ impl Guest {
         self.freezer.is_frozen()
     }
 
+    /// The engines, the monitors of containers and the clients of compose that run in it.
+    ///
+    /// # Errors
+    /// When that cannot be determined.
+    pub fn processes(&self) -> io::Result<Processes> {
+        self.processes.read()
+    }
+
+    /// When it was started, by the node's clock; `None` where that is not known.
+    pub fn started(&self) -> Option<DateTime<Utc>> {
+        self.started_ms.map(clock::time_at)
+    }
+
     /// Thaws what LXC's own `lxc-unfreeze` leaves frozen: on PVE 9 LXC's monitor freezes the guest on vzdump's word, and
     /// its state stays RUNNING, for which `lxc-unfreeze` does nothing.
     ///
@@ -67,7 +85,12 @@ fn in_directory(directory: &Path, vmid: Vmid) -> Result<State> {
         return Ok(State::Stopped);
     }
     let tree = Tree::open(&guest.join("root")).with_context(|| format!("root of guest {vmid}"))?;
-    Ok(State::Running(Guest { tree, freezer: Freezer::of_marker(guest.join("frozen")) }))
+    Ok(State::Running(Guest {
+        tree,
+        freezer: Freezer::of_marker(guest.join("frozen")),
+        processes: Source::File(guest.join("processes")),
+        started_ms: None,
+    }))
 }
 
 fn in_lxc(root: &Root, vmid: Vmid) -> Result<State> {
@@ -99,13 +122,15 @@ fn opened(vmid: Vmid, pid: i32) -> Result<State> {
         let cgroups = fs::read_to_string(proc.join("cgroup"))?;
         let tree = Tree::open(&proc.join("root"))?;
         let namespace = fs::read_link(proc.join("ns/mnt"))?;
-        Ok::<_, std::io::Error>((cgroups, tree, namespace))
+        let started = Process::find(pid)?.started;
+        Ok::<_, std::io::Error>((cgroups, tree, namespace, started))
     })();
     // Alive now, so it was this very process all the while.
     if pidfd.ended_within(Duration::ZERO) {
         return Ok(State::Stopped);
     }
-    let (cgroups, tree, namespace) = gathered.with_context(|| format!("init of guest {vmid}"))?;
+    let (cgroups, tree, namespace, started) =
+        gathered.with_context(|| format!("init of guest {vmid}"))?;
     if !cgroups.lines().any(|line| belongs_to(line, vmid)) {
         bail!("process {pid} is not the init of guest {vmid}: its cgroup is another");
     }
@@ -116,7 +141,12 @@ fn opened(vmid: Vmid, pid: i32) -> Result<State> {
     {
         bail!("process {pid} is not the init of guest {vmid}: it sees the node's own files");
     }
-    Ok(State::Running(Guest { tree, freezer: Freezer::of(&cgroups, vmid) }))
+    Ok(State::Running(Guest {
+        tree,
+        freezer: Freezer::of(&cgroups, vmid),
+        processes: Source::of(&cgroups, vmid),
+        started_ms: clock::ms_of_ticks(started),
+    }))
 }
 
 /// Whether a line of `/proc/PID/cgroup` is that of a process in this guest.

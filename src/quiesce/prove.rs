@@ -30,7 +30,7 @@ pub fn prove(run: &mut Run, engines: &Engines, deadline: Instant) {
             }
         }
     }
-    for why in engines.unreachable() {
+    for why in engines.unreachable().map(|site| site.to_string()) {
         // What is known already, of its own containers or since the plan was made, is not said twice.
         if !run.unrest.iter().any(|known| known.contains(&why)) {
             run.disturb(format!("it can't be proven that nothing was started: {why}"));

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, TimeDelta, Utc};
+
 use super::effort::{Back, Effort, failed_to_come_up};
 use super::order::{Event, acyclic, in_order, turned_round};
 use super::prove::prove;
@@ -21,6 +23,9 @@ const FAILING_FOR_MS: u64 = 60_000;
 /// Pauses between rounds of one call; who comes later tries again.
 const PAUSES: [Duration; 3] =
     [Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(3)];
+
+/// A guest that has just started gives Docker so long to come up by itself.
+const WAKE_AFTER: TimeDelta = TimeDelta::seconds(30);
 
 /// Whether a guest that was asked to shut down still will is seen by the next caller as well.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);
@@ -54,7 +59,7 @@ pub fn resume(
         return None;
     }
     let until = Instant::now() + engine_wait;
-    let mut engines = match reach(root, run.vmid, &run.engines_of_open(), until) {
+    let mut engines = match reach(root, run.vmid, &run.engines_of_open(), &run.opened, until) {
         Ok(engines) => engines,
         Err(why) => return Some(why),
     };
@@ -77,7 +82,7 @@ pub fn resume(
         if missing.is_empty() || Instant::now() >= deadline {
             break;
         }
-        match reach(root, run.vmid, &missing, until) {
+        match reach(root, run.vmid, &missing, &run.opened, until) {
             Ok(more) => engines = more,
             Err(_) => break,
         }
@@ -150,18 +155,20 @@ pub fn await_engines(
     root: &Root,
     vmid: Vmid,
     wanted: &BTreeSet<String>,
+    since: &str,
     until: Instant,
 ) -> BTreeSet<String> {
     // What stood in the way is found again by whoever asks an engine for something.
-    let engines = reach(root, vmid, wanted, until).unwrap_or_default();
+    let engines = reach(root, vmid, wanted, since, until).unwrap_or_default();
     wanted.iter().filter(|engine| engines.at(engine).is_err()).cloned().collect()
 }
 
-/// The guest's engines, as soon as one of those that are wanted answers.
+/// The guest's engines, as soon as one of those that are wanted answers. They ran at `since` (RFC 3339).
 fn reach(
     root: &Root,
     vmid: Vmid,
     wanted: &BTreeSet<String>,
+    since: &str,
     until: Instant,
 ) -> Result<Engines, String> {
     let began = Instant::now();
@@ -172,10 +179,13 @@ fn reach(
                 return Err("the guest is frozen".to_string());
             }
             Ok(State::Running(guest)) => match Engines::of(&guest) {
-                Ok(engines) => match answering(&engines, wanted) {
-                    Ok(engines) => return Ok(engines),
-                    Err(why) => why,
-                },
+                Ok(engines) => {
+                    let docker = may_wake(guest.started(), since, clock::now());
+                    match answering(engines.woken(wanted, docker), wanted) {
+                        Ok(engines) => return Ok(engines),
+                        Err(why) => why,
+                    }
+                }
                 Err(error) => error.to_string(),
             },
             Err(error) => format!("{error:#}"),
@@ -187,8 +197,17 @@ fn reach(
     }
 }
 
+/// Whether Docker may be woken by asking it. It ran, with containers, before the guest was started anew; a guest that
+/// starts it only when somebody asks for it (docker.socket without docker.service) would wait for us for ever. In the
+/// same life of the guest somebody has ended it, and it is left to them.
+fn may_wake(started: Option<DateTime<Utc>>, since: &str, now: DateTime<Utc>) -> bool {
+    let since = DateTime::parse_from_rfc3339(since).ok();
+    let (Some(started), Some(since)) = (started, since) else { return false };
+    started > since && now - started >= WAKE_AFTER
+}
+
 /// The engines that answer, where one of the wanted is among them; else why none of them does.
-fn answering(engines: &Engines, wanted: &BTreeSet<String>) -> Result<Engines, String> {
+fn answering(engines: Engines, wanted: &BTreeSet<String>) -> Result<Engines, String> {
     let engines = engines.answering(PING_LIMIT);
     let reasons: Vec<String> = wanted
         .iter()
@@ -308,7 +327,7 @@ pub fn look_again(root: &Root, run: &mut Run, deadline: Instant) {
     }
     // Without an answer there is nothing to learn; what was confirmed stays confirmed.
     let wanted = quiesce.steps.iter().map(|step| step.engine.clone()).collect();
-    let Ok(engines) = reach(root, run.vmid, &wanted, Instant::now()) else { return };
+    let Ok(engines) = reach(root, run.vmid, &wanted, &run.opened, Instant::now()) else { return };
     for step in quiesce.steps.iter_mut().filter(|step| started(step)) {
         let Ok(engine) = engines.at(&step.engine) else { continue };
         let Ok(container) = engine.inspect(&step.id, deadline) else { continue };
@@ -322,7 +341,7 @@ pub fn look_again(root: &Root, run: &mut Run, deadline: Instant) {
 pub fn note_unhealthy(root: &Root, run: &mut Run, deadline: Instant) {
     let steps: Vec<Step> = run.quiesce.iter().flat_map(|quiesce| quiesce.steps.clone()).collect();
     let wanted = steps.iter().map(|step| step.engine.clone()).collect();
-    let Ok(engines) = reach(root, run.vmid, &wanted, Instant::now()) else { return };
+    let Ok(engines) = reach(root, run.vmid, &wanted, &run.opened, Instant::now()) else { return };
     for step in steps.iter().filter(|step| step.fate == Fate::Back) {
         let Ok(engine) = engines.at(&step.engine) else { continue };
         let health = engine.inspect(&step.id, deadline).ok().and_then(|found| found.health);
@@ -340,5 +359,20 @@ fn save(root: &Root, run: &mut Run) {
     }
     if let Err(error) = Runs::of(root).save(run) {
         run.note(format!("{error:#}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn docker_is_woken_only_in_a_guest_that_was_started_since_it_ran() {
+        let time = |text: &str| DateTime::parse_from_rfc3339(text).unwrap().to_utc();
+        let (ran, later) = ("2026-11-21T23:00:00.000Z", time("2026-11-21T23:01:00Z"));
+        assert!(may_wake(Some(time("2026-11-21T23:00:10Z")), ran, later));
+        assert!(!may_wake(Some(time("2026-11-21T23:00:40Z")), ran, later), "it may come by itself");
+        assert!(!may_wake(Some(time("2026-11-21T22:00:00Z")), ran, later), "somebody has ended it");
+        assert!(!may_wake(None, ran, later) && !may_wake(Some(later), "", later));
     }
 }

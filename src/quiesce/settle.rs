@@ -30,22 +30,25 @@ const LIMIT: Duration = Duration::from_secs(600);
 pub fn settle(root: &Root, vmid: Vmid) -> Result<BroughtBack> {
     let runs = Runs::of(root);
     // Most guests that start have neither: nothing is waited for there.
-    let mut wanted: BTreeSet<String> = match runs.load(vmid) {
+    let (mut wanted, since) = match runs.load(vmid) {
         Ok(None) => match note_in(root, vmid)? {
-            Note::Here(note) => note.containers.into_iter().map(|known| known.engine).collect(),
+            Note::Here(note) => {
+                let run = note::run_of(*note, vmid, By::Note);
+                (run.engines_of_open(), run.opened)
+            }
             Note::Missing => return Ok(BroughtBack::Nothing),
             Note::Unreachable => return Ok(not_running()),
         },
-        Ok(Some(run)) => run.engines_of_open(),
+        Ok(Some(run)) => (run.engines_of_open(), run.opened),
         // A damaged one: the first engine has to do.
-        Err(_) => BTreeSet::from([String::new()]),
+        Err(_) => (BTreeSet::from([String::new()]), String::new()),
     };
     let began = Instant::now();
     let until = began + ENGINE_WAIT;
     // Waited for without the lock, which others need for their own work.
     let mut early = None;
     loop {
-        let late = await_engines(root, vmid, &wanted, until);
+        let late = await_engines(root, vmid, &wanted, &since, until);
         if late.is_empty() || late.len() == wanted.len() {
             break;
         }

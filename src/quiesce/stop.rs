@@ -10,7 +10,7 @@ use super::order::{Event, in_order};
 use super::plan::{BEFORE_LABEL, Plan, plan};
 use super::survey::survey;
 use crate::config::{OnError, Settings, Strategy};
-use crate::engine::{Engine, Engines, Error, at_once};
+use crate::engine::{Engine, Engines, Error, Unreachable, at_once};
 use crate::guest::{Guest, Place, State, Volumes};
 use crate::run::{By, Fate, Quiesce, Run, Runs, Step};
 use crate::sys::{Root, clock, detach, failpoint, signal, text};
@@ -95,8 +95,7 @@ enum Found {
 
 struct Look {
     found: Found,
-    /// Why some of the guest's engines cannot be reached.
-    unreachable: Vec<String>,
+    unreachable: Vec<Unreachable>,
 }
 
 enum Prepared {
@@ -107,7 +106,8 @@ enum Prepared {
 fn prepare(root: &Root, settings: &Settings, run: &mut Run) -> Result<Prepared> {
     let looked = look(root, settings, run)?;
     if settings.quiesce.on_error == OnError::Fail && !looked.unreachable.is_empty() {
-        anyhow::bail!(looked.unreachable.join("; "));
+        let reasons: Vec<String> = looked.unreachable.iter().map(ToString::to_string).collect();
+        anyhow::bail!(reasons.join("; "));
     }
     for why in looked.unreachable {
         run.disturb(format!("{why}, so its containers were not brought to rest"));

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use crate::engine::{Container, Engine, Engines, Error, MOST_CONTAINERS, at_once};
+use crate::engine::{Container, Engine, Engines, Error, MOST_CONTAINERS, Unreachable, at_once};
 
 /// What a hostile guest can make us keep, in bytes over all containers.
 const LIMIT: usize = 32 << 20;
@@ -16,8 +16,8 @@ pub struct Survey {
     pub containers: Vec<Container>,
     /// How many engines have said what runs.
     pub answered: usize,
-    /// Of the others: one sentence each, which names the socket and the reason.
-    pub unreachable: Vec<String>,
+    /// The others of which containers run or may run.
+    pub unreachable: Vec<Unreachable>,
 }
 
 impl Survey {
@@ -27,7 +27,8 @@ impl Survey {
     /// Why none has.
     pub fn any(self) -> Result<Survey> {
         if self.answered == 0 && !self.unreachable.is_empty() {
-            bail!(self.unreachable.join("; "));
+            let reasons: Vec<String> = self.unreachable.iter().map(ToString::to_string).collect();
+            bail!(reasons.join("; "));
         }
         Ok(self)
     }
@@ -41,11 +42,9 @@ pub fn survey(engines: &Engines, deadline: Instant) -> Survey {
     let mut survey = Survey { unreachable: engines.unreachable().collect(), ..Survey::default() };
     let mut known = HashSet::new();
     for (engine, answer) in reachable.iter().zip(answers) {
-        let refused = |reason: String| {
-            format!(
-                "the container engine at {} cannot be asked what runs: {reason}",
-                engine.socket()
-            )
+        let refused = |why: String| Unreachable {
+            socket: Some((engine.socket().to_string(), engine.kind())),
+            why,
         };
         match answer {
             Err(error) => survey.unreachable.push(refused(format!("{error:#}"))),

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{SysconfVar, sysconf};
 
 /// Milliseconds since the node booted, sleep included (`CLOCK_BOOTTIME`): the same in every process, and not
 /// moved when somebody sets the clock. Comparable only within one boot, see [`boot_id`].
@@ -10,6 +11,13 @@ pub fn boot_ms() -> u64 {
         u64::try_from(time.tv_sec()).unwrap_or(0) * 1000
             + u64::try_from(time.tv_nsec()).unwrap_or(0) / 1_000_000
     })
+}
+
+/// Clock ticks since the node booted, as `/proc` counts them, in ms of the boot clock; `None` where the kernel does not say
+/// how long a tick is.
+pub fn ms_of_ticks(ticks: u64) -> Option<u64> {
+    let a_second = sysconf(SysconfVar::CLK_TCK).ok()??;
+    ticks.checked_mul(1000)?.checked_div(u64::try_from(a_second).ok()?)
 }
 
 /// The time of day at that moment of the boot clock, as the clock goes now.

@@ -1,11 +1,10 @@
-use super::Stacks;
+use super::{Stacks, advice};
 use crate::config::Settings;
 use crate::doctor::check::Check;
 use crate::doctor::message::{Names, Values, quoted};
-use crate::doctor::messages::{ENGINE, LIVE_RESTORE, NO_ENGINE, PLAN, SLOW_STOP, STAYS_DOWN};
+use crate::doctor::messages::{ENGINE, LIVE_RESTORE, PLAN, SLOW_STOP, STAYS_DOWN};
 use crate::engine::{Container, Restart, Status};
 use crate::sys::text::{count, printable};
-use crate::vzdump::Vmid;
 
 /// What compose calls a container of `docker compose run`: it is meant to end.
 const ONE_OFF: &str = "com.docker.compose.oneoff";
@@ -25,7 +24,7 @@ pub fn engine(stacks: &Stacks<'_>, settings: &Settings) -> Vec<Check> {
             &[("name", &name), ("count", &count(steps.count(), "container")), ("engine", &engine)];
         checks.push(ENGINE.check(format!("guest.{vmid}.engine"), values));
     }
-    checks.extend(stacks.unreachable.iter().map(|why| unreachable(vmid, why)));
+    checks.extend(stacks.unreachable.iter().map(|why| advice::unreachable(vmid, why)));
     for note in &stacks.plan.notes {
         let values: Values<'_> = &[("note", note), ("vmid", &vmid)];
         checks.push(PLAN.check(format!("guest.{vmid}.plan"), values));
@@ -46,12 +45,6 @@ pub fn engine(stacks: &Stacks<'_>, settings: &Settings) -> Vec<Check> {
         )));
     }
     checks
-}
-
-/// An engine that cannot be reached; `why` names its socket, where that is known.
-pub fn unreachable(vmid: Vmid, why: &str) -> Check {
-    let values: Values<'_> = &[("reason", &why), ("vmid", &vmid)];
-    NO_ENGINE.check(format!("guest.{vmid}.engine"), values)
 }
 
 /// Stop timeouts that the time limit can't be raised to, since it stays below the hold limit.

@@ -1,5 +1,6 @@
 //! The containers of this node: each is asked by a thread of its own, and none for long.
 
+mod advice;
 mod data;
 mod engine;
 mod fuse;
@@ -13,7 +14,7 @@ use crate::config::Settings;
 use crate::doctor::ask::{Question, ask};
 use crate::doctor::check::Check;
 use crate::doctor::messages::{DROP_IN, FROZEN, GUEST_UNKNOWN, LOOKED_AFTER, NO_ENGINES};
-use crate::engine::{Container, Engine, Engines, Info, at_once};
+use crate::engine::{Container, Engine, Engines, Info, Unreachable, at_once};
 use crate::guest::{Config, Guest, Member, State, Volumes, members};
 use crate::quiesce::{self, Plan, Survey};
 use crate::sys::text::count;
@@ -44,8 +45,7 @@ struct Stacks<'a> {
     volumes: Volumes,
     /// Those that answer.
     engines: Known,
-    /// Why the others cannot be reached.
-    unreachable: Vec<String>,
+    unreachable: Vec<Unreachable>,
     /// Of all engines.
     containers: Vec<Container>,
     plan: Plan,
@@ -154,7 +154,8 @@ fn guest(root: &Root, settings: &Settings, start: &Start, member: &Member) -> Lo
         }
         Err(error) => {
             looked.engine = Some(true);
-            looked.checks.push(engine::unreachable(vmid, &format!("{error:#}")));
+            let why = Unreachable { socket: None, why: format!("{error:#}") };
+            looked.checks.push(advice::unreachable(vmid, &why));
         }
     }
     looked
@@ -180,31 +181,33 @@ fn running(root: &Root, member: &Member) -> Result<Option<Guest>, Check> {
     }
 }
 
-/// What the engines say of themselves and of their containers; `None` where there is none.
+/// What the engines say of themselves and of their containers; `None` where none runs.
 fn ask_engines(guest: &Guest) -> anyhow::Result<Option<(Known, Survey)>> {
     let engines = Engines::of(guest)?;
     if engines.is_empty() {
         return Ok(None);
     }
     let deadline = Instant::now() + ENGINE_LIMIT;
-    let mut survey = quiesce::survey(&engines, deadline).any()?;
-    let reachable: Vec<Engine> = engines.reachable().cloned().collect();
-    let answers = at_once(&reachable, |engine| engine.info(deadline));
-    // One that does not say what it is has not said what runs, or is reported below.
+    let mut survey = quiesce::survey(&engines, deadline);
+    let is_silent = |engine: &Engine| {
+        let mut sockets = survey.unreachable.iter().filter_map(|site| site.socket.as_ref());
+        sockets.any(|(path, _)| path == engine.socket())
+    };
+    let answered: Vec<Engine> =
+        engines.reachable().filter(|engine| !is_silent(engine)).cloned().collect();
+    let answers = at_once(&answered, |engine| engine.info(deadline));
     let mut known = Known::new();
-    for (engine, answer) in reachable.into_iter().zip(answers) {
+    for (engine, answer) in answered.into_iter().zip(answers) {
         match answer {
             Ok(info) => known.push((engine, info)),
-            Err(error) if survey.unreachable.is_empty() => {
-                let socket = engine.socket();
-                let why =
-                    format!("the container engine at {socket} says nothing of itself: {error}");
-                survey.unreachable.push(why);
+            Err(error) => {
+                let socket = Some((engine.socket().to_string(), engine.kind()));
+                survey.unreachable.push(Unreachable { socket, why: error.to_string() });
             }
-            Err(_) => {}
         }
     }
-    Ok(Some((known, survey)))
+    Ok(Some((known, survey))
+        .filter(|(known, survey)| !known.is_empty() || !survey.unreachable.is_empty()))
 }
 
 /// The configuration without its snapshots' sections.
