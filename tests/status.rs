@@ -151,6 +151,22 @@ fn metrics_that_cannot_be_written_are_a_problem_of_the_node() {
     assert_eq!(node.json(&["status", "--json"])["problems"], json!([]));
 }
 
+/// `script` plays the terminal.
+#[test]
+fn what_a_guest_has_named_does_nothing_to_a_terminal_as_json_either() {
+    let node = node();
+    node.backup(9001, HOUR, "b", json!({ "notes": ["\u{9b}2J\u{202e}"] }));
+    let journal = format!("{} journal --json", env!("CARGO_BIN_EXE_stillpoint"));
+    let mut script = std::process::Command::new("/usr/bin/script");
+    script.args(["-qec", &journal, "/dev/null"]).env("STILLPOINT_ROOT", &node.0);
+    let shown = script.stdin(std::process::Stdio::null()).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("\\u009b2J\\u202e") && !shown.contains('\u{9b}'), "{shown}");
+    let mut piped = std::process::Command::new(env!("CARGO_BIN_EXE_stillpoint"));
+    let piped = piped.args(["journal", "--json"]).env("STILLPOINT_ROOT", &node.0).output().unwrap();
+    assert!(String::from_utf8(piped.stdout).unwrap().contains('\u{9b}'));
+}
+
 #[test]
 fn who_looks_after_a_start_is_told() {
     let node = node();

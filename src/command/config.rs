@@ -1,7 +1,7 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::print;
+use super::{print, print_json};
 use crate::config::{Layers, Setting};
 use crate::sys::Root;
 
@@ -9,7 +9,7 @@ use crate::sys::Root;
 pub fn config(root: &Root, as_json: bool) -> Result<u8> {
     let layers = Layers::read(root);
     if as_json {
-        print(&serde_json::to_string_pretty(&json_of(&layers)?)?)?;
+        print_json(&serde_json::to_string_pretty(&json_of(&layers)?)?)?;
     } else {
         for line in lines(&layers) {
             print(&line)?;

@@ -1,6 +1,6 @@
 use anyhow::Result;
 
-use super::print;
+use super::{print, print_json};
 use crate::doctor::{self, Report};
 use crate::sys::{Root, terminal};
 
@@ -17,7 +17,7 @@ pub fn doctor(root: &Root, storage: Option<&str>, as_json: bool) -> Result<u8> {
 
 fn show(report: &Report, as_json: bool) -> Result<()> {
     if as_json {
-        return print(&serde_json::to_string_pretty(report)?);
+        return print_json(&serde_json::to_string_pretty(report)?);
     }
     for line in doctor::lines(report, terminal::width(), terminal::takes_colours()) {
         print(&line)?;

@@ -1,6 +1,6 @@
 use anyhow::Result;
 
-use super::{print, tell};
+use super::{print_json, tell};
 use crate::journal::{Entry, Journal};
 use crate::report::record;
 use crate::sys::Root;
@@ -19,8 +19,11 @@ pub fn journal(root: &Root, guest: Option<Vmid>, as_json: bool) -> Result<()> {
                 if guest.is_some_and(|guest| record["vmid"] != guest.0) {
                     return true;
                 }
-                printed =
-                    if as_json { print(&record.to_string()) } else { tell(&record::line(&record)) };
+                printed = if as_json {
+                    print_json(&record.to_string())
+                } else {
+                    tell(&record::line(&record))
+                };
             }
         }
         printed.is_ok()

@@ -21,7 +21,7 @@ use nix::unistd::geteuid;
 
 use self::cli::{Arguments, Command};
 use crate::config::Settings;
-use crate::sys::text::wrapped;
+use crate::sys::text::{json_for_terminal, wrapped};
 use crate::sys::{Root, clock, terminal};
 use crate::vzdump::Vmid;
 use crate::{quiesce, report};
@@ -105,6 +105,11 @@ fn tell(sentence: &str) -> Result<()> {
         return print(sentence);
     }
     wrapped(sentence, terminal::width(), 2).iter().try_for_each(|line| print(line))
+}
+
+/// Prints JSON; what a guest or a server has put into it does nothing to a terminal.
+fn print_json(json: &str) -> Result<()> {
+    if terminal::is_read() { print(&json_for_terminal(json)) } else { print(json) }
 }
 
 /// A reader that has seen enough (`| head`) is no error worth a message.

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use super::{print, tell};
+use super::{print, print_json, tell};
 use crate::config::{Settings, Strategy};
 use crate::engine::Engines;
 use crate::guest::{Place, State, Volumes};
@@ -59,7 +59,7 @@ pub fn plan(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
             "unreachable": unreachable,
             "notes": plan.notes,
         });
-        return print(&serde_json::to_string_pretty(&plan)?);
+        return print_json(&serde_json::to_string_pretty(&plan)?);
     }
     if plan.steps.is_empty() {
         print(&format!("Guest {vmid}: no container is running, nothing would be stopped."))?;

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::json;
 
-use super::{print, tell};
+use super::{print_json, tell};
 use crate::guest::Place;
 use crate::identity::{self, Change, Outlook, Verdict};
 use crate::setup::{drop_in, snippet};
@@ -35,7 +35,7 @@ pub fn check(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
             "not_looked_at": unread,
             "called": is_called,
         });
-        return print(&serde_json::to_string_pretty(&outlook)?);
+        return print_json(&serde_json::to_string_pretty(&outlook)?);
     }
     let reason = printable(&decision.reason, 1000);
     match (&decision.verdict, change) {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::print;
+use super::{print, print_json};
 use crate::guest::node_name;
 use crate::inventory::{self, Item, Place};
 use crate::pbs::storage::Attached;
@@ -119,7 +119,7 @@ fn list(root: &Root, place: &Place, guest: Option<Vmid>, as_json: bool) -> Resul
 }
 
 fn json(item: &Item<'_>) -> Result<()> {
-    print(&serde_json::to_string(item)?)
+    print_json(&serde_json::to_string(item)?)
 }
 
 fn table(item: &Item<'_>, shown: usize) -> Result<()> {

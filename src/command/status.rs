@@ -3,7 +3,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::cli::StatusForm;
-use super::print;
+use super::{print, print_json};
 use crate::config::Settings;
 use crate::report::status::{self, Limits, Paper};
 use crate::sys::{Root, terminal};
@@ -33,7 +33,7 @@ pub fn status(root: &Root, form: &StatusForm, max_age: Duration) -> Result<u8> {
         return Ok(code);
     }
     if form.json {
-        print(&serde_json::to_string_pretty(&status)?)?;
+        print_json(&serde_json::to_string_pretty(&status)?)?;
         return Ok(0);
     }
     let lines = if form.checkmk {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::config::Settings;
 use crate::guest::{self, Config, Place, State};
-use crate::report::log;
+use crate::report::{log, mail};
 use crate::run::{Run, Runs};
 use crate::sys::text::printable;
 use crate::sys::{Root, clock, lock, process};
@@ -278,5 +278,5 @@ fn tell_how(root: &Root, run: &Run, left: Left, locked: bool) -> Result<()> {
     }
     log::warning(vmid, &message);
     change(root, vmid, |run| run.note(message.clone()));
-    log::mail(root, &format!("Stillpoint: {left} ({vmid})"), &message)
+    mail::about(root, vmid, &format!("Stillpoint: {left} ({vmid})"), &message)
 }

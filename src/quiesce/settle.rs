@@ -9,7 +9,7 @@ use super::note::{self, Found};
 use super::resume::{await_engines, look_again, note_unhealthy, resume};
 use crate::guest::State;
 use crate::journal::{ContainerRecord, Journal, Record, Settled};
-use crate::report::log;
+use crate::report::{log, mail};
 use crate::run::{By, QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesced, Run, Runs};
 use crate::sys::text::{count, printable, seconds};
 use crate::sys::{Root, failpoint};
@@ -181,7 +181,7 @@ fn tell(root: &Root, record: &Settled) {
     let message = format!("not everything that ran when it was backed up is up: {complaints}");
     log::warning(record.vmid, &message);
     let subject = format!("Stillpoint: guest {} did not come up as it was", record.vmid);
-    if let Err(error) = log::mail(root, &subject, &message) {
+    if let Err(error) = mail::about(root, record.vmid, &subject, &message) {
         log::warning(record.vmid, &format!("{error:#}"));
     }
 }

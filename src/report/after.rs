@@ -3,7 +3,7 @@ use chrono::{DateTime, Utc};
 
 use super::history::{History, Past, Proof};
 use super::lines::say;
-use super::{metrics, ping};
+use super::{mail, metrics, ping};
 use crate::config::Settings;
 use crate::journal::{Outcome, VerifyOutcome};
 use crate::sys::Root;
@@ -35,8 +35,11 @@ pub fn after_verifies(root: &Root, settings: &Settings, began: DateTime<Utc>) {
     }
 }
 
-/// Writes the metrics anew, after something else that became known later than the job.
+/// Writes the metrics anew, after something else that became known later than the job, and mails what had to wait.
 pub fn later(root: &Root, settings: &Settings) {
+    if let Err(error) = mail::tell_of_held_back(root) {
+        say(&format!("mails that were held back are not told of: {error:#}"));
+    }
     if let Err(error) = metrics::write(root, settings) {
         say(&format!("{error:#}"));
     }

@@ -30,7 +30,7 @@ pub fn warning(vmid: Vmid, message: &str) {
 pub fn alarm(root: &Root, vmid: Vmid, subject: &str, message: &str) {
     warning(vmid, message);
     let body = format!("guest {vmid}: {message}\n\nHow the guests stand: stillpoint status");
-    if let Err(error) = mail(root, subject, &body) {
+    if let Err(error) = super::mail::about(root, vmid, subject, &body) {
         warning(vmid, &format!("no mail could be sent: {error:#}"));
     }
 }
@@ -42,7 +42,7 @@ fn write(severity: Severity, vmid: Vmid, message: &str) {
         .and_then(|()| syslog(severity, line.as_str()));
 }
 
-/// Mails root through the node's `sendmail`, which Proxmox VE forwards to its configured targets. A node
+/// Mails root, for what is not about one guest ([`super::mail::about`] is), through the node's `sendmail`, which Proxmox VE forwards to its configured targets. A node
 /// without one is no error: the system's log has it.
 pub fn mail(root: &Root, subject: &str, body: &str) -> Result<()> {
     let sendmail = root.path("/usr/sbin/sendmail");

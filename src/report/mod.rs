@@ -4,6 +4,7 @@ mod after;
 mod history;
 pub mod lines;
 pub mod log;
+pub mod mail;
 pub mod metrics;
 pub mod ping;
 pub mod record;

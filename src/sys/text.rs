@@ -29,10 +29,7 @@ impl Write for Excerpt {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for character in text.chars() {
             self.left = self.left.checked_sub(1).ok_or(fmt::Error)?;
-            // Bidirectional overrides reorder a terminal's line as escape codes do.
-            if character.is_control()
-                || matches!(character, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-            {
+            if moves_a_cursor(character) {
                 write!(self.text, "\\u{{{:x}}}", u32::from(character))?;
             } else {
                 self.text.push(character);
@@ -40,6 +37,28 @@ impl Write for Excerpt {
         }
         Ok(())
     }
+}
+
+/// Whether a terminal does something else with it than to show it. Bidirectional overrides reorder a line as escape codes
+/// do.
+fn moves_a_cursor(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// JSON for a terminal: the same value, in which nothing moves a cursor. Its own line breaks and blanks stay.
+pub fn json_for_terminal(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for character in json.chars() {
+        // Outside of its strings JSON has no other of these, and in them it has none of the C0 controls.
+        if character != '\n' && moves_a_cursor(character) {
+            // Writing to a String does not fail.
+            let _ = write!(shown, "\\u{:04x}", u32::from(character));
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
 }
 
 /// Percent-encodes everything but RFC 3986's unreserved characters: for path segments, queries and forms alike.
@@ -125,6 +144,22 @@ mod tests {
         assert_eq!(printable("db\x1b[31m\r\n", 99), "db\\u{1b}[31m\\u{d}\\u{a}");
         assert_eq!(printable("a\u{202e}b", 99), "a\\u{202e}b");
         assert_eq!(printable("abcdef", 3), "abc…");
+    }
+
+    #[test]
+    fn json_on_a_terminal_is_the_same_value_and_moves_no_cursor() {
+        let value =
+            serde_json::json!({ "a\u{9b}31m": ["\u{202e}b\u{2028}\u{7f}", "\u{1b}[2J", "\u{fc}"] });
+        for json in [value.to_string(), serde_json::to_string_pretty(&value).unwrap()] {
+            let shown = json_for_terminal(&json);
+            assert!(!shown.chars().any(|it| it != '\n' && moves_a_cursor(it)), "{shown}");
+            assert!(
+                shown.contains("\\u202eb\\u2028\\u007f") && shown.contains('\u{fc}'),
+                "{shown}"
+            );
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
+        }
+        assert_eq!(json_for_terminal("{\n  \"a\": 1\n}"), "{\n  \"a\": 1\n}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use self::services::{Kind, Services};
 use super::copies::{self, Copy};
 use crate::guest::{Config, Guest, Place, State};
 use crate::journal::{Journal, Record, Renewed};
-use crate::report::log;
+use crate::report::{log, mail};
 use crate::sys::{Root, failpoint, lock, text};
 use crate::vzdump::Vmid;
 
@@ -136,7 +136,7 @@ impl Renewing<'_> {
             );
             log::warning(copy.vmid, &message);
             let subject = format!("Stillpoint: guest {} still shares something", copy.vmid);
-            if let Err(error) = log::mail(root, &subject, &message) {
+            if let Err(error) = mail::about(root, copy.vmid, &subject, &message) {
                 log::warning(copy.vmid, &format!("{error:#}"));
             }
         }
