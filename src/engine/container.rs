@@ -74,6 +74,8 @@ pub struct Container {
     pub finished_at: String,
     /// How long the engine lets it take to stop before it kills it, in seconds.
     pub stop_timeout: u64,
+    /// Its stop signal is SIGKILL.
+    pub stops_by_kill: bool,
     /// `--rm`: stopping it deletes it.
     pub auto_remove: bool,
     /// Its restart policy.
@@ -203,6 +205,8 @@ struct InspectedConfig {
     labels: Labels,
     #[serde(default)]
     stop_timeout: Option<i64>,
+    #[serde(default)]
+    stop_signal: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -260,6 +264,7 @@ impl TryFrom<Inspected> for Container {
             exit_code: inspected.state.exit_code,
             finished_at: inspected.state.finished_at.chars().take(64).collect(),
             stop_timeout,
+            stops_by_kill: inspected.config.stop_signal.is_some_and(|signal| is_kill(&signal)),
             auto_remove: inspected.host_config.auto_remove,
             restart: match inspected.host_config.restart_policy.name.as_str() {
                 "always" => Restart::Always,
@@ -271,6 +276,11 @@ impl TryFrom<Inspected> for Container {
             data: inspected.mounts.0,
         })
     }
+}
+
+/// Docker keeps the signal as it was given: by name, with or without `SIG`, or by number.
+fn is_kill(signal: &str) -> bool {
+    matches!(signal.to_ascii_uppercase().as_str(), "SIGKILL" | "KILL" | "9")
 }
 
 #[cfg(test)]

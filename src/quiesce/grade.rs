@@ -1,10 +1,10 @@
 use crate::config::Strategy;
 use crate::journal::Grade;
-use crate::run::{Archive, Run};
+use crate::run::{Archive, Killed, Run};
 use crate::sys::text;
 use crate::vzdump::{GuestType, Mode};
 
-/// The grade of a backup and, where it is crash-consistent or incomplete, why. `None` where no archive was made.
+/// The grade of a backup and, where it is crash-consistent, incomplete, or mixed by a kill, why. `None` where no archive was made.
 ///
 /// Decided from what was seen, never from what was meant to be.
 pub fn grade(run: &Run) -> (Option<Grade>, Vec<String>) {
@@ -47,7 +47,12 @@ pub fn grade(run: &Run) -> (Option<Grade>, Vec<String>) {
             }
         }
     };
-    let mut reasons = if grade == Grade::CrashConsistent { reasons } else { Vec::new() };
+    let killed = killed(run);
+    let (grade, mut reasons) = match grade {
+        Grade::CrashConsistent => (grade, reasons),
+        Grade::Clean | Grade::Paused | Grade::Mixed if !killed.is_empty() => (Grade::Mixed, killed),
+        _ => (grade, Vec::new()),
+    };
     match &run.incomplete {
         Some(why) if grade != Grade::Offline => {
             reasons.insert(0, why.clone());
@@ -55,4 +60,13 @@ pub fn grade(run: &Run) -> (Option<Grade>, Vec<String>) {
         }
         _ => (Some(grade), reasons),
     }
+}
+
+/// The containers with data that were killed rather than stopped, each in a sentence.
+fn killed(run: &Run) -> Vec<String> {
+    let steps = run.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
+    steps
+        .filter(|step| step.killed == Some(Killed::WithData))
+        .map(|step| step.kill_in_words())
+        .collect()
 }

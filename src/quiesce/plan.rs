@@ -196,6 +196,7 @@ mod tests {
             exit_code: 0,
             finished_at: String::new(),
             stop_timeout: 10,
+            stops_by_kill: false,
             auto_remove: false,
             restart: crate::engine::Restart::UnlessStopped,
             health: None,

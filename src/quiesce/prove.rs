@@ -5,21 +5,31 @@ use chrono::{DateTime, Utc};
 
 use crate::config::Strategy;
 use crate::engine::{Container, Engine, Engines, Error, Status};
-use crate::run::{Fate, Run, Step};
+use crate::run::{Fate, Killed, Run, Step};
 use crate::sys::{clock, text};
+
+/// The exit code of a process that SIGKILL has ended: 128 and the signal's number.
+const KILLED: i64 = 137;
+
+/// The label of a container that bears being killed: `ok`.
+const KILLED_LABEL: &str = "stillpoint.killed";
 
 /// Looks, before anything is brought back, whether what was brought to rest still is: a grade is proven, not
 /// assumed. What is not goes into the run's reasons.
 pub fn prove(run: &mut Run, engines: &Engines, deadline: Instant) {
     let steps: Vec<Step> = run.quiesce.iter().flat_map(|quiesce| quiesce.steps.clone()).collect();
-    for step in steps.iter().filter(|step| step.fate == Fate::Open) {
-        let reason = match engines.at(&step.engine) {
-            Ok(engine) => moved(engine, step, deadline),
+    for (index, step) in steps.iter().enumerate().filter(|(_, step)| step.fate == Fate::Open) {
+        let looked = match engines.at(&step.engine) {
+            Ok(engine) => look_at(engine, step, deadline),
             Err(error) => {
-                Some(format!("it can't be proven that containers stayed at rest: {error}"))
+                Err(format!("it can't be proven that containers stayed at rest: {error}"))
             }
         };
-        reason.into_iter().for_each(|reason| run.disturb(reason));
+        match looked {
+            Ok(Some(killed)) => note_killed(run, index, killed),
+            Ok(None) => {}
+            Err(reason) => run.disturb(reason),
+        }
     }
     let began = run.quiesce.as_ref().and_then(|quiesce| quiesce.began_ms).map(clock::time_at);
     for engine in engines.reachable() {
@@ -35,14 +45,6 @@ pub fn prove(run: &mut Run, engines: &Engines, deadline: Instant) {
         if !run.unrest.iter().any(|known| known.contains(&why)) {
             run.disturb(format!("it can't be proven that nothing was started: {why}"));
         }
-    }
-    let killed = |step: &&Step| {
-        step.action == Strategy::Stop
-            && step.stop_ms.is_some_and(|ms| ms >= step.stop_timeout.saturating_mul(1000))
-    };
-    for step in steps.iter().filter(killed) {
-        let name = text::printable(&step.name, 80);
-        run.note(format!("{name} did not stop by itself within its {} s", step.stop_timeout));
     }
     run.proof_due = false;
 }
@@ -82,7 +84,9 @@ fn ran(container: &Container, began: Option<DateTime<Utc>>) -> Option<String> {
     }
 }
 
-fn moved(engine: &Engine, step: &Step, deadline: Instant) -> Option<String> {
+/// Whether a container is as it was brought to rest, and whether that took a kill. The error is why the guest was not at
+/// rest.
+fn look_at(engine: &Engine, step: &Step, deadline: Instant) -> Result<Option<Killed>, String> {
     let name = text::printable(&step.name, 80);
     let at_rest = |container: &Container| match step.action {
         Strategy::None => true,
@@ -93,9 +97,33 @@ fn moved(engine: &Engine, step: &Step, deadline: Instant) -> Option<String> {
         }
     };
     match engine.inspect(&step.id, deadline) {
-        Ok(container) if at_rest(&container) => None,
-        Ok(_) => Some(format!("{name} was started by somebody else while its data was copied")),
-        Err(Error::Gone) => Some(format!("{name} was removed while its data was copied")),
-        Err(error) => Some(format!("it can't be proven that {name} stayed at rest: {error}")),
+        Ok(container) if at_rest(&container) => Ok(killed(step, &container)),
+        Ok(_) => Err(format!("{name} was started by somebody else while its data was copied")),
+        Err(Error::Gone) => Err(format!("{name} was removed while its data was copied")),
+        Err(error) => Err(format!("it can't be proven that {name} stayed at rest: {error}")),
+    }
+}
+
+/// A container that the engine killed at the end of its stop timeout has closed none of its files.
+fn killed(step: &Step, container: &Container) -> Option<Killed> {
+    let whole_timeout = step.stop_timeout.saturating_mul(1000);
+    let was = step.action == Strategy::Stop
+        && container.exit_code == KILLED
+        && step.stop_ms.is_some_and(|ms| ms >= whole_timeout);
+    let meant = container.stops_by_kill || container.label(KILLED_LABEL) == Some("ok");
+    (was && !meant).then(|| match container.data.iter().any(|data| data.writable) {
+        true => Killed::WithData,
+        false => Killed::WithoutData,
+    })
+}
+
+fn note_killed(run: &mut Run, index: usize, killed: Killed) {
+    let Some(step) = run.quiesce.as_mut().and_then(|quiesce| quiesce.steps.get_mut(index)) else {
+        return;
+    };
+    step.killed = Some(killed);
+    if killed == Killed::WithoutData {
+        let note = step.kill_in_words();
+        run.note(note);
     }
 }

@@ -116,12 +116,10 @@ pub fn summary(backup: &Backup, verify: Option<(VerifyOutcome, Option<&str>)>) -
     }
     let mut parts = Vec::new();
     parts.push(match backup.grade {
-        Some(grade @ (Grade::CrashConsistent | Grade::Incomplete)) => {
-            format!("{grade} backup ({})", backup.reasons.join("; "))
-        }
         Some(Grade::Offline) => "backup of a guest that was not running".to_string(),
         Some(Grade::None) | None => "backup without anything to bring to rest".to_string(),
-        Some(grade) => format!("{grade} backup"),
+        Some(grade) if backup.reasons.is_empty() => format!("{grade} backup"),
+        Some(grade) => format!("{grade} backup ({})", backup.reasons.join("; ")),
     });
     if let Some(ms) = backup.downtime_ms {
         parts.push(down_for(backup.mode_used, ms));

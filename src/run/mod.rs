@@ -162,6 +162,9 @@ pub struct Step {
     pub requested: bool,
     /// How long the stop (or pause) took in ms; set when it was confirmed.
     pub stop_ms: Option<u64>,
+    /// The engine killed it at the end of its stop timeout, as was seen before it was brought back.
+    #[serde(default)]
+    pub killed: Option<Killed>,
     /// How long the start (or unpause) took in ms; set when it was confirmed.
     pub start_ms: Option<u64>,
     /// Starts that the engine refused, or that ended at once, so far.
@@ -169,6 +172,23 @@ pub struct Step {
     /// When the first of them was, on the boot clock in ms.
     pub failing_since_ms: Option<u64>,
     pub fate: Fate,
+}
+
+/// A container that was killed at the end of its stop timeout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Killed {
+    /// It has a volume or bind mount that it may write to, and closed no file in it.
+    WithData,
+    WithoutData,
+}
+
+impl Step {
+    /// `db did not stop within 10 s and was killed`
+    pub fn kill_in_words(&self) -> String {
+        let name = text::printable(&self.name, 80);
+        format!("{name} did not stop within {} s and was killed", self.stop_timeout)
+    }
 }
 
 /// What became of a container after the backup.
@@ -340,6 +360,7 @@ impl From<QuiescedContainer> for Step {
             not_in_backup: Vec::new(),
             requested: false,
             stop_ms: None,
+            killed: None,
             start_ms: None,
             failures: 0,
             failing_since_ms: None,
