@@ -10,7 +10,9 @@ use crate::config::Settings;
 use crate::guest::State;
 use crate::identity::inside;
 use crate::quiesce::{self, BroughtBack, Errand};
-use crate::report::{self, log};
+use crate::report::not_back::Lost;
+use crate::report::{self, log, not_back};
+use crate::run::{Left, Runs};
 use crate::sys::text::count;
 use crate::sys::{Root, detach};
 use crate::verify;
@@ -23,9 +25,12 @@ const PERSON_LIMIT: Duration = Duration::from_secs(180);
 const START_LIMIT: Duration = Duration::from_secs(120);
 const START_LOOK: Duration = Duration::from_millis(200);
 
+/// For a last look at what was removed, before it is told of.
+const TELL_LIMIT: Duration = Duration::from_secs(30);
+
 /// Brings back, at boot, what interrupted backups left at rest.
 pub fn recover(root: &Root) -> Result<()> {
-    let lines = quiesce::recover(root, "recover", PERSON_LIMIT)?;
+    let lines = quiesce::recover(root, PERSON_LIMIT)?;
     for line in &lines {
         print(line)?;
     }
@@ -50,8 +55,31 @@ pub fn resume(root: &Root, vmid: Vmid) -> Result<()> {
     let deadline = Instant::now() + PERSON_LIMIT;
     let errand = Errand { by: "person", reason: "a person asked for it", close: false, run: None };
     let brought_back = quiesce::bring_back(root, vmid, deadline, errand)?;
+    let before = Left::load(root, vmid)?.containers.len();
+    let left = {
+        let _lock = Runs::of(root).lock(vmid, deadline)?;
+        quiesce::try_again(root, vmid, deadline, (errand.by, errand.reason))?
+    };
     report::later(root, &Settings::load(root));
-    tell(vmid, brought_back)
+    if before > left.len() {
+        let back = count(before - left.len(), "container");
+        print(&format!("Guest {vmid}: {back} of an earlier backup back."))?;
+    }
+    if !left.is_empty() {
+        let lost: Vec<Lost> = left.iter().map(Lost::from).collect();
+        bail!("guest {vmid}: {}", not_back::advice(vmid, &lost));
+    }
+    match brought_back {
+        BroughtBack::Nothing if before > 0 => Ok(()),
+        brought_back => tell(vmid, brought_back),
+    }
+}
+
+/// Lets go of what could not be brought back after a backup.
+pub fn forget(root: &Root, vmid: Vmid) -> Result<()> {
+    let containers = count(quiesce::forget(root, vmid)?, "container");
+    report::later(root, &Settings::load(root));
+    print(&format!("Guest {vmid}: {containers} no longer asked for."))
 }
 
 /// Settles a guest that is being started: the drop-in of its unit calls before its init is there. Until that has a root of
@@ -73,7 +101,12 @@ pub fn settle(root: &Root, vmid: Vmid) -> Result<()> {
         let settled = quiesce::settle(root, vmid);
         (renewing.join(), settled)
     });
-    let told = settled.and_then(|settled| tell(vmid, settled));
+    let told = settled.and_then(|settled| {
+        if matches!(settled, BroughtBack::Partly(_)) {
+            quiesce::tell(root, vmid, "the guest was started", Instant::now() + TELL_LIMIT)?;
+        }
+        tell(vmid, settled)
+    });
     match renewed {
         Ok(renewed) => {
             renewed.with_context(|| format!("guest {vmid}: its machine-id and host keys"))?
@@ -86,9 +119,10 @@ pub fn settle(root: &Root, vmid: Vmid) -> Result<()> {
 fn tell(vmid: Vmid, brought_back: BroughtBack) -> Result<()> {
     match brought_back {
         BroughtBack::Nothing => print(&format!("Guest {vmid}: nothing is waiting to be started.")),
-        BroughtBack::All(number) => {
-            print(&format!("Guest {vmid}: {} started.", count(number, "container")))
+        BroughtBack::All { started, all } => {
+            print(&format!("Guest {vmid}: {}.", not_back::all_back(all, started)))
         }
+        BroughtBack::Partly(partly) => bail!("guest {vmid}: {}", partly.words()),
         BroughtBack::NotYet(why) => bail!("guest {vmid} is not back yet: {why}"),
     }
 }

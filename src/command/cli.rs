@@ -152,7 +152,12 @@ pub enum Command {
     },
     /// Start what an interrupted backup left stopped, and thaw a guest that it left frozen
     #[command(after_help = "Example: stillpoint resume 9001")]
-    Resume { vmid: Vmid },
+    Resume {
+        vmid: Vmid,
+        /// Start nothing, and no longer ask for what is not back
+        #[arg(long)]
+        forget: bool,
+    },
     /// Start, in a restored or moved guest, what was running when it was backed up
     #[command(after_help = "Example: stillpoint settle 9002")]
     Settle { vmid: Vmid },

@@ -1,19 +1,44 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 use super::cli::StatusForm;
 use super::{print, print_json};
 use crate::config::Settings;
+use crate::quiesce;
+use crate::report;
 use crate::report::status::{self, Limits, Paper};
+use crate::run::Left;
 use crate::sys::{Root, terminal};
 
 /// A Nagios plugin that can't tell.
 const UNKNOWN: u8 = 3;
 
+/// A monitoring system waits 10 s for its plugin.
+const LOOK_LIMIT: Duration = Duration::from_secs(3);
+
+/// What somebody has brought back by hand is no longer told of.
+fn look_at_left(root: &Root) {
+    let deadline = Instant::now() + LOOK_LIMIT;
+    let mut changed = false;
+    for vmid in Left::guests(root).unwrap_or_default() {
+        let before = Left::load(root, vmid).map_or(0, |left| left.containers.len());
+        // Whoever may not look, or not write, is told what was known last.
+        let seen = quiesce::sight(root, vmid, deadline);
+        changed |= seen.is_ok_and(|left| left.len() < before);
+        if Instant::now() >= deadline {
+            break;
+        }
+    }
+    if changed {
+        report::later(root, &Settings::load(root));
+    }
+}
+
 /// Prints how the guests of this node stand, and returns the exit status: 0, but for `--check`.
 pub fn status(root: &Root, form: &StatusForm, max_age: Duration) -> Result<u8> {
     let limits = Limits { max_age };
+    look_at_left(root);
     let status = match status::gather(root, &Settings::load(root), &limits) {
         Ok(status) => status,
         Err(error) if form.check => {

@@ -10,6 +10,7 @@ pub const KEYS: &[(&str, Option<&str>)] = &[
     ("quiesce.on-error", Some("\"continue\"")),
     ("quiesce.time-limit", Some("\"60s\"")),
     ("quiesce.hold-limit", Some("\"5min\"")),
+    ("quiesce.budget", Some("\"3min\"")),
     ("verify.wait", Some("\"5min\"")),
     ("verify.parallel", Some("1")),
     ("verify.when", Some("\"always\"")),

@@ -115,6 +115,9 @@ pub struct Quiesce {
     pub time_limit: Duration,
     /// How long containers may stay stopped before the guard resumes them. Default 5 min.
     pub hold_limit: Duration,
+    /// How long vzdump waits in one job for whatever is done because of one guest, the server's time left out. Bringing
+    /// it to rest has half of it; the guard does what is left. Default 3 min.
+    pub budget: Duration,
 }
 
 /// `[verify]`
@@ -202,6 +205,7 @@ impl From<Written> for Settings {
                 on_error: written.quiesce.on_error.unwrap_or(OnError::Continue),
                 time_limit: span(written.quiesce.time_limit, 60),
                 hold_limit,
+                budget: span(written.quiesce.budget, 180),
             },
             verify: written.verify.policy().over(verify),
             resume: Resume {

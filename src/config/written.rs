@@ -48,6 +48,8 @@ pub struct WrittenQuiesce {
     pub time_limit: Option<Span>,
     #[serde(deserialize_with = "more_than_nothing")]
     pub hold_limit: Option<Span>,
+    #[serde(deserialize_with = "more_than_nothing")]
+    pub budget: Option<Span>,
 }
 
 #[derive(Debug, Default, Deserialize)]

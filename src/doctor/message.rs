@@ -1,7 +1,7 @@
 use std::fmt::{self, Display};
 
 use super::check::{Check, Level};
-use crate::sys::text::{excerpt, printable};
+use crate::sys::text::{self, excerpt, printable};
 
 /// What is kept of a value that is filled into a message: a guest decides how long its names are.
 const LONGEST_VALUE: usize = 400;
@@ -54,12 +54,7 @@ fn filled(text: &str, values: Values<'_>, form: impl Fn(&dyn Display) -> String)
 /// A word of a shell command. What a guest or a file says may hold anything; copied into a shell it is one word, and
 /// nothing in it moves a cursor.
 pub fn quoted(word: &str) -> String {
-    let word = printable(word, LONGEST_VALUE);
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_./:@%+=,-".contains(&byte);
-    if !word.is_empty() && word.bytes().all(plain) {
-        return word;
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
+    text::quoted(word, LONGEST_VALUE)
 }
 
 /// `db, cache and 3 more`: so many names that a line can be read.

@@ -18,7 +18,7 @@ const LIST_LIMIT: usize = 16 << 20;
 const CONTAINER_LIMIT: usize = 1 << 20;
 const ACTION_LIMIT: usize = 64 << 10;
 
-/// For every request but a stop: an engine in good health answers in milliseconds, a start takes seconds.
+/// For every request but a stop and a start: an engine in good health answers in milliseconds, a start takes seconds.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 
 /// What the engine answered to a request, or that it did not.
@@ -116,8 +116,18 @@ impl Engine {
     }
 
     /// Starts a container. Already running is success.
+    ///
+    /// A 404 is `Refused` here: it may be about another container, whose namespace this one is to join. Engines give up a
+    /// start whose client is gone, so it has all the time until `deadline`.
     pub fn start(&self, id: &str, deadline: Instant) -> Result<(), Error> {
-        self.act(id, "start", deadline.min(Instant::now() + REQUEST_LIMIT))
+        let path = format!("/containers/{}/start", checked(id)?);
+        let request =
+            Request { method: Method::Post, path: &path, headers: &[], form: None, json: None };
+        let answer = self.exchange(&request, ACTION_LIMIT, deadline)?;
+        match answer.status {
+            404 => Err(Error::Refused(404, message(&answer.body))),
+            _ => judged(answer).map(drop),
+        }
     }
 
     /// Pauses a container.
@@ -179,17 +189,27 @@ impl Engine {
     }
 
     fn ask(&self, request: &Request<'_>, body: usize, deadline: Instant) -> Result<Answer, Error> {
-        let limit = Limit { deadline, body };
-        let answer = self
-            .client
-            .send(request, limit)
-            .map_err(|failure| Error::Failed(text::printable(&failure.to_string(), 300)))?;
-        match answer.status {
-            // 304: already so.
-            200..=299 | 304 => Ok(answer),
-            404 => Err(Error::Gone),
-            status => Err(Error::Refused(status, message(&answer.body))),
-        }
+        judged(self.exchange(request, body, deadline)?)
+    }
+
+    fn exchange(
+        &self,
+        request: &Request<'_>,
+        body: usize,
+        deadline: Instant,
+    ) -> Result<Answer, Error> {
+        self.client
+            .send(request, Limit { deadline, body })
+            .map_err(|failure| Error::Failed(text::printable(&failure.to_string(), 300)))
+    }
+}
+
+fn judged(answer: Answer) -> Result<Answer, Error> {
+    match answer.status {
+        // 304: already so.
+        200..=299 | 304 => Ok(answer),
+        404 => Err(Error::Gone),
+        status => Err(Error::Refused(status, message(&answer.body))),
     }
 }
 

@@ -2,11 +2,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use super::budget::{Budget, SPENT};
 use super::{Duty, LOCK_LIMIT};
 use crate::config::{OnError, Settings};
 use crate::guest::{Place, State};
 use crate::identity;
-use crate::quiesce::{self, Errand, Quiesced};
+use crate::quiesce::{self, BroughtBack, Errand, Quiesced};
 use crate::report::lines::{self, say};
 use crate::run::{Archive, By, Run, Runs, VerifyStart};
 use crate::sys::{Root, clock, failpoint, signal};
@@ -16,8 +17,14 @@ use crate::vzdump::{Call, GuestType, Job, Mode, Phase, Subject, TaskLog};
 /// How long post-restart tries before it leaves the rest to the guard.
 const RESUME_LIMIT: Duration = Duration::from_secs(120);
 
+/// What an earlier backup left is brought back by then, or set aside: its guest is to be backed up.
+const LEFTOVER_LIMIT: Duration = Duration::from_secs(30);
+
 /// How long it waits for the engine of a guest that was just started (stop mode).
 const ENGINE_WAIT: Duration = Duration::from_secs(90);
+
+/// For a look at what an earlier backup left not back.
+const LEFT_LIMIT: Duration = Duration::from_secs(5);
 
 /// After the Stop button a SIGKILL follows within 5 s.
 const INTERRUPTED_LIMIT: Duration = Duration::from_secs(3);
@@ -29,6 +36,8 @@ pub struct GuestCall<'a> {
     pub job: Job,
     pub call: &'a Call,
     pub subject: &'a Subject,
+    /// How long vzdump may wait for this guest.
+    pub budget: Budget,
 }
 
 impl GuestCall<'_> {
@@ -36,7 +45,7 @@ impl GuestCall<'_> {
     pub fn perform(&self, due: &[Duty]) -> u8 {
         let vmid = self.subject.vmid;
         let runs = Runs::of(self.root);
-        let _lock = match runs.lock(vmid, Instant::now() + LOCK_LIMIT) {
+        let _lock = match runs.lock_first(vmid, self.budget.lock_deadline(LOCK_LIMIT)) {
             Ok(lock) => lock,
             Err(error) => return self.left_to_others(due, &error),
         };
@@ -108,13 +117,22 @@ impl GuestCall<'_> {
             close: true,
             run: None,
         };
-        let deadline = Instant::now() + RESUME_LIMIT;
+        let deadline = self.budget.deadline(LEFTOVER_LIMIT);
         match quiesce::bring_back_locked(self.root, vmid, deadline, errand)? {
-            quiesce::BroughtBack::NotYet(why) => {
-                anyhow::bail!("an earlier backup is not over: {why}")
-            }
-            quiesce::BroughtBack::Nothing | quiesce::BroughtBack::All(_) => Ok(()),
+            BroughtBack::NotYet(why) => self.set_aside(&why),
+            BroughtBack::Nothing | BroughtBack::All { .. } | BroughtBack::Partly(_) => Ok(()),
         }
+    }
+
+    /// An earlier backup of the guest that cannot be finished keeps no later one from being made.
+    fn set_aside(&self, why: &str) -> Result<()> {
+        let vmid = self.subject.vmid;
+        let Some(mut run) = Runs::of(self.root).load(vmid)? else { return Ok(()) };
+        if let Some(left) = quiesce::give_up(self.root, &mut run, why)? {
+            anyhow::bail!("an earlier backup is not over: {left}");
+        }
+        say(&format!("guest {vmid}: an earlier backup is closed, {why}"));
+        Ok(())
     }
 
     fn new_run(&self) -> Run {
@@ -167,8 +185,11 @@ impl GuestCall<'_> {
 
     fn quiesce(&self, run: &mut Run) -> u8 {
         run.looked_at = true;
+        let deadline = self.budget.deadline(Duration::MAX);
+        self.see_left(deadline);
         let quiesced = match self.armed(run) {
-            Ok(()) => quiesce::quiesce(self.root, self.settings, run),
+            Ok(()) if self.budget.is_spent() => Quiesced::Disturbed(SPENT.to_string()),
+            Ok(()) => quiesce::quiesce(self.root, self.settings, run, deadline),
             Err(error) => Quiesced::Disturbed(format!("{error:#}")),
         };
         let reason = match quiesced {
@@ -215,13 +236,30 @@ impl GuestCall<'_> {
         quiesce::arm(self.root, run)
     }
 
+    /// What an earlier backup left not back, and somebody has brought back since, is no longer asked for.
+    fn see_left(&self, deadline: Instant) {
+        if self.budget.is_spent() {
+            return;
+        }
+        let deadline = deadline.min(Instant::now() + LEFT_LIMIT);
+        if let Err(error) = quiesce::sight_locked(self.root, self.subject.vmid, deadline) {
+            say(&format!("guest {}: {error:#}", self.subject.vmid));
+        }
+    }
+
     fn note_running(&self, run: &mut Run) {
         run.looked_at = true;
         run.was_running = true;
         if let Err(error) = self.armed(run) {
             say(&format!("{}: {error:#}", run.guest()));
         }
-        match quiesce::note_running(self.root, self.settings, run) {
+        let deadline = self.budget.deadline(Duration::MAX);
+        self.see_left(deadline);
+        let noted = match self.budget.is_spent() {
+            true => Err(anyhow::anyhow!(SPENT)),
+            false => quiesce::note_running(self.root, self.settings, run, deadline),
+        };
+        match noted {
             Ok(None) => {
                 let containers = run.quiesce.as_ref().map_or(0, |quiesce| quiesce.steps.len());
                 let containers = crate::sys::text::count(containers, "running container");
@@ -268,8 +306,14 @@ impl GuestCall<'_> {
     }
 
     fn resume(&self, run: &mut Run) {
+        if self.budget.is_spent() {
+            if run.is_open() {
+                say(&format!("{} is not back yet, its guard goes on: {SPENT}", run.guest()));
+            }
+            return;
+        }
         if !run.is_open() {
-            quiesce::look_again(self.root, run, Instant::now() + RESUME_LIMIT);
+            quiesce::look_again(self.root, run, self.budget.deadline(RESUME_LIMIT));
         }
         let up_again = run.quiesce.as_ref().is_some_and(|quiesce| quiesce.by == By::GuestShutdown);
         let wait = if up_again { ENGINE_WAIT } else { Duration::ZERO };
@@ -280,7 +324,8 @@ impl GuestCall<'_> {
 
     fn bring_back(&self, run: &mut Run, limit: Duration, engine_wait: Duration) {
         let known = run.notes.len();
-        let left = quiesce::resume(self.root, run, Instant::now() + limit, engine_wait);
+        let deadline = self.budget.deadline(limit);
+        let left = quiesce::resume(self.root, run, deadline, engine_wait.min(self.budget.left()));
         self.save(run);
         run.notes.iter().skip(known).for_each(|note| say(note));
         match left {
@@ -290,7 +335,8 @@ impl GuestCall<'_> {
     }
 
     fn start_verify(&self, run: &mut Run) -> Result<()> {
-        let started = match verify::start(self.root, self.settings, run) {
+        let asked = self.budget.without(|| verify::start(self.root, self.settings, run));
+        let started = match asked {
             Ok(None) => {
                 say(&self.graded(run));
                 return Ok(());
@@ -344,6 +390,11 @@ impl GuestCall<'_> {
             say(&words);
             run.note(words);
         }
+        if self.budget.is_spent() {
+            // The guard closes it.
+            return quiesce::journal(self.root, run);
+        }
+        quiesce::look_for_removed(self.root, run, self.budget.deadline(LEFT_LIMIT));
         quiesce::finish(self.root, run).map(drop)
     }
 

@@ -4,19 +4,23 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::Duty;
+use super::budget::{Budget, SPENT};
 use crate::config::{OnFailure, Settings};
 use crate::journal::{Backup, Entry, Journal, Verify, VerifyOutcome};
 use crate::quiesce::{self, BroughtBack, Errand};
-use crate::report;
 use crate::report::lines::{not_in_backup, say, summary};
-use crate::run::Runs;
+use crate::report::{self, not_back};
+use crate::run::{Left, Runs};
 use crate::setup::nodes;
 use crate::sys::{Root, bounded, detach, text};
 use crate::verify::{self, Collected};
-use crate::vzdump::Job;
+use crate::vzdump::{Job, Vmid};
 
 /// For what an earlier job left in one guest.
 const LEFTOVER_LIMIT: Duration = Duration::from_secs(60);
+
+/// For one more try of what is not back, and a look at what was removed.
+const LEFT_LIMIT: Duration = Duration::from_secs(30);
 
 /// For this node's note; a storage that does not answer is not waited for longer.
 const NOTE_LIMIT: Duration = Duration::from_secs(10);
@@ -27,10 +31,13 @@ pub fn perform(root: &Root, settings: &Settings, job: &Job, due: &[Duty]) -> u8 
     for duty in due {
         match duty {
             Duty::BringBackLeftovers => {
-                bring_back_leftovers(root);
+                bring_back_leftovers(root, settings, job);
                 leave_note(root);
             }
-            Duty::EndRuns => end_runs(root, job),
+            Duty::EndRuns => {
+                end_runs(root, settings, job);
+                not_back(root, settings, job);
+            }
             Duty::CollectVerifies => status = collect(root, settings, job),
             Duty::LeaveVerifies => leave_verifies(root),
             Duty::Summarize => {
@@ -47,10 +54,18 @@ pub fn perform(root: &Root, settings: &Settings, job: &Job, due: &[Duty]) -> u8 
     status
 }
 
-fn bring_back_leftovers(root: &Root) {
-    match quiesce::recover(root, "job-start", LEFTOVER_LIMIT) {
-        Ok(lines) => lines.iter().for_each(|line| say(line)),
-        Err(error) => say(&format!("what earlier jobs left can't be told: {error:#}")),
+/// All leftovers together have no more time than one guest has: those that have no turn have a guard, and the next backup
+/// of their guest.
+fn bring_back_leftovers(root: &Root, settings: &Settings, job: &Job) {
+    let guests = Runs::of(root).guests().unwrap_or_else(|error| {
+        say(&format!("the runs of earlier jobs cannot be listed: {error:#}"));
+        Vec::new()
+    });
+    let end = Instant::now() + settings.quiesce.budget;
+    for vmid in guests {
+        let budget = Budget::begin(root, settings.quiesce.budget, vmid, job);
+        let deadline = budget.deadline(LEFTOVER_LIMIT).min(end);
+        quiesce::recover_guest(root, vmid, "job-start", deadline).iter().for_each(|line| say(line));
     }
 }
 
@@ -68,7 +83,7 @@ fn leave_note(root: &Root) {
 }
 
 /// A run of this job that log-end did not end.
-fn end_runs(root: &Root, job: &Job) {
+fn end_runs(root: &Root, settings: &Settings, job: &Job) {
     let runs = Runs::of(root);
     let guests = runs.guests().unwrap_or_else(|error| {
         say(&format!("the runs can't be told: {error:#}"));
@@ -78,19 +93,66 @@ fn end_runs(root: &Root, job: &Job) {
         if !matches!(runs.load(vmid), Ok(Some(run)) if run.job == *job) {
             continue;
         }
-        let deadline = Instant::now() + LEFTOVER_LIMIT;
+        let budget = Budget::begin(root, settings.quiesce.budget, vmid, job);
+        if budget.is_spent() {
+            say(&format!("guest {vmid} is not back yet, its guard goes on: {SPENT}"));
+            watch(root, vmid);
+            continue;
+        }
+        let deadline = budget.deadline(LEFTOVER_LIMIT);
         let errand = Errand { by: "job-end", reason: "the job is over", close: true, run: None };
         match quiesce::bring_back(root, vmid, deadline, errand) {
             Ok(BroughtBack::Nothing) => {}
-            Ok(BroughtBack::All(count)) => {
-                say(&format!("guest {vmid}: {} started again", text::count(count, "container")));
+            Ok(BroughtBack::All { started, all }) => {
+                say(&format!("guest {vmid}: {}", not_back::all_back(all, started)));
             }
+            Ok(BroughtBack::Partly(partly)) => say(&format!("guest {vmid}: {}", partly.words())),
             Ok(BroughtBack::NotYet(why)) => {
                 say(&format!("guest {vmid} is not back yet, its guard goes on: {why}"));
-                if let Err(error) = quiesce::watch(root, vmid) {
-                    say(&format!("guest {vmid}: {error:#}"));
-                }
+                watch(root, vmid);
             }
+            Err(error) => {
+                say(&format!("guest {vmid}: {error:#}"));
+                watch(root, vmid);
+            }
+        }
+    }
+}
+
+fn watch(root: &Root, vmid: Vmid) {
+    if let Err(error) = quiesce::watch(root, vmid) {
+        say(&format!("guest {vmid}: {error:#}"));
+    }
+}
+
+/// What could not be brought back: in guests of this job it is tried once more where an earlier backup left it, and whoever
+/// was not told of it is.
+fn not_back(root: &Root, settings: &Settings, job: &Job) {
+    let backups = records_of(root, job).map(|(backups, _)| backups).unwrap_or_default();
+    for vmid in Left::guests(root).unwrap_or_default() {
+        let Ok(left) = Left::load(root, vmid) else { continue };
+        let mut its = backups.iter().filter(|backup| backup["vmid"] == vmid.0);
+        let run = its.next_back().and_then(|backup| backup["run"].as_str());
+        if run.is_none() && left.containers.iter().all(|left| left.told) {
+            continue;
+        }
+        let budget = Budget::begin(root, settings.quiesce.budget, vmid, job);
+        if budget.is_spent() {
+            continue;
+        }
+        let deadline = budget.deadline(LEFT_LIMIT);
+        if run.is_some_and(|run| left.containers.iter().any(|left| left.run != run)) {
+            let again = Runs::of(root).lock(vmid, deadline).and_then(|_lock| {
+                let errand = ("job-end", "it was tried again after the next backup");
+                quiesce::try_again(root, vmid, deadline, errand)
+            });
+            if let Err(error) = again {
+                say(&format!("guest {vmid}: {error:#}"));
+            }
+        }
+        match quiesce::tell(root, vmid, "its backup is over", deadline) {
+            Ok(lost) if lost.is_empty() => {}
+            Ok(lost) => say(&format!("guest {vmid}: {}", not_back::advice(vmid, &lost))),
             Err(error) => say(&format!("guest {vmid}: {error:#}")),
         }
     }
@@ -154,14 +216,16 @@ fn records_of(root: &Root, job: &Job) -> Result<(Vec<Value>, Vec<Value>)> {
 /// A line for each guest of the job; Proxmox VE mails them.
 fn summarize(root: &Root, job: &Job) -> Result<()> {
     let (backups, verifies) = records_of(root, job)?;
+    let history = report::history(root)?;
     for backup in backups {
-        let verify = verifies.iter().rfind(|verify| verify["run"] == backup["run"]);
+        let backup = serde_json::from_value::<Backup>(backup)?;
+        let not_back = history.not_back(backup.vmid, &backup.run);
+        let verify = verifies.iter().rfind(|verify| verify["run"] == backup.run.as_str());
         let verify = verify.and_then(|verify| {
             let outcome = serde_json::from_value(verify["outcome"].clone()).ok()?;
             Some((outcome, verify["reason"].as_str()))
         });
-        let backup = serde_json::from_value::<Backup>(backup.clone())?;
-        say(&summary(&backup, verify));
+        say(&summary(&backup, verify, not_back));
         not_in_backup(&backup).iter().for_each(|line| say(line));
     }
     Ok(())

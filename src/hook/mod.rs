@@ -1,5 +1,6 @@
 //! What one call of a hook comes to.
 
+mod budget;
 mod chain;
 mod duties;
 mod guest_phases;
@@ -10,6 +11,8 @@ pub use duties::{Duty, duties};
 
 use std::process::ExitCode;
 use std::time::Duration;
+
+use self::budget::Budget;
 
 use crate::command;
 use crate::config::Settings;
@@ -84,7 +87,10 @@ fn called_by_vzdump(root: &Root, arguments: &[String]) -> u8 {
     }
     match &call.subject {
         Some(subject) => {
-            guest_phases::GuestCall { root, settings: &settings, job, call, subject }.perform(due)
+            let total = settings.quiesce.budget;
+            let budget = Budget::begin(root, total, subject.vmid, &job);
+            let settings = &settings;
+            guest_phases::GuestCall { root, settings, job, call, subject, budget }.perform(due)
         }
         None => job_phases::perform(root, &settings, &job, due),
     }

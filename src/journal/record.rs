@@ -137,7 +137,14 @@ pub struct ContainerRecord {
     pub start_ms: Option<u64>,
     /// `back`, `gone`, `left`, `failed`, or `open` where it is not back yet.
     pub fate: String,
+    /// Why it is not back, or was left as it is.
     pub error: Option<String>,
+    /// It ran before the backup and is not known to run since; false in what an older version wrote.
+    #[serde(default)]
+    pub not_back: bool,
+    /// Of one that was removed: the command that makes its stack anew in the guest, where its labels say enough.
+    #[serde(default)]
+    pub way_back: Option<String>,
     /// Where data of it lies that is not in the backup.
     pub not_in_backup: Vec<String>,
 }

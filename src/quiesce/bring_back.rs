@@ -4,8 +4,10 @@ use anyhow::Result;
 
 use super::damaged::reconstruct;
 use super::finish::{finish, recovered};
+use super::left::look_for_removed;
 use super::resume::{look_again, resume};
 use crate::journal::{Journal, Record};
+use crate::report::not_back::Partly;
 use crate::run::{Archive, Damaged, Run, Runs};
 use crate::sys::Root;
 use crate::vzdump::Vmid;
@@ -15,8 +17,15 @@ use crate::vzdump::Vmid;
 pub enum BroughtBack {
     /// There is no run, or nothing is open in it.
     Nothing,
-    /// Everything that can be back is; so many containers were started.
-    All(usize),
+    /// Everything is back.
+    All {
+        /// How many containers were started.
+        started: usize,
+        /// How many there are.
+        all: usize,
+    },
+    /// What is not back is not tried any more in this run.
+    Partly(Partly),
     /// Not yet, and why.
     NotYet(String),
 }
@@ -71,6 +80,7 @@ pub fn bring_back_locked(
         },
     };
     let before = run.clone();
+    look_for_removed(root, &mut run, deadline);
     let mut left = resume(root, &mut run, deadline, Duration::ZERO);
     if left.is_none() && before.is_open() {
         look_again(root, &mut run, deadline);
@@ -92,7 +102,7 @@ pub fn bring_back_locked(
         }
         return Ok(BroughtBack::NotYet(left));
     }
-    if before.is_open() {
+    if moved {
         let record = recovered(&run, errand.by, errand.reason);
         Journal::of(root).append(&Record::Recovered(record))?;
     }
@@ -106,8 +116,9 @@ pub fn bring_back_locked(
     } else if moved {
         runs.save(&run)?;
     }
-    Ok(match run.started() - before.started() {
-        0 if !before.is_open() => BroughtBack::Nothing,
-        count => BroughtBack::All(count),
+    Ok(match (Partly::of(&run), run.started() - before.started()) {
+        (Some(partly), _) => BroughtBack::Partly(partly),
+        (None, 0) if !moved => BroughtBack::Nothing,
+        (None, started) => BroughtBack::All { started, all: run.fates().len() },
     })
 }

@@ -133,7 +133,14 @@ impl Effort {
             self.await_healthy(container);
         }
         let began = Instant::now();
-        self.engine.start(&container.id, self.deadline)?;
+        match self.engine.start(&container.id, self.deadline) {
+            // It is there all the same: the engine misses something that it needs.
+            Err(Error::Refused(404, why)) => {
+                self.engine.inspect(&container.id, self.deadline)?;
+                Err(Error::Refused(404, why))
+            }
+            done => done,
+        }?;
         Ok(self.started(step, container, began))
     }
 

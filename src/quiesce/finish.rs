@@ -5,10 +5,9 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::grade::grade;
-use super::note;
-use super::revive::left_behind;
+use super::left::set_aside;
+use super::revive::{Left, left_behind};
 use crate::config::Strategy;
-use crate::guest::State;
 use crate::journal::{
     Backup, ContainerRecord, Entry, Journal, Outcome, Record, Recovered, Settled,
 };
@@ -18,6 +17,25 @@ use crate::sys::{Root, clock, failpoint};
 /// Journals a run whose backup is over, and ends it where everything is back. Returns why it can't be ended yet,
 /// if so.
 pub fn finish(root: &Root, run: &mut Run) -> Result<Option<String>> {
+    record(root, run)?;
+    if let Some(left) = left_behind(root, run) {
+        Runs::of(root).save(run)?;
+        return Ok(Some(left.to_string()));
+    }
+    if run.is_open() {
+        Runs::of(root).save(run)?;
+        return Ok(Some("not every container is back".to_string()));
+    }
+    close(root, run).map(|()| None)
+}
+
+/// Journals a run whose backup is over, and leaves its end to others: nothing is asked of the guest.
+pub fn journal(root: &Root, run: &mut Run) -> Result<()> {
+    record(root, run)?;
+    Runs::of(root).save(run)
+}
+
+fn record(root: &Root, run: &mut Run) -> Result<()> {
     let known = run.journalled || run.journalling && is_journalled(root, run)?;
     if !known {
         // Known to whoever goes on when this process dies between the record and the run. On a full disk it is not,
@@ -28,14 +46,28 @@ pub fn finish(root: &Root, run: &mut Run) -> Result<Option<String>> {
         failpoint::reach(root, "journalled");
     }
     run.journalled = true;
-    if let Some(left) = left_behind(root, run) {
-        Runs::of(root).save(run)?;
-        return Ok(Some(left.to_string()));
+    Ok(())
+}
+
+/// Ends a run that is over but cannot be finished, so that the next backup of its guest is made: what is not back is set
+/// aside. Returns why that cannot be, if so: a guest that is down or frozen itself is still to be brought back.
+pub fn give_up(root: &Root, run: &mut Run, why: &str) -> Result<Option<String>> {
+    match left_behind(root, run) {
+        // Its lock is the next backup's by now.
+        None | Some(Left::Locked) => {}
+        Some(left) => return Ok(Some(left.to_string())),
     }
-    if run.is_open() {
-        Runs::of(root).save(run)?;
-        return Ok(Some("not every container is back".to_string()));
+    let known = run.journalled;
+    for step in run.quiesce.iter_mut().flat_map(|quiesce| &mut quiesce.steps) {
+        if step.fate == Fate::Open {
+            step.fate = Fate::Failed(step.trouble.clone().unwrap_or_else(|| why.to_string()));
+        }
     }
+    if known && run.not_back().next().is_some() {
+        let record = recovered(run, "job-start", "the next backup of the guest begins");
+        Journal::of(root).append(&Record::Recovered(record))?;
+    }
+    record(root, run)?;
     close(root, run).map(|()| None)
 }
 
@@ -49,16 +81,9 @@ fn is_journalled(root: &Root, run: &Run) -> Result<bool> {
     Ok(found)
 }
 
-/// Removes the run, and the note in the guest if it is this run's. A guest that is down keeps its note: it
-/// starts nothing that somebody else has started since.
+/// Removes the run, and the note in the guest if it is this run's. What is not back is set aside before.
 fn close(root: &Root, run: &Run) -> Result<()> {
-    if run.quiesce.is_some()
-        && let Ok(State::Running(guest)) = State::of(root, run.vmid)
-        && !guest.is_frozen()
-    {
-        // What the guest makes of its own file system is its own affair.
-        let _ = note::remove(&run.id, &guest);
-    }
+    set_aside(root, run)?;
     failpoint::reach(root, "closing");
     Runs::of(root).remove(run.vmid)
 }
@@ -133,9 +158,9 @@ fn container_records(run: &Run) -> Vec<ContainerRecord> {
     let Some(quiesce) = &run.quiesce else { return Vec::new() };
     let record = |step: &Step| {
         let (fate, error) = match &step.fate {
-            Fate::Open => ("open", None),
+            Fate::Open => ("open", step.trouble.clone()),
             Fate::Back => ("back", None),
-            Fate::Gone => ("gone", None),
+            Fate::Gone => ("gone", step.is_removed().then(|| step.why_not_back())),
             Fate::Left(why) => ("left", Some(why.clone())),
             Fate::Failed(why) => ("failed", Some(why.clone())),
         };
@@ -155,6 +180,8 @@ fn container_records(run: &Run) -> Vec<ContainerRecord> {
             start_ms: step.start_ms,
             fate: fate.to_string(),
             error,
+            not_back: step.is_not_back(),
+            way_back: step.way_back.clone().filter(|_| step.is_removed()),
             not_in_backup: step.not_in_backup.clone(),
         }
     };

@@ -8,11 +8,13 @@ use anyhow::{Context, Result};
 
 use super::bring_back::{BroughtBack, Errand, bring_back};
 use super::effort::SHUTDOWN_LIMIT;
+use super::left;
 use super::revive::{Left, left_behind, revive};
 use crate::config::Settings;
 use crate::guest::State;
 use crate::report::log;
-use crate::run::{By, Damaged, Run, Runs};
+use crate::report::not_back::{Partly, all_back};
+use crate::run::{self, By, Damaged, Run, Runs};
 use crate::sys::{Root, detach, failpoint, lock, text};
 use crate::vzdump::{Mode, Vmid};
 
@@ -114,12 +116,16 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>)
     let runs = Runs::of(root);
     let id = known.as_ref().map(|run| run.id.clone());
     let reason = match &known {
-        Some(run) => format!("vzdump (process {}) died", run.job.worker.pid),
+        Some(run) => ended(run),
         None => "the run's file is damaged".to_string(),
+    };
+    let after = match known.as_ref().is_some_and(|run| run.journalled) {
+        true => "after its backup",
+        false => "after a backup that died",
     };
     let errand = Errand { by: "guard", reason: &reason, close: true, run: id.as_deref() };
     let mut pause = FIRST_PAUSE;
-    let mut told = Told::default();
+    let mut told = Told { after, ..Told::default() };
     let mut seen_down = false;
     let mut revivals = Revivals::new();
     loop {
@@ -136,12 +142,15 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>)
         }
         let left = match bring_back(root, vmid, Instant::now() + TRY_LIMIT, errand) {
             Ok(BroughtBack::Nothing) => return Ok(()),
-            Ok(BroughtBack::All(count)) => {
-                let containers = text::count(count, "container");
-                let message = format!("{reason}; {containers} were started again");
-                let subject = format!("Stillpoint: guest {vmid} is back after a backup that died");
+            Ok(BroughtBack::All { started, all }) => {
+                let message = format!("{reason}; {}", all_back(all, started));
+                let subject = format!("Stillpoint: guest {vmid} is back {after}");
                 log::alarm(root, vmid, &subject, &message);
                 return Ok(());
+            }
+            Ok(BroughtBack::Partly(partly)) => {
+                log::warning(vmid, &format!("{reason}; {}", partly.words()));
+                return told_of(root, vmid, &reason, after, &partly);
             }
             Ok(BroughtBack::NotYet(why)) => why,
             Err(error) => format!("{error:#}"),
@@ -191,9 +200,28 @@ impl Revivals {
     }
 }
 
+/// Why the guard acts. It wakes too when vzdump has ended well and not everything was back by then.
+fn ended(run: &Run) -> String {
+    match run.journalled {
+        true => "the backup is over".to_string(),
+        false => format!("vzdump (process {}) died", run.job.worker.pid),
+    }
+}
+
+/// Tells of what is not back, and of what has come back by itself meanwhile.
+fn told_of(root: &Root, vmid: Vmid, reason: &str, after: &str, partly: &Partly) -> Result<()> {
+    let of = format!("{reason}; {}", partly.numbers());
+    if left::tell(root, vmid, &of, Instant::now() + TRY_LIMIT)?.is_empty() {
+        let subject = format!("Stillpoint: guest {vmid} is back {after}");
+        log::alarm(root, vmid, &subject, &format!("{reason}; {}", all_back(partly.all, 0)));
+    }
+    Ok(())
+}
+
 /// What has been told of a guest that is not back.
 #[derive(Default)]
 struct Told {
+    after: &'static str,
     left: String,
     mailed: bool,
 }
@@ -204,7 +232,7 @@ impl Told {
         let message = format!("{reason}; its containers are not back yet: {left}");
         if !self.mailed && since >= PATIENCE {
             self.mailed = true;
-            let subject = format!("Stillpoint: guest {vmid} is NOT back after a backup that died");
+            let subject = format!("Stillpoint: guest {vmid} is NOT back {}", self.after);
             log::alarm(root, vmid, &subject, &message);
         } else if left != self.left {
             log::warning(vmid, &message);
@@ -222,36 +250,71 @@ fn may_still_go_down(run: &Run, died: Instant) -> bool {
         && (died.elapsed() < SHUTDOWN_LIMIT || run.job.alive())
 }
 
-/// Brings back, at boot or when a new job starts, what runs of dead jobs left at rest. Returns a line for each
-/// guest that there was something to do for.
-pub fn recover(root: &Root, by: &str, limit: Duration) -> Result<Vec<String>> {
+/// Brings back, at boot, what runs of dead jobs left at rest, and tries what earlier backups could not bring back. Returns
+/// a line for each guest that there was something to do for; each has so much time.
+pub fn recover(root: &Root, limit: Duration) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     for vmid in Runs::of(root).guests()? {
-        let alive = match Runs::of(root).load(vmid) {
-            Ok(Some(run)) => run.job.worker.alive(),
-            Ok(None) => continue,
-            Err(_) => false,
-        };
-        if alive {
-            continue;
+        lines.extend(recover_guest(root, vmid, "recover", Instant::now() + limit));
+    }
+    lines.extend(recover_left(root, limit)?);
+    Ok(lines)
+}
+
+/// Brings back what a run of a dead job left at rest in a guest; what is not back by then has a guard.
+pub fn recover_guest(root: &Root, vmid: Vmid, by: &str, deadline: Instant) -> Vec<String> {
+    let reason = match Runs::of(root).load(vmid) {
+        Ok(Some(run)) if run.job.worker.alive() => return Vec::new(),
+        Ok(Some(run)) if run.journalled => "the backup is over",
+        Ok(None) => return Vec::new(),
+        Ok(Some(_)) | Err(_) => "the job that quiesced it is dead",
+    };
+    let errand = Errand { by, reason, close: true, run: None };
+    let brought_back = match Instant::now() < deadline {
+        true => bring_back_and_unlock(root, vmid, deadline, errand),
+        false => Ok(BroughtBack::NotYet("there was no time for it in this job".to_string())),
+    };
+    let left = match brought_back {
+        Ok(BroughtBack::Nothing) => return Vec::new(),
+        Ok(BroughtBack::All { started, .. }) if started > 0 => {
+            let containers = text::count(started, "container");
+            return vec![format!("guest {vmid}: started {containers} of an interrupted backup")];
         }
-        let errand =
-            Errand { by, reason: "the job that quiesced it is dead", close: true, run: None };
-        let left = match bring_back_and_unlock(root, vmid, limit, errand) {
-            Ok(BroughtBack::Nothing) => continue,
-            Ok(BroughtBack::All(count)) => {
-                let containers = text::count(count, "container");
-                lines.push(format!("guest {vmid}: started {containers} of an interrupted backup"));
-                continue;
+        Ok(BroughtBack::All { started, all }) => {
+            let back = all_back(all, started);
+            return vec![format!("guest {vmid}, after an interrupted backup: {back}")];
+        }
+        Ok(BroughtBack::Partly(partly)) => {
+            let words = partly.words();
+            return vec![format!("guest {vmid}, after an interrupted backup: {words}")];
+        }
+        Ok(BroughtBack::NotYet(why)) => why,
+        Err(error) => format!("{error:#}"),
+    };
+    let mut lines =
+        vec![format!("guest {vmid} still waits for containers of an interrupted backup: {left}")];
+    if let Err(error) = watch(root, vmid) {
+        lines.push(format!("guest {vmid}: {error:#}"));
+    }
+    lines
+}
+
+/// Tries what earlier backups could not bring back; a line for each guest where something came of it.
+fn recover_left(root: &Root, limit: Duration) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    for vmid in run::Left::guests(root)? {
+        let before = run::Left::load(root, vmid).map_or(0, |left| left.containers.len());
+        let deadline = Instant::now() + limit;
+        let tried = Runs::of(root).lock(vmid, deadline).and_then(|_lock| {
+            left::try_again(root, vmid, deadline, ("recover", "the node was started"))
+        });
+        match tried {
+            Ok(left) if left.len() < before => {
+                let back = text::count(before - left.len(), "container");
+                lines.push(format!("guest {vmid}: {back} of an earlier backup back"));
             }
-            Ok(BroughtBack::NotYet(why)) => why,
-            Err(error) => format!("{error:#}"),
-        };
-        lines.push(format!(
-            "guest {vmid} still waits for containers of an interrupted backup: {left}"
-        ));
-        if let Err(error) = watch(root, vmid) {
-            lines.push(format!("guest {vmid}: {error:#}"));
+            Ok(_) => {}
+            Err(error) => lines.push(format!("guest {vmid}: {error:#}")),
         }
     }
     Ok(lines)
@@ -261,18 +324,18 @@ pub fn recover(root: &Root, by: &str, limit: Duration) -> Result<Vec<String>> {
 pub fn bring_back_and_unlock(
     root: &Root,
     vmid: Vmid,
-    limit: Duration,
+    deadline: Instant,
     errand: Errand<'_>,
 ) -> Result<BroughtBack> {
-    let brought_back = bring_back(root, vmid, Instant::now() + limit, errand)?;
+    let brought_back = bring_back(root, vmid, deadline, errand)?;
     let Ok(Some(run)) = Runs::of(root).load(vmid) else { return Ok(brought_back) };
     if left_behind(root, &run) != Some(Left::Locked)
         || !revive(root, &Settings::load(root), &run, Left::Locked)?
     {
         return Ok(brought_back);
     }
-    Ok(match bring_back(root, vmid, Instant::now() + limit, errand)? {
-        BroughtBack::Nothing => BroughtBack::All(run.started()),
+    Ok(match bring_back(root, vmid, deadline, errand)? {
+        BroughtBack::Nothing => BroughtBack::All { started: run.started(), all: run.fates().len() },
         other => other,
     })
 }
@@ -299,7 +362,7 @@ mod tests {
         fs::create_dir_all(directory.join("usr/sbin")).unwrap();
         fs::write(&sendmail, format!("#!/bin/sh\ncat >>'{}'\n", mail.display())).unwrap();
         fs::set_permissions(&sendmail, fs::Permissions::from_mode(0o755)).unwrap();
-        let mut told = Told::default();
+        let mut told = Told { after: "after its backup", ..Told::default() };
         let mut tell = |seconds, left: &str| {
             let since = Duration::from_secs(seconds);
             told.tell(&root, Vmid(9001), "vzdump (process 7) died", left.to_string(), since);
@@ -310,7 +373,7 @@ mod tests {
         let first = tell(120, "its engine does not answer");
         assert_eq!(
             first,
-            "To: root\nSubject: Stillpoint: guest 9001 is NOT back after a backup that died\n\n\
+            "To: root\nSubject: Stillpoint: guest 9001 is NOT back after its backup\n\n\
              guest 9001: vzdump (process 7) died; its containers are not back yet: its engine does \
              not answer\n\nHow the guests stand: stillpoint status\n"
         );

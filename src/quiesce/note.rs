@@ -1,13 +1,14 @@
 //! The note in the guest that says what was running, and the run that can be made from it.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::Result;
 
 use crate::guest::Guest;
-use crate::run::{By, QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesce, Quiesced, Run, Step};
-use crate::sys::bounded;
+use crate::run::{By, Left, QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesce, Quiesced, Run, Step};
 use crate::sys::process::Process;
+use crate::sys::{Root, bounded};
 use crate::vzdump::{GuestType, Job, Mode, Vmid};
 
 /// A plan of ten thousand containers.
@@ -16,9 +17,21 @@ const LIMIT: u64 = 16 << 20;
 /// For reading, writing or removing one file in a guest.
 const FILE_LIMIT: Duration = Duration::from_secs(10);
 
-/// Writes the note of a run into its guest, durably.
-pub fn write(run: &Run, guest: &Guest) -> Result<()> {
-    let content = serde_json::to_vec_pretty(&Quiesced::of(run))?;
+/// Writes the note of a run into its guest, durably; with what earlier backups left not back, so that a restore tries
+/// that too.
+pub fn write(root: &Root, run: &Run, guest: &Guest) -> Result<()> {
+    let mut note = Quiesced::of(run);
+    let known: HashSet<String> = note.containers.iter().map(|it| it.id.clone()).collect();
+    // A list that cannot be read keeps no guest from being backed up.
+    if let Ok(left) = Left::load(root, run.vmid) {
+        note.containers.extend(left.noted().filter(|it| !known.contains(&it.id)));
+    }
+    replace(&note, guest)
+}
+
+/// Puts a note in the place of the one in a guest, durably.
+pub fn replace(note: &Quiesced, guest: &Guest) -> Result<()> {
+    let content = serde_json::to_vec_pretty(note)?;
     let tree = guest.tree.try_clone()?;
     bounded::within(FILE_LIMIT, move || {
         tree.replace(QUIESCED_DIRECTORY, QUIESCED_FILE, &content)

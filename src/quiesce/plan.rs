@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use super::left_out::Paths;
 use super::order::{acyclic, sorted};
+use super::way_back::way_back;
 use crate::config::{Settings, Strategy};
 use crate::engine::{Container, Status};
 use crate::guest::Volumes;
@@ -67,6 +68,7 @@ pub fn plan(vmid: Vmid, containers: &[Container], settings: &Settings, volumes: 
         plan.steps.push(Step {
             stop_timeout: container.stop_timeout,
             before: container.label(BEFORE_LABEL).map(String::from),
+            way_back: way_back(container),
             not_in_backup: paths.of(container),
             ..Step::from(known)
         });
@@ -140,10 +142,11 @@ fn dependents(containers: &[&Container], notes: &mut Vec<String>) -> Vec<Vec<usi
 
 impl Plan {
     /// The time limit for the whole: the configured one, or the longest chain of the containers' own stop
-    /// timeouts where that is longer, and always below the hold limit.
+    /// timeouts where that is longer, and always below the hold limit and within half of the guest's budget.
     pub fn time_limit(&self, settings: &Settings) -> Duration {
         let chain = self.longest_chain();
-        settings.quiesce.time_limit.max(chain).min(settings.quiesce.hold_limit.mul_f32(0.9))
+        let most = settings.quiesce.hold_limit.mul_f32(0.9).min(settings.quiesce.budget / 2);
+        settings.quiesce.time_limit.max(chain).min(most)
     }
 
     /// How long stopping everything takes where each container needs the whole of its own stop timeout.
@@ -306,12 +309,14 @@ mod tests {
     }
 
     #[test]
-    fn the_time_limit_is_the_longest_chain_but_below_the_hold_limit() {
+    fn the_time_limit_is_the_longest_chain_but_below_the_hold_limit_and_half_of_the_budget() {
         let slow = |name: &str, depends_on: &str, stop_timeout| Container {
             stop_timeout,
             ..service(name, depends_on)
         };
-        let settings = Settings::default();
+        let mut settings = Settings::default();
+        assert_eq!(planned(&[slow("db", "", 3600)]).time_limit(&settings).as_secs(), 90);
+        settings.quiesce.budget = Duration::from_secs(3600);
         let limit = |containers: &[Container]| planned(containers).time_limit(&settings).as_secs();
         assert_eq!(limit(&[slow("db", "", 10)]), 60);
         assert_eq!(limit(&[slow("db", "", 90), slow("web", "db::", 30)]), 125);
@@ -323,7 +328,7 @@ mod tests {
         let containers: Vec<Container> =
             (0..10_000).map(|i| service(&format!("s{i}"), &format!("s{}:x:y", i + 1))).collect();
         let plan = planned(&containers);
-        assert_eq!(plan.time_limit(&Settings::default()).as_secs(), 270);
+        assert_eq!(plan.time_limit(&Settings::default()).as_secs(), 90);
     }
 
     #[test]

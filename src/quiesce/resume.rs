@@ -11,6 +11,7 @@ use super::order::{Event, acyclic, in_order, turned_round};
 use super::prove::prove;
 use crate::engine::{Engines, Error, Health, Status};
 use crate::guest::{Place, State};
+use crate::report::not_back::still_open;
 use crate::run::{By, Fate, Run, Runs, Step};
 use crate::sys::{Root, clock, failpoint, text};
 use crate::vzdump::Vmid;
@@ -87,18 +88,12 @@ pub fn resume(
             Err(_) => break,
         }
     }
-    left(run, &engines)
-}
-
-/// Why the run stays open, if it does.
-fn left(run: &Run, engines: &Engines) -> Option<String> {
-    let mut steps = run.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
-    let open = steps.find(|step| step.fate == Fate::Open)?;
-    let name = text::printable(&open.name, 80);
-    Some(match engines.at(&open.engine) {
-        Ok(_) => format!("{name} is not back yet"),
-        Err(error) => format!("{name} is not back yet: {error}"),
-    })
+    for step in run.quiesce.iter_mut().flat_map(|quiesce| &mut quiesce.steps) {
+        if let (Fate::Open, Err(error)) = (&step.fate, engines.at(&step.engine)) {
+            step.trouble = Some(error.to_string());
+        }
+    }
+    still_open(run)
 }
 
 /// Tries all that is not back, of the engines that answer, until it is or a pause would not help.
@@ -119,6 +114,9 @@ fn rounds(root: &Root, run: &mut Run, engines: &Engines, deadline: Instant) {
         match pause {
             Some(pause) if open && Instant::now() + *pause < deadline => thread::sleep(*pause),
             _ => break,
+        }
+        if Runs::of(root).is_wanted(run.vmid) {
+            break;
         }
     }
 }
@@ -237,6 +235,7 @@ fn one_round(root: &Root, run: &mut Run, engines: &Engines, deadline: Instant) -
         });
     }
     let (mut well, mut changed) = (true, false);
+    let (runs, vmid) = (Runs::of(root), run.vmid);
     in_order(
         &waits_for,
         move |index| match efforts.get(&steps[index].engine) {
@@ -258,7 +257,8 @@ fn one_round(root: &Root, run: &mut Run, engines: &Engines, deadline: Instant) -
                 }
                 Event::WriteDown | Event::Begins(_) | Event::Look => {}
             }
-            if Instant::now() >= deadline {
+            // vzdump waits for a hook that wants the guest's lock; whoever has it can go on later.
+            if Instant::now() >= deadline || runs.is_wanted(vmid) {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
@@ -301,7 +301,10 @@ fn record(run: &mut Run, index: usize, result: Back) -> bool {
         Back::NotKnown => return false,
         Back::Failed(Error::Refused(_, why)) => fail(step, why),
         // No answer says nothing about the container.
-        Back::Failed(_) => return false,
+        Back::Failed(error) => {
+            step.trouble = Some(error.to_string());
+            return false;
+        }
     }
     true
 }
@@ -313,6 +316,7 @@ fn fail(step: &mut Step, why: String) {
     // A boot clock that has begun anew counts anew.
     step.failing_since_ms = Some(since.min(now));
     let long = now.saturating_sub(since) >= FAILING_FOR_MS;
+    step.trouble = Some(why.clone());
     step.fate = if step.failures >= MOST_FAILURES && long { Fate::Failed(why) } else { Fate::Open };
 }
 
@@ -333,6 +337,8 @@ pub fn look_again(root: &Root, run: &mut Run, deadline: Instant) {
         let Ok(container) = engine.inspect(&step.id, deadline) else { continue };
         if container.status == Status::Exited && failed_to_come_up(&container) {
             fail(step, format!("it ends with {} right after its start", container.exit_code));
+            // Whoever tries it later sees by that whether somebody has started it since.
+            step.started_at = container.started_at;
         }
     }
 }

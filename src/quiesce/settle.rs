@@ -5,12 +5,14 @@ use anyhow::{Result, bail};
 
 use super::bring_back::{BroughtBack, Errand, bring_back_locked};
 use super::finish::settled;
+use super::left::{mark_told_locked, set_aside, take_out};
 use super::note::{self, Found};
 use super::resume::{await_engines, look_again, note_unhealthy, resume};
 use crate::guest::State;
 use crate::journal::{ContainerRecord, Journal, Record, Settled};
+use crate::report::not_back::Partly;
 use crate::report::{log, mail};
-use crate::run::{By, QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesced, Run, Runs};
+use crate::run::{By, Left, QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesced, Run, Runs};
 use crate::sys::text::{count, printable, seconds};
 use crate::sys::{Root, failpoint};
 use crate::vzdump::Vmid;
@@ -132,6 +134,12 @@ fn not_running() -> BroughtBack {
     BroughtBack::NotYet("it is not running".to_string())
 }
 
+/// What its containers are known by, before a successor takes a place.
+fn ids_of(run: &Run) -> Vec<String> {
+    let steps = run.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
+    steps.map(|step| step.id.clone()).collect()
+}
+
 fn bring_up(
     root: &Root,
     vmid: Vmid,
@@ -140,6 +148,7 @@ fn bring_up(
     deadline: Instant,
 ) -> Result<BroughtBack> {
     let began = Instant::now();
+    let ids = ids_of(&run);
     let mut left = resume(root, &mut run, deadline, Duration::ZERO);
     if left.is_none() {
         look_again(root, &mut run, deadline);
@@ -159,10 +168,14 @@ fn bring_up(
         // The note stays for the next start.
         return journalled.map(|()| BroughtBack::NotYet(why));
     }
-    if let State::Running(guest) = State::of(root, vmid)? {
-        note::remove(&run.id, &guest)?;
+    take_out(root, Left::load(root, vmid)?, &run, &ids, ("settle", "the guest was started"))?;
+    set_aside(root, &run)?;
+    mark_told_locked(root, vmid)?;
+    if let Some(partly) = Partly::of(&run) {
+        return journalled.map(|()| BroughtBack::Partly(partly));
     }
-    journalled.map(|()| BroughtBack::All(run.started()))
+    let (started, all) = (run.started(), run.fates().len());
+    journalled.map(|()| BroughtBack::All { started, all })
 }
 
 /// Nobody watches when a guest starts: what did not come up is told where people look.

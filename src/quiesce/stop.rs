@@ -38,8 +38,9 @@ pub enum Quiesced {
 /// Brings the running containers of a guest to rest. The caller holds the guest's lock and has armed the guard.
 ///
 /// The plan is durable on the node before the first stop. Every confirmed step is written down.
-pub fn quiesce(root: &Root, settings: &Settings, run: &mut Run) -> Quiesced {
-    match prepare(root, settings, run) {
+/// At half of the time until `deadline` it is given up: the other half is for bringing everything back.
+pub fn quiesce(root: &Root, settings: &Settings, run: &mut Run, deadline: Instant) -> Quiesced {
+    match prepare(root, settings, run, deadline) {
         Ok(Prepared::Nothing(why)) => Quiesced::Nothing(why),
         Ok(Prepared::Engines(engines, limit)) => stop_all(root, run, &engines, limit),
         Err(error) => Quiesced::Disturbed(format!("{error:#}")),
@@ -48,8 +49,14 @@ pub fn quiesce(root: &Root, settings: &Settings, run: &mut Run) -> Quiesced {
 
 /// Writes down what runs, on the node and in the guest: in stop mode the guest is shut down as a whole, and its
 /// containers have to be up again after its start. Returns why there is nothing to write down, if so.
-pub fn note_running(root: &Root, settings: &Settings, run: &mut Run) -> Result<Option<String>> {
-    let looked = look(root, settings, run)?;
+pub fn note_running(
+    root: &Root,
+    settings: &Settings,
+    run: &mut Run,
+    deadline: Instant,
+) -> Result<Option<String>> {
+    let deadline = deadline.min(Instant::now() + SURVEY_LIMIT);
+    let looked = look(root, settings, run, deadline)?;
     for why in looked.unreachable {
         run.note(format!("{why}: which of its containers run is not written down"));
     }
@@ -58,7 +65,8 @@ pub fn note_running(root: &Root, settings: &Settings, run: &mut Run) -> Result<O
         Found::Plan(guest, engines, plan) => (guest, engines, plan),
     };
     let reachable: Vec<Engine> = engines.reachable().cloned().collect();
-    run.unrest.extend(at_once(&reachable, left_running_by).into_iter().flatten());
+    let why = at_once(&reachable, |engine| left_running_by(engine, deadline));
+    run.unrest.extend(why.into_iter().flatten());
     for step in plan.steps.iter().filter(|step| step.before.is_some()) {
         let name = text::printable(&step.name, 80);
         run.note(format!(
@@ -103,8 +111,8 @@ enum Prepared {
     Engines(Engines, Duration),
 }
 
-fn prepare(root: &Root, settings: &Settings, run: &mut Run) -> Result<Prepared> {
-    let looked = look(root, settings, run)?;
+fn prepare(root: &Root, settings: &Settings, run: &mut Run, deadline: Instant) -> Result<Prepared> {
+    let looked = look(root, settings, run, deadline.min(Instant::now() + SURVEY_LIMIT))?;
     if settings.quiesce.on_error == OnError::Fail && !looked.unreachable.is_empty() {
         let reasons: Vec<String> = looked.unreachable.iter().map(ToString::to_string).collect();
         anyhow::bail!(reasons.join("; "));
@@ -116,14 +124,15 @@ fn prepare(root: &Root, settings: &Settings, run: &mut Run) -> Result<Prepared> 
         Found::Nothing(why) => return Ok(Prepared::Nothing(why)),
         Found::Plan(guest, engines, plan) => (guest, engines, plan),
     };
-    let limit = plan.time_limit(settings);
+    let half = deadline.saturating_duration_since(Instant::now()) / 2;
+    let limit = plan.time_limit(settings).min(half);
     write_down(root, run, &guest, *plan, By::Stillpoint)?;
     Ok(Prepared::Engines(engines, limit))
 }
 
 /// Why the end of this engine, as at its guest's shutdown, does not bring its containers to rest, if so.
-fn left_running_by(engine: &Engine) -> Option<String> {
-    match engine.info(Instant::now() + SURVEY_LIMIT) {
+fn left_running_by(engine: &Engine, deadline: Instant) -> Option<String> {
+    match engine.info(deadline) {
         Ok(info) if info.live_restore => Some(
             "its engine leaves containers running when it ends (live-restore), so that the guest's shutdown kills them"
                 .to_string(),
@@ -133,7 +142,7 @@ fn left_running_by(engine: &Engine) -> Option<String> {
     }
 }
 
-fn look(root: &Root, settings: &Settings, run: &mut Run) -> Result<Look> {
+fn look(root: &Root, settings: &Settings, run: &mut Run, deadline: Instant) -> Result<Look> {
     let guest = match State::of(root, run.vmid)? {
         // vzdump says that it runs.
         State::Stopped => anyhow::bail!("the guest's init is not found"),
@@ -141,7 +150,7 @@ fn look(root: &Root, settings: &Settings, run: &mut Run) -> Result<Look> {
     };
     anyhow::ensure!(!guest.is_frozen(), "the guest is frozen");
     let engines = Engines::of(&guest)?;
-    let survey = survey(&engines, Instant::now() + SURVEY_LIMIT)
+    let survey = survey(&engines, deadline)
         .any()
         .context("the guest's container engines can't be asked what runs")?;
     let config = match Place::of(root, run.vmid) {
@@ -174,7 +183,7 @@ fn write_down(root: &Root, run: &mut Run, guest: &Guest, plan: Plan, by: By) -> 
         return Err(error.context("what runs can't be written down, so nothing is stopped"));
     }
     failpoint::reach(root, "planned");
-    if let Err(error) = note::write(run, guest) {
+    if let Err(error) = note::write(root, run, guest) {
         run.note(format!(
             "what runs can't be written into the guest ({error:#}): a restore will not start its stacks"
         ));

@@ -6,6 +6,7 @@ use super::lines::say;
 use super::{mail, metrics, ping};
 use crate::config::Settings;
 use crate::journal::{Outcome, VerifyOutcome};
+use crate::run::Left;
 use crate::sys::Root;
 
 /// Tells whoever watches that a job is over: the metrics, and the ping. Called when everything else is done; a
@@ -53,7 +54,8 @@ fn went_well(root: &Root, job: &str) -> Result<bool> {
         .values()
         .filter_map(|past| Some((past, past.last.as_ref().filter(|last| last.record.job == job)?)));
     Ok(of_job.all(|(past, last)| {
+        let left = Left::load(root, last.record.vmid).map_or(1, |left| left.containers.len());
         let failed = matches!(past.proof, Some(Proof::Known(_, VerifyOutcome::Failed, _)));
-        last.record.outcome == Outcome::Ok && !failed && last.not_back.is_empty()
+        last.record.outcome == Outcome::Ok && !failed && last.not_back.is_empty() && left == 0
     }))
 }

@@ -75,7 +75,18 @@ pub enum Proof {
     NotAsked(String),
 }
 
+/// Reads the journal of a node.
+pub fn read(root: &Root) -> Result<History> {
+    History::read(root)
+}
+
 impl History {
+    /// The containers of a guest that are not back since the backup of that run, as far as the journal tells.
+    pub fn not_back(&self, vmid: Vmid, run: &str) -> &[String] {
+        let last = self.guests.get(&vmid).and_then(|past| past.last.as_ref());
+        last.filter(|last| last.record.run == run).map_or(&[], |last| last.not_back.as_slice())
+    }
+
     /// Reads the journal of a node.
     pub fn read(root: &Root) -> Result<History> {
         let mut history = History::default();
@@ -162,9 +173,11 @@ impl Past {
     }
 }
 
-/// One that was removed, or that somebody else has dealt with, is nobody's loss.
+/// One that somebody else has dealt with is nobody's loss.
 fn not_back(containers: &[ContainerRecord]) -> Vec<String> {
-    let lost = |container: &&ContainerRecord| matches!(container.fate.as_str(), "failed" | "open");
+    let lost = |container: &&ContainerRecord| {
+        container.not_back || matches!(container.fate.as_str(), "failed" | "open")
+    };
     let names = containers.iter().filter(lost).map(|container| container.name.clone());
     names.take(MOST).collect()
 }

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use super::not_back::{Lost, advice};
 use crate::config::Strategy;
 use crate::journal::{Backup, Grade, Outcome, VerifyOutcome};
 use crate::run::{By, Fate, Quiesce, Run, Step};
@@ -13,6 +14,9 @@ const REASON: usize = 600;
 
 /// So many paths of one container are named in a line.
 const MOST_PATHS: usize = 3;
+
+/// How many containers a line names.
+const MOST_NAMED: usize = 10;
 
 /// Prints a line of Stillpoint's. vzdump closes its end of the pipe when it is interrupted; that is no error.
 pub fn say(line: &str) {
@@ -81,13 +85,19 @@ pub fn back(run: &Run) -> Vec<String> {
     let who = match (number == total, total) {
         (true, 1) => "the container is back".to_string(),
         (true, _) => format!("all {total} containers are back"),
-        (false, _) => format!("{number} of {} are back", count(total, "container")),
+        (false, _) => {
+            let are = if number == 1 { "is" } else { "are" };
+            format!("{number} of {} {are} back", count(total, "container"))
+        }
     };
     lines.push(format!("{who}{downtime}"));
     for step in &quiesce.steps {
         let name = printable(&step.name, 80);
         match &step.fate {
-            Fate::Gone => lines.push(format!("{name} is not back: it was removed meanwhile")),
+            Fate::Gone if step.is_removed() => {
+                lines.push(advice(run.vmid, &[Lost::from(step)]));
+            }
+            Fate::Gone => lines.push(format!("{name} has ended and was removed by its engine")),
             Fate::Left(why) => lines.push(format!("{name} is left as it is: {why}")),
             Fate::Failed(why) => lines.push(format!(
                 "{name} could not be started: {why}; look at `docker logs {name}` in the guest"
@@ -104,8 +114,12 @@ pub fn down_for(mode: Mode, ms: u64) -> String {
     format!("{who} down for {}", seconds(ms))
 }
 
-/// A guest's line in the summary, which PVE mails.
-pub fn summary(backup: &Backup, verify: Option<(VerifyOutcome, Option<&str>)>) -> String {
+/// A guest's line in the summary, which PVE mails; `not_back`: the names of its containers that are not back by now.
+pub fn summary(
+    backup: &Backup,
+    verify: Option<(VerifyOutcome, Option<&str>)>,
+    not_back: &[String],
+) -> String {
     let guest = match &backup.hostname {
         Some(hostname) => format!("guest {} ({})", backup.vmid, printable(hostname, 63)),
         None => format!("guest {}", backup.vmid),
@@ -143,9 +157,12 @@ pub fn summary(backup: &Backup, verify: Option<(VerifyOutcome, Option<&str>)>) -
         }
         (None, None) => {}
     }
-    let not_back = backup.containers.iter().filter(|container| container.fate != "back").count();
-    if not_back > 0 {
-        parts.push(format!("{} not back", count(not_back, "container")));
+    if !not_back.is_empty() {
+        let names: Vec<String> =
+            not_back.iter().take(MOST_NAMED).map(|name| printable(name, 80)).collect();
+        let more = if not_back.len() > MOST_NAMED { ", ..." } else { "" };
+        let number = count(not_back.len(), "container");
+        parts.push(format!("{number} NOT back ({}{more})", names.join(", ")));
     }
     let left_out = backup.containers.iter().filter(|it| !it.not_in_backup.is_empty()).count();
     if left_out > 0 {
@@ -198,7 +215,7 @@ mod tests {
             not_in_backup(&backup),
             ["guest 9001: not in the backup: db (/mnt/nas/p, /srv)"]
         );
-        assert!(summary(&backup, None).ends_with("data of 1 container not in the backup"));
+        assert!(summary(&backup, None, &[]).ends_with("data of 1 container not in the backup"));
         backup.containers = vec![backup.containers[0].clone(); 200];
         let lines = not_in_backup(&backup);
         assert!(lines.len() > 3 && lines.iter().all(|line| line.len() < 1000), "{lines:?}");
@@ -213,12 +230,12 @@ mod tests {
         let Some(Record::Backup(mut backup)) = crate::journal::examples().into_iter().next() else {
             panic!("the first example is a backup");
         };
-        assert!(summary(&backup, None).contains("the verify is still under way"));
+        assert!(summary(&backup, None, &[]).contains("the verify is still under way"));
         if let Some(verify) = &mut backup.verify {
             verify.state = "unknown".to_string();
             verify.reason = Some("no space left on device".to_string());
         }
-        let line = summary(&backup, None);
+        let line = summary(&backup, None, &[]);
         assert!(line.contains(", not verified (no space left on device)"), "{line}");
     }
 }

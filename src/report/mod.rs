@@ -6,8 +6,10 @@ pub mod lines;
 pub mod log;
 pub mod mail;
 pub mod metrics;
+pub mod not_back;
 pub mod ping;
 pub mod record;
 pub mod status;
 
 pub use after::{after_job, after_verifies, later};
+pub use history::read as history;

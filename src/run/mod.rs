@@ -3,9 +3,12 @@
 //!
 //! It lies at `/var/lib/stillpoint/runs/VMID.json`. Whoever changes it holds the guest's lock.
 
+mod left;
 mod quiesced;
 mod store;
+mod wanted;
 
+pub use left::{Left, LeftContainer};
 pub use quiesced::{QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesced, QuiescedContainer};
 pub use store::{Damaged, Runs};
 
@@ -171,6 +174,12 @@ pub struct Step {
     pub failures: u32,
     /// When the first of them was, on the boot clock in ms.
     pub failing_since_ms: Option<u64>,
+    /// Why the last try to bring it back failed, in the engine's words.
+    #[serde(default)]
+    pub trouble: Option<String>,
+    /// The command that makes its stack anew in the guest, where its labels say enough.
+    #[serde(default)]
+    pub way_back: Option<String>,
     pub fate: Fate,
 }
 
@@ -251,6 +260,12 @@ impl Run {
             .is_some_and(|quiesce| quiesce.steps.iter().any(|step| step.fate == Fate::Open))
     }
 
+    /// Its containers that ran before the backup and are not known to run since.
+    pub fn not_back(&self) -> impl Iterator<Item = &Step> {
+        let steps = self.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
+        steps.filter(|step| step.is_not_back())
+    }
+
     /// Whether vzdump shuts the guest down for this backup.
     pub fn subject_to_stop(&self) -> bool {
         self.mode_used == Mode::Stop && self.was_running
@@ -321,6 +336,18 @@ impl Run {
     }
 }
 
+impl Step {
+    /// Whether it ran before the backup and is not known to run since. One that was only paused and is gone was run with
+    /// `--rm`: its engine removes it when it ends.
+    pub fn is_not_back(&self) -> bool {
+        match self.fate {
+            Fate::Open | Fate::Failed(_) => true,
+            Fate::Gone => self.action == Strategy::Stop,
+            Fate::Back | Fate::Left(_) => false,
+        }
+    }
+}
+
 impl Quiesce {
     /// What is planned, before anything is done.
     pub fn new(by: By, steps: Vec<Step>) -> Quiesce {
@@ -364,6 +391,8 @@ impl From<QuiescedContainer> for Step {
             start_ms: None,
             failures: 0,
             failing_since_ms: None,
+            trouble: None,
+            way_back: None,
             fate: Fate::Open,
         }
     }

@@ -77,18 +77,22 @@ impl Quiesced {
             run: run.id.clone(),
             vmid: run.vmid,
             time: run.opened.clone(),
-            containers: steps
-                .map(|step| QuiescedContainer {
-                    id: step.id.clone(),
-                    engine: step.engine.clone(),
-                    name: step.name.clone(),
-                    project: step.project.clone(),
-                    service: step.service.clone(),
-                    action: step.action,
-                    started_at: step.started_at.clone(),
-                    after: step.after.clone(),
-                })
-                .collect(),
+            containers: steps.map(QuiescedContainer::from).collect(),
+        }
+    }
+}
+
+impl From<&super::Step> for QuiescedContainer {
+    fn from(step: &super::Step) -> QuiescedContainer {
+        QuiescedContainer {
+            id: step.id.clone(),
+            engine: step.engine.clone(),
+            name: step.name.clone(),
+            project: step.project.clone(),
+            service: step.service.clone(),
+            action: step.action,
+            started_at: step.started_at.clone(),
+            after: step.after.clone(),
         }
     }
 }

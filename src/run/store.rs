@@ -31,7 +31,7 @@ impl std::error::Error for Damaged {}
 /// The runs of this node.
 #[derive(Clone, Debug)]
 pub struct Runs {
-    root: Root,
+    pub(super) root: Root,
 }
 
 impl Runs {

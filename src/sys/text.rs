@@ -61,6 +61,17 @@ pub fn json_for_terminal(json: &str) -> String {
     shown
 }
 
+/// `word` as one word of a shell command, cut after `limit` characters: whatever a guest or a file says, copied into a
+/// shell it is one word, and nothing in it moves a cursor.
+pub fn quoted(word: &str, limit: usize) -> String {
+    let word = printable(word, limit);
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_./:@%+=,-".contains(&byte);
+    if !word.is_empty() && word.bytes().all(plain) {
+        return word;
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
 /// Percent-encodes everything but RFC 3986's unreserved characters: for path segments, queries and forms alike.
 pub fn percent_encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());

@@ -5,17 +5,21 @@ use chrono::{DateTime, Utc};
 
 use super::judge::{self, Limits};
 use super::words::{age, ago};
-use super::{Backup, Guest, Level, Moment, Now, OnStart, Problem, Status, Verify, What};
+use super::{Backup, Guest, Level, Moment, NotBack, Now, OnStart, Problem, Status, Verify, What};
 use crate::config::Settings;
 use crate::guest::{Config, members, node_name};
 use crate::report::history::{History, LastBackup, Past, Proof};
 use crate::report::metrics;
-use crate::run::Runs;
+use crate::report::not_back::{Lost, on_the_node};
+use crate::run::{Left, Runs};
 use crate::sys::text::{count, printable};
 use crate::sys::{Root, clock};
 use crate::vzdump::{GuestType, Vmid};
 
 const SCHEMA: u32 = 1;
+
+/// How many containers of a guest that are not back are told of: nobody reads more of them at once.
+const MOST_NOT_BACK: usize = 20;
 
 /// The drop-in that calls Stillpoint at the start of every guest of the node.
 const DROP_IN: &str = "/etc/systemd/system/pve-container@.service.d/stillpoint.conf";
@@ -36,6 +40,7 @@ pub fn gather(root: &Root, settings: &Settings, limits: &Limits) -> Result<Statu
     for (vmid, guest_type, config) in known(root, &history)? {
         let past = history.guests.get(&vmid);
         let mut guest = guest(vmid, guest_type, &config, past, now);
+        take_in(&mut guest, &not_back(root, vmid));
         guest.on_start = on_start(guest_type, &config, drop_in);
         guest.problems = judge::problems(&guest, &going_on, limits);
         guest.level = judge::worst(&guest.problems);
@@ -107,6 +112,41 @@ fn guest(
         }),
         last_verified: past.and_then(|past| past.last_verified).map(moment),
         on_start: OnStart::None,
+        not_back: Vec::new(),
+    }
+}
+
+/// What is not back of a guest: of the run that is still open, where its job is over, and what was set aside.
+fn not_back(root: &Root, vmid: Vmid) -> Vec<Lost> {
+    let left = Left::load(root, vmid).map(|left| left.containers).unwrap_or_default();
+    let mut lost: Vec<Lost> = left.iter().map(Lost::from).collect();
+    if let Ok(Some(run)) = Runs::of(root).load(vmid)
+        && !run.job.worker.alive()
+    {
+        lost.extend(run.not_back().map(Lost::from));
+    }
+    lost.truncate(MOST_NOT_BACK);
+    lost
+}
+
+fn take_in(guest: &mut Guest, lost: &[Lost]) {
+    let one = |lost: &Lost| NotBack {
+        name: printable(&lost.name, 80),
+        why: printable(&lost.why, 300),
+        removed: lost.removed,
+        way_back: lost
+            .way_back
+            .as_ref()
+            .filter(|_| lost.removed)
+            .map(|command| on_the_node(guest.vmid, command)),
+    };
+    guest.not_back = lost.iter().map(one).collect();
+    if let Some(backup) = &mut guest.backup {
+        for lost in &guest.not_back {
+            if !backup.not_back.contains(&lost.name) {
+                backup.not_back.push(lost.name.clone());
+            }
+        }
     }
 }
 

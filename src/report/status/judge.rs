@@ -7,6 +7,9 @@ use crate::journal::{Grade, Outcome};
 /// A verify is collected for a day; one that is not heard of for longer is lost.
 const LOST_VERIFY: u64 = 36 * 3600;
 
+/// How many commands a person is shown at once.
+const MOST_COMMANDS: usize = 5;
+
 /// When an age is a problem.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -22,6 +25,7 @@ pub fn problems(guest: &Guest, now: &[Now], limits: &Limits) -> Vec<Problem> {
         problems.push((Level::Critical, left.message.clone()));
     }
     problems.extend(guest.backup.iter().flat_map(of_backup));
+    problems.extend(of_containers(guest));
     problems.extend(guest.verify.as_ref().and_then(of_verify));
     let max_age = limits.max_age.as_secs();
     if let Some(last) = &guest.last_success
@@ -48,10 +52,6 @@ fn of_backup(backup: &Backup) -> Vec<(Level, String)> {
         let error = backup.error.as_deref().unwrap_or("no reason is known");
         problems.push((Level::Critical, format!("the backup failed {when}: {error}")));
     }
-    if !backup.not_back.is_empty() {
-        let names = backup.not_back.join(", ");
-        problems.push((Level::Critical, format!("not back since the backup {when}: {names}")));
-    }
     if let Some(grade @ (Grade::CrashConsistent | Grade::Incomplete)) = backup.grade {
         let reasons = match backup.reasons.join("; ") {
             none if none.is_empty() => "no reason is known".to_string(),
@@ -60,6 +60,44 @@ fn of_backup(backup: &Backup) -> Vec<(Level, String)> {
         problems.push((Level::Warning, format!("the backup is {grade}: {reasons}")));
     }
     problems
+}
+
+/// What is not back, why where that is known, and what to do about it.
+fn of_containers(guest: &Guest) -> Option<(Level, String)> {
+    let why = |name: &String| guest.not_back.iter().find(|lost| lost.name == *name);
+    let named = |name: &String| match why(name) {
+        Some(lost) => format!("{name} ({})", lost.why),
+        None => name.clone(),
+    };
+    let since = guest.backup.as_ref().filter(|backup| !backup.not_back.is_empty());
+    let (when, names): (String, Vec<String>) = match since {
+        Some(backup) => {
+            let when = format!(" {}", ago(backup.moment.age_s));
+            (when, backup.not_back.iter().map(named).collect())
+        }
+        None => {
+            let names = guest.not_back.iter().map(|lost| named(&lost.name));
+            (String::new(), names.collect())
+        }
+    };
+    if names.is_empty() {
+        return None;
+    }
+    let message = format!("not back since the backup{when}: {}{}", names.join(", "), how(guest));
+    Some((Level::Critical, message))
+}
+
+/// The commands that help: nothing where only names are known.
+fn how(guest: &Guest) -> String {
+    let mut commands: Vec<String> =
+        guest.not_back.iter().filter_map(|lost| lost.way_back.clone()).collect();
+    commands.sort();
+    commands.dedup();
+    commands.truncate(MOST_COMMANDS);
+    if guest.not_back.iter().any(|lost| !lost.removed) {
+        commands.push(format!("stillpoint resume {}", guest.vmid));
+    }
+    commands.iter().map(|command| format!("; try: {command}")).collect()
 }
 
 fn of_verify(verify: &Verify) -> Option<(Level, String)> {
@@ -117,6 +155,7 @@ mod tests {
             verify: verify("ok", 3600),
             last_verified: Some(moment(3600)),
             on_start: OnStart::None,
+            not_back: Vec::new(),
         }
     }
 

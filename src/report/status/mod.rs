@@ -67,6 +67,20 @@ pub struct Guest {
     /// When a backup of this guest was last proven to be good.
     pub last_verified: Option<Moment>,
     pub on_start: OnStart,
+    /// Containers that ran before a backup and are not back, as far as more than their names is known of them.
+    pub not_back: Vec<NotBack>,
+}
+
+/// A container that ran before a backup and is not back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NotBack {
+    pub name: String,
+    /// In the engine's words.
+    pub why: String,
+    /// Whether it was removed while the backup was made, so that there is nothing to start.
+    pub removed: bool,
+    /// The command that makes its stack anew, for a shell on the node; only of one that was removed.
+    pub way_back: Option<String>,
 }
 
 /// A point in time, and how long ago that is.

@@ -1,0 +1,306 @@
+//! What could not be brought back, after its run was closed: it is looked at, tried again, and told of.
+
+use std::collections::{HashMap, HashSet};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::finish::recovered;
+use super::note;
+use super::resume::resume;
+use crate::engine::{Container, Engines, Error, Status};
+use crate::guest::{Guest, State};
+use crate::journal::{Journal, Record};
+use crate::report::log;
+use crate::report::not_back::{Lost, advice};
+use crate::run::{By, Fate, Left, LeftContainer, Quiesced, Run, Runs, Step};
+use crate::sys::{Root, clock};
+use crate::vzdump::Vmid;
+
+/// A unit of the guest that makes its stack anew (`Restart=always`) has done so within this, after it was removed.
+pub const ANEW: Duration = Duration::from_secs(10);
+
+/// How often it is looked for meanwhile.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// An engine that does not answer within this is as good as not up.
+const PING_LIMIT: Duration = Duration::from_secs(2);
+
+/// For the lock of a guest that nobody waits for.
+const LOCK_LIMIT: Duration = Duration::from_secs(5);
+
+/// Sets aside what is not back of a run that closes, and leaves the rest of it in the note in the guest, so that the next
+/// start of the guest tries it, and so does a restore of the next backup.
+pub fn set_aside(root: &Root, run: &Run) -> Result<()> {
+    if run.quiesce.is_none() {
+        return Ok(());
+    }
+    // A list that cannot be read says nothing any more.
+    let before = Left::load(root, run.vmid).ok();
+    let mut left = before.clone().unwrap_or_else(|| Left::none(run.vmid));
+    left.take_in(run);
+    if before.is_none_or(|before| !before.containers.is_empty() || !left.containers.is_empty()) {
+        left.save(root)?;
+    }
+    leave_note(root, run.vmid, &run.id, &left);
+    Ok(())
+}
+
+/// A guest that is down keeps its note: it starts nothing that somebody else has started since. What the guest makes of
+/// its own file system is its own affair.
+fn leave_note(root: &Root, vmid: Vmid, run: &str, left: &Left) {
+    let Ok(State::Running(guest)) = State::of(root, vmid) else { return };
+    if guest.is_frozen() {
+        return;
+    }
+    let containers: Vec<_> = left.noted().collect();
+    let _ = match containers.is_empty() {
+        true => note::remove(run, &guest),
+        false => {
+            note::replace(&Quiesced { run: run.to_string(), containers, ..left.as_note() }, &guest)
+        }
+    };
+}
+
+/// Looks at what is left of a guest, starts nothing, and lets go of what runs, was removed, or was started by somebody.
+/// Returns what is not back. Where somebody else is at work on the guest, or its engine does not answer, what was known
+/// is still so.
+pub fn sight(root: &Root, vmid: Vmid, deadline: Instant) -> Result<Vec<LeftContainer>> {
+    if Left::load(root, vmid)?.containers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let Ok(_lock) = Runs::of(root).lock(vmid, Instant::now()) else {
+        return Ok(Left::load(root, vmid)?.containers);
+    };
+    sight_locked(root, vmid, deadline)
+}
+
+/// As [`sight`], for a caller that holds the guest's lock.
+pub fn sight_locked(root: &Root, vmid: Vmid, deadline: Instant) -> Result<Vec<LeftContainer>> {
+    let left = Left::load(root, vmid)?;
+    let Some(engines) = engines_of(root, vmid, deadline).filter(|_| !left.containers.is_empty())
+    else {
+        return Ok(left.containers);
+    };
+    let mut run = note::run_of(left.as_note(), vmid, By::Note);
+    let wanted = left.containers.iter().any(|left| left.removed);
+    let anew = Anew::among(&engines, wanted, deadline);
+    let ids = left.ids();
+    let mut anew = Anew { known: ids.iter().cloned().collect(), ..anew };
+    for step in run.quiesce.iter_mut().flat_map(|quiesce| &mut quiesce.steps) {
+        let found = engines.at(&step.engine).and_then(|engine| engine.inspect(&step.id, deadline));
+        step.fate = match found {
+            Ok(container) => seen(&container, &step.started_at),
+            Err(Error::Gone) => match anew.take(&step.name, &step.project, &step.service) {
+                Some(_) => Fate::Back,
+                None => Fate::Gone,
+            },
+            Err(_) => Fate::Open,
+        };
+    }
+    take_out(root, left, &run, &ids, ("somebody", "it was seen running or removed"))
+}
+
+/// What is known of a container that was left down, now that it is seen.
+fn seen(container: &Container, started_at: &str) -> Fate {
+    match container.status {
+        Status::Running => Fate::Back,
+        Status::Paused => Fate::Left("somebody else has paused it".to_string()),
+        Status::Exited if container.started_at != started_at => {
+            Fate::Left("it was started again and has ended since".to_string())
+        }
+        _ => Fate::Open,
+    }
+}
+
+/// Tries once more to bring back what is left of a guest; the caller holds its lock. Returns what is not back.
+pub fn try_again(
+    root: &Root,
+    vmid: Vmid,
+    deadline: Instant,
+    errand: (&str, &str),
+) -> Result<Vec<LeftContainer>> {
+    let left = Left::load(root, vmid)?;
+    if left.containers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut run = note::run_of(left.as_note(), vmid, By::Note);
+    run.root_volume.clone_from(&left.root_volume);
+    let ids = left.ids();
+    // Why not all are back is kept with each of them.
+    let _ = resume(root, &mut run, deadline, Duration::ZERO);
+    take_out(root, left, &run, &ids, errand)
+}
+
+/// Takes in how the containers of the list were found and journals what is back. `ids`: what the run's containers were
+/// known by before a successor took a place. Returns what is not back.
+pub fn take_out(
+    root: &Root,
+    mut left: Left,
+    run: &Run,
+    ids: &[String],
+    (by, reason): (&str, &str),
+) -> Result<Vec<LeftContainer>> {
+    let steps = run.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
+    let steps: HashMap<&String, &Step> = ids.iter().zip(steps).collect();
+    let before = std::mem::take(&mut left.containers);
+    let mut changed = Vec::new();
+    for entry in &before {
+        let Some(step) = steps.get(&entry.container.id) else {
+            left.containers.push(entry.clone());
+            continue;
+        };
+        let over = match &step.fate {
+            Fate::Back | Fate::Left(_) => true,
+            // What somebody has removed since is nobody's loss; what was removed during the backup is.
+            Fate::Gone => !entry.removed,
+            Fate::Open | Fate::Failed(_) => false,
+        };
+        if over {
+            changed.push(entry.run.clone());
+            continue;
+        }
+        let why = step.trouble.clone().unwrap_or_else(|| entry.why.clone());
+        left.containers.push(LeftContainer { why, ..entry.clone() });
+    }
+    if left.containers == before {
+        return Ok(left.containers);
+    }
+    left.save(root)?;
+    changed.sort();
+    changed.dedup();
+    for id in changed {
+        let mut of_run = run.clone();
+        of_run.id.clone_from(&id);
+        if let Some(quiesce) = of_run.quiesce.as_mut() {
+            let of_it = before.iter().filter(|entry| entry.run == id);
+            let its = of_it.filter_map(|entry| steps.get(&entry.container.id));
+            quiesce.steps = its.map(|step| (*step).clone()).collect();
+        }
+        Journal::of(root).append(&Record::Recovered(recovered(&of_run, by, reason)))?;
+    }
+    leave_note(root, left.vmid, &left.run.clone(), &left);
+    Ok(left.containers)
+}
+
+/// Lets go of all that is left of a guest, on a person's word. Returns how many containers that were.
+pub fn forget(root: &Root, vmid: Vmid) -> Result<usize> {
+    let _lock = Runs::of(root).lock(vmid, Instant::now() + LOCK_LIMIT)?;
+    let left = Left::load(root, vmid)?;
+    let mut run = note::run_of(left.as_note(), vmid, By::Note);
+    for step in run.quiesce.iter_mut().flat_map(|quiesce| &mut quiesce.steps) {
+        step.fate = Fate::Left("a person let go of it".to_string());
+    }
+    let number = left.containers.len();
+    let ids = left.ids();
+    take_out(root, left, &run, &ids, ("person", "a person let go of it"))?;
+    Ok(number)
+}
+
+/// Tells by mail, once, of what is not back in this guest. What was removed is looked for until it had its time to come
+/// back by itself. Returns what is not back.
+pub fn tell(root: &Root, vmid: Vmid, reason: &str, deadline: Instant) -> Result<Vec<Lost>> {
+    let mut left = sight(root, vmid, deadline)?;
+    while left.iter().any(|left| left.removed && !left.told && is_young(left))
+        && Instant::now() + LOOK < deadline
+    {
+        thread::sleep(LOOK);
+        left = sight(root, vmid, deadline)?;
+    }
+    let lost: Vec<Lost> = left.iter().map(Lost::from).collect();
+    if left.iter().any(|left| !left.told) && mark_told(root, vmid)? {
+        let subject = format!("Stillpoint: guest {vmid} is NOT back after its backup");
+        log::alarm(root, vmid, &subject, &format!("{reason}. {}", advice(vmid, &lost)));
+    }
+    Ok(lost)
+}
+
+/// Whether what was removed may still come back by itself.
+fn is_young(left: &LeftContainer) -> bool {
+    let since = left.since.parse::<chrono::DateTime<chrono::Utc>>();
+    since.is_ok_and(|since| (clock::now() - since).to_std().is_ok_and(|age| age < ANEW))
+}
+
+fn mark_told(root: &Root, vmid: Vmid) -> Result<bool> {
+    let _lock = Runs::of(root).lock(vmid, Instant::now() + LOCK_LIMIT)?;
+    mark_told_locked(root, vmid)
+}
+
+/// Marks what is not back of a guest as told of; returns whether it was this call that marked something.
+pub fn mark_told_locked(root: &Root, vmid: Vmid) -> Result<bool> {
+    let mut left = Left::load(root, vmid)?;
+    let untold = left.containers.iter().any(|left| !left.told);
+    left.containers.iter_mut().for_each(|left| left.told = true);
+    if untold {
+        left.save(root)?;
+    }
+    Ok(untold)
+}
+
+/// Looks whether what was removed while the backup was made is there again, made anew by somebody.
+pub fn look_for_removed(root: &Root, run: &mut Run, deadline: Instant) {
+    if !run.not_back().any(|step| step.is_removed()) {
+        return;
+    }
+    let Some(engines) = engines_of(root, run.vmid, deadline) else { return };
+    let mut anew = Anew::among(&engines, true, deadline);
+    let Some(quiesce) = run.quiesce.as_mut() else { return };
+    anew.known = quiesce.steps.iter().map(|step| step.id.clone()).collect();
+    for step in quiesce.steps.iter_mut().filter(|step| step.is_removed()) {
+        if let Some(id) = anew.take(&step.name, &step.project, &step.service) {
+            step.id = id;
+            step.fate = Fate::Back;
+        }
+    }
+}
+
+/// The guest's engines, as far as they answer.
+fn engines_of(root: &Root, vmid: Vmid, deadline: Instant) -> Option<Engines> {
+    let guest: Guest = match State::of(root, vmid) {
+        Ok(State::Running(guest)) if !guest.is_frozen() => guest,
+        _ => return None,
+    };
+    let limit = deadline.saturating_duration_since(Instant::now()).min(PING_LIMIT);
+    Some(Engines::of(&guest).ok()?.answering(limit))
+}
+
+/// The containers that run now, each of which can stand in the place of one that was removed.
+struct Anew {
+    known: HashSet<String>,
+    running: Vec<Container>,
+}
+
+impl Anew {
+    fn among(engines: &Engines, wanted: bool, deadline: Instant) -> Anew {
+        let mut running = Vec::new();
+        for engine in engines.reachable().filter(|_| wanted) {
+            for id in engine.running(deadline).unwrap_or_default() {
+                match engine.inspect(&id, deadline) {
+                    Ok(container) if container.status == Status::Running => running.push(container),
+                    Ok(_) | Err(Error::Gone) => {}
+                    Err(_) => break,
+                }
+            }
+        }
+        Anew { known: HashSet::new(), running }
+    }
+
+    /// One of the removed one's name, or of its service; each is taken once.
+    fn take(
+        &mut self,
+        name: &str,
+        project: &Option<String>,
+        service: &Option<String>,
+    ) -> Option<String> {
+        let fits = |it: &Container| {
+            let of_service = project.is_some() && service.is_some();
+            let same = it.project() == project.as_deref() && it.service() == service.as_deref();
+            let one_off = it.label("com.docker.compose.oneoff") == Some("True");
+            !self.known.contains(&it.id) && (it.name == name || of_service && same && !one_off)
+        };
+        let id = self.running.iter().find(|it| fits(it))?.id.clone();
+        self.known.insert(id.clone());
+        Some(id)
+    }
+}

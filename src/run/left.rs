@@ -1,0 +1,248 @@
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::{By, Quiesced, QuiescedContainer, Run, SCHEMA, Step};
+use crate::sys::{Root, clock, file};
+use crate::vzdump::Vmid;
+
+/// A thousand containers, at some 500 bytes each and with room for long names.
+const LIMIT: u64 = 16 << 20;
+
+/// How many containers are kept of one guest; the latest. Each backup of a guest that means harm could add some.
+const MOST: usize = 1000;
+
+/// Where they lie, one file a guest.
+const DIRECTORY: &str = "/var/lib/stillpoint/left";
+
+/// The containers of a guest that ran before a backup and could not be brought back. Their run is closed, so that the next
+/// backup is made; this list, at `/var/lib/stillpoint/left/VMID.json`, stays until each of them runs, was removed, or was
+/// started by somebody. Whoever changes it holds the guest's lock.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Left {
+    pub schema: u32,
+    pub vmid: Vmid,
+    /// The volume of the guest's root; another one later means another guest under the same VMID.
+    pub root_volume: Option<String>,
+    /// The run that closed last: its note in the guest names these containers too.
+    pub run: String,
+    pub containers: Vec<LeftContainer>,
+}
+
+/// A container that is not back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftContainer {
+    /// The run that it was not back from.
+    pub run: String,
+    /// Since when it is in this list, RFC 3339, UTC.
+    pub since: String,
+    /// Why, in the engine's words.
+    pub why: String,
+    /// It was removed while the backup was made: there is nothing to start, but perhaps a successor to come.
+    pub removed: bool,
+    /// The command that makes its stack anew in the guest.
+    pub way_back: Option<String>,
+    /// A mail has told of it.
+    pub told: bool,
+    #[serde(flatten)]
+    pub container: QuiescedContainer,
+}
+
+impl Left {
+    /// The list of a guest; an empty one where there is none.
+    ///
+    /// # Errors
+    /// Where there is a file that cannot be read as one.
+    pub fn load(root: &Root, vmid: Vmid) -> Result<Left> {
+        let path = path(root, vmid);
+        let bytes = match file::read(&path, LIMIT) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Left::none(vmid)),
+            other => other.with_context(|| path.display().to_string())?,
+        };
+        let read = || -> Result<Left> {
+            let left: Left = serde_json::from_slice(&bytes)?;
+            ensure!(left.schema == SCHEMA, "it is of schema {}", left.schema);
+            ensure!(left.vmid == vmid, "it is of guest {}", left.vmid);
+            Ok(left)
+        };
+        read().with_context(|| path.display().to_string())
+    }
+
+    /// Writes the list durably; an empty one is removed.
+    pub fn save(&self, root: &Root) -> Result<()> {
+        let path = path(root, self.vmid);
+        let write = || -> Result<()> {
+            if self.containers.is_empty() {
+                return Ok(file::remove(&path)?);
+            }
+            fs::create_dir_all(root.path(DIRECTORY))?;
+            let bytes = serde_json::to_vec_pretty(self)?;
+            ensure!(bytes.len() as u64 <= LIMIT, "it would be larger than {LIMIT} bytes");
+            Ok(file::replace(&path, &bytes, 0o600)?)
+        };
+        write().with_context(|| path.display().to_string())
+    }
+
+    /// The guests that have such a list.
+    pub fn guests(root: &Root) -> Result<Vec<Vmid>> {
+        let directory = root.path(DIRECTORY);
+        let entries = match fs::read_dir(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.with_context(|| directory.display().to_string())?,
+        };
+        let vmid = |entry: io::Result<fs::DirEntry>| -> Option<Vmid> {
+            entry.ok()?.file_name().to_str()?.strip_suffix(".json")?.parse().ok()
+        };
+        let mut guests: Vec<Vmid> = entries.filter_map(vmid).collect();
+        guests.sort();
+        Ok(guests)
+    }
+
+    /// Takes in what is not back of a run that closes, each container once, and lets go of those that it has brought
+    /// back.
+    pub fn take_in(&mut self, run: &Run) {
+        self.run.clone_from(&run.id);
+        if run.root_volume.is_some() && self.root_volume != run.root_volume {
+            // What another guest under this VMID had left is nobody's any more.
+            if self.root_volume.is_some() {
+                self.containers.clear();
+            }
+            self.root_volume.clone_from(&run.root_volume);
+        }
+        let steps = || run.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
+        let is_back = |left: &LeftContainer| {
+            steps().any(|step| step.id == left.container.id && !step.is_not_back())
+        };
+        self.containers.retain(|left| !is_back(left));
+        let since = clock::rfc3339(clock::now());
+        // Of what a note says nobody knows when it was removed.
+        let by_note = run.quiesce.as_ref().is_some_and(|quiesce| quiesce.by == By::Note);
+        let left = run.not_back().filter(|step| !(by_note && step.is_removed())).map(|step| {
+            LeftContainer {
+                run: run.id.clone(),
+                since: since.clone(),
+                why: step.why_not_back(),
+                removed: step.is_removed(),
+                way_back: step.way_back.clone(),
+                told: false,
+                // What it depends on is in another list.
+                container: QuiescedContainer { after: Vec::new(), ..QuiescedContainer::from(step) },
+            }
+        });
+        for new in left {
+            let known = self.containers.iter_mut().find(|it| it.container.id == new.container.id);
+            match known {
+                Some(known) => known.why = new.why,
+                None => self.containers.push(new),
+            }
+        }
+        let more = self.containers.len().saturating_sub(MOST);
+        self.containers.drain(..more);
+    }
+
+    /// What the note in the guest says of them: those that there is something to start of.
+    pub fn noted(&self) -> impl Iterator<Item = QuiescedContainer> {
+        self.containers.iter().filter(|left| !left.removed).map(|left| left.container.clone())
+    }
+
+    /// Their ids, in their order.
+    pub fn ids(&self) -> Vec<String> {
+        self.containers.iter().map(|left| left.container.id.clone()).collect()
+    }
+
+    /// All of them as a note, in their order.
+    pub fn as_note(&self) -> Quiesced {
+        Quiesced {
+            run: self.run.clone(),
+            vmid: self.vmid,
+            time: self.containers.last().map(|left| left.since.clone()).unwrap_or_default(),
+            containers: self.containers.iter().map(|left| left.container.clone()).collect(),
+            ..Quiesced::empty()
+        }
+    }
+
+    /// An empty list.
+    pub fn none(vmid: Vmid) -> Left {
+        let containers = Vec::new();
+        Left { schema: SCHEMA, vmid, root_volume: None, run: String::new(), containers }
+    }
+}
+
+impl Step {
+    /// Whether it was removed, and not by its own `--rm`.
+    pub fn is_removed(&self) -> bool {
+        self.fate == super::Fate::Gone && self.is_not_back()
+    }
+
+    /// Why it is not back.
+    pub fn why_not_back(&self) -> String {
+        match (&self.fate, &self.trouble) {
+            (super::Fate::Failed(why), _) | (_, Some(why)) => why.clone(),
+            (super::Fate::Gone, None) => "it was removed".to_string(),
+            (_, None) => "nobody has seen it run since".to_string(),
+        }
+    }
+}
+
+fn path(root: &Root, vmid: Vmid) -> PathBuf {
+    root.path(DIRECTORY).join(format!("{vmid}.json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Strategy;
+    use crate::run::{By, Fate, Quiesce};
+    use crate::vzdump::{GuestType, Job, Mode};
+
+    fn run(fates: &[(&str, Fate)]) -> Run {
+        let worker = crate::sys::process::Process { pid: 0, started: 0, boot: String::new() };
+        let job = Job { upid: None, worker, session: 0 };
+        let step = |(id, fate): &(&str, Fate)| {
+            let json = format!(
+                r#"{{"id":"{id}","name":"{id}","project":null,"service":null,"action":"stop","started_at":"","after":[]}}"#
+            );
+            let container: QuiescedContainer = serde_json::from_str(&json).unwrap();
+            Step { fate: fate.clone(), ..Step::from(container) }
+        };
+        let steps = fates.iter().map(step).collect();
+        let mut run = Run::new(Vmid(9001), GuestType::Lxc, job, Mode::Snapshot);
+        run.root_volume = Some("local:9001/x.raw".to_string());
+        run.quiesce = Some(Quiesce::new(By::Stillpoint, steps));
+        run
+    }
+
+    fn names(left: &Left) -> Vec<&str> {
+        left.containers.iter().map(|left| left.container.name.as_str()).collect()
+    }
+
+    #[test]
+    fn what_is_not_back_stays_until_a_later_run_has_brought_it_back() {
+        let refused = Fate::Failed("permission denied".to_string());
+        let mut left = Left::none(Vmid(9001));
+        left.take_in(&run(&[("db", refused), ("web", Fate::Gone), ("cache", Fate::Back)]));
+        assert_eq!(names(&left), ["db", "web"]);
+        assert_eq!(
+            (left.containers[0].why.as_str(), left.containers[1].removed),
+            ("permission denied", true)
+        );
+        assert_eq!(left.noted().count(), 1, "there is nothing to start of what was removed");
+        left.take_in(&run(&[("db", Fate::Back), ("proxy", Fate::Open)]));
+        assert_eq!(names(&left), ["web", "proxy"]);
+        let other = Run { root_volume: Some("local:9001/y.raw".to_string()), ..run(&[]) };
+        left.take_in(&other);
+        assert!(names(&left).is_empty(), "another guest owes nothing");
+    }
+
+    #[test]
+    fn what_was_only_paused_and_is_gone_ended_by_itself() {
+        let mut run = run(&[("job", Fate::Gone)]);
+        for step in run.quiesce.iter_mut().flat_map(|quiesce| &mut quiesce.steps) {
+            step.action = Strategy::Pause;
+        }
+        assert_eq!(run.not_back().count(), 0);
+    }
+}
