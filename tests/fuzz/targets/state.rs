@@ -79,7 +79,7 @@ pub fn journal(input: &[u8]) {
                 assert!(value["kind"].is_string());
                 assert_fit_for_a_terminal(&record::line(value));
                 if let Ok(Record::Backup(backup)) = from_value(value.clone()) {
-                    assert_sayable(&lines::summary(&backup, None));
+                    assert_sayable(&lines::summary(&backup, None, &[]));
                 }
             }
             Entry::Damaged { line, reason, .. } => {
