@@ -7,6 +7,8 @@ mod scene;
 
 mod stacks {
     mod aftermath;
+    mod budget;
     mod engines;
+    mod not_back;
     mod not_in_backup;
 }

@@ -126,6 +126,10 @@ pub fn start(inner: &Inner, reference: &str) -> Answer {
     }
     let asked = state.containers[at].clone();
     state.record(&asked, What::StartAsked);
+    if let Some((status, words)) = asked.spec.refuses {
+        state.containers[at].exit_code = 128;
+        return refuse(status, words);
+    }
     if asked.spec.failing_starts > 0 {
         state.containers[at].spec.failing_starts -= 1;
         state.containers[at].exit_code = 128;

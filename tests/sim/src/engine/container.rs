@@ -61,6 +61,8 @@ pub struct Spec {
     pub healthy_after: Option<Duration>,
     /// That many starts answer 500.
     pub failing_starts: u32,
+    /// Every start is refused with that status, in those words: 404 where another container that it needs is gone.
+    pub refuses: Option<(u16, String)>,
     /// Named volumes, or directories of the guest, and where they are mounted.
     pub volumes: Vec<(String, String)>,
     /// What it is doing when the simulation begins.
@@ -89,6 +91,7 @@ impl Spec {
             start_takes: Duration::from_millis(60),
             healthy_after: None,
             failing_starts: 0,
+            refuses: None,
             volumes: Vec::new(),
             status: Status::Running,
         }

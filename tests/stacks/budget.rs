@@ -1,0 +1,88 @@
+//! How long vzdump waits because of one guest, whatever its engine does.
+
+use std::time::Duration;
+
+use stillpoint_sim::engine::Hostile;
+use stillpoint_sim::node::Guest;
+use stillpoint_sim::vzdump::report::Report;
+
+use crate::scene::{At, Scene, runs};
+
+/// All phases together, on a machine that is busy with other things; without a budget it is several minutes.
+const BOUND: Duration = Duration::from_secs(60);
+
+fn scene() -> Scene {
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    scene.settings("[quiesce]\nbudget = \"6s\"\n");
+    scene
+}
+
+fn is_within(report: &Report) {
+    let ms: u64 = report.calls.iter().map(|call| call.ms).sum();
+    assert!(Duration::from_millis(ms) < BOUND, "{}", report.text());
+    assert!(report.calls.iter().all(|call| call.exit == Some(0)), "{}", report.text());
+}
+
+fn says(report: &Report, phase: &str) -> String {
+    let calls = report.calls.iter().filter(|call| call.argv[0] == phase);
+    calls.flat_map(|call| call.said.clone()).collect::<Vec<_>>().join("\n")
+}
+
+fn all_run(guest: &Guest) -> bool {
+    ["db", "cache", "web"].into_iter().all(|name| runs(guest, name))
+}
+
+#[test]
+fn a_start_that_hangs_holds_up_the_job_for_no_longer_than_the_budget() {
+    let scene = scene();
+    let starts = |guest: &Guest, takes| {
+        let engine = guest.engine.as_ref().unwrap();
+        assert!(engine.modify("db", |db| db.spec.start_takes = takes));
+    };
+    scene.when(At::Ended("pre-stop"), move |guest| starts(guest, Duration::from_secs(3600)));
+    scene.when(At::Ended("job-end"), move |guest| {
+        // The server of its volume is there again.
+        starts(guest, Duration::ZERO);
+        let engine = guest.engine.as_ref().unwrap();
+        engine.recreate("db", true);
+    });
+    let report = scene.play(Vec::new());
+    is_within(&report);
+    let said = says(&report, "log-end");
+    assert!(said.contains("quiesce.budget"), "{}", report.text());
+    assert!(report.runs_left.is_empty() && all_run(scene.guest()), "{}", report.text());
+    let backup = report.records("backup");
+    assert_eq!((backup.len(), &backup[0]["outcome"]), (1, &"ok".into()), "{}", report.text());
+}
+
+#[test]
+fn an_engine_that_stops_to_answer_holds_up_the_job_for_no_longer_than_the_budget() {
+    for hostile in [Hostile::Silent, Hostile::Trickle, Hostile::EndlessList] {
+        let scene = scene();
+        let becomes = |guest: &Guest, hostile| {
+            guest.engine.as_ref().unwrap().configure(|engine| engine.hostile = hostile);
+        };
+        let bad = hostile.clone();
+        scene.when(At::Ended("pre-stop"), move |guest| becomes(guest, Some(bad.clone())));
+        scene.when(At::Ended("job-end"), move |guest| becomes(guest, None));
+        let report = scene.play(Vec::new());
+        is_within(&report);
+        assert!(report.runs_left.is_empty() && all_run(scene.guest()), "{hostile:?}");
+    }
+}
+
+#[test]
+fn a_stack_that_takes_longer_than_half_of_the_budget_to_stop_is_brought_back() {
+    let scene = scene();
+    scene.engine().configure(|engine| engine.time_scale = 1.0);
+    let slow = |db: &mut stillpoint_sim::engine::container::Container| {
+        db.spec.stop_timeout = Some(30);
+        db.spec.stop_takes = Duration::from_secs(8);
+    };
+    assert!(scene.engine().modify("db", slow));
+    let report = scene.play(Vec::new());
+    is_within(&report);
+    let backup = report.records("backup");
+    assert_eq!(backup[0]["grade"], "crash-consistent", "{}", report.text());
+    assert!(report.runs_left.is_empty() && all_run(scene.guest()), "{}", report.text());
+}
