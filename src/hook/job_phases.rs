@@ -17,7 +17,7 @@ use crate::verify::{self, Collected};
 use crate::vzdump::{Job, Vmid};
 
 /// For what an earlier job left in one guest.
-const LEFTOVER_LIMIT: Duration = Duration::from_secs(60);
+const LEFTOVER_LIMIT: Duration = Duration::from_secs(30);
 
 /// For one more try of what is not back, and a look at what was removed.
 const LEFT_LIMIT: Duration = Duration::from_secs(30);
@@ -142,7 +142,7 @@ fn not_back(root: &Root, settings: &Settings, job: &Job) {
         }
         let deadline = budget.deadline(LEFT_LIMIT);
         if run.is_some_and(|run| left.containers.iter().any(|left| left.run != run)) {
-            let again = Runs::of(root).lock(vmid, deadline).and_then(|_lock| {
+            let again = Runs::of(root).lock_first(vmid, deadline).and_then(|_lock| {
                 let errand = ("job-end", "it was tried again after the next backup");
                 quiesce::try_again(root, vmid, deadline, errand)
             });
