@@ -22,12 +22,15 @@ use nix::unistd::geteuid;
 use self::cli::{Arguments, Command};
 use crate::config::Settings;
 use crate::sys::text::{json_for_terminal, token, wrapped};
-use crate::sys::{Root, clock, detach, terminal};
+use crate::sys::{Root, clock, detach, look, terminal};
 use crate::vzdump::Vmid;
 use crate::{quiesce, report};
 
 /// The whole of the command's `main`.
 pub fn run() -> ExitCode {
+    if let Some(looked) = look::serve_if_asked() {
+        return looked;
+    }
     match perform(&Root::from_env(), Arguments::parse().command) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
