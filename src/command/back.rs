@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use super::print;
 use crate::config::Settings;
-use crate::guest::State;
+use crate::guest::{State, way_to_start};
 use crate::identity::inside;
 use crate::quiesce::{self, BroughtBack, Errand};
 use crate::report::not_back::Lost;
@@ -54,7 +54,10 @@ pub fn resume(root: &Root, vmid: Vmid) -> Result<()> {
     }
     let deadline = Instant::now() + PERSON_LIMIT;
     let errand = Errand { by: "person", reason: "a person asked for it", close: false, run: None };
-    let brought_back = quiesce::bring_back(root, vmid, deadline, errand)?;
+    let brought_back = quiesce::bring_back_and_unlock(root, vmid, deadline, errand)?;
+    if let Some(words) = quiesce::lock_in_words(root, vmid)? {
+        print(&words)?;
+    }
     let before = Left::load(root, vmid)?.containers.len();
     let left = {
         let _lock = Runs::of(root).lock(vmid, deadline)?;
@@ -71,7 +74,7 @@ pub fn resume(root: &Root, vmid: Vmid) -> Result<()> {
     }
     match brought_back {
         BroughtBack::Nothing if before > 0 => Ok(()),
-        brought_back => tell(vmid, brought_back),
+        brought_back => tell(root, vmid, brought_back),
     }
 }
 
@@ -106,7 +109,7 @@ pub fn settle(root: &Root, vmid: Vmid) -> Result<()> {
         if matches!(settled, BroughtBack::Partly(_)) {
             quiesce::tell(root, vmid, "the guest was started", Instant::now() + TELL_LIMIT)?;
         }
-        tell(vmid, settled)
+        tell(root, vmid, settled)
     });
     match renewed {
         Ok(renewed) => {
@@ -117,13 +120,16 @@ pub fn settle(root: &Root, vmid: Vmid) -> Result<()> {
     told
 }
 
-fn tell(vmid: Vmid, brought_back: BroughtBack) -> Result<()> {
+fn tell(root: &Root, vmid: Vmid, brought_back: BroughtBack) -> Result<()> {
     match brought_back {
         BroughtBack::Nothing => print(&format!("Guest {vmid}: nothing is waiting to be started.")),
         BroughtBack::All { started, all } => {
             print(&format!("Guest {vmid}: {}.", not_back::all_back(all, started)))
         }
         BroughtBack::Partly(partly) => bail!("guest {vmid}: {}", partly.words()),
-        BroughtBack::NotYet(why) => bail!("guest {vmid} is not back yet: {why}"),
+        BroughtBack::NotYet(why) => match way_to_start(root, vmid) {
+            Some(command) => bail!("guest {vmid} is not back yet: {why}. To start it: {command}"),
+            None => bail!("guest {vmid} is not back yet: {why}"),
+        },
     }
 }

@@ -103,6 +103,8 @@ messages! {
     RUN: Ok "a backup of it is under way";
     RUN_OPEN: Fail "a backup that is over left {count} stopped"
         => "stillpoint resume {vmid}";
+    RUN_DOWN: Fail "a backup that is over left {count} stopped, and the guest is down"
+        => "{start}";
     RUN_LEFT: Warn "a backup that is over has not been written into the journal yet"
         => "stillpoint recover";
     RUN_DAMAGED: Fail "what its last backup left stopped can't be read: {reason}"

@@ -6,9 +6,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::check::Check;
 use super::message::Values;
 use super::messages::{
-    JOURNAL, JOURNAL_DAMAGED, NO_RUNS, NO_STATE, RUN, RUN_DAMAGED, RUN_LEFT, RUN_OPEN, VERIFIES,
-    VERIFY_DAMAGED, VERIFY_OLD,
+    JOURNAL, JOURNAL_DAMAGED, NO_RUNS, NO_STATE, RUN, RUN_DAMAGED, RUN_DOWN, RUN_LEFT, RUN_OPEN,
+    VERIFIES, VERIFY_DAMAGED, VERIFY_OLD,
 };
+use crate::guest::way_to_start;
 use crate::journal::{Entry, Journal};
 use crate::run::{Damaged, Fate, Run, Runs};
 use crate::sys::text::count;
@@ -39,7 +40,7 @@ fn runs(root: &Root) -> Result<Vec<Check>> {
     for vmid in runs.guests()? {
         match runs.load(vmid) {
             Ok(None) => {}
-            Ok(Some(run)) => checks.push(of_run(&run, run.job.alive())),
+            Ok(Some(run)) => checks.push(of_run(root, &run, run.job.alive())),
             Err(error) => match error.downcast_ref::<Damaged>() {
                 None => return Err(error),
                 Some(damaged) => checks.push(of_damaged(vmid, damaged)),
@@ -49,7 +50,7 @@ fn runs(root: &Root) -> Result<Vec<Check>> {
     Ok(if checks.is_empty() { vec![NO_RUNS.check("state.runs", &[])] } else { checks })
 }
 
-fn of_run(run: &Run, alive: bool) -> Check {
+fn of_run(root: &Root, run: &Run, alive: bool) -> Check {
     let vmid = run.vmid;
     let about = format!("guest.{vmid}.run");
     let open = run.fates().iter().filter(|fate| **fate == Fate::Open).count();
@@ -57,7 +58,11 @@ fn of_run(run: &Run, alive: bool) -> Check {
         (true, _) => RUN.check(about, &[]),
         (false, 0) => RUN_LEFT.check(about, &[]),
         (false, _) => {
-            RUN_OPEN.check(about, &[("count", &count(open, "container")), ("vmid", &vmid)])
+            let containers = count(open, "container");
+            match way_to_start(root, vmid) {
+                Some(start) => RUN_DOWN.check(about, &[("count", &containers), ("start", &start)]),
+                None => RUN_OPEN.check(about, &[("count", &containers), ("vmid", &vmid)]),
+            }
         }
     }
 }

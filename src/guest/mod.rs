@@ -21,6 +21,6 @@ pub use net::{Family, Mac, Net, Segment};
 pub use processes::{Process, Processes};
 pub use reboot::asked_to_reboot;
 pub use reported::reported;
-pub use revive::{lift_lock, set_hookscript, start, thaw};
+pub use revive::{lift_lock, set_hookscript, start, start_command, thaw, way_to_start};
 pub use running::{Guest, State};
 pub use volumes::{LeftOut, Volumes};

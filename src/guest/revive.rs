@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::State;
+use super::{Place, State};
 use crate::sys::{Root, program};
 use crate::vzdump::Vmid;
 
@@ -46,6 +46,25 @@ pub fn lift_lock(root: &Root, vmid: Vmid) -> Result<()> {
 /// Starts the guest.
 pub fn start(root: &Root, vmid: Vmid) -> Result<()> {
     pct(root, &["start", &vmid.to_string()])
+}
+
+/// The command that starts a guest which is down, for a shell on the node; `None` where it runs, or where its state
+/// cannot be determined.
+pub fn way_to_start(root: &Root, vmid: Vmid) -> Option<String> {
+    let down = matches!(State::of(root, vmid), Ok(State::Stopped));
+    down.then(|| {
+        let locked =
+            matches!(Place::of(root, vmid), Ok(Place::Here(config)) if config.lock.is_some());
+        start_command(vmid, locked)
+    })
+}
+
+/// Proxmox VE starts no guest that is locked.
+pub fn start_command(vmid: Vmid, locked: bool) -> String {
+    match locked {
+        true => format!("pct unlock {vmid} && pct start {vmid}"),
+        false => format!("pct start {vmid}"),
+    }
 }
 
 /// Sets the volume of the guest's hookscript, or takes it away.

@@ -117,6 +117,15 @@ fn backup_record(run: &Run) -> Backup {
     }
 }
 
+/// Why a run is ended by somebody else than its own vzdump.
+pub fn why_over(run: &Run) -> &'static str {
+    match (run.journalled, run.job.worker.is_of_this_boot()) {
+        (true, _) => "the backup is over",
+        (false, false) => "the node went down during the backup",
+        (false, true) => "the job that quiesced it is dead",
+    }
+}
+
 /// The record of containers brought back outside the order of a backup.
 pub fn recovered(run: &Run, by: &str, reason: &str) -> Recovered {
     Recovered {

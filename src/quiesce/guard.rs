@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use super::bring_back::{BroughtBack, Errand, bring_back};
 use super::effort::SHUTDOWN_LIMIT;
+use super::finish::why_over;
 use super::left;
 use super::revive::{Left, left_behind, revive};
 use crate::config::Settings;
@@ -141,11 +142,16 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>)
             continue;
         }
         let left = match bring_back(root, vmid, Instant::now() + TRY_LIMIT, errand) {
+            // Its containers were back before its lock could be taken away.
+            Ok(BroughtBack::Nothing) if revivals.done > 0 => {
+                let (started, all) =
+                    run.as_ref().map_or((0, 0), |run| (run.started(), run.fates().len()));
+                tell_back(root, vmid, &reason, after, &back(run.as_ref(), all, started));
+                return Ok(());
+            }
             Ok(BroughtBack::Nothing) => return Ok(()),
             Ok(BroughtBack::All { started, all }) => {
-                let message = format!("{reason}; {}", all_back(all, started));
-                let subject = format!("Stillpoint: guest {vmid} is back {after}");
-                log::alarm(root, vmid, &subject, &message);
+                tell_back(root, vmid, &reason, after, &back(run.as_ref(), all, started));
                 return Ok(());
             }
             Ok(BroughtBack::Partly(partly)) => {
@@ -208,12 +214,25 @@ fn ended(run: &Run) -> String {
     }
 }
 
+fn tell_back(root: &Root, vmid: Vmid, reason: &str, after: &str, back: &str) {
+    let subject = format!("Stillpoint: guest {vmid} is back {after}");
+    log::alarm(root, vmid, &subject, &format!("{reason}; {back}"));
+}
+
+/// `the guest was unlocked and started; all 3 containers are back; 1 was started again`
+fn back(run: Option<&Run>, all: usize, started: usize) -> String {
+    let revived = run.map(|run| run.revived.join(" and ")).unwrap_or_default();
+    match revived.is_empty() {
+        true => all_back(all, started),
+        false => format!("the guest was {revived}; {}", all_back(all, started)),
+    }
+}
+
 /// Tells of what is not back, and of what has come back by itself meanwhile.
 fn told_of(root: &Root, vmid: Vmid, reason: &str, after: &str, partly: &Partly) -> Result<()> {
     let of = format!("{reason}; {}", partly.numbers());
     if left::tell(root, vmid, &of, Instant::now() + TRY_LIMIT)?.is_empty() {
-        let subject = format!("Stillpoint: guest {vmid} is back {after}");
-        log::alarm(root, vmid, &subject, &format!("{reason}; {}", all_back(partly.all, 0)));
+        tell_back(root, vmid, reason, after, &all_back(partly.all, 0));
     }
     Ok(())
 }
@@ -265,9 +284,9 @@ pub fn recover(root: &Root, limit: Duration) -> Result<Vec<String>> {
 pub fn recover_guest(root: &Root, vmid: Vmid, by: &str, deadline: Instant) -> Vec<String> {
     let reason = match Runs::of(root).load(vmid) {
         Ok(Some(run)) if run.job.worker.alive() => return Vec::new(),
-        Ok(Some(run)) if run.journalled => "the backup is over",
+        Ok(Some(run)) => why_over(&run),
         Ok(None) => return Vec::new(),
-        Ok(Some(_)) | Err(_) => "the job that quiesced it is dead",
+        Err(_) => "the run's file is damaged",
     };
     let errand = Errand { by, reason, close: true, run: None };
     let brought_back = match Instant::now() < deadline {

@@ -27,7 +27,7 @@ pub use left::{forget, look_for_removed, sight, sight_locked, tell, try_again};
 pub use note::run_of;
 pub use plan::{Plan, plan};
 pub use resume::{look_again, resume, start_order};
-pub use revive::{thaw, went_down};
+pub use revive::{lock_in_words, thaw, went_down};
 pub use settle::settle;
 pub use stop::{Quiesced, arm, note_running, quiesce};
 pub use survey::{Survey, survey};

@@ -200,6 +200,23 @@ fn called_by_vzdump(root: &Root, run: &Run) -> bool {
     Job::of_parent(root).is_ok_and(|job| job.upid.is_some() && job != run.job)
 }
 
+/// A lock at a guest that no task of Proxmox VE seems to need any more, with the command that takes it away.
+///
+/// # Errors
+/// When the guest's configuration cannot be read.
+pub fn lock_in_words(root: &Root, vmid: Vmid) -> Result<Option<String>> {
+    let lock = lock_of(root, vmid)?;
+    if Job::any_at(root, vmid) {
+        return Ok(None);
+    }
+    Ok(lock.map(|lock| {
+        let lock = printable(&lock, 60);
+        format!(
+            "Guest {vmid} is locked ({lock}). Once no task of Proxmox VE works on it: pct unlock {vmid}"
+        )
+    }))
+}
+
 /// Thaws a frozen guest for a person who wants its containers back. Returns whether it was frozen.
 ///
 /// # Errors
@@ -267,10 +284,9 @@ fn change(root: &Root, vmid: Vmid, change: impl FnOnce(&mut Run)) {
 /// The setting is that a person decides: the commands, once.
 fn tell_how(root: &Root, run: &Run, left: Left, locked: bool) -> Result<()> {
     let vmid = run.vmid;
-    let commands = match (left, locked) {
-        (Left::Frozen, _) => format!("stillpoint resume {vmid}"),
-        (_, true) => format!("pct unlock {vmid} && pct start {vmid}"),
-        (_, false) => format!("pct start {vmid}"),
+    let commands = match left {
+        Left::Frozen => format!("stillpoint resume {vmid}"),
+        _ => guest::start_command(vmid, locked),
     };
     let message = format!("vzdump died; {left}: {}. To bring it back: {commands}", run.guest());
     if run.notes.contains(&message) {

@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use super::bring_back::{BroughtBack, Errand, bring_back_locked};
-use super::finish::settled;
+use super::finish::{settled, why_over};
 use super::left::{mark_told_locked, set_aside, take_out};
 use super::note::{self, Found};
 use super::resume::{await_engines, look_again, note_unhealthy, resume};
 use crate::guest::State;
 use crate::journal::{ContainerRecord, Journal, Record, Settled};
-use crate::report::not_back::Partly;
+use crate::report::not_back::{Partly, all_back};
 use crate::report::{log, mail};
 use crate::run::{By, Left, QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesced, Run, Runs};
 use crate::sys::text::{count, printable, seconds};
@@ -68,7 +68,8 @@ pub fn settle(root: &Root, vmid: Vmid) -> Result<BroughtBack> {
             return Ok(BroughtBack::NotYet("a backup of it is under way".to_string()));
         }
         // A run of this node knows more than the note does.
-        Ok(Some(_)) | Err(_) => return bring_back_locked(root, vmid, deadline, ERRAND),
+        Ok(Some(run)) => return end_run(root, &run, deadline),
+        Err(_) => return bring_back_locked(root, vmid, deadline, errand("the guest was started")),
     }
     match note_in(root, vmid)? {
         Note::Here(note) => {
@@ -82,8 +83,23 @@ pub fn settle(root: &Root, vmid: Vmid) -> Result<BroughtBack> {
     }
 }
 
-const ERRAND: Errand<'static> =
-    Errand { by: "settle", reason: "the guest was started", close: true, run: None };
+fn errand(reason: &str) -> Errand<'_> {
+    Errand { by: "settle", reason, close: true, run: None }
+}
+
+/// Brings back what a run of this node left at rest. One that was interrupted is told of by mail, as `recover` does where
+/// it comes first.
+fn end_run(root: &Root, run: &Run, deadline: Instant) -> Result<BroughtBack> {
+    let why = why_over(run);
+    let brought_back = bring_back_locked(root, run.vmid, deadline, errand(why))?;
+    if let BroughtBack::All { started, all } = brought_back
+        && !run.journalled
+    {
+        let subject = format!("Stillpoint: guest {} is back after an interrupted backup", run.vmid);
+        log::alarm(root, run.vmid, &subject, &format!("{why}; {}", all_back(all, started)));
+    }
+    Ok(brought_back)
+}
 
 /// Brings up what belongs to the engines that answer already, while others are still waited for. Returns the run that
 /// knows what was done, where the note is all there is.
@@ -94,8 +110,12 @@ fn begin(root: &Root, vmid: Vmid, early: Option<Run>) -> Result<Option<Run>> {
     match runs.load(vmid) {
         Ok(None) => {}
         Ok(Some(run)) if run.job.worker.alive() => return Ok(None),
-        Ok(Some(_)) | Err(_) => {
-            bring_back_locked(root, vmid, deadline, ERRAND)?;
+        Ok(Some(run)) => {
+            end_run(root, &run, deadline)?;
+            return Ok(None);
+        }
+        Err(_) => {
+            bring_back_locked(root, vmid, deadline, errand("the guest was started"))?;
             return Ok(None);
         }
     }

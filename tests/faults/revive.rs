@@ -150,11 +150,7 @@ fn only_a_title(mode: &'static str) -> Result<Ended> {
 fn a_person_is_told(mode: &'static str) -> Result<Ended> {
     let scene = Scene::new(mode, &|_| {});
     scene.settings("[resume]\nrevive-guest = false\n");
-    let sendmail = scene.node.path("usr/sbin/sendmail");
-    let mail = scene.node.path("tmp/mail");
-    let script = format!("#!/bin/sh\nexec /bin/cat >>{}\n", mail.display());
-    std::fs::write(&sendmail, script)?;
-    std::fs::set_permissions(&sendmail, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    scene.keep_mail();
     let root = scene.node.root().to_owned();
     let kept = not_before(&scene, Victim::Group, move |guest| {
         let vmid = guest.vmid.to_string();
@@ -171,7 +167,7 @@ fn a_person_is_told(mode: &'static str) -> Result<Ended> {
             run("usr/sbin/pct", &["start"]);
         }
     })?;
-    let mail = std::fs::read_to_string(&mail)?;
+    let mail = scene.mail();
     let command = match mode {
         STOP => "pct unlock 9001 && pct start 9001",
         _ => "stillpoint resume 9001",

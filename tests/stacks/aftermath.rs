@@ -1,13 +1,15 @@
 //! What is said and left of a backup after it, or after it was killed.
 
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 use stillpoint_sim::engine::container::Spec;
+use stillpoint_sim::vzdump::replay::{Moment, Victim};
 use stillpoint_sim::vzdump::report::Report;
 
-use crate::scene::{At, Scene};
+use crate::scene::{At, Scene, kill, wait_for};
 
 fn record(scene: &Scene, kind: &str) -> Value {
     let records = scene.node.journal().unwrap();
@@ -91,4 +93,121 @@ fn a_killed_container_that_bears_it_keeps_the_backup_clean() {
     let (labelled, _) = deaf(|container| with_data(container).label("stillpoint.killed", "ok"));
     let backup = record(&labelled, "backup");
     assert_eq!((&backup["grade"], backup["notes"].to_string().as_str()), (&"clean".into(), "[]"));
+}
+
+/// A backup of that kind whose vzdump and hook are killed in pre-stop.
+fn killed_in(recorded: &str, settings: &str) -> Scene {
+    let scene = Scene::new(recorded, &|_| {});
+    scene.keep_mail();
+    scene.settings(settings);
+    scene.play(vec![kill("pre-stop", Moment::End, Victim::Group)]);
+    scene
+}
+
+fn lock(scene: &Scene) -> Option<String> {
+    scene.guest().lock().unwrap()
+}
+
+fn output_of(scene: &Scene, arguments: &[&str]) -> String {
+    let output = scene.stillpoint(arguments);
+    String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+}
+
+#[test]
+fn a_kill_leaves_no_lock_and_the_mail_says_what_was_done() {
+    let scene = killed_in("lxc-snapshot-1vol", "");
+    assert_eq!(lock(&scene), None);
+    let mail = scene.mail();
+    assert_eq!(mail.matches("Subject: Stillpoint: guest 9001 is back after").count(), 1, "{mail}");
+    assert!(mail.contains("died; the guest was unlocked; all 3 containers are back"), "{mail}");
+}
+
+#[test]
+fn a_kill_in_stop_mode_is_told_as_it_was() {
+    let scene = Scene::new("lxc-stop-running", &|_| {});
+    scene.keep_mail();
+    scene.play(vec![kill("pre-stop", Moment::Working, Victim::Group)]);
+    let mail = scene.mail();
+    assert!(mail.contains("the guest was unlocked and started; all 3 containers"), "{mail}");
+    assert!(!mail.contains(" 0 containers"), "{mail}");
+}
+
+#[test]
+fn a_person_may_keep_the_lock_and_is_given_the_command() {
+    let scene = killed_in("lxc-snapshot-1vol", "[resume]\nunlock = false\n");
+    assert_eq!(lock(&scene).as_deref(), Some("backup"));
+    let said = output_of(&scene, &["resume", "9001"]);
+    assert!(said.contains("is locked (backup)") && said.contains("pct unlock 9001"), "{said}");
+    // Another lock than that of a backup is not taken away by anybody.
+    scene.guest().set_lock(Some("migrate")).unwrap();
+    let said = output_of(&scene, &["resume", "9001"]);
+    assert!(said.contains("is locked (migrate)") && said.contains("pct unlock 9001"), "{said}");
+    assert_eq!(lock(&scene).as_deref(), Some("migrate"));
+}
+
+#[test]
+fn the_lock_stays_while_another_vzdump_has_the_node() {
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    let path = scene.node.path("var/run/vzdump.lock");
+    let held = Arc::new(Mutex::new(None));
+    let holder = Arc::clone(&held);
+    let run = scene.run_file();
+    scene.when(At::Ended("pre-stop"), move |guest| {
+        let (guest, holder) = (Arc::clone(guest), Arc::clone(&holder));
+        let (path, run) = (path.clone(), run.clone());
+        std::thread::spawn(move || {
+            // vzdump's own, until it is killed.
+            let file = std::fs::File::open(&path).unwrap();
+            let file = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, no)| no).unwrap();
+            wait_for("the containers are back", || {
+                let text = std::fs::read_to_string(&run).unwrap_or_default();
+                text.contains(r#""journalled": true"#) || text.contains(r#""journalled":true"#)
+            })
+            .unwrap();
+            *holder.lock().unwrap() = guest.lock().unwrap();
+            drop(file);
+        });
+    });
+    scene.play(vec![kill("pre-stop", Moment::End, Victim::Group)]);
+    assert_eq!(held.lock().unwrap().as_deref(), Some("backup"));
+    assert_eq!(lock(&scene), None);
+}
+
+#[test]
+fn a_guest_that_is_down_is_told_with_the_command_that_starts_it() {
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    let mut options = scene.options();
+    options.kills = vec![kill("pre-stop", Moment::End, Victim::Everything)];
+    options.settle = Duration::ZERO;
+    scene.play_with(options);
+    scene.guest().set_marker("running", false).unwrap();
+    scene.guest().set_lock(None).unwrap();
+    for arguments in [&["resume", "9001"][..], &["status"], &["status", "--check"]] {
+        let said = output_of(&scene, arguments).split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(said.contains("pct start 9001"), "{arguments:?}: {said}");
+        assert!(!said.contains("stillpoint resume 9001"), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn after_a_power_cut_a_guest_that_comes_first_is_mailed_with_the_true_reason() {
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    scene.keep_mail();
+    let mut options = scene.options();
+    options.kills = vec![kill("pre-stop", Moment::End, Victim::Everything)];
+    options.settle = Duration::ZERO;
+    scene.play_with(options);
+    let text = std::fs::read_to_string(scene.run_file()).unwrap();
+    let mut run: Value = serde_json::from_str(&text).unwrap();
+    run["job"]["worker"]["boot"] = "an earlier one".into();
+    std::fs::write(scene.run_file(), run.to_string()).unwrap();
+    scene.guest().set_lock(None).unwrap();
+    let settled = scene.stillpoint(&["settle", "9001"]);
+    assert!(settled.status.success(), "{settled:?}");
+    assert_eq!(record(&scene, "recovered")["reason"], "the node went down during the backup");
+    assert_eq!(record(&scene, "backup")["error"], "the node went down during the backup");
+    let mail = scene.mail();
+    let subject = "Subject: Stillpoint: guest 9001 is back after an interrupted backup";
+    assert_eq!(mail.matches(subject).count(), 1, "{mail}");
+    assert!(mail.contains("the node went down during the backup; all 3 containers"), "{mail}");
 }

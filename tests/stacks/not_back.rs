@@ -1,7 +1,6 @@
 //! What cannot be brought back, or was removed meanwhile: it is said until it is mended, and keeps no backup from being made.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 
 use serde_json::Value;
 use stillpoint_sim::engine::What;
@@ -22,11 +21,7 @@ fn at_rest(act: impl Fn(&Guest) + Send + Sync + 'static) -> Scene {
             ]);
         }
     });
-    let sendmail = scene.node.path("usr/sbin/sendmail");
-    fs::create_dir_all(sendmail.parent().unwrap()).unwrap();
-    let mail = scene.node.path("mail");
-    fs::write(&sendmail, format!("#!/bin/sh\nexec /bin/cat >>{}\n", mail.display())).unwrap();
-    fs::set_permissions(&sendmail, fs::Permissions::from_mode(0o755)).unwrap();
+    scene.keep_mail();
     scene.when(At::Ended("pre-stop"), move |guest| act(guest));
     scene
 }
@@ -39,10 +34,6 @@ fn refuse(guest: &Guest, name: &str, refusal: Option<(u16, &str)>) {
     let refusal = refusal.map(|(status, words)| (status, words.to_owned()));
     let engine = guest.engine.as_ref().unwrap();
     assert!(engine.modify(name, |container| container.spec.refuses.clone_from(&refusal)));
-}
-
-fn mail(scene: &Scene) -> String {
-    fs::read_to_string(scene.node.path("mail")).unwrap_or_default()
 }
 
 fn said(scene: &Scene, arguments: &[&str]) -> String {
@@ -85,7 +76,7 @@ fn what_the_engine_refuses_to_start_is_named_set_aside_and_let_go_of_once_it_run
     assert!(report.runs_left.is_empty(), "{}", report.text());
     let task_log = report.task_log.join("\n");
     assert!(task_log.contains(MISSING), "the engine's words are in the task log: {task_log}");
-    let told = mail(&scene);
+    let told = scene.mail();
     assert!(
         told.contains("Subject: Stillpoint: guest 9001 is NOT back after its backup"),
         "{told}"
@@ -107,7 +98,7 @@ fn what_the_engine_refuses_to_start_is_named_set_aside_and_let_go_of_once_it_run
     assert_eq!((&backup["outcome"], &backup["grade"]), (&"ok".into(), &"clean".into()));
     assert_eq!(noted(&scene), ["db"]);
     assert!(check(&scene).starts_with("CRITICAL"));
-    assert_eq!(mail(&scene).matches("NOT back after").count(), 1, "it is told once");
+    assert_eq!(scene.mail().matches("NOT back after").count(), 1, "it is told once");
 
     // Somebody mends it and starts it.
     refuse(scene.guest(), "db", None);
@@ -127,7 +118,7 @@ fn what_was_removed_meanwhile_is_not_back_until_it_is_made_anew() {
     let report = scene.play(Vec::new());
     assert!(report.runs_left.is_empty(), "{}", report.text());
     let command = r"cd '\''/opt/it'\''\'\'''\''s here'\'' && docker compose";
-    let told = mail(&scene);
+    let told = scene.mail();
     assert!(told.contains("NOT back") && told.contains("db") && told.contains("web"), "{told}");
     assert!(told.contains(command), "{told}");
     let line = check(&scene);
@@ -159,9 +150,9 @@ fn what_comes_back_by_itself_before_the_job_ends_is_no_alarm() {
     });
     let report = scene.play(Vec::new());
     assert!(
-        left(&scene).is_empty() && mail(&scene).is_empty(),
+        left(&scene).is_empty() && scene.mail().is_empty(),
         "{}{}",
-        mail(&scene),
+        scene.mail(),
         report.text()
     );
     let line = check(&scene);
@@ -187,7 +178,7 @@ fn a_container_that_somebody_removes_between_backups_is_no_alarm() {
     scene.engine().remove("db").unwrap();
     scene.play(Vec::new());
     assert!(!check(&scene).contains("not back"), "{}", check(&scene));
-    assert!(mail(&scene).is_empty());
+    assert!(scene.mail().is_empty());
 }
 
 /// Everything dies at rest, and what is then left to do cannot be done.

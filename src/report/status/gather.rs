@@ -7,7 +7,7 @@ use super::judge::{self, Limits};
 use super::words::{age, ago};
 use super::{Backup, Guest, Level, Moment, NotBack, Now, OnStart, Problem, Status, Verify, What};
 use crate::config::Settings;
-use crate::guest::{Config, members, node_name};
+use crate::guest::{Config, members, node_name, way_to_start};
 use crate::report::history::{History, LastBackup, Past, Proof};
 use crate::report::metrics;
 use crate::report::not_back::{Lost, on_the_node};
@@ -41,7 +41,9 @@ pub fn gather(root: &Root, settings: &Settings, limits: &Limits) -> Result<Statu
     for (vmid, guest_type, config) in known(root, &history)? {
         let past = history.guests.get(&vmid);
         let mut guest = guest(vmid, guest_type, &config, past, now);
-        take_in(&mut guest, &not_back(root, vmid));
+        let lost = not_back(root, vmid);
+        let start = if lost.is_empty() { None } else { way_to_start(root, vmid) };
+        take_in(&mut guest, &lost, start.as_ref());
         guest.on_start = on_start(guest_type, &config, drop_in);
         guest.problems = judge::problems(&guest, &going_on, limits);
         guest.level = judge::worst(&guest.problems);
@@ -130,16 +132,17 @@ fn not_back(root: &Root, vmid: Vmid) -> Vec<Lost> {
     lost
 }
 
-fn take_in(guest: &mut Guest, lost: &[Lost]) {
+/// In a guest that is down nothing can be made anew: its start tries what is left.
+fn take_in(guest: &mut Guest, lost: &[Lost], start: Option<&String>) {
+    let anew = |lost: &Lost| {
+        let command = lost.way_back.as_ref().filter(|_| lost.removed);
+        command.map(|command| on_the_node(guest.vmid, command))
+    };
     let one = |lost: &Lost| NotBack {
         name: printable(&lost.name, 80),
         why: printable(&lost.why, 300),
         removed: lost.removed,
-        way_back: lost
-            .way_back
-            .as_ref()
-            .filter(|_| lost.removed)
-            .map(|command| on_the_node(guest.vmid, command)),
+        way_back: start.cloned().or_else(|| anew(lost)),
     };
     guest.not_back = lost.iter().map(one).collect();
     if let Some(backup) = &mut guest.backup {
@@ -207,10 +210,13 @@ fn going_on(root: &Root, history: &History, now: DateTime<Utc>) -> Result<Vec<No
             }
             (true, false, _) => (What::Backup, format!("its backup began{began}")),
             (false, _, open) => {
-                let left = if open {
-                    format!("not everything is back: `stillpoint resume {vmid}` starts it")
-                } else {
-                    "nobody has written down how it ended: `stillpoint recover` does".to_string()
+                let left = match (open, way_to_start(root, vmid)) {
+                    (true, Some(command)) => format!("the guest is down: `{command}` starts it"),
+                    (true, None) => {
+                        format!("not everything is back: `stillpoint resume {vmid}` starts it")
+                    }
+                    (false, _) => "nobody has written down how it ended: `stillpoint recover` does"
+                        .to_string(),
                 };
                 let message = format!("a backup that began{began} was interrupted, and {left}");
                 (What::LeftOver, message)

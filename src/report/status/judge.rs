@@ -94,7 +94,7 @@ fn how(guest: &Guest) -> String {
     commands.sort();
     commands.dedup();
     commands.truncate(MOST_COMMANDS);
-    if guest.not_back.iter().any(|lost| !lost.removed) {
+    if guest.not_back.iter().any(|lost| !lost.removed && lost.way_back.is_none()) {
         commands.push(format!("stillpoint resume {}", guest.vmid));
     }
     commands.iter().map(|command| format!("; try: {command}")).collect()

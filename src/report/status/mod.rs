@@ -79,7 +79,8 @@ pub struct NotBack {
     pub why: String,
     /// Whether it was removed while the backup was made, so that there is nothing to start.
     pub removed: bool,
-    /// The command that makes its stack anew, for a shell on the node; only of one that was removed.
+    /// What to run on the node, where `stillpoint resume` is not enough: the start of a guest that is down, or the command
+    /// that makes the stack of a removed container anew.
     pub way_back: Option<String>,
 }
 
