@@ -1,6 +1,6 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -8,17 +8,18 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::Record;
+use super::bound::bounded;
+use super::{Record, carry};
 use crate::sys::{Root, clock, file, lock};
 
 const SCHEMA: u32 = 1;
 
 /// A year of nightly backups of thirty guests; then the file becomes `journal.jsonl.1`, which replaces the
-/// one before.
+/// one before. What is last known of each guest is taken over from that.
 const ROTATE_AT: u64 = 32 << 20;
 
 /// Longest line read; what is longer is damage. A record of any run that can be written down is shorter.
-const LINE_LIMIT: u64 = 32 << 20;
+pub(super) const LINE_LIMIT: u64 = 32 << 20;
 
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
@@ -26,6 +27,8 @@ const LOCK_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Journal {
     root: Root,
+    /// Bytes.
+    rotate_at: u64,
 }
 
 /// A line of the journal as it was found.
@@ -48,7 +51,13 @@ struct Line<'a> {
 impl Journal {
     /// The journal at `/var/lib/stillpoint/journal.jsonl`.
     pub fn of(root: &Root) -> Journal {
-        Journal { root: root.clone() }
+        Journal { root: root.clone(), rotate_at: ROTATE_AT }
+    }
+
+    /// One that is rotated sooner.
+    #[cfg(test)]
+    pub(crate) fn rotating_at(root: &Root, rotate_at: u64) -> Journal {
+        Journal { root: root.clone(), rotate_at }
     }
 
     /// Appends a record; when this returns `Ok` it survives a power cut.
@@ -59,16 +68,15 @@ impl Journal {
 
     fn write(&self, record: &Record) -> Result<()> {
         let time = clock::rfc3339(clock::now());
-        let mut bytes = serde_json::to_vec(&Line { schema: SCHEMA, time, record })?;
-        bytes.push(b'\n');
+        let mut bytes = line(&Line { schema: SCHEMA, time, record })?;
         let path = self.path();
         let directory = self.root.path("/var/lib/stillpoint");
         file::own_directory(&directory)?;
         // Not the journal itself: that is renamed when it has grown.
         let lock = self.root.path("/run/stillpoint/journal.lock");
         let _lock = lock::take(&lock, Instant::now() + LOCK_LIMIT)?;
-        if fs::metadata(&path).is_ok_and(|metadata| metadata.len() >= ROTATE_AT) {
-            fs::rename(&path, self.rotated())?;
+        if fs::metadata(&path).is_ok_and(|metadata| metadata.len() >= self.rotate_at) {
+            self.rotate()?;
         }
         let mut file =
             OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path)?;
@@ -88,13 +96,42 @@ impl Journal {
         Ok(File::open(&directory)?.sync_all()?)
     }
 
+    /// A journal that cannot give up its older file, such as on a disk that is full, grows on: no record waits for that.
+    fn rotate(&self) -> io::Result<()> {
+        match carry::carry_over(&self.carried(), &self.rotated()) {
+            Ok(()) => fs::rename(self.path(), self.rotated()),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// The files that hold records, oldest first, each record in one of them.
+    pub(super) fn files(&self) -> Result<Vec<(PathBuf, File)>> {
+        let open = |path: PathBuf| match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| path.display().to_string()),
+            Ok(file) => Ok(Some((path, file))),
+        };
+        // The newest first: a rotation in between makes it appear twice, and not its records missing.
+        let newest = open(self.path())?;
+        let mut older = open(self.rotated())?;
+        let mut carried = open(self.carried())?;
+        if let (Some((_, newest)), Some((_, file))) = (&newest, &older)
+            && newest.metadata()?.ino() == file.metadata()?.ino()
+        {
+            older = None;
+        }
+        if let (Some((_, carried)), Some((_, file))) = (&mut carried, &mut older)
+            && carry::taken_from(carried)? == Some(carry::beginning(file)?)
+        {
+            older = None;
+        }
+        Ok([carried, older, newest].into_iter().flatten().collect())
+    }
+
     /// Hands every line to `visit`, oldest first, across the rotation; `visit` ends the reading with `false`.
     pub fn read(&self, mut visit: impl FnMut(Entry) -> bool) -> Result<()> {
-        for path in [self.rotated(), self.path()] {
-            let file = match File::open(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                other => other.with_context(|| path.display().to_string())?,
-            };
+        for (path, file) in self.files()? {
+            let is_carried = path == self.carried();
             let mut reader = BufReader::new(file);
             let mut bytes = Vec::new();
             for line in 1.. {
@@ -116,7 +153,7 @@ impl Journal {
                     continue;
                 }
                 let text = bytes.trim_ascii();
-                if text.is_empty() {
+                if text.is_empty() || is_carried && line == 1 {
                     continue;
                 }
                 let entry = match serde_json::from_slice::<Value>(text) {
@@ -138,9 +175,23 @@ impl Journal {
         self.root.path("/var/lib/stillpoint/journal.jsonl")
     }
 
+    fn carried(&self) -> PathBuf {
+        self.root.path("/var/lib/stillpoint/journal.jsonl.last")
+    }
+
     pub(super) fn rotated(&self) -> PathBuf {
         self.root.path("/var/lib/stillpoint/journal.jsonl.1")
     }
+}
+
+/// A record as its line in the journal, within bounds.
+fn line(line: &Line<'_>) -> serde_json::Result<Vec<u8>> {
+    let record = serde_json::to_value(line)?;
+    let cut = bounded(&record);
+    let mut bytes =
+        if cut == record { serde_json::to_vec(line)? } else { serde_json::to_vec(&cut)? };
+    bytes.push(b'\n');
+    Ok(bytes)
 }
 
 fn damaged(path: &std::path::Path, line: u64, reason: String) -> Entry {
@@ -262,6 +313,57 @@ mod tests {
         found.sort();
         found.dedup();
         assert_eq!(found.len(), 80);
+    }
+
+    /// As kills leave it: what is carried over is written and the journal not renamed yet; or renamed, with no new one yet.
+    #[test]
+    fn a_rotation_that_is_killed_at_any_step_loses_and_doubles_nothing() {
+        for renamed in [false, true] {
+            let node = Node::new();
+            let journal = Journal::rotating_at(&node.1.root, 1);
+            for run in ["a", "b"] {
+                journal.append(&record(run)).unwrap();
+            }
+            for _ in 0..2 {
+                carry::carry_over(&journal.carried(), &journal.rotated()).unwrap();
+                assert_eq!(runs(&node.entries()), ["a", "b"]);
+            }
+            if renamed {
+                fs::rename(journal.path(), journal.rotated()).unwrap();
+                assert_eq!(runs(&node.entries()), ["a", "b"]);
+            }
+            let mut newest = Vec::new();
+            let visit = |it: Value| {
+                newest.push(it["run"].as_str().unwrap().to_string());
+                true
+            };
+            node.1.read_newest_first(visit).unwrap();
+            assert_eq!(newest, ["b", "a"]);
+            journal.append(&record("c")).unwrap();
+            assert_eq!(runs(&node.entries()), ["a", "b", "c"]);
+            // Of one guest and one kind the newest stays for ever.
+            journal.append(&record("d")).unwrap();
+            let left: &[&str] = if renamed { &["a", "b", "c", "d"] } else { &["b", "c", "d"] };
+            let found = runs(&node.entries());
+            assert!(
+                left.ends_with(&found.iter().map(String::as_str).collect::<Vec<_>>()),
+                "{found:?}"
+            );
+            assert!(found.ends_with(&["c".to_string(), "d".to_string()]), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_journal_whose_older_file_cannot_be_given_up_grows_on() {
+        let node = Node::new();
+        let journal = Journal::rotating_at(&node.1.root, 1);
+        for run in ["a", "b"] {
+            journal.append(&record(run)).unwrap();
+        }
+        fs::create_dir(journal.carried()).unwrap();
+        journal.append(&record("c")).unwrap();
+        fs::remove_dir(journal.carried()).unwrap();
+        assert_eq!(runs(&node.entries()), ["a", "b", "c"]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -18,11 +18,7 @@ impl Journal {
     ///
     /// For a question about the recent past: it costs what is read until the answer, whatever the journal's length.
     pub fn read_newest_first(&self, mut visit: impl FnMut(Value) -> bool) -> Result<()> {
-        for path in [self.path(), self.rotated()] {
-            let file = match File::open(&path) {
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                other => other.with_context(|| path.display().to_string())?,
-            };
+        for (path, file) in self.files()?.into_iter().rev() {
             let mut lines = Backwards::of(file).with_context(|| path.display().to_string())?;
             while let Some(line) = lines.next().with_context(|| path.display().to_string())? {
                 if let Ok(value) = serde_json::from_slice::<Value>(&line)

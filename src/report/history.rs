@@ -294,6 +294,39 @@ mod tests {
         assert_eq!(outcome(&past(&many)), Some(VerifyOutcome::Ok));
     }
 
+    /// A guest with a note of huge names, started again and again.
+    #[test]
+    fn no_guest_makes_another_forgotten() {
+        let directory =
+            std::env::temp_dir().join(format!("stillpoint-history-{}", crate::sys::text::token()));
+        let root = Root::at(&directory);
+        let journal = Journal::rotating_at(&root, 50 << 10);
+        let append =
+            |record: Value| journal.append(&serde_json::from_value(record).unwrap()).unwrap();
+        append(backup("a", "failed", "back"));
+        append(backup("b", "ok", "open"));
+        append(verify(json!("b"), 0, "failed"));
+        let container = &backup("b", "ok", "back")["containers"][0];
+        for number in 0..10 {
+            let mut huge = container.clone();
+            huge["name"] = json!("x".repeat(1 << 20));
+            append(json!({
+                "kind": "settled", "run": number.to_string(), "vmid": 9002, "quiesced": "",
+                "left": null, "containers": [huge, container], "notes": vec!["n".repeat(5000); 60],
+                "engine_ms": 0, "took_ms": 0,
+            }));
+        }
+        let history = History::read(&root).unwrap();
+        let past = &history.guests[&Vmid(9001)];
+        assert_eq!(outcome(past), Some(VerifyOutcome::Failed));
+        assert_eq!(past.last.as_ref().unwrap().not_back, ["db"]);
+        assert_eq!((history.damaged, history.not_understood), (0, 0));
+        let place = std::fs::read_dir(root.path("/var/lib/stillpoint")).unwrap();
+        let sizes = place.map(|it| it.unwrap().metadata().unwrap().len());
+        assert!(sizes.sum::<u64>() < 500 << 10);
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
     #[test]
     fn what_was_proven_last_is_of_a_backup_that_is_still_there() {
         let of = |time, outcome: &str, by: Value, at: &str| {
