@@ -11,4 +11,5 @@ mod stacks {
     mod engines;
     mod not_back;
     mod not_in_backup;
+    mod order;
 }

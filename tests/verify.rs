@@ -2,8 +2,6 @@
 
 #[path = "verify/collector.rs"]
 mod collector;
-#[path = "verify/look.rs"]
-mod look;
 #[path = "verify/many.rs"]
 mod many;
 #[path = "verify/policy.rs"]

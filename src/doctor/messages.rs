@@ -123,7 +123,7 @@ messages! {
 
     // Guests.
     NO_ENGINES: Ok "{count} not running, or without a container engine that runs";
-    GUEST_UNKNOWN: Warn "cannot look at it: {reason}"
+    GUEST_UNKNOWN: Warn "whether it runs can't be told: {reason}"
         => "pct status {vmid}";
     ENGINE: Ok "{name}: {count} of {engine}";
     NO_ENGINE: Fail "containers of it cannot be brought to rest: {reason}";
@@ -132,9 +132,7 @@ messages! {
     SLOW_STOP: Warn "stopping its containers may take {chain} s by their own stop timeouts, and is given up after {limit} s, \
                      as quiesce.hold-limit says: a backup in which they need longer is not consistent"
         => "stillpoint plan {vmid}";
-    LIVE_RESTORE: Warn "live-restore is on: when the guest shuts down, as for a backup in stop mode, its containers are killed"
-        => "pct exec {vmid} -- sed -i 's/\"live-restore\": *true/\"live-restore\": false/' /etc/docker/daemon.json",
-           "pct exec {vmid} -- systemctl reload docker";
+    LIVE_RESTORE: Warn "live-restore is on: when the guest shuts down, as for a backup in stop mode, its containers are killed";
     STAYS_DOWN: Warn "{names} will stay down when the guest restarts: the restart policy is \"no\"";
     FUSE_MOUNTED: Warn "FUSE file systems are mounted in it ({paths}): freezing it, as snapshot and suspend mode do, can hang"
         => "vzdump {vmid} --mode stop";

@@ -4,7 +4,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
-use super::kept::{Data, Ids, Labels, Mounts, is_id};
+use super::database;
+use super::kept::{Data, Ids, Labels, Mounts, Words, is_id};
 use crate::sys::text;
 
 /// The engine's default stop timeout, in seconds: what a container without its own is given.
@@ -80,6 +81,8 @@ pub struct Container {
     pub auto_remove: bool,
     /// Its restart policy.
     pub restart: Restart,
+    /// It looks like a database, by its image, its command or its mounts.
+    pub database: bool,
     /// Its volumes and bind mounts.
     pub data: Vec<Data>,
 }
@@ -172,6 +175,10 @@ struct Inspected {
     #[serde(default)]
     config: InspectedConfig,
     #[serde(default)]
+    path: String,
+    #[serde(default)]
+    args: Words,
+    #[serde(default)]
     host_config: HostConfig,
     #[serde(default)]
     mounts: Mounts,
@@ -201,6 +208,8 @@ struct InspectedHealth {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct InspectedConfig {
+    #[serde(default)]
+    image: String,
     #[serde(default)]
     labels: Labels,
     #[serde(default)]
@@ -236,7 +245,12 @@ impl TryFrom<Inspected> for Container {
             None => STOP_TIMEOUT,
             Some(seconds) => u64::try_from(seconds).unwrap_or(LONGEST_STOP).min(LONGEST_STOP),
         };
+        let command = std::iter::once(&inspected.path);
+        let command = command.chain(&inspected.args.0);
+        let database = inspected.mounts.database
+            || database::is_one(&inspected.config.image, command.map(String::as_str));
         Ok(Container {
+            database,
             id: inspected.id,
             engine: String::new(),
             name: inspected.name.trim_start_matches('/').chars().take(255).collect(),
@@ -273,7 +287,7 @@ impl TryFrom<Inspected> for Container {
                 // Engines say "no" or nothing.
                 _ => Restart::No,
             },
-            data: inspected.mounts.0,
+            data: inspected.mounts.data,
         })
     }
 }

@@ -1,14 +1,17 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::stat::{FileStat, fstat};
+
 use super::client::{Engine, Error};
 use super::standing::{Owner, Standing, at_work, standing};
-use crate::guest::{Guest, Processes};
-use crate::sys::text;
-use crate::sys::tree::{Socket, Tree};
+use crate::guest::{Guest, Process, Processes};
+use crate::sys::tree::Tree;
+use crate::sys::{bounded, text};
 
 /// Where the engines of the system listen: Docker, Docker as older systems name it, Podman.
 const SOCKETS: [(&str, Kind); 3] = [
@@ -36,12 +39,27 @@ pub enum Kind {
     Podman,
 }
 
+/// What to type in the guest, as its root, to speak to the engine at that socket: a program and its options. A note in the
+/// guest may name any socket; what is no place of an engine is Docker's.
+pub fn client_of(socket: &str) -> String {
+    let user = socket.strip_prefix("/run/user/").and_then(|rest| rest.split_once('/'));
+    match user.map(|(user, name)| (user.parse::<u32>(), name)) {
+        Some((Ok(user), "docker.sock")) => format!("docker -H unix://{USERS}/{user}/docker.sock"),
+        Some((Ok(user), "podman/podman.sock")) => {
+            format!("podman --url unix://{USERS}/{user}/podman/podman.sock")
+        }
+        _ if socket == "/run/podman/podman.sock" => "podman".to_string(),
+        _ => "docker".to_string(),
+    }
+}
+
 /// The container engines of a guest, in the order in which they are looked for: those of the system first.
 #[derive(Clone, Debug, Default)]
 pub struct Engines {
     sites: Vec<Site>,
     /// Why there may be engines that are not known, if so.
     overlooked: Option<String>,
+    processes: Vec<Process>,
 }
 
 /// A place where an engine listens.
@@ -92,12 +110,14 @@ impl Engines {
     /// When the guest's file system does not answer.
     pub fn of(guest: &Guest) -> Result<Engines, Error> {
         let processes = guest.processes().map_err(|error| error.to_string());
-        Engines::found(&guest.tree.within(LOOKUP_LIMIT), &processes)
-            .map_err(|error| Error::Failed(error.to_string()))
+        let tree = guest.tree.try_clone().map_err(|error| Error::Failed(error.to_string()))?;
+        bounded::within(LOOKUP_LIMIT, move || Engines::found(&tree, &processes))
+            .and_then(|found| found)
+            .map_err(|error| Error::Failed(format!("the guest's file system gives {error}")))
     }
 
     fn found(tree: &Tree, processes: &Result<Processes, String>) -> io::Result<Engines> {
-        let root = tree.owner()?;
+        let root = tree.stat()?.st_uid;
         let mut engines = Engines::default();
         let mut places: Vec<(String, Kind, bool)> =
             SOCKETS.iter().map(|(path, kind)| (path.to_string(), *kind, false)).collect();
@@ -109,7 +129,6 @@ impl Engines {
                         .map(|(name, kind)| (format!("{USERS}/{user}/{name}"), kind, true))
                 }));
             }
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(error),
             Err(error) => engines.overlooked = Some(format!("{USERS} in the guest: {error}")),
         }
         let mut known: Vec<Found> = Vec::new();
@@ -120,12 +139,13 @@ impl Engines {
             }
             let found = match tree.socket(&path) {
                 Ok(None) => continue,
-                Ok(Some(socket)) => Ok(socket),
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(error),
+                Ok(Some(socket)) => fstat(&socket).map(|stat| (socket, stat)).map_err(Into::into),
                 Err(error) => Err(error),
             };
             let same = |known: &&mut Found| match (&known.socket, &found) {
-                (Ok(one), Ok(other)) => one.inode() == other.inode(),
+                (Ok((_, one)), Ok((_, other))) => {
+                    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+                }
                 _ => false,
             };
             // `/var/run` leads to `/run`, and Podman may have a link in the place of Docker's socket.
@@ -139,6 +159,7 @@ impl Engines {
         engines.sites = known.into_iter().map(|found| found.site(root, processes)).collect();
         if let Ok(processes) = processes {
             engines.miss(root, processes);
+            engines.processes.clone_from(&processes.list);
         }
         Ok(engines)
     }
@@ -165,6 +186,11 @@ impl Engines {
             let contact = Contact::Closed(why.to_string());
             self.sites.push(Site { path, aliases: Vec::new(), kind, owner, contact });
         }
+    }
+
+    /// What was seen to run in the guest: engines, monitors of containers and clients of compose.
+    pub fn processes(&self) -> &[Process] {
+        &self.processes
     }
 
     /// Whether the guest has none.
@@ -264,18 +290,20 @@ struct Found {
     aliases: Vec<String>,
     kind: Kind,
     of_a_user: bool,
-    socket: io::Result<Socket>,
+    socket: io::Result<(OwnedFd, FileStat)>,
 }
 
 impl Found {
     fn site(self, root: u32, processes: &Result<Processes, String>) -> Site {
         let Found { path, aliases, kind, of_a_user, socket } = self;
-        let user = socket.as_ref().ok().filter(|_| of_a_user).map(Socket::owner);
+        let user = socket.as_ref().ok().filter(|_| of_a_user).map(|(_, stat)| stat.st_uid);
         let owner = Owner { root, user };
         let standing = standing(kind, owner, processes);
         let contact = match (socket, standing) {
-            (Ok(socket), Standing::Runs) => Contact::Open(Engine::new(socket, kind, &path)),
-            (Ok(socket), Standing::Asleep) => Contact::Asleep(Engine::new(socket, kind, &path)),
+            (Ok((socket, _)), Standing::Runs) => Contact::Open(Engine::new(socket, kind, &path)),
+            (Ok((socket, _)), Standing::Asleep) => {
+                Contact::Asleep(Engine::new(socket, kind, &path))
+            }
             (Ok(_), Standing::Unknown(why)) => Contact::Closed(why),
             (Err(error), _) => Contact::Closed(error.to_string()),
         };
@@ -302,4 +330,26 @@ pub fn at_once<T: Send>(engines: &[Engine], work: impl Fn(&Engine) -> T + Sync) 
             .map(|(engine, ended)| ended.unwrap_or_else(|| work(engine)))
             .collect()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_engine_has_a_client_that_speaks_to_it() {
+        for (socket, client) in [
+            ("", "docker"),
+            ("/run/user/1; reboot/docker.sock", "docker"),
+            ("/run/docker.sock", "docker"),
+            ("/run/podman/podman.sock", "podman"),
+            ("/run/user/1000/docker.sock", "docker -H unix:///run/user/1000/docker.sock"),
+            (
+                "/run/user/1/podman/podman.sock",
+                "podman --url unix:///run/user/1/podman/podman.sock",
+            ),
+        ] {
+            assert_eq!(client_of(socket), client);
+        }
+    }
 }

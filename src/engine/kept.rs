@@ -7,6 +7,7 @@ use std::fmt;
 use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use super::database;
 use crate::sys::text;
 
 /// How many containers of one guest are dealt with. Whatever is kept, written down or journalled of a guest is
@@ -22,6 +23,9 @@ const MOST_LABELS: usize = 256;
 /// How many places of data are kept of one container.
 const MOST_DATA: usize = 64;
 
+/// An entrypoint, and the program that it is to start, are within the first words of a command.
+const MOST_WORDS: usize = 2;
+
 /// What the labels that are kept begin with: those of compose, of Swarm and of Stillpoint.
 const PREFIXES: [&str; 3] = ["com.docker.compose.", "com.docker.swarm.", "stillpoint."];
 
@@ -31,7 +35,11 @@ pub struct Labels(pub HashMap<String, String>);
 
 /// The mounts whose sources are paths.
 #[derive(Default)]
-pub struct Mounts(pub Vec<Data>);
+pub struct Mounts {
+    pub data: Vec<Data>,
+    /// One of them is where a database keeps its data.
+    pub database: bool,
+}
 
 /// A mount of a container: a volume or a directory of the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +58,10 @@ impl Data {
         size_of::<Data>() + self.path.len() + self.volume.as_ref().map_or(0, String::len)
     }
 }
+
+/// The first words of a command.
+#[derive(Default)]
+pub struct Words(pub Vec<String>);
 
 /// The ids in a list of containers.
 pub struct Ids(pub Vec<String>);
@@ -110,19 +122,53 @@ impl<'de> Visitor<'de> for Mounts {
         struct Mount {
             #[serde(default)]
             source: String,
+            #[serde(default)]
+            destination: String,
             #[serde(default, rename = "RW")]
             writable: Option<bool>,
             #[serde(default)]
             name: String,
         }
-        while let Some(Mount { source, writable, name }) = mounts.next_element()? {
+        while let Some(Mount { source, destination, writable, name }) = mounts.next_element()? {
+            self.database |= database::is_place(&destination);
             let is_path = source.starts_with('/') && source.len() <= LONGEST_TEXT;
-            if is_path && self.0.len() < MOST_DATA {
+            if is_path && self.data.len() < MOST_DATA {
                 // What is not said to be read-only may be written to.
                 let writable = writable.unwrap_or(true);
-                self.0.push(Data { path: source, writable, volume: is_id(&name).then_some(name) });
+                self.data.push(Data {
+                    path: source,
+                    writable,
+                    volume: is_id(&name).then_some(name),
+                });
             }
         }
+        Ok(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Words {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Words, D::Error> {
+        deserializer.deserialize_any(Words::default())
+    }
+}
+
+impl<'de> Visitor<'de> for Words {
+    type Value = Words;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the words of a command")
+    }
+
+    fn visit_unit<E>(self) -> Result<Words, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(mut self, mut words: S) -> Result<Words, S::Error> {
+        while self.0.len() < MOST_WORDS {
+            let Some(word) = words.next_element()? else { return Ok(self) };
+            self.0.push(word);
+        }
+        while words.next_element::<IgnoredAny>()?.is_some() {}
         Ok(self)
     }
 }

@@ -6,6 +6,7 @@
 
 mod client;
 mod container;
+mod database;
 mod engines;
 mod exec;
 mod info;
@@ -14,6 +15,6 @@ mod standing;
 
 pub use client::{Engine, Error};
 pub use container::{Container, Health, Restart, Status};
-pub use engines::{Engines, Kind, Unreachable, at_once};
+pub use engines::{Engines, Kind, Unreachable, at_once, client_of};
 pub use info::Info;
 pub use kept::{Data, MOST_CONTAINERS};

@@ -4,7 +4,6 @@ mod cgroup;
 mod cluster;
 mod config;
 pub mod edit;
-mod idmap;
 mod mounts;
 mod net;
 mod processes;

@@ -16,6 +16,6 @@ mod record;
 pub(crate) use examples::examples;
 pub use file::{Entry, Journal};
 pub use record::{
-    BY_SERVER, Backup, ContainerRecord, Grade, Identity, IdentityOutcome, Outcome, Record,
-    Recovered, Renewed, SettingChange, Settled, Verify, VerifyOutcome,
+    Backup, ContainerRecord, Grade, Identity, IdentityOutcome, Outcome, Record, Recovered, Renewed,
+    SettingChange, Settled, Verify, VerifyOutcome,
 };

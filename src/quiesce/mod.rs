@@ -17,6 +17,7 @@ mod revive;
 mod settle;
 mod stop;
 mod survey;
+mod unordered;
 mod way_back;
 
 pub use bring_back::{BroughtBack, Errand, bring_back, bring_back_locked};

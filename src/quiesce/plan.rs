@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use super::left_out::Paths;
 use super::order::{acyclic, sorted};
+use super::unordered;
 use super::way_back::way_back;
 use crate::config::{Settings, Strategy};
 use crate::engine::{Container, Status};
@@ -12,7 +13,7 @@ use crate::sys::text;
 use crate::vzdump::Vmid;
 
 /// The label with which a container says how it wants to be quiesced: `stop`, `pause` or `none`.
-const STRATEGY_LABEL: &str = "stillpoint.quiesce";
+pub const STRATEGY_LABEL: &str = "stillpoint.quiesce";
 
 /// The label with a command that is run in the container before it is brought to rest.
 pub const BEFORE_LABEL: &str = "stillpoint.before";
@@ -77,6 +78,7 @@ pub fn plan(vmid: Vmid, containers: &[Container], settings: &Settings, volumes: 
         plan.notes.push("more data is not in the backup than is named".to_string());
     }
     let mut after = dependents(&running, &mut plan.notes);
+    unordered::databases_last(&running, &mut after, &mut plan.notes);
     if acyclic(&mut after) > 0 {
         plan.notes.push("containers depend on each other in a circle; it is cut open".to_string());
     }
@@ -202,6 +204,7 @@ mod tests {
             stops_by_kill: false,
             auto_remove: false,
             restart: crate::engine::Restart::UnlessStopped,
+            database: false,
             health: None,
             data: Vec::new(),
         }

@@ -18,7 +18,9 @@ const LONGEST: usize = 1000;
 /// no path. The guest chooses its labels: each is one word of the command.
 pub fn way_back(container: &Container) -> Option<String> {
     let directory = container.label(WORKING_DIR).filter(|path| is_path(path))?;
-    let mut command = format!("cd {} && docker compose", quoted(directory, LONGEST));
+    // Podman's own command finds whichever compose is there, and leads it to Podman.
+    let program = if container.engine.contains("/podman/") { "podman" } else { "docker" };
+    let mut command = format!("cd {} && {program} compose", quoted(directory, LONGEST));
     let files: Vec<&str> = container
         .label(CONFIG_FILES)
         .map(|files| files.split(',').filter(|file| !file.is_empty()).collect())
@@ -73,6 +75,17 @@ mod tests {
             command(&[project, (WORKING_DIR, "/srv/my stack"), file]).unwrap(),
             "cd '/srv/my stack' && docker compose -f /opt/harbor/docker-compose.yml -p harbor up -d"
         );
+    }
+
+    #[test]
+    fn a_stack_of_podman_is_made_anew_by_podman() {
+        let answer = serde_json::json!({
+            "Id": "7".repeat(64), "Name": "/x", "State": { "Status": "running" },
+            "Config": { "Labels": { WORKING_DIR: "/opt/harbor" } },
+        });
+        let container = Container::parse(answer.to_string().as_bytes()).unwrap();
+        let container = Container { engine: "/run/podman/podman.sock".into(), ..container };
+        assert_eq!(way_back(&container).unwrap(), "cd /opt/harbor && podman compose up -d");
     }
 
     #[test]

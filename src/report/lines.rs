@@ -4,6 +4,7 @@ use std::io::Write;
 
 use super::not_back::{Lost, advice};
 use crate::config::Strategy;
+use crate::engine::client_of;
 use crate::journal::{Backup, Grade, Outcome, VerifyOutcome};
 use crate::run::{By, Fate, Quiesce, Run, Step};
 use crate::sys::text::{count, printable, seconds};
@@ -100,7 +101,8 @@ pub fn back(run: &Run) -> Vec<String> {
             Fate::Gone => lines.push(format!("{name} has ended and was removed by its engine")),
             Fate::Left(why) => lines.push(format!("{name} is left as it is: {why}")),
             Fate::Failed(why) => lines.push(format!(
-                "{name} could not be started: {why}; look at `docker logs {name}` in the guest"
+                "{name} could not be started: {why}; look at `{} logs {name}` in the guest",
+                client_of(&step.engine)
             )),
             Fate::Open | Fate::Back => {}
         }

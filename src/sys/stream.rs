@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{MsgFlags, recv, send};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send, socket,
+};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
@@ -76,13 +78,10 @@ impl From<rustls::Error> for Fault {
     }
 }
 
-/// Makes a new connection to one Unix socket, which does not block; `WouldBlock` while the listener's backlog is full.
-pub type Dial = Box<dyn Fn() -> io::Result<OwnedFd> + Send + Sync>;
-
 /// Where a connection leads.
 pub(super) enum Endpoint {
-    /// A Unix socket, connected to by whoever may.
-    Unix(Dial),
+    /// An `O_PATH` descriptor of the socket, so that a path which changes meanwhile cannot lead elsewhere.
+    Unix(OwnedFd),
     /// TCP without TLS.
     Tcp {
         /// Name or address, without brackets.
@@ -101,8 +100,8 @@ impl Endpoint {
     /// Connects, for TLS including the handshake. Each step ends at `deadline`, or after [`STEP`] if that is earlier.
     pub fn open(&self, deadline: Instant) -> Result<Stream, (Stage, Fault)> {
         match self {
-            Endpoint::Unix(dial) => {
-                let socket = Socket::unix(dial, soonest(deadline))
+            Endpoint::Unix(path) => {
+                let socket = Socket::unix(path, soonest(deadline))
                     .map_err(|fault| (Stage::Connect, fault))?;
                 Ok(Stream { socket, tls: None })
             }
@@ -161,14 +160,16 @@ fn resolve(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, 
 struct Socket(OwnedFd);
 
 impl Socket {
-    fn unix(dial: &Dial, deadline: Instant) -> Result<Socket, Fault> {
+    fn unix(path: &OwnedFd, deadline: Instant) -> Result<Socket, Fault> {
+        let address = UnixAddr::new(format!("/proc/self/fd/{}", path.as_raw_fd()).as_str())?;
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
         loop {
-            match dial() {
-                Ok(socket) => return Ok(Socket(socket)),
+            match connect(socket.as_raw_fd(), &address) {
+                Ok(()) => return Ok(Socket(socket)),
+                Err(Errno::EINTR) => {}
                 // The backlog is full: poll cannot tell when it no longer is.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    thread::sleep(BACKLOG_PAUSE.min(left(deadline)?));
-                }
+                Err(Errno::EAGAIN) => thread::sleep(BACKLOG_PAUSE.min(left(deadline)?)),
                 Err(error) => return Err(error.into()),
             }
         }

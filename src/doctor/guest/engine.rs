@@ -2,8 +2,8 @@ use super::{Stacks, advice};
 use crate::config::Settings;
 use crate::doctor::check::Check;
 use crate::doctor::message::{Names, Values, quoted};
-use crate::doctor::messages::{ENGINE, LIVE_RESTORE, PLAN, SLOW_STOP, STAYS_DOWN};
-use crate::engine::{Container, Restart, Status};
+use crate::doctor::messages::{ENGINE, PLAN, SLOW_STOP, STAYS_DOWN};
+use crate::engine::{Container, Engine, Info, Restart, Status};
 use crate::sys::text::{count, printable};
 
 /// What compose calls a container of `docker compose run`: it is meant to end.
@@ -30,21 +30,31 @@ pub fn engine(stacks: &Stacks<'_>, settings: &Settings) -> Vec<Check> {
         checks.push(PLAN.check(format!("guest.{vmid}.plan"), values));
     }
     checks.extend(slow(stacks, settings));
-    if stacks.engines.iter().any(|(_, info)| info.live_restore) {
-        checks.push(LIVE_RESTORE.check(format!("guest.{vmid}.live-restore"), &[("vmid", &vmid)]));
-    }
-    let down: Vec<&Container> =
-        stacks.containers.iter().filter(|container| stays_down(container)).collect();
-    if !down.is_empty() {
-        let names = Names(down.iter().map(|container| container.name.as_str()).collect());
-        let check = STAYS_DOWN.check(format!("guest.{vmid}.restart"), &[("names", &names)]);
-        let ids: Vec<&str> = down.iter().map(|container| word(container)).collect();
-        checks.push(check.fix(format!(
-            "pct exec {vmid} -- docker update --restart unless-stopped {}",
-            ids.join(" ")
-        )));
+    for (engine, info) in &stacks.engines {
+        if info.live_restore {
+            checks.push(advice::live_restore(vmid, engine));
+        }
+        checks.extend(down(stacks, engine, info));
     }
     checks
+}
+
+/// Containers of this engine that nobody starts again.
+fn down(stacks: &Stacks<'_>, engine: &Engine, info: &Info) -> Option<Check> {
+    let vmid = stacks.vmid;
+    let down: Vec<&Container> = stacks
+        .containers
+        .iter()
+        .filter(|container| container.engine == engine.socket() && stays_down(container))
+        .collect();
+    if down.is_empty() {
+        return None;
+    }
+    let names = Names(down.iter().map(|container| container.name.as_str()).collect());
+    let check = STAYS_DOWN.check(format!("guest.{vmid}.restart"), &[("names", &names)]);
+    let words: Vec<&str> = down.iter().map(|container| word(container)).collect();
+    let commands = advice::restart(vmid, engine, info, &words);
+    Some(commands.into_iter().fold(check, Check::fix))
 }
 
 /// Stop timeouts that the time limit can't be raised to, since it stays below the hold limit.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::guest::Guest;
 use crate::sys::tree::Tree;
-use crate::sys::{Root, failpoint, file, program};
+use crate::sys::{Root, bounded, failpoint, file, program};
 use crate::vzdump::Vmid;
 
 const DIRECTORY: &str = "/etc/ssh";
@@ -19,6 +19,9 @@ const TYPES: [&str; 3] = ["ed25519", "ecdsa", "rsa"];
 
 /// Longer than any key.
 const LIMIT: u64 = 64 << 10;
+
+/// For one look, or for writing two small files, in a guest.
+const FILE_LIMIT: Duration = Duration::from_secs(10);
 
 /// The slowest is an RSA key: a second or two, and more on a node under load.
 const KEYGEN_LIMIT: Duration = Duration::from_secs(60);
@@ -36,7 +39,8 @@ struct Key {
 /// guest's. All are there before the first of the old ones is replaced, and each is replaced by a rename: the guest is
 /// never without keys.
 pub fn renew(root: &Root, vmid: Vmid, guest: &Guest, hostname: &str) -> Result<bool> {
-    let types = types_in(&guest.tree)?;
+    let tree = guest.tree.try_clone()?;
+    let types = bounded::within(FILE_LIMIT, move || types_in(&tree)).context("/etc/ssh")??;
     if types.is_empty() {
         return Ok(false);
     }
@@ -47,7 +51,8 @@ pub fn renew(root: &Root, vmid: Vmid, guest: &Guest, hostname: &str) -> Result<b
         .map(|kind| make(root, &scratch.0, kind, &comment))
         .collect::<Result<Vec<Key>>>()?;
     for key in keys {
-        key.put_into(&guest.tree)?;
+        let tree = guest.tree.try_clone()?;
+        bounded::within(FILE_LIMIT, move || key.put_into(&tree)).context("/etc/ssh")??;
         failpoint::reach(root, "host-key");
     }
     Ok(true)

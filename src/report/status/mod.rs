@@ -154,6 +154,4 @@ pub enum What {
     LeftOver,
     /// The backup server verifies.
     Verify,
-    /// What is proven could not be looked at again.
-    Unseen,
 }

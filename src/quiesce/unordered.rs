@@ -1,0 +1,74 @@
+//! Stacks that do not say in which order they are to be stopped: compose v1 and podman-compose write no dependencies
+//! into labels. Databases are stopped last there, and started first.
+
+use std::collections::{BTreeMap, HashSet};
+
+use crate::engine::Container;
+use crate::run::MOST_DEPENDENCIES;
+use crate::sys::text::printable;
+
+/// Compose v2 writes it for every container, empty for one that depends on nothing.
+const DEPENDS_ON: &str = "com.docker.compose.depends_on";
+
+/// Databases that are named in a note.
+const MOST_NAMES: usize = 5;
+
+/// Has the databases of such stacks stopped after everything else of their stack: `after` holds for each container those
+/// that are stopped before it. What is not known is noted.
+pub fn databases_last(
+    containers: &[&Container],
+    after: &mut [Vec<usize>],
+    notes: &mut Vec<String>,
+) {
+    let mut count: usize = after.iter().map(Vec::len).sum();
+    for ((_, project), indices) in stacks(containers) {
+        let databases: Vec<usize> =
+            indices.iter().filter(|index| containers[**index].database).copied().collect();
+        let others: Vec<usize> =
+            indices.iter().filter(|index| !containers[**index].database).copied().collect();
+        count = count.saturating_add(databases.len().saturating_mul(others.len()));
+        if count > MOST_DEPENDENCIES {
+            notes.push("there are more dependencies than are followed".to_string());
+            return;
+        }
+        let names: Vec<String> = databases
+            .iter()
+            .take(MOST_NAMES)
+            .map(|index| printable(&containers[*index].name, 80))
+            .collect();
+        let what = match (names.is_empty(), others.is_empty()) {
+            (false, false) => {
+                format!("its databases ({}) are stopped last and started first", names.join(", "))
+            }
+            _ => "all of it is stopped, and started, at once".to_string(),
+        };
+        notes.push(format!(
+            "order unknown: stack {} does not say what depends on what ({DEPENDS_ON} is missing, as \
+             compose v1 leaves it): {what}",
+            printable(project, 80)
+        ));
+        for database in databases {
+            let known: HashSet<usize> = after[database].iter().copied().collect();
+            after[database].extend(others.iter().filter(|other| !known.contains(other)));
+        }
+    }
+}
+
+/// The stacks, by engine and project, with those of their containers that say nothing of dependencies; only where
+/// several services run, for one alone needs no order.
+fn stacks<'a>(containers: &[&'a Container]) -> BTreeMap<(&'a str, &'a str), Vec<usize>> {
+    let mut stacks: BTreeMap<(&str, &str), Vec<usize>> = BTreeMap::new();
+    for (index, container) in containers.iter().enumerate() {
+        let Some(project) = container.project().filter(|_| container.label(DEPENDS_ON).is_none())
+        else {
+            continue;
+        };
+        stacks.entry((&container.engine, project)).or_default().push(index);
+    }
+    stacks.retain(|_, indices| {
+        let services: HashSet<_> =
+            indices.iter().map(|index| containers[*index].service()).collect();
+        services.len() > 1
+    });
+    stacks
+}
