@@ -9,6 +9,7 @@ mod stacks {
     mod aftermath;
     mod budget;
     mod engines;
+    mod foreground;
     mod not_back;
     mod not_in_backup;
     mod order;

@@ -38,6 +38,7 @@ pub fn plan(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
     let (volumes, note) = Volumes::of(config, &guest);
     let mut plan = quiesce::plan(vmid, &survey.containers, &settings, &volumes);
     plan.notes.extend(note);
+    plan.see_clients(&survey);
     plan.see_engines(&engines, &volumes, deadline);
     plan.notes.extend(plan.incomplete.clone());
     if let Some(complaint) = &settings.complaint {

@@ -4,6 +4,7 @@ mod bring_back;
 mod damaged;
 mod effort;
 mod finish;
+mod foreground;
 mod grade;
 mod guard;
 mod left;

@@ -160,6 +160,7 @@ fn look(root: &Root, settings: &Settings, run: &mut Run, deadline: Instant) -> R
     let (volumes, note) = Volumes::of(config, &guest);
     let mut plan = plan(run.vmid, &survey.containers, settings, &volumes);
     plan.notes.extend(note);
+    plan.see_clients(&survey);
     plan.see_engines(&engines, &volumes, Instant::now() + SURVEY_LIMIT);
     run.incomplete = plan.incomplete.take();
     let found = match (engines.is_empty(), plan.steps.is_empty()) {

@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::engine::{Container, Engine, Engines, Error, MOST_CONTAINERS, Unreachable, at_once};
+use crate::guest::Process;
 
 /// What a hostile guest can make us keep, in bytes over all containers.
 const LIMIT: usize = 32 << 20;
@@ -18,6 +19,8 @@ pub struct Survey {
     pub answered: usize,
     /// The others of which containers run or may run.
     pub unreachable: Vec<Unreachable>,
+    /// Clients of compose are among them.
+    pub processes: Vec<Process>,
 }
 
 impl Survey {
@@ -39,7 +42,11 @@ pub fn survey(engines: &Engines, deadline: Instant) -> Survey {
     let reachable: Vec<Engine> = engines.reachable().cloned().collect();
     let weight = AtomicUsize::new(0);
     let answers = at_once(&reachable, |engine| of_one(engine, &weight, deadline));
-    let mut survey = Survey { unreachable: engines.unreachable().collect(), ..Survey::default() };
+    let mut survey = Survey {
+        unreachable: engines.unreachable().collect(),
+        processes: engines.processes().to_vec(),
+        ..Survey::default()
+    };
     let mut known = HashSet::new();
     for (engine, answer) in reachable.iter().zip(answers) {
         let refused = |why: String| Unreachable {

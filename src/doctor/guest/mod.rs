@@ -141,9 +141,11 @@ fn guest(root: &Root, settings: &Settings, start: &Start, member: &Member) -> Lo
     looked.checks.extend(fuse::fuse(vmid, text, &config, volumes.mounts()));
     match ask_engines(&running) {
         Ok(None) => looked.engine = Some(false),
-        Ok(Some((engines, Survey { containers, unreachable, .. }))) => {
-            let mut plan = quiesce::plan(vmid, &containers, settings, &volumes);
+        Ok(Some((engines, survey))) => {
+            let mut plan = quiesce::plan(vmid, &survey.containers, settings, &volumes);
             plan.notes.extend(note);
+            plan.see_clients(&survey);
+            let Survey { containers, unreachable, .. } = survey;
             let config = &config;
             let stacks =
                 Stacks { vmid, text, config, volumes, engines, unreachable, containers, plan };
@@ -168,16 +170,13 @@ fn running(root: &Root, member: &Member) -> Result<Option<Guest>, Check> {
     if member.guest_type == GuestType::Qemu {
         return Ok(None);
     }
-    let unknown = |reason: String| {
-        Err(GUEST_UNKNOWN.check(about.clone(), &[("reason", &reason), ("vmid", &vmid)]))
-    };
     match State::of(root, vmid) {
-        Err(error) => unknown(format!("{error:#}")),
+        Err(error) => {
+            let reason = format!("{error:#}");
+            Err(GUEST_UNKNOWN.check(about, &[("reason", &reason), ("vmid", &vmid)]))
+        }
         Ok(State::Stopped) => Ok(None),
-        Ok(State::Running(guest)) if !guest.is_frozen() => match guest.tree.reach() {
-            Ok(()) => Ok(Some(guest)),
-            Err(error) => unknown(error.to_string()),
-        },
+        Ok(State::Running(guest)) if !guest.is_frozen() => Ok(Some(guest)),
         // A backup may have thawed it between the two looks.
         Ok(State::Running(guest)) if Job::any_at(root, vmid) || !guest.is_frozen() => Ok(None),
         Ok(State::Running(_)) => Err(FROZEN.check(about, &[("vmid", &vmid)])),
