@@ -597,6 +597,28 @@ fn two_calls_for_one_start_never_mix() {
     assert_eq!(scene.pre_start(9002), "");
 }
 
+/// Whoever may change a guest's network can give it the MAC of another one that is stopped, and start it.
+#[test]
+fn the_victim_of_a_stolen_mac_is_not_taken_for_the_copy() {
+    let scene = Scene::new();
+    scene.configure(9003, &ORIGINAL.replace("hostname: web", "hostname: thief"));
+    let before = (scene.config(9001), scene.config(9003));
+    scene.task("vzcreate", 9003);
+    assert!(scene.start(9003).contains("in doubt"));
+    scene.mark_running(9003);
+    scene.backup(9003);
+    assert_eq!(scene.record(9003), None, "a backup makes it no owner");
+    let said = scene.start(9001);
+    assert!(said.contains("in doubt"), "{said}");
+    assert_eq!((scene.config(9001), scene.config(9003)), before);
+    assert!(scene.inside(9001).is_none() && scene.record(9001).is_none());
+
+    // Also where the victim was restored here, long ago.
+    scene.task("vzrestore", 9001);
+    assert!(scene.start(9001).contains("in doubt"));
+    assert!(scene.inside(9001).is_none());
+}
+
 /// The record comes first, and each of the two files can then be the one that takes nothing.
 #[test]
 fn what_can_not_be_written_leaves_both_files_and_the_record_as_they_were() {

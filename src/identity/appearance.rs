@@ -37,6 +37,8 @@ pub struct Rival {
     pub same_hostname: bool,
     /// All that is known of both is the same, but the hardware addresses.
     pub is_alike: bool,
+    /// It was started on this node while it was in doubt whose identity it has: that it runs proves nothing.
+    pub in_doubt: bool,
     /// `None` where it can't be told.
     pub running: Option<bool>,
     /// The hardware addresses recorded for it.
@@ -184,6 +186,7 @@ pub fn rivals<'a>(
             shared,
             addresses,
             same_hostname,
+            in_doubt: false,
             running: None,
             claims: BTreeSet::new(),
             restored: Restored::Unknown,

@@ -68,8 +68,9 @@ pub struct Due {
 /// Decides whose identity a guest has that is about to start.
 ///
 /// A hardware address belongs to the guest that it is recorded for. Without a record, a guest that runs was there before
-/// one that is about to start, and one that was restored here came after one that was not. Without a conflict
-/// nothing changes: after a disaster the restored guest *is* the original.
+/// one that was restored here and is about to start, and one that was restored here came after one that was not. That a
+/// guest runs which was itself started in doubt proves nothing: whoever may change its configuration can have given it
+/// another one's address. Without a conflict nothing changes: after a disaster the restored guest *is* the original.
 pub fn decide(case: &Case) -> Decision {
     let keep = |remember, reason: String| Decision { verdict: Verdict::Keep { remember }, reason };
     let shared = case.shared();
@@ -104,7 +105,9 @@ fn of_conflict(case: &Case, shared: &[&Rival]) -> Decision {
     let later = |rival: &Rival| rival.came_after(case.restored);
     let surely_later =
         |rival: &Rival| later(rival) && (case.alone || matches!(case.restored, Restored::At(_)));
-    let running = shared.iter().find(|rival| rival.running == Some(true) && !later(rival));
+    let restored_here = matches!(case.restored, Restored::At(_));
+    let proves = |rival: &&&Rival| rival.running == Some(true) && !later(rival) && !rival.in_doubt;
+    let running = shared.iter().find(|rival| restored_here && proves(rival));
     let (verdict, reason) = match (owner, ours) {
         (Some(owner), true) => {
             let owner = owner.name();
@@ -201,6 +204,12 @@ fn of_twin(case: &Case) -> Option<Decision> {
 }
 
 impl Case {
+    /// Whether what is inside the guest may be made new: only where a task of this node has restored it, or a person has
+    /// said that each restored guest is a copy.
+    pub fn may_be_renewed(&self) -> bool {
+        matches!(self.restored, Restored::At(_)) || self.setting == Identity::Always
+    }
+
     /// The guests with one of this guest's hardware addresses.
     pub fn shared(&self) -> Vec<&Rival> {
         self.rivals.iter().filter(|rival| !rival.shared.is_empty()).collect()
@@ -320,6 +329,7 @@ mod tests {
             addresses: vec![(0, "192.0.2.7".to_string())],
             same_hostname: true,
             is_alike: true,
+            in_doubt: false,
             running: Some(false),
             claims: BTreeSet::new(),
             restored: Restored::NotHere,
@@ -372,7 +382,8 @@ mod tests {
             (&none, true, here(Some(true)), Restored::NotHere, Restored::NotHere, "keep*"),
             (&none, true, elsewhere(), Restored::Unknown, Restored::NotHere, "keep*"),
             (&none, false, here(Some(true)), Restored::NotHere, Restored::At(100), "change"),
-            (&none, false, here(Some(true)), Restored::Unknown, Restored::Unknown, "change"),
+            (&none, false, here(Some(true)), Restored::Unknown, Restored::Unknown, "doubt"),
+            (&none, false, here(Some(true)), Restored::NotHere, Restored::NotHere, "doubt"),
             (&none, false, here(Some(true)), Restored::At(100), Restored::NotHere, "keep*"),
             (&none, false, here(Some(false)), Restored::NotHere, Restored::At(100), "doubt"),
             (&none, false, here(Some(false)), Restored::At(50), Restored::At(100), "doubt"),
@@ -395,6 +406,26 @@ mod tests {
             assert_eq!(verdict, expected, "row {row}: {reason}");
             assert!(reason.contains(MAC) && reason.contains("guest 9001 (web)"), "{reason}");
         }
+    }
+
+    #[test]
+    fn a_guest_that_was_started_in_doubt_proves_nothing_by_running() {
+        for (in_doubt, restored, expected) in [
+            (true, Restored::At(100), "doubt"),
+            (true, Restored::NotHere, "doubt"),
+            (false, Restored::NotHere, "doubt"),
+            (false, Restored::At(100), "change"),
+        ] {
+            let rival = Rival { running: Some(true), in_doubt, ..original() };
+            let case = Case { restored, ..case(vec![rival]) };
+            assert_eq!(verdict(&case).0, expected, "{in_doubt} {restored:?}");
+        }
+        let owner = Rival { claims: BTreeSet::from([mac()]), ..original() };
+        let case = Case { restored: Restored::NotHere, ..case(vec![owner]) };
+        assert!(
+            verdict(&case).0 == "change" && !case.may_be_renewed(),
+            "no restore of it is known"
+        );
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod apply;
 mod change;
 pub mod copies;
 mod decide;
+mod doubt;
 pub mod inside;
 mod owner;
 mod restores;

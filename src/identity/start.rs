@@ -7,12 +7,12 @@ use anyhow::{Context, Result};
 use super::apply::{self, mend};
 use super::change::{Change, new_mac};
 use super::decide::{Case, Decision, Verdict, decide};
+use super::doubt;
 use super::owner::Records;
 use super::restores::Restored;
 use super::survey::Survey;
-use crate::config::Settings;
+use crate::config::{Restore, Settings};
 use crate::guest::{Mac, State};
-use crate::journal::{Identity, IdentityOutcome, Journal, Record};
 use crate::sys::{Root, file, lock, random};
 use crate::vzdump::Vmid;
 
@@ -63,6 +63,9 @@ pub fn pre_start(root: &Root, vmid: Vmid) -> Result<Vec<String>> {
     let not_read = |lines: &mut Vec<String>| {
         lines.extend(survey.unread.iter().map(|why| format!("a guest was not looked at: {why}")));
     };
+    if verdict != Verdict::InDoubt {
+        doubt::clear(root, vmid)?;
+    }
     match verdict {
         Verdict::Keep { remember } => {
             if !case.shared().is_empty() {
@@ -83,13 +86,13 @@ pub fn pre_start(root: &Root, vmid: Vmid) -> Result<Vec<String>> {
             not_read(&mut lines);
             lines.push(format!("guest {vmid} keeps its identity, for it is in doubt: {reason}"));
             lines.push(way_out_of_doubt(vmid));
-            if let Err(error) = journal_doubt(root, vmid, reason) {
+            if let Err(error) = doubt::mark(root, vmid, reason) {
                 lines.push(format!("{error:#}"));
             }
         }
         Verdict::Change(due) => {
             not_read(&mut lines);
-            let restore = settings.restore_of(vmid.0);
+            let restore = restore_of(&settings, &case);
             let taken = survey.guests().iter().flat_map(|guest| guest.appearance.macs());
             let change =
                 Change::plan(vmid, &case.own, &due, &restore, fresh_macs(root, taken.collect())?)?;
@@ -104,36 +107,24 @@ pub fn pre_start(root: &Root, vmid: Vmid) -> Result<Vec<String>> {
     Ok(lines)
 }
 
+/// The settings for a guest: nothing inside it becomes new where it is not known to have been restored here.
+fn restore_of(settings: &Settings, case: &Case) -> Restore {
+    let restore = settings.restore_of(case.vmid.0);
+    let renew = case.may_be_renewed();
+    Restore {
+        machine_id: restore.machine_id && renew,
+        ssh_host_keys: restore.ssh_host_keys && renew,
+        ..restore
+    }
+}
+
 /// What a person can do about a guest in doubt.
 pub fn way_out_of_doubt(vmid: Vmid) -> String {
     format!(
-        "if guest {vmid} is the copy, start the other one first; if it is the one to stay, set restore.identity = \
-        \"never\" for it: [guest.{vmid}] in /etc/stillpoint/config.toml"
+        "if guest {vmid} is the one to stay, set restore.identity = \"never\" for it, [guest.{vmid}] in \
+        /etc/stillpoint/config.toml, and start it again; if it is a copy that was restored on this node, start the other one \
+        first; else give it another MAC in its network settings"
     )
-}
-
-/// Once in a boot of the node for each reason: a guest in doubt is started again and again.
-fn journal_doubt(root: &Root, vmid: Vmid, reason: String) -> Result<()> {
-    let path = root.path(&format!("/run/stillpoint/in-doubt/{vmid}"));
-    let known = file::read_text(&path, 1 << 20).with_context(|| path.display().to_string())?;
-    if known.is_some_and(|known| known == reason) {
-        return Ok(());
-    }
-    let record = Identity {
-        vmid,
-        outcome: IdentityOutcome::InDoubt,
-        original: None,
-        reason: reason.clone(),
-        changes: Vec::new(),
-    };
-    Journal::of(root).append(&Record::Identity(record))?;
-    let write = || -> io::Result<()> {
-        if let Some(directory) = path.parent() {
-            file::own_directory(directory)?;
-        }
-        file::replace(&path, reason.as_bytes(), 0o600)
-    };
-    write().with_context(|| path.display().to_string())
 }
 
 /// What [`pre_start`] would do; touches nothing.
@@ -143,10 +134,10 @@ pub fn foresee(root: &Root, vmid: Vmid) -> Result<Outlook> {
     let known = survey.container(vmid)?;
     let case = survey.case(known, &settings)?;
     let decision = decide(&case);
-    let inside = apply::inside(&settings.restore_of(vmid.0));
+    let inside = apply::inside(&restore_of(&settings, &case));
     let (change, inside, compared_with) = match &decision.verdict {
         Verdict::Change(due) => {
-            let restore = settings.restore_of(vmid.0);
+            let restore = restore_of(&settings, &case);
             let taken = survey.guests().iter().flat_map(|guest| guest.appearance.macs());
             let macs = fresh_macs(root, taken.collect())?;
             let change = Change::plan(vmid, &case.own, due, &restore, macs)?;
@@ -184,8 +175,9 @@ pub fn remember_all(root: &Root, vmids: &[Vmid]) -> Result<BTreeMap<Vmid, anyhow
     Ok(failed)
 }
 
-/// A guest that runs, while whoever has its hardware address too does not, has it by right; but for one that was itself
-/// restored here: that may be the copy, and a backup of it is no proof of anything.
+/// A guest that runs has its hardware address by right while whoever else has it was restored here and does not run. One
+/// that was itself restored here may be the copy, and of two that were not, either may have been given the other's
+/// address: then a backup is no proof of anything.
 fn is_its_own(root: &Root, vmid: Vmid, case: &Case) -> bool {
     match decide(case).verdict {
         Verdict::Keep { remember } => remember,
@@ -193,7 +185,9 @@ fn is_its_own(root: &Root, vmid: Vmid, case: &Case) -> bool {
         Verdict::InDoubt => {
             let shared = case.shared();
             let unclaimed = shared.iter().all(|rival| {
-                rival.running == Some(false) && rival.claims.is_disjoint(&rival.shared)
+                rival.running == Some(false)
+                    && rival.claims.is_disjoint(&rival.shared)
+                    && matches!(rival.restored, Restored::At(_))
             });
             let restored = matches!(case.restored, Restored::At(_));
             unclaimed && !restored && State::of(root, vmid).is_ok_and(|state| state.is_running())

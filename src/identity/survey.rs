@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use super::appearance::{Appearance, Known, Rival, rivals};
 use super::decide::{Case, Recorded};
+use super::doubt;
 use super::owner::Records;
 use super::restores::{Restored, Restores};
 use crate::config::Settings;
@@ -81,6 +82,7 @@ impl Survey {
             rival.restored = self.restores.of(rival.vmid);
             if !rival.shared.is_empty() {
                 let record = records.read(rival.vmid).with_context(|| rival.name())?;
+                rival.in_doubt = doubt::is_marked(&self.root, rival.vmid);
                 rival.claims = record.map(|record| record.macs).unwrap_or_default();
             }
             let is_restored = matches!(restored, Restored::At(_));
