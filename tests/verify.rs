@@ -2,6 +2,8 @@
 
 #[path = "verify/collector.rs"]
 mod collector;
+#[path = "verify/look.rs"]
+mod look;
 #[path = "verify/many.rs"]
 mod many;
 #[path = "verify/policy.rs"]

@@ -89,8 +89,9 @@ pub fn forget(root: &Root, vmid: Vmid) -> Result<()> {
 /// its own it can't be told from a process of the node, which is an error and over in a moment.
 pub fn started(root: &Root, vmid: Vmid) -> Result<()> {
     let deadline = Instant::now() + START_LIMIT;
-    while !State::of(root, vmid).is_ok_and(|state| state.is_running()) && Instant::now() < deadline
-    {
+    let is_up =
+        || matches!(State::of(root, vmid), Ok(State::Running(guest)) if guest.tree.reach().is_ok());
+    while !is_up() && Instant::now() < deadline {
         thread::sleep(START_LOOK);
     }
     settle(root, vmid)

@@ -43,6 +43,9 @@ pub enum Command {
         /// A last good backup that is older is a warning, and critical at twice the age
         #[arg(long, value_name = "DURATION", default_value = "8d", value_parser = duration)]
         max_age: Duration,
+        /// First look again at what the backup servers say of what is proven, as a timer does once a day
+        #[arg(long)]
+        refresh: bool,
     },
     /// Show what happened: backups, verifies, recoveries
     #[command(after_help = "Example: stillpoint journal --guest 9001")]
@@ -173,6 +176,9 @@ pub enum Command {
     /// Collect the outcomes of verifies (called by the hook)
     #[command(hide = true)]
     Collect,
+    /// Look again at what the backup servers say of what is proven (called by a timer)
+    #[command(hide = true)]
+    Refresh,
 }
 
 /// The form of `status`.

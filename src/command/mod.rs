@@ -21,13 +21,16 @@ use nix::unistd::geteuid;
 
 use self::cli::{Arguments, Command};
 use crate::config::Settings;
-use crate::sys::text::{json_for_terminal, wrapped};
-use crate::sys::{Root, clock, terminal};
+use crate::sys::text::{json_for_terminal, token, wrapped};
+use crate::sys::{Root, clock, detach, look, terminal};
 use crate::vzdump::Vmid;
 use crate::{quiesce, report};
 
 /// The whole of the command's `main`.
 pub fn run() -> ExitCode {
+    if let Some(looked) = look::serve_if_asked() {
+        return looked;
+    }
     match perform(&Root::from_env(), Arguments::parse().command) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
@@ -44,7 +47,10 @@ pub fn run() -> ExitCode {
 fn perform(root: &Root, command: Command) -> Result<u8> {
     match command {
         Command::Doctor { storage, json } => return doctor::doctor(root, storage.as_deref(), json),
-        Command::Status { form, max_age } => return status::status(root, &form, max_age),
+        Command::Status { form, max_age, refresh } => {
+            let looked = if refresh { look_again(root) } else { Ok(()) };
+            return status::status(root, &form, max_age, looked);
+        }
         Command::Journal { json, guest } => journal::journal(root, guest, json)?,
         Command::Plan { vmid, json } => plan::plan(root, vmid, json)?,
         Command::Snapshots { storage, guest, json } => {
@@ -65,6 +71,7 @@ fn perform(root: &Root, command: Command) -> Result<u8> {
         Command::Recover => back::recover(root)?,
         Command::Guard { vmid } => guard(root, vmid)?,
         Command::Collect => collect(root)?,
+        Command::Refresh => look_again(root)?,
     }
     Ok(0)
 }
@@ -98,6 +105,22 @@ fn collect(root: &Root) -> Result<()> {
     let collected = crate::verify::collect_all(root);
     report::after_verifies(root, &Settings::load(root), began);
     collected
+}
+
+/// Looks again at what counts as proven. A failure is told by the collector, as those of a verify are.
+fn look_again(root: &Root) -> Result<()> {
+    let began = clock::now();
+    let failed =
+        crate::verify::look(root).context("what is proven could not be looked at again")?;
+    for error in report::tell_later(root, &Settings::load(root), began) {
+        eprintln!("stillpoint: {error:#}");
+    }
+    if failed {
+        detach::start(root, &format!("stillpoint-collect-{}", token()), &["collect"])
+            .map(drop)
+            .context("the failure is written down, and nobody could be started to tell of it")?;
+    }
+    Ok(())
 }
 
 /// Prints a sentence: on a terminal in lines that are broken between words, else in one line.

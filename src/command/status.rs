@@ -35,11 +35,18 @@ fn look_at_left(root: &Root) {
     }
 }
 
-/// Prints how the guests of this node stand, and returns the exit status: 0, but for `--check`.
-pub fn status(root: &Root, form: &StatusForm, max_age: Duration) -> Result<u8> {
+/// Prints how the guests of this node stand, and returns the exit status: 0, but for `--check`. Where it was to be
+/// `looked` again first, and that failed, a check cannot tell; a person sees what was known.
+pub fn status(root: &Root, form: &StatusForm, max_age: Duration, looked: Result<()>) -> Result<u8> {
     let limits = Limits { max_age };
     look_at_left(root);
-    let status = match status::gather(root, &Settings::load(root), &limits) {
+    let checks = form.check || form.checkmk;
+    if let Some(error) = looked.as_ref().err().filter(|_| !checks) {
+        eprintln!("stillpoint: {error:#}");
+    }
+    let looked = if checks { looked } else { Ok(()) };
+    let gathered = looked.and_then(|()| status::gather(root, &Settings::load(root), &limits));
+    let status = match gathered {
         Ok(status) => status,
         Err(error) if form.check => {
             let error = format!("{error:#}").replace('|', "/");

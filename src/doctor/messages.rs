@@ -123,7 +123,7 @@ messages! {
 
     // Guests.
     NO_ENGINES: Ok "{count} not running, or without a container engine that runs";
-    GUEST_UNKNOWN: Warn "whether it runs can't be told: {reason}"
+    GUEST_UNKNOWN: Warn "cannot look at it: {reason}"
         => "pct status {vmid}";
     ENGINE: Ok "{name}: {count} of {engine}";
     NO_ENGINE: Fail "containers of it cannot be brought to rest: {reason}";

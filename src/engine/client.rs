@@ -1,5 +1,4 @@
 use std::fmt;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +10,7 @@ use super::info::Info;
 use super::kept::is_id;
 use crate::sys::http::{Answer, Client, Limit, Method, Request};
 use crate::sys::text;
+use crate::sys::tree::Socket;
 
 /// Ten thousand running containers, at some 1.5 kB each in a list; one container in full; what a stop or a start
 /// has to say: in bytes.
@@ -54,9 +54,10 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// The engine that listens on this socket (an `O_PATH` descriptor), which is at `path` in the guest.
-    pub fn new(socket: OwnedFd, kind: Kind, path: &str) -> Engine {
-        Engine { client: Client::unix(socket), kind, path: path.into() }
+    /// The engine that listens on this socket, which is at `path` in the guest.
+    pub fn new(socket: Socket, kind: Kind, path: &str) -> Engine {
+        let client = Client::unix(path, Box::new(move || socket.connect()));
+        Engine { client, kind, path: path.into() }
     }
 
     /// Docker or Podman, by the place of its socket.

@@ -1,17 +1,14 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::{Duration, Instant};
-
-use nix::sys::stat::{FileStat, fstat};
 
 use super::client::{Engine, Error};
 use super::standing::{Owner, Standing, at_work, standing};
 use crate::guest::{Guest, Process, Processes};
-use crate::sys::tree::Tree;
-use crate::sys::{bounded, text};
+use crate::sys::text;
+use crate::sys::tree::{Socket, Tree};
 
 /// Where the engines of the system listen: Docker, Docker as older systems name it, Podman.
 const SOCKETS: [(&str, Kind); 3] = [
@@ -110,14 +107,12 @@ impl Engines {
     /// When the guest's file system does not answer.
     pub fn of(guest: &Guest) -> Result<Engines, Error> {
         let processes = guest.processes().map_err(|error| error.to_string());
-        let tree = guest.tree.try_clone().map_err(|error| Error::Failed(error.to_string()))?;
-        bounded::within(LOOKUP_LIMIT, move || Engines::found(&tree, &processes))
-            .and_then(|found| found)
-            .map_err(|error| Error::Failed(format!("the guest's file system gives {error}")))
+        Engines::found(&guest.tree.within(LOOKUP_LIMIT), &processes)
+            .map_err(|error| Error::Failed(error.to_string()))
     }
 
     fn found(tree: &Tree, processes: &Result<Processes, String>) -> io::Result<Engines> {
-        let root = tree.stat()?.st_uid;
+        let root = tree.owner()?;
         let mut engines = Engines::default();
         let mut places: Vec<(String, Kind, bool)> =
             SOCKETS.iter().map(|(path, kind)| (path.to_string(), *kind, false)).collect();
@@ -129,6 +124,7 @@ impl Engines {
                         .map(|(name, kind)| (format!("{USERS}/{user}/{name}"), kind, true))
                 }));
             }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(error),
             Err(error) => engines.overlooked = Some(format!("{USERS} in the guest: {error}")),
         }
         let mut known: Vec<Found> = Vec::new();
@@ -139,13 +135,12 @@ impl Engines {
             }
             let found = match tree.socket(&path) {
                 Ok(None) => continue,
-                Ok(Some(socket)) => fstat(&socket).map(|stat| (socket, stat)).map_err(Into::into),
+                Ok(Some(socket)) => Ok(socket),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(error),
                 Err(error) => Err(error),
             };
             let same = |known: &&mut Found| match (&known.socket, &found) {
-                (Ok((_, one)), Ok((_, other))) => {
-                    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
-                }
+                (Ok(one), Ok(other)) => one.inode() == other.inode(),
                 _ => false,
             };
             // `/var/run` leads to `/run`, and Podman may have a link in the place of Docker's socket.
@@ -290,20 +285,18 @@ struct Found {
     aliases: Vec<String>,
     kind: Kind,
     of_a_user: bool,
-    socket: io::Result<(OwnedFd, FileStat)>,
+    socket: io::Result<Socket>,
 }
 
 impl Found {
     fn site(self, root: u32, processes: &Result<Processes, String>) -> Site {
         let Found { path, aliases, kind, of_a_user, socket } = self;
-        let user = socket.as_ref().ok().filter(|_| of_a_user).map(|(_, stat)| stat.st_uid);
+        let user = socket.as_ref().ok().filter(|_| of_a_user).map(Socket::owner);
         let owner = Owner { root, user };
         let standing = standing(kind, owner, processes);
         let contact = match (socket, standing) {
-            (Ok((socket, _)), Standing::Runs) => Contact::Open(Engine::new(socket, kind, &path)),
-            (Ok((socket, _)), Standing::Asleep) => {
-                Contact::Asleep(Engine::new(socket, kind, &path))
-            }
+            (Ok(socket), Standing::Runs) => Contact::Open(Engine::new(socket, kind, &path)),
+            (Ok(socket), Standing::Asleep) => Contact::Asleep(Engine::new(socket, kind, &path)),
             (Ok(_), Standing::Unknown(why)) => Contact::Closed(why),
             (Err(error), _) => Contact::Closed(error.to_string()),
         };

@@ -86,7 +86,8 @@ impl Freezer {
 }
 
 /// The guest's cgroup in the path of a process's, if it is in one: `/lxc/VMID` on PVE, `/lxc.payload.VMID` as LXC
-/// names it by itself, and `/lxc.payload.VMID-N` where one that was killed has left its own.
+/// names it by itself, and `/lxc.payload.VMID-N` where one that was killed has left its own. At the top of the hierarchy
+/// only: below a user's own part of it, that user names groups at will.
 pub fn of_guest(path: &str, vmid: Vmid) -> Option<&str> {
     let (number, payload) = (vmid.to_string(), format!("lxc.payload.{vmid}"));
     let is_payload = |component: &str| match component.strip_prefix(&payload) {
@@ -94,17 +95,16 @@ pub fn of_guest(path: &str, vmid: Vmid) -> Option<&str> {
         Some(rest) => rest.strip_prefix('-').is_some_and(|n| n.parse::<u32>().is_ok()),
         None => false,
     };
-    let (mut end, mut above) = (0, "");
-    for component in path.split('/') {
-        end += component.len();
-        if is_payload(component) || (matches!(above, "lxc" | "lxc.payload") && component == number)
-        {
-            return path.get(..end);
-        }
-        end += 1;
-        above = component;
-    }
-    None
+    let mut components = path.strip_prefix('/')?.split('/');
+    let first = components.next()?;
+    let length = if is_payload(first) {
+        1 + first.len()
+    } else if matches!(first, "lxc" | "lxc.payload") && components.next() == Some(&number) {
+        1 + first.len() + 1 + number.len()
+    } else {
+        return None;
+    };
+    path.get(..length)
 }
 
 /// The groups that are frozen from outside: the guest's, as `lxc-freeze` does it, and the one that LXC makes in it for
@@ -141,7 +141,6 @@ mod tests {
         for (path, group) in [
             ("/lxc/9001/ns/init.scope", "/lxc/9001"),
             ("/lxc/9001", "/lxc/9001"),
-            ("/above/lxc/9001/ns", "/above/lxc/9001"),
             ("/lxc.payload.9001/init.scope", "/lxc.payload.9001"),
             ("/lxc.payload/9001/init.scope", "/lxc.payload/9001"),
             ("/lxc.payload.9001-1/init.scope", "/lxc.payload.9001-1"),
@@ -155,6 +154,12 @@ mod tests {
             "/lxc/90011/ns",
             "/lxc.monitor.9001",
             "/lxc/101/ns/lxc.payload.900",
+            "/lxc/101/ns/lxc.payload.9001",
+            "/lxc/101/lxc/9001",
+            "/user.slice/user-1000.slice/user@1000.service/lxc/9001",
+            "/user.slice/user-1000.slice/lxc.payload.9001",
+            "/../lxc/9001",
+            "lxc/9001",
             "/lxc.payload.90011-1",
             "/lxc.payload.9001-",
             "/lxc.payload.9001-old",

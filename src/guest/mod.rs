@@ -4,6 +4,7 @@ mod cgroup;
 mod cluster;
 mod config;
 pub mod edit;
+mod idmap;
 mod mounts;
 mod net;
 mod processes;

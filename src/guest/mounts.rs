@@ -5,7 +5,6 @@ use std::io;
 use std::time::Duration;
 
 use super::Guest;
-use crate::sys::bounded;
 
 /// A look-up in the guest's file system takes microseconds, unless the guest makes it hang; a list of 100,000 mounts,
 /// the most that the kernel lets a namespace have (`fs.mount-max`), takes it a second.
@@ -54,8 +53,7 @@ impl Mounts {
     /// # Errors
     /// When it cannot be read in time, or is longer than the kernel makes it.
     pub fn of(guest: &Guest) -> io::Result<Mounts> {
-        let tree = guest.tree.try_clone()?;
-        let read = bounded::within(LIMIT, move || tree.read("/proc/1/mountinfo", BYTES))??;
+        let read = guest.tree.within(LIMIT).read("/proc/1/mountinfo", BYTES)?;
         Ok(read
             .map_or_else(Mounts::default, |bytes| Mounts::parse(&String::from_utf8_lossy(&bytes))))
     }

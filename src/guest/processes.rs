@@ -8,8 +8,11 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::cgroup;
 use crate::sys::bounded;
+use crate::sys::look::Watched;
 use crate::vzdump::Vmid;
 
 /// A guest with some hundred containers has a few thousand processes and groups; each costs microseconds to look at.
@@ -32,7 +35,7 @@ const NAMES: [&str; 6] =
 const INTERPRETER: &str = "python";
 
 /// A process of a guest.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// Whose it is, as a user id of the node; not known on a node in a directory.
     pub uid: Option<u32>,
@@ -58,7 +61,7 @@ pub struct Processes {
 #[derive(Clone, Debug)]
 pub enum Source {
     /// Its control group, in the first of these places that is there.
-    Groups(Vec<PathBuf>),
+    Groups(Vec<PathBuf>, Box<Watched>),
     /// A file with one `PID COMMAND LINE` a line; it may be missing.
     File(PathBuf),
 }
@@ -73,7 +76,7 @@ impl Process {
 
 impl Source {
     /// Of a guest that is known by its init's `/proc/PID/cgroup`.
-    pub fn of(cgroups: &str, vmid: Vmid) -> Source {
+    pub fn of(cgroups: &str, watched: Watched, vmid: Vmid) -> Source {
         let mut groups = Vec::new();
         for line in cgroups.lines() {
             let mut fields = line.splitn(3, ':').skip(1);
@@ -87,7 +90,7 @@ impl Source {
                 groups.push(Path::new("/sys/fs/cgroup").join(mount).join(group));
             }
         }
-        Source::Groups(groups)
+        Source::Groups(groups, Box::new(watched))
     }
 
     /// What runs.
@@ -100,11 +103,12 @@ impl Source {
                 let list = in_file(path)?;
                 Ok(Processes { list, sockets_tell: true })
             }
-            Source::Groups(groups) => {
+            Source::Groups(groups, watched) => {
                 let group = groups.iter().find(|group| group.is_dir()).cloned();
                 let group =
                     group.ok_or_else(|| io::Error::other("its control group is not found"))?;
-                let list = bounded::within(LIMIT, move || below(&group))??;
+                let list = || below(&group).map_err(|error| error.to_string());
+                let list = bounded::within(watched, LIMIT, list)?.map_err(io::Error::other)?;
                 Ok(Processes { list, sockets_tell: false })
             }
         }
@@ -198,6 +202,7 @@ fn base(path: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::Root;
 
     #[test]
     fn what_runs_in_a_container_of_the_guest_is_told_from_what_runs_in_the_guest() {
@@ -231,7 +236,8 @@ mod tests {
     #[test]
     fn the_groups_of_both_versions_are_looked_for() {
         let cgroups = "12:name=systemd:/lxc/9001/ns/init.scope\n0::/lxc/9001/ns/init.scope\n";
-        let Source::Groups(groups) = Source::of(cgroups, Vmid(9001)) else { panic!() };
+        let watched = Watched::new(&Root::from_env(), "guest-9001", "it", "");
+        let Source::Groups(groups, _) = Source::of(cgroups, watched, Vmid(9001)) else { panic!() };
         let groups: Vec<_> = groups.iter().map(|group| group.display().to_string()).collect();
         assert_eq!(
             groups,

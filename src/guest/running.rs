@@ -1,4 +1,3 @@
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -8,14 +7,19 @@ use anyhow::{Context, Result, bail};
 use chrono::{DateTime, Utc};
 
 use super::cgroup::{self, Freezer};
+use super::idmap::IdMap;
 use super::processes::{Processes, Source};
+use crate::sys::look::{Place, Watched};
 use crate::sys::process::{Pidfd, Process};
 use crate::sys::tree::Tree;
-use crate::sys::{Root, clock, program};
+use crate::sys::{Root, clock, file, program};
 use crate::vzdump::Vmid;
 
 /// lxc-info asks the guest's monitor, which answers in milliseconds also when the guest is frozen.
 const LXC_INFO_LIMIT: Duration = Duration::from_secs(5);
+
+/// LXC's configuration of a guest has some fifty lines.
+const CONFIG_LIMIT: u64 = 1 << 20;
 
 /// Whether a guest runs.
 pub enum State {
@@ -24,7 +28,8 @@ pub enum State {
     Running(Guest),
 }
 
-/// A container that runs: its file system as its init sees it, its freezer and its processes.
+/// A container that runs: its file system as its init sees it, its freezer and its processes. Only the kernel's own `/proc` and
+/// `/sys` are read until a file is asked for.
 pub struct Guest {
     /// The root of the guest's init.
     pub tree: Tree,
@@ -38,7 +43,7 @@ impl State {
     /// Looks for the guest's init. An error means that it can't be told, not that the guest is stopped.
     pub fn of(root: &Root, vmid: Vmid) -> Result<State> {
         match root.directory() {
-            Some(directory) => in_directory(directory, vmid),
+            Some(directory) => Ok(in_directory(root, directory, vmid)),
             None => in_lxc(root, vmid),
         }
     }
@@ -79,18 +84,28 @@ impl Guest {
 }
 
 /// The contract of a node in a directory, see tests/README.md.
-fn in_directory(directory: &Path, vmid: Vmid) -> Result<State> {
+fn in_directory(root: &Root, directory: &Path, vmid: Vmid) -> State {
     let guest = directory.join("guests").join(vmid.to_string());
     if !guest.join("running").exists() {
-        return Ok(State::Stopped);
+        return State::Stopped;
     }
-    let tree = Tree::open(&guest.join("root")).with_context(|| format!("root of guest {vmid}"))?;
-    Ok(State::Running(Guest {
+    let place = Place::Directory(guest.join("root"));
+    let tree = Tree::new(place, None, watched(root, vmid));
+    State::Running(Guest {
         tree,
         freezer: Freezer::of_marker(guest.join("frozen")),
         processes: Source::File(guest.join("processes")),
         started_ms: None,
-    }))
+    })
+}
+
+fn watched(root: &Root, vmid: Vmid) -> Watched {
+    let advice = format!(
+        "The usual cause is a FUSE mount in the guest whose program hangs: end that program, or restart the guest: \
+         pct stop {vmid} && pct start {vmid}"
+    );
+    let name = format!("the file system of guest {vmid}");
+    Watched::new(root, &format!("guest-{vmid}"), &name, &advice)
 }
 
 fn in_lxc(root: &Root, vmid: Vmid) -> Result<State> {
@@ -108,45 +123,92 @@ fn in_lxc(root: &Root, vmid: Vmid) -> Result<State> {
         "" | "-1" => Ok(State::Stopped),
         pid => {
             let pid = pid.parse().with_context(|| format!("lxc-info names the pid '{pid}'"))?;
-            opened(vmid, pid)
+            opened(root, vmid, pid)
         }
     }
 }
 
-/// Opens the guest by its init's pid and makes sure that it is the guest's init that was opened: a pid can be
-/// given to another process, of the node itself even, between lxc-info's answer and the opening.
-fn opened(vmid: Vmid, pid: i32) -> Result<State> {
+/// Knows the guest by its init's pid, and makes sure that it is the guest's init: a pid can be given to another process, of
+/// the node itself even, after lxc-info has answered, and any user of the node can answer in the place of a guest that does
+/// not run.
+fn opened(root: &Root, vmid: Vmid, pid: i32) -> Result<State> {
     let Ok(pidfd) = Pidfd::open(pid) else { return Ok(State::Stopped) };
-    let proc = PathBuf::from(format!("/proc/{pid}"));
-    let gathered = (|| {
-        let cgroups = fs::read_to_string(proc.join("cgroup"))?;
-        let tree = Tree::open(&proc.join("root"))?;
-        let namespace = fs::read_link(proc.join("ns/mnt"))?;
-        let started = Process::find(pid)?.started;
-        Ok::<_, std::io::Error>((cgroups, tree, namespace, started))
-    })();
+    let gathered = Init::of(pid);
     // Alive now, so it was this very process all the while.
     if pidfd.ended_within(Duration::ZERO) {
         return Ok(State::Stopped);
     }
-    let (cgroups, tree, namespace, started) =
-        gathered.with_context(|| format!("init of guest {vmid}"))?;
-    if !cgroups.lines().any(|line| belongs_to(line, vmid)) {
-        bail!("process {pid} is not the init of guest {vmid}: its cgroup is another");
-    }
-    let host = fs::metadata("/").context("/")?;
-    let root = tree.stat().with_context(|| format!("root of guest {vmid}"))?;
-    if namespace == fs::read_link("/proc/self/ns/mnt").context("/proc/self/ns/mnt")?
-        || (root.st_dev, root.st_ino) == (host.dev(), host.ino())
-    {
-        bail!("process {pid} is not the init of guest {vmid}: it sees the node's own files");
-    }
+    let init = gathered.with_context(|| format!("init of guest {vmid}"))?;
+    init.check(root, vmid)
+        .with_context(|| format!("process {pid} is not the init of guest {vmid}"))?;
+    let started_ms = clock::ms_of_ticks(init.process.started);
+    let processes = Source::of(&init.cgroups, watched_processes(root, vmid, &init.process), vmid);
+    let watched = watched(root, vmid).of_init(init.process);
+    let place = Place::Init { pid, users: init.ids.map(IdMap::into_users).unwrap_or_default() };
     Ok(State::Running(Guest {
-        tree,
-        freezer: Freezer::of(&cgroups, vmid),
-        processes: Source::of(&cgroups, vmid),
-        started_ms: clock::ms_of_ticks(started),
+        tree: Tree::new(place, Some(pidfd.into()), watched),
+        freezer: Freezer::of(&init.cgroups, vmid),
+        processes,
+        started_ms,
     }))
+}
+
+/// The list of a guest's processes has their command lines, which lie in their memory, and that may be a file of the guest's.
+fn watched_processes(root: &Root, vmid: Vmid, init: &Process) -> Watched {
+    let name = format!("the list of processes of guest {vmid}");
+    let advice = format!("Restart the guest: pct stop {vmid} && pct start {vmid}");
+    let key = format!("guest-{vmid}-processes");
+    Watched::new(root, &key, &name, &advice).of_init(init.clone())
+}
+
+/// What the kernel says of a process that may be a guest's init. None of it is in the guest's hands, nor can it hang.
+struct Init {
+    process: Process,
+    cgroups: String,
+    mounts: PathBuf,
+    users: PathBuf,
+    ids: Option<IdMap>,
+}
+
+impl Init {
+    fn of(pid: i32) -> io::Result<Init> {
+        let proc = PathBuf::from(format!("/proc/{pid}"));
+        let read = |name: &str| fs::read_to_string(proc.join(name));
+        Ok(Init {
+            process: Process::find(pid)?,
+            cgroups: read("cgroup")?,
+            mounts: fs::read_link(proc.join("ns/mnt"))?,
+            users: fs::read_link(proc.join("ns/user"))?,
+            ids: IdMap::of_process(&read("uid_map")?, &read("gid_map")?),
+        })
+    }
+
+    fn check(&self, root: &Root, vmid: Vmid) -> Result<()> {
+        if !self.cgroups.lines().any(|line| belongs_to(line, vmid)) {
+            bail!("it is in another control group");
+        }
+        if self.mounts == own("mnt")? {
+            bail!("it sees the node's own files");
+        }
+        let path = root.path(&format!("/var/lib/lxc/{vmid}/config"));
+        let name = path.display().to_string();
+        let config = file::read_text(&path, CONFIG_LIMIT).context(name.clone())?;
+        let config = config.with_context(|| format!("{name} is missing"))?;
+        let asked = IdMap::asked_for(&config).with_context(|| format!("{name}: lxc.idmap"))?;
+        let has_them = match asked.is_none() {
+            true => self.users == own("user")?,
+            false => self.ids.as_ref() == Some(&asked),
+        };
+        if !has_them {
+            bail!("its users are not those that {name} asks for (lxc.idmap)");
+        }
+        Ok(())
+    }
+}
+
+fn own(namespace: &str) -> Result<PathBuf> {
+    let path = format!("/proc/self/ns/{namespace}");
+    fs::read_link(&path).context(path)
 }
 
 /// Whether a line of `/proc/PID/cgroup` is that of a process in this guest.
@@ -161,6 +223,6 @@ mod tests {
     #[test]
     fn a_process_of_the_node_is_never_taken_for_a_guest() {
         let own = i32::try_from(std::process::id()).unwrap();
-        assert!(opened(Vmid(9001), own).is_err());
+        assert!(opened(&Root::from_env(), Vmid(9001), own).is_err());
     }
 }

@@ -12,12 +12,13 @@ use crate::report::lines::{not_in_backup, say, summary};
 use crate::report::{self, not_back};
 use crate::run::{Left, Runs};
 use crate::setup::nodes;
+use crate::sys::look::Watched;
 use crate::sys::{Root, bounded, detach, text};
 use crate::verify::{self, Collected};
 use crate::vzdump::{Job, Vmid};
 
 /// For what an earlier job left in one guest.
-const LEFTOVER_LIMIT: Duration = Duration::from_secs(60);
+const LEFTOVER_LIMIT: Duration = Duration::from_secs(30);
 
 /// For one more try of what is not back, and a look at what was removed.
 const LEFT_LIMIT: Duration = Duration::from_secs(30);
@@ -72,12 +73,14 @@ fn bring_back_leftovers(root: &Root, settings: &Settings, job: &Job) {
 /// Tells the other nodes of the cluster what this one has of Stillpoint, where there is something new to tell. What keeps
 /// it from being written (no quorum) concerns no backup.
 fn leave_note(root: &Root) {
-    let node = root.clone();
-    let written = bounded::within(NOTE_LIMIT, move || match nodes::is_mounted(&node) {
-        true => nodes::leave_note(&node),
+    let watched =
+        Watched::new(root, "cluster", "/etc/pve", "systemctl status pve-cluster tells more.");
+    let written = bounded::within(&watched, NOTE_LIMIT, || match nodes::is_mounted(root) {
+        true => nodes::leave_note(root).map_err(|error| format!("{error:#}")),
         false => Ok(()),
     });
-    if let Err(error) = written.map_err(anyhow::Error::from).and_then(|done| done) {
+    let told = |error: String| anyhow::anyhow!(error);
+    if let Err(error) = written.map_err(anyhow::Error::from).and_then(|done| done.map_err(told)) {
         say(&format!("the other nodes can't be told of this one: {error:#}"));
     }
 }
@@ -142,7 +145,7 @@ fn not_back(root: &Root, settings: &Settings, job: &Job) {
         }
         let deadline = budget.deadline(LEFT_LIMIT);
         if run.is_some_and(|run| left.containers.iter().any(|left| left.run != run)) {
-            let again = Runs::of(root).lock(vmid, deadline).and_then(|_lock| {
+            let again = Runs::of(root).lock_first(vmid, deadline).and_then(|_lock| {
                 let errand = ("job-end", "it was tried again after the next backup");
                 quiesce::try_again(root, vmid, deadline, errand)
             });

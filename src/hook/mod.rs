@@ -17,7 +17,7 @@ use self::budget::Budget;
 use crate::command;
 use crate::config::Settings;
 use crate::report::lines::say;
-use crate::sys::{Root, failpoint, journald, signal};
+use crate::sys::{Root, failpoint, journald, look, signal};
 use crate::vzdump::{Call, Job};
 
 /// A hook waits this long for the guest's lock; who holds it longer is the one that brings the guest back.
@@ -26,6 +26,9 @@ const LOCK_LIMIT: Duration = Duration::from_secs(30);
 /// The whole of a hook's `main`: `hook` gets the node and the arguments, and gives the exit status. A panic, whose
 /// message the caller's log has, is status 0.
 pub fn run(hook: fn(&Root, &[String]) -> u8) -> ExitCode {
+    if let Some(looked) = look::serve_if_asked() {
+        return looked;
+    }
     let done = std::panic::catch_unwind(|| {
         let arguments: Vec<String> = std::env::args_os()
             .skip(1)

@@ -28,7 +28,7 @@ fn after(record: Option<&Record>) -> Option<Record> {
             "namespace": null, "backup_type": "ct", "backup_id": "9001",
             "backup_time": 1_795_303_376, "size": null, "owner": null, "protected": null,
             "encrypted": null, "key_fingerprint": null, "verify_state": null, "verify_upid": null,
-            "started_upid": null,
+            "started_upid": null, "by": null,
         }),
         Some(Record::Verify(_)) => json!({
             "kind": "recovered", "run": "a", "job": "UPID:x", "vmid": 9001, "by": "guard",

@@ -16,6 +16,6 @@ mod record;
 pub(crate) use examples::examples;
 pub use file::{Entry, Journal};
 pub use record::{
-    Backup, ContainerRecord, Grade, Identity, IdentityOutcome, Outcome, Record, Recovered, Renewed,
-    SettingChange, Settled, Verify, VerifyOutcome,
+    BY_SERVER, Backup, ContainerRecord, Grade, Identity, IdentityOutcome, Outcome, Record,
+    Recovered, Renewed, SettingChange, Settled, Verify, VerifyOutcome,
 };

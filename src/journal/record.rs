@@ -180,6 +180,22 @@ pub struct Verify {
     pub verify_upid: Option<String>,
     /// The task that we started.
     pub started_upid: Option<String>,
+    /// `server` where we did not ask for a verify: the snapshot was looked at again, and the server says otherwise.
+    #[serde(default)]
+    pub by: Option<String>,
+}
+
+/// In [`Verify::by`].
+pub const BY_SERVER: &str = "server";
+
+impl Verify {
+    /// Whether another record is about the same snapshot.
+    pub fn is_of_the_same_snapshot(&self, other: &Verify) -> bool {
+        let of = |it: &Verify| {
+            (it.backup_type.clone(), it.backup_id.clone(), it.backup_time, it.namespace.clone())
+        };
+        self.storage == other.storage && of(self) == of(other)
+    }
 }
 
 /// Containers brought back outside the order of a backup.

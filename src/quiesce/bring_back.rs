@@ -53,7 +53,12 @@ pub fn bring_back(
     deadline: Instant,
     errand: Errand<'_>,
 ) -> Result<BroughtBack> {
-    let _lock = Runs::of(root).lock(vmid, deadline)?;
+    let runs = Runs::of(root);
+    let _lock = match errand.by {
+        // vzdump waits for these.
+        "job-start" | "job-end" => runs.lock_first(vmid, deadline)?,
+        _ => runs.lock(vmid, deadline)?,
+    };
     bring_back_locked(root, vmid, deadline, errand)
 }
 

@@ -304,6 +304,14 @@ pub fn recover_guest(root: &Root, vmid: Vmid, by: &str, deadline: Instant) -> Ve
             return vec![format!("guest {vmid}, after an interrupted backup: {back}")];
         }
         Ok(BroughtBack::Partly(partly)) => {
+            // The mail of a boot has this line.
+            if by == "recover" {
+                let marked = left::mark_told(root, vmid);
+                marked
+                    .err()
+                    .into_iter()
+                    .for_each(|error| log::warning(vmid, &format!("{error:#}")));
+            }
             let words = partly.words();
             return vec![format!("guest {vmid}, after an interrupted backup: {words}")];
         }

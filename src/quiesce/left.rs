@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::finish::recovered;
 use super::note;
-use super::resume::resume;
+use super::resume::{not_here, resume};
 use crate::engine::{Container, Engines, Error, Status};
 use crate::guest::{Guest, State};
 use crate::journal::{Journal, Record};
@@ -79,11 +79,14 @@ pub fn sight(root: &Root, vmid: Vmid, deadline: Instant) -> Result<Vec<LeftConta
 /// As [`sight`], for a caller that holds the guest's lock.
 pub fn sight_locked(root: &Root, vmid: Vmid, deadline: Instant) -> Result<Vec<LeftContainer>> {
     let left = Left::load(root, vmid)?;
+    if let Some(why) = not_here(root, &as_run(&left)) {
+        return let_go(root, left, "somebody", &why).map(|_| Vec::new());
+    }
     let Some(engines) = engines_of(root, vmid, deadline).filter(|_| !left.containers.is_empty())
     else {
         return Ok(left.containers);
     };
-    let mut run = note::run_of(left.as_note(), vmid, By::Note);
+    let mut run = as_run(&left);
     let wanted = left.containers.iter().any(|left| left.removed);
     let anew = Anew::among(&engines, wanted, deadline);
     let ids = left.ids();
@@ -125,8 +128,7 @@ pub fn try_again(
     if left.containers.is_empty() {
         return Ok(Vec::new());
     }
-    let mut run = note::run_of(left.as_note(), vmid, By::Note);
-    run.root_volume.clone_from(&left.root_volume);
+    let mut run = as_run(&left);
     let ids = left.ids();
     // Why not all are back is kept with each of them.
     let _ = resume(root, &mut run, deadline, Duration::ZERO);
@@ -188,14 +190,24 @@ pub fn take_out(
 pub fn forget(root: &Root, vmid: Vmid) -> Result<usize> {
     let _lock = Runs::of(root).lock(vmid, Instant::now() + LOCK_LIMIT)?;
     let left = Left::load(root, vmid)?;
-    let mut run = note::run_of(left.as_note(), vmid, By::Note);
-    for step in run.quiesce.iter_mut().flat_map(|quiesce| &mut quiesce.steps) {
-        step.fate = Fate::Left("a person let go of it".to_string());
-    }
     let number = left.containers.len();
+    let_go(root, left, "person", "a person let go of it").map(|_| number)
+}
+
+fn let_go(root: &Root, left: Left, by: &str, why: &str) -> Result<Vec<LeftContainer>> {
+    let mut run = as_run(&left);
+    for step in run.quiesce.iter_mut().flat_map(|quiesce| &mut quiesce.steps) {
+        step.fate = Fate::Left(why.to_string());
+    }
     let ids = left.ids();
-    take_out(root, left, &run, &ids, ("person", "a person let go of it"))?;
-    Ok(number)
+    take_out(root, left, &run, &ids, (by, why))
+}
+
+/// The list as a run, of which nothing is known but what a note would say.
+fn as_run(left: &Left) -> Run {
+    let mut run = note::run_of(left.as_note(), left.vmid, By::Note);
+    run.root_volume.clone_from(&left.root_volume);
+    run
 }
 
 /// Tells by mail, once, of what is not back in this guest. What was removed is looked for until it had its time to come
@@ -222,12 +234,13 @@ fn is_young(left: &LeftContainer) -> bool {
     since.is_ok_and(|since| (clock::now() - since).to_std().is_ok_and(|age| age < ANEW))
 }
 
-fn mark_told(root: &Root, vmid: Vmid) -> Result<bool> {
+/// Marks what is not back of a guest as told of; returns whether it was this call that marked something.
+pub fn mark_told(root: &Root, vmid: Vmid) -> Result<bool> {
     let _lock = Runs::of(root).lock(vmid, Instant::now() + LOCK_LIMIT)?;
     mark_told_locked(root, vmid)
 }
 
-/// Marks what is not back of a guest as told of; returns whether it was this call that marked something.
+/// As [`mark_told`], for a caller that holds the guest's lock.
 pub fn mark_told_locked(root: &Root, vmid: Vmid) -> Result<bool> {
     let mut left = Left::load(root, vmid)?;
     let untold = left.containers.iter().any(|left| !left.told);

@@ -1,21 +1,18 @@
 //! The note in the guest that says what was running, and the run that can be made from it.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::io::ErrorKind;
 
 use anyhow::Result;
 
 use crate::guest::Guest;
 use crate::run::{By, Left, QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesce, Quiesced, Run, Step};
+use crate::sys::Root;
 use crate::sys::process::Process;
-use crate::sys::{Root, bounded};
 use crate::vzdump::{GuestType, Job, Mode, Vmid};
 
 /// A plan of ten thousand containers.
 const LIMIT: u64 = 16 << 20;
-
-/// For reading, writing or removing one file in a guest.
-const FILE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Writes the note of a run into its guest, durably; with what earlier backups left not back, so that a restore tries
 /// that too.
@@ -32,11 +29,7 @@ pub fn write(root: &Root, run: &Run, guest: &Guest) -> Result<()> {
 /// Puts a note in the place of the one in a guest, durably.
 pub fn replace(note: &Quiesced, guest: &Guest) -> Result<()> {
     let content = serde_json::to_vec_pretty(note)?;
-    let tree = guest.tree.try_clone()?;
-    bounded::within(FILE_LIMIT, move || {
-        tree.replace(QUIESCED_DIRECTORY, QUIESCED_FILE, &content)
-    })??;
-    Ok(())
+    Ok(guest.tree.replace(QUIESCED_DIRECTORY, QUIESCED_FILE, &content)?)
 }
 
 /// What there is in the note's place in a guest.
@@ -49,14 +42,16 @@ pub enum Found {
 
 /// Looks for the note in a guest.
 pub fn find(guest: &Guest) -> Result<Found> {
-    let tree = guest.tree.try_clone()?;
+    // What keeps us out of the guest says nothing of the note.
+    guest.tree.reach()?;
     let path = format!("{QUIESCED_DIRECTORY}/{QUIESCED_FILE}");
-    Ok(match bounded::within(FILE_LIMIT, move || tree.read(&path, LIMIT))? {
+    Ok(match guest.tree.read(&path, LIMIT) {
         Ok(None) => Found::Nothing,
         Ok(Some(bytes)) => match Quiesced::parse(&bytes) {
             Some(note) => Found::Note(note),
             None => Found::Unusable("it is not understood".to_string()),
         },
+        Err(error) if error.kind() == ErrorKind::TimedOut => return Err(error.into()),
         Err(error) => Found::Unusable(error.to_string()),
     })
 }
@@ -72,8 +67,7 @@ pub fn read(guest: &Guest) -> Result<Option<Quiesced>> {
 /// Removes the note from a guest, if it is the one of this run.
 pub fn remove(run_id: &str, guest: &Guest) -> Result<()> {
     if read(guest)?.is_some_and(|note| note.run == run_id) {
-        let tree = guest.tree.try_clone()?;
-        bounded::within(FILE_LIMIT, move || tree.remove(QUIESCED_DIRECTORY, QUIESCED_FILE))??;
+        guest.tree.remove(QUIESCED_DIRECTORY, QUIESCED_FILE)?;
     }
     Ok(())
 }

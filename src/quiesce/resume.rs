@@ -122,7 +122,7 @@ fn rounds(root: &Root, run: &mut Run, engines: &Engines, deadline: Instant) {
 }
 
 /// Why the run's guest is not the one that is here now: gone, moved, or another under the same VMID.
-fn not_here(root: &Root, run: &Run) -> Option<String> {
+pub fn not_here(root: &Root, run: &Run) -> Option<String> {
     // A run that never saw a configuration can't tell.
     let root_volume = run.root_volume.as_ref()?;
     match Place::of(root, run.vmid) {

@@ -1,4 +1,4 @@
-use anyhow::Result;
+use anyhow::{Error, Result};
 use chrono::{DateTime, Utc};
 
 use super::history::{History, Past, Proof};
@@ -23,17 +23,22 @@ pub fn after_job(root: &Root, settings: &Settings, job: &str) {
 /// Tells whoever watches what verifies came to that ended after their jobs, since `began`: the metrics, and a ping
 /// where one failed.
 pub fn after_verifies(root: &Root, settings: &Settings, began: DateTime<Utc>) {
-    later(root, settings);
-    let Some(url) = &settings.report.ping_url else { return };
-    let pinged = History::read(root).and_then(|history| {
+    for error in tell_later(root, settings, began) {
+        say(&format!("{error:#}"));
+    }
+}
+
+/// The same for whoever has no task log: what could not be done.
+pub fn tell_later(root: &Root, settings: &Settings, began: DateTime<Utc>) -> Vec<Error> {
+    let written = metrics::write(root, settings);
+    let pinged = settings.report.ping_url.as_ref().map_or(Ok(()), |url| {
+        let history = History::read(root)?;
         let since = |past: &Past| {
             matches!(past.proof, Some(Proof::Known(time, VerifyOutcome::Failed, _)) if time >= began)
         };
         if history.guests.values().any(since) { ping::send(url, false) } else { Ok(()) }
     });
-    if let Err(error) = pinged {
-        say(&format!("{error:#}"));
-    }
+    written.err().into_iter().chain(pinged.err()).collect()
 }
 
 /// Writes the metrics anew, after something else that became known later than the job, and mails what had to wait.

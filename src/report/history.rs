@@ -24,6 +24,9 @@ const MOST: usize = 20;
 /// How many verifies are remembered whose backup the journal has not told of yet.
 const MOST_EARLY: usize = 8;
 
+/// How many snapshots are remembered of a guest that are known to be good: the newest.
+const MOST_PROVEN: usize = 8;
+
 /// The past of every guest that the journal knows.
 #[derive(Debug, Default)]
 pub struct History {
@@ -45,12 +48,16 @@ pub struct Past {
     pub last_made: Option<DateTime<Utc>>,
     /// What is known of the proof of the last one that was made.
     pub proof: Option<Proof>,
-    /// When a backup of this guest was last proven to be good.
+    /// What the server said last of that one, where that is `ok` or `failed`.
+    pub verdict: Option<Verify>,
+    /// When a backup of this guest that is still there was last proven to be good.
     pub last_verified: Option<DateTime<Utc>>,
+    /// The snapshots that are known to be good, and since when: the newest first.
+    pub proven: Vec<(DateTime<Utc>, Verify)>,
     /// The run and the snapshot's time of the last one that was made.
     made: (String, Option<i64>),
     /// Verifies that were over before their backup was journalled, with its run: the latest last.
-    early: Vec<(String, Proof)>,
+    early: Vec<(String, Proof, Verify)>,
 }
 
 /// The last backup of a guest.
@@ -140,9 +147,11 @@ impl Past {
                 },
             });
             // A small backup can be proven while vzdump still writes the log of making it.
-            let early = self.early.drain(..).rfind(|(run, _)| *run == backup.run);
-            if let Some((_, proof)) = early {
+            self.verdict = None;
+            let early = self.early.drain(..).rfind(|(run, ..)| *run == backup.run);
+            if let Some((_, proof, verify)) = early {
                 self.proof = Some(proof);
+                self.verdict = verdict(verify);
             }
         }
         let not_back = not_back(&backup.containers);
@@ -152,18 +161,35 @@ impl Past {
     }
 
     fn verify(&mut self, time: DateTime<Utc>, verify: Verify) {
-        if verify.outcome == VerifyOutcome::Ok {
-            self.last_verified = Some(time);
-        }
+        self.prove(time, &verify);
         let (run, backup_time) = &self.made;
+        let proof = Proof::Known(time, verify.outcome, verify.reason.clone());
         if verify.run.as_ref() == Some(run) || Some(verify.backup_time) == *backup_time {
-            self.proof = Some(Proof::Known(time, verify.outcome, verify.reason));
-        } else if let Some(run) = verify.run {
+            self.proof = Some(proof);
+            self.verdict = verdict(verify);
+        } else if let Some(run) = verify.run.clone() {
             if self.early.len() == MOST_EARLY {
                 self.early.remove(0);
             }
-            self.early.push((run, Proof::Known(time, verify.outcome, verify.reason)));
+            self.early.push((run, proof, verify));
         }
+    }
+
+    /// Remembers a snapshot that is good, or forgets one that no longer is, or is gone.
+    fn prove(&mut self, time: DateTime<Utc>, verify: &Verify) {
+        let gone = verify.outcome == VerifyOutcome::Skipped && verify.by.is_some();
+        match verify.outcome {
+            VerifyOutcome::Ok | VerifyOutcome::Failed => {}
+            _ if gone => {}
+            _ => return,
+        }
+        self.proven.retain(|(_, known)| !known.is_of_the_same_snapshot(verify));
+        if verify.outcome == VerifyOutcome::Ok {
+            self.proven.push((time, verify.clone()));
+            self.proven.sort_by_key(|(_, known)| std::cmp::Reverse(known.backup_time));
+            self.proven.truncate(MOST_PROVEN);
+        }
+        self.last_verified = self.proven.iter().map(|(time, _)| *time).max();
     }
 
     fn recovered(&mut self, recovered: &Recovered) {
@@ -171,6 +197,10 @@ impl Past {
             last.not_back = not_back(&recovered.containers);
         }
     }
+}
+
+fn verdict(verify: Verify) -> Option<Verify> {
+    matches!(verify.outcome, VerifyOutcome::Ok | VerifyOutcome::Failed).then_some(verify)
 }
 
 /// One that somebody else has dealt with is nobody's loss.
@@ -295,6 +325,28 @@ mod tests {
         let sizes = place.map(|it| it.unwrap().metadata().unwrap().len());
         assert!(sizes.sum::<u64>() < 500 << 10);
         std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn what_was_proven_last_is_of_a_backup_that_is_still_there() {
+        let of = |time, outcome: &str, by: Value, at: &str| {
+            let mut record = verify(Value::Null, time, outcome);
+            record["by"] = by;
+            record["time"] = json!(format!("2026-11-2{at}:24:00.000Z"));
+            record
+        };
+        let old = of(1, "ok", Value::Null, "1T23");
+        let new = of(2, "ok", Value::Null, "2T23");
+        let both = past(&[old.clone(), new.clone()]);
+        assert_eq!(both.proven.len(), 2);
+        assert_eq!(both.last_verified, Some("2026-11-22T23:24:00Z".parse().unwrap()));
+        for (outcome, by) in [("failed", Value::Null), ("skipped", json!("server"))] {
+            let gone = of(2, outcome, by, "3T23");
+            let left = past(&[old.clone(), new.clone(), gone]);
+            assert_eq!(left.last_verified, Some("2026-11-21T23:24:00Z".parse().unwrap()));
+        }
+        let unreachable = of(2, "unreachable", Value::Null, "3T23");
+        assert_eq!(past(&[old, new, unreachable]).proven.len(), 2, "nobody said otherwise");
     }
 
     #[test]

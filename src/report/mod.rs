@@ -1,7 +1,7 @@
 //! Telling people: lines in the task log, the system's log, mail, the status, metrics, a ping.
 
 mod after;
-mod history;
+pub(crate) mod history;
 pub mod lines;
 pub mod log;
 pub mod mail;
@@ -11,5 +11,5 @@ pub mod ping;
 pub mod record;
 pub mod status;
 
-pub use after::{after_job, after_verifies, later};
+pub use after::{after_job, after_verifies, later, tell_later};
 pub use history::read as history;

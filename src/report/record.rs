@@ -60,13 +60,19 @@ fn snapshot(record: &Value) -> Option<String> {
     Some(printable(&format!("{kind}/{id}/{}", time.format("%Y-%m-%dT%H:%M:%SZ")), 200))
 }
 
-/// `3 of 4 containers back, not db`
+/// `3 of 4 containers back, not db (permission denied)`
 fn containers(record: &Value) -> Option<String> {
     let all = record["containers"].as_array().filter(|all| !all.is_empty())?;
     let lost: Vec<String> = all
         .iter()
         .filter(|container| container["fate"] != "back")
-        .map(|container| printable(container["name"].as_str().unwrap_or("-"), 80))
+        .map(|container| {
+            let name = printable(container["name"].as_str().unwrap_or("-"), 80);
+            match container["error"].as_str().filter(|_| container["not_back"] == true) {
+                Some(why) => format!("{name} ({})", printable(why, 300)),
+                None => name,
+            }
+        })
         .collect();
     let whole = count(all.len(), "container");
     Some(match lost.len() {

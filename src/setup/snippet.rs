@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::storages::Storage;
+use crate::sys::look::Watched;
 use crate::sys::{Root, bounded, file, outside, process};
 
 /// The name of the file in a snippets directory.
@@ -49,7 +50,7 @@ pub fn is_there(root: &Root, storage: &Storage) -> bool {
         fs::metadata(path)
             .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
     };
-    bounded::within(LOOK_LIMIT, look).unwrap_or(false)
+    bounded::within(&watched(root, storage), LOOK_LIMIT, look).unwrap_or(false)
 }
 
 /// Makes sure that the file is in the storage, and can be run.
@@ -61,7 +62,7 @@ pub fn install(root: &Root, storage: &Storage) -> Result<()> {
     }
     let directory = root.path(&storage.directory);
     let path = directory.join(NAME);
-    bounded::within(LIMIT, move || -> io::Result<()> {
+    let write = || -> io::Result<()> {
         let executable =
             |path| fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o111 == 0o111);
         if file::read_text(&path, 1 << 20)?.is_some_and(|text| text == TEXT) && executable(&path) {
@@ -69,9 +70,17 @@ pub fn install(root: &Root, storage: &Storage) -> Result<()> {
         }
         outside::directory(&directory, 0o755)?;
         outside::replace(&path, TEXT.as_bytes(), 0o755)
-    })
-    .and_then(|done| done)
-    .with_context(|| format!("{}/{NAME} can't be written", storage.directory))
+    };
+    let write = || write().map_err(|error| error.to_string());
+    bounded::within(&watched(root, storage), LIMIT, write)
+        .and_then(|done| done.map_err(io::Error::other))
+        .with_context(|| format!("{}/{NAME} can't be written", storage.directory))
+}
+
+fn watched(root: &Root, storage: &Storage) -> Watched {
+    let (id, directory) = (&storage.id, &storage.directory);
+    let advice = format!("pvesm status and `ls {directory}` tell more.");
+    Watched::new(root, &format!("storage-{id}"), &format!("storage {id} ({directory})"), &advice)
 }
 
 #[cfg(test)]

@@ -1,48 +1,70 @@
 //! Work that may hang in the kernel, bounded in time.
 
-use std::io;
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
-/// Runs `work` on a thread of its own and waits at most `limit` for its result.
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::look::{Watched, deadline_read, fork};
+
+/// Runs `work` in a process of its own and waits at most `limit` for its result.
 ///
-/// A guest can make any look-up inside its file system hang for ever (FUSE). The thread is then left where it
-/// is; it ends with the process. The error is `TimedOut`, or that of a thread that could not be started or
-/// panicked.
-pub fn within<T, F>(limit: Duration, work: F) -> io::Result<T>
+/// What is looked at may hang for ever, beyond the reach of any signal: a storage whose server is gone, `/etc/pve` without its
+/// daemon. The process is then left behind, and none is started for the same while it lives. What `work` changes in memory is
+/// not seen by the caller. It uses no standard streams.
+///
+/// # Errors
+/// `TimedOut`, also where an earlier look hangs still; or that of a process that could not be started or ended without
+/// a result.
+pub fn within<T>(watched: &Watched, limit: Duration, work: impl FnOnce() -> T) -> io::Result<T>
 where
-    T: Send + 'static,
-    F: FnOnce() -> T + Send + 'static,
+    T: Serialize + DeserializeOwned,
 {
-    let (sender, receiver) = mpsc::channel();
-    thread::Builder::new().stack_size(512 * 1024).spawn(move || {
-        // The receiver is gone when the limit has passed; nobody wants the result then.
-        let _ = sender.send(work());
+    if let Some(error) = watched.earlier() {
+        return Err(error);
+    }
+    let deadline = Instant::now() + limit;
+    let child = fork(None, |channel, _| {
+        if let Ok(result) = serde_json::to_vec(&work()) {
+            // Who no longer waits for it does not want it.
+            let _ = UnixStream::from(channel).write_all(&result);
+        }
     })?;
-    receiver.recv_timeout(limit).map_err(|error| match error {
-        mpsc::RecvTimeoutError::Timeout => io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!("no answer within {} s", limit.as_secs_f32()),
-        ),
-        mpsc::RecvTimeoutError::Disconnected => io::Error::other("the work ended without a result"),
-    })
+    match deadline_read(child.channel.as_fd(), deadline) {
+        Ok(result) => serde_json::from_slice(&result)
+            .map_err(|_| io::Error::other("the work ended without a result")),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(child.leave(watched, limit)),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::Root;
+
+    fn watched() -> Watched {
+        let name = format!("stillpoint-bounded-{}", crate::sys::text::token());
+        let root = Root::at(&std::env::temp_dir().join(name));
+        Watched::new(&root, "storage", "storage nfs", "Mend it.")
+    }
 
     #[test]
     fn work_that_hangs_is_left_behind() {
-        let error = within(Duration::from_millis(20), || thread::sleep(Duration::from_secs(60)));
-        assert_eq!(error.unwrap_err().kind(), io::ErrorKind::TimedOut);
-        assert_eq!(within(Duration::from_secs(60), || 7).unwrap(), 7);
+        let limit = Duration::from_millis(20);
+        let hangs = || std::thread::sleep(Duration::from_secs(60));
+        let error = within(&watched(), limit, hangs).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(error.to_string(), "storage nfs did not answer within 0.02 s. Mend it.");
+        assert_eq!(within(&watched(), Duration::from_secs(60), || 7).unwrap(), 7);
     }
 
     #[test]
     fn work_that_panics_is_an_error() {
-        let result = within(Duration::from_secs(60), || -> u8 { panic!("on purpose") });
+        let result = within(&watched(), Duration::from_secs(60), || -> u8 { panic!("on purpose") });
         assert!(result.is_err());
     }
 }

@@ -10,7 +10,6 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,7 +22,7 @@ use ureq::unversioned::transport::{
 use ureq::{Agent, AsSendBody};
 
 pub use self::body::Body;
-pub use super::stream::Stage;
+pub use super::stream::{Dial, Stage};
 use super::stream::{Endpoint, Fault, STEP, Stream, without_zone};
 
 /// The longest status line and headers of an answer, in bytes.
@@ -43,13 +42,10 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the server that listens on a Unix socket. `socket` is an `O_PATH` descriptor of it, connected
-    /// through `/proc/self/fd/N`: who resolved the path has also decided where it leads.
-    pub fn unix(socket: OwnedFd) -> Client {
-        let path = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd()));
-        let path = path.unwrap_or_default();
-        let peer = format!("the socket {}", path.to_string_lossy().escape_debug());
-        Client::new(Endpoint::Unix(socket), peer, "http://localhost".to_owned())
+    /// A client of the server that listens on a Unix socket; `path` is where, for messages.
+    pub fn unix(path: &str, dial: Dial) -> Client {
+        let peer = format!("the socket {}", path.escape_debug());
+        Client::new(Endpoint::Unix(dial), peer, "http://localhost".to_owned())
     }
 
     /// A client of a TLS server. `host` is a name or an address, an IPv6 address with or without brackets. Who may

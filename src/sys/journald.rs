@@ -1,16 +1,24 @@
 //! The system's log as standard output, for a program that systemd starts with none.
 
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, socket};
 use nix::unistd::{dup2_stderr, dup2_stdout};
 
-use super::{Root, bounded};
+use super::Root;
 
 /// Where journald takes the output of services.
 const SOCKET: &str = "/run/systemd/journal/stdout";
 const LIMIT: Duration = Duration::from_secs(1);
+
+/// How long to wait before a backlog that was full is tried again.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// From now on standard output and standard error are lines of the system's log, under that identifier.
 pub fn take_output(root: &Root, identifier: &str) -> io::Result<()> {
@@ -22,9 +30,28 @@ pub fn take_output(root: &Root, identifier: &str) -> io::Result<()> {
 /// One line each: identifier, unit, priority (5 is notice), whether lines carry a level of their own, and whether they go
 /// on to syslog, kernel log and console (sd_journal_stream_fd(3) does the same).
 fn connect(root: &Root, identifier: &str) -> io::Result<UnixStream> {
-    let socket = root.path(SOCKET);
-    let mut stream = bounded::within(LIMIT, move || UnixStream::connect(socket))??;
+    let mut stream = connected(&root.path(SOCKET), Instant::now() + LIMIT)?;
     stream.write_all(format!("{identifier}\n\n5\n0\n0\n0\n0\n").as_bytes())?;
+    Ok(stream)
+}
+
+/// The standard library's connect waits for ever where the listener's backlog is full.
+fn connected(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let address = UnixAddr::new(path)?;
+    loop {
+        match socket::connect(socket.as_raw_fd(), &address) {
+            Ok(()) => break,
+            Err(Errno::EAGAIN | Errno::EINTR) if Instant::now() < deadline => {
+                thread::sleep(PAUSE);
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    stream.set_write_timeout(Some(LIMIT))?;
     Ok(stream)
 }
 

@@ -8,6 +8,7 @@ pub mod file;
 pub mod http;
 pub mod journald;
 pub mod lock;
+pub mod look;
 pub mod outside;
 pub mod process;
 pub mod program;

@@ -91,6 +91,12 @@ impl Pidfd {
     }
 }
 
+impl From<Pidfd> for OwnedFd {
+    fn from(pidfd: Pidfd) -> OwnedFd {
+        pidfd.0
+    }
+}
+
 impl AsRawFd for Pidfd {
     fn as_raw_fd(&self) -> i32 {
         self.0.as_raw_fd()

@@ -14,9 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send, socket,
-};
+use nix::sys::socket::{MsgFlags, recv, send};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
@@ -78,10 +76,13 @@ impl From<rustls::Error> for Fault {
     }
 }
 
+/// Makes a new connection to one Unix socket, which does not block; `WouldBlock` while the listener's backlog is full.
+pub type Dial = Box<dyn Fn() -> io::Result<OwnedFd> + Send + Sync>;
+
 /// Where a connection leads.
 pub(super) enum Endpoint {
-    /// An `O_PATH` descriptor of the socket, so that a path which changes meanwhile cannot lead elsewhere.
-    Unix(OwnedFd),
+    /// A Unix socket, connected to by whoever may.
+    Unix(Dial),
     /// TCP without TLS.
     Tcp {
         /// Name or address, without brackets.
@@ -100,8 +101,8 @@ impl Endpoint {
     /// Connects, for TLS including the handshake. Each step ends at `deadline`, or after [`STEP`] if that is earlier.
     pub fn open(&self, deadline: Instant) -> Result<Stream, (Stage, Fault)> {
         match self {
-            Endpoint::Unix(path) => {
-                let socket = Socket::unix(path, soonest(deadline))
+            Endpoint::Unix(dial) => {
+                let socket = Socket::unix(dial, soonest(deadline))
                     .map_err(|fault| (Stage::Connect, fault))?;
                 Ok(Stream { socket, tls: None })
             }
@@ -160,16 +161,14 @@ fn resolve(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, 
 struct Socket(OwnedFd);
 
 impl Socket {
-    fn unix(path: &OwnedFd, deadline: Instant) -> Result<Socket, Fault> {
-        let address = UnixAddr::new(format!("/proc/self/fd/{}", path.as_raw_fd()).as_str())?;
-        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    fn unix(dial: &Dial, deadline: Instant) -> Result<Socket, Fault> {
         loop {
-            match connect(socket.as_raw_fd(), &address) {
-                Ok(()) => return Ok(Socket(socket)),
-                Err(Errno::EINTR) => {}
+            match dial() {
+                Ok(socket) => return Ok(Socket(socket)),
                 // The backlog is full: poll cannot tell when it no longer is.
-                Err(Errno::EAGAIN) => thread::sleep(BACKLOG_PAUSE.min(left(deadline)?)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    thread::sleep(BACKLOG_PAUSE.min(left(deadline)?));
+                }
                 Err(error) => return Err(error.into()),
             }
         }

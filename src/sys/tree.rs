@@ -1,80 +1,83 @@
-//! A directory tree that is not trusted: the root of a guest.
-//!
-//! Every path is resolved by the kernel inside the tree (`openat2` with `RESOLVE_IN_ROOT`): a symlink in it
-//! can't lead out. Files are opened without following a last symlink and without blocking on a FIFO.
+//! A directory tree that is not trusted: the root of a guest, as a process sees it that has the rights of the guest's own
+//! root and can be left behind ([`look`](super::look)). Nothing here touches the tree itself.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use nix::dir::Dir;
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2, renameat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, mkdirat};
-use nix::unistd::{Gid, Uid, UnlinkatFlags, setfsgid, setfsuid, unlinkat};
+use super::look::{Answer, Identity, Looker, Place, Reply, Request, Watched};
 
-/// An open root directory.
+/// A look at a name takes microseconds, unless the guest makes it hang.
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
+
+/// For reading, writing or removing one file.
+const FILE_LIMIT: Duration = Duration::from_secs(10);
+
+/// A guest's root directory. Clones share one process, which is started when it is first needed.
+#[derive(Clone)]
 pub struct Tree {
-    root: OwnedFd,
+    looker: Arc<Looker>,
+    deadline: Option<Instant>,
 }
 
 impl Tree {
-    /// The tree below a directory that the caller trusts the path of.
-    pub fn open(path: &Path) -> io::Result<Tree> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let root = nix::fcntl::open(path, flags, Mode::empty())?;
-        Ok(Tree { root })
+    /// The tree at that place; `init` is the pidfd of the process that it names, `watched` what it is called and where it is
+    /// remembered that it hangs.
+    pub fn new(place: Place, init: Option<OwnedFd>, watched: Watched) -> Tree {
+        Tree { looker: Arc::new(Looker::new(place, init, watched)), deadline: None }
     }
 
-    /// Another handle of the same tree.
-    pub fn try_clone(&self) -> io::Result<Tree> {
-        Ok(Tree { root: self.root.try_clone()? })
+    /// The same tree for several looks that take no longer than `limit` together.
+    pub fn within(&self, limit: Duration) -> Tree {
+        Tree { looker: self.looker.clone(), deadline: Some(Instant::now() + limit) }
     }
 
-    /// What the root directory is: owner, device, inode.
-    pub fn stat(&self) -> io::Result<FileStat> {
-        Ok(fstat(&self.root)?)
+    /// Makes sure that the tree can be looked into.
+    pub fn reach(&self) -> io::Result<()> {
+        self.is_directory("/").map(drop)
     }
 
-    /// The socket at `path` as an `O_PATH` descriptor, to be connected through `/proc/self/fd/N`.
+    /// The user id of the guest's root on the node.
+    pub fn owner(&self) -> io::Result<u32> {
+        match self.ask(&Request::Owner, LOOK_LIMIT)?.reply {
+            Reply::User(user) => Ok(user),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The socket at `path`, which stays the same one whatever becomes of the path.
     ///
     /// `Ok(None)` where there is nothing at that path; an error where there is something else than a socket.
-    pub fn socket(&self, path: &str) -> io::Result<Option<OwnedFd>> {
-        let socket = match self.resolve(path, OFlag::O_PATH, Mode::empty()) {
-            Err(error) if is_missing(&error) => return Ok(None),
-            other => other?,
-        };
-        match kind(&fstat(&socket)?) {
-            SFlag::S_IFSOCK => Ok(Some(socket)),
-            _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a socket")),
+    pub fn socket(&self, path: &str) -> io::Result<Option<Socket>> {
+        match self.ask(&Request::Socket { path: path.to_string() }, LOOK_LIMIT)?.reply {
+            Reply::Nothing => Ok(None),
+            Reply::Socket(number, identity) => {
+                Ok(Some(Socket { looker: self.looker.clone(), number, identity }))
+            }
+            other => Err(unexpected(&other)),
         }
     }
 
     /// The content of the regular file at `path`, at most `limit` bytes; `None` where there is none.
     pub fn read(&self, path: &str, limit: u64) -> io::Result<Option<Vec<u8>>> {
-        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-        let file = match self.resolve(path, flags, Mode::empty()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other?,
-        };
-        if kind(&fstat(&file)?) != SFlag::S_IFREG {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        let answer = self.ask(&Request::Read { path: path.to_string(), limit }, FILE_LIMIT)?;
+        match answer.reply {
+            Reply::Nothing => Ok(None),
+            Reply::Content => Ok(Some(answer.content)),
+            other => Err(unexpected(&other)),
         }
-        let mut bytes = Vec::new();
-        File::from(file).take(limit + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > limit {
-            return Err(io::Error::new(
-                io::ErrorKind::FileTooLarge,
-                format!("larger than {limit} bytes"),
-            ));
-        }
-        Ok(Some(bytes))
     }
 
     /// Whether there is a directory at `path`.
-    pub fn is_directory(&self, path: &str) -> bool {
-        self.resolve(path, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty()).is_ok()
+    ///
+    /// # Errors
+    /// When the tree does not answer.
+    pub fn is_directory(&self, path: &str) -> io::Result<bool> {
+        match self.ask(&Request::IsDirectory { path: path.to_string() }, LOOK_LIMIT)?.reply {
+            Reply::Is(is) => Ok(is),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// The names in the directory at `path`, sorted; none where there is no directory. What is not UTF-8 is left out.
@@ -82,34 +85,18 @@ impl Tree {
     /// # Errors
     /// Also where there are more than `most`.
     pub fn names(&self, path: &str, most: usize) -> io::Result<Vec<String>> {
-        let directory =
-            match self.resolve(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty()) {
-                Err(error) if is_missing(&error) => return Ok(Vec::new()),
-                other => other?,
-            };
-        let mut names = Vec::new();
-        for entry in Dir::from_fd(directory)?.iter() {
-            let entry = entry?;
-            let Ok(name) = entry.file_name().to_str() else { continue };
-            if matches!(name, "." | "..") {
-                continue;
-            }
-            if names.len() == most {
-                let reason = format!("more than {most} entries");
-                return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
-            }
-            names.push(name.to_string());
+        let answer = self.ask(&Request::Names { path: path.to_string(), most }, LOOK_LIMIT)?;
+        match answer.reply {
+            Reply::Nothing => Ok(Vec::new()),
+            Reply::Content => Ok(serde_json::from_slice(&answer.content)?),
+            other => Err(unexpected(&other)),
         }
-        names.sort();
-        Ok(names)
     }
 
     /// Replaces `directory`/`name` durably. The directory is made where missing; it and the file belong to
     /// the owner of the tree's root (the guest's root user) and to nobody else.
     pub fn replace(&self, directory: &str, name: &str, content: &[u8]) -> io::Result<()> {
-        let _owner = Owner::of(self)?;
-        let directory = self.make_directory(directory)?;
-        write(directory.as_fd(), name, content, 0o600)
+        self.put(directory, name, content, 0o600, true)
     }
 
     /// Replaces a file in a directory that is there, durably. It belongs to the owner of the tree's root.
@@ -120,113 +107,83 @@ impl Tree {
         content: &[u8],
         mode: u32,
     ) -> io::Result<()> {
-        let _owner = Owner::of(self)?;
-        let directory = self.resolve(directory, OFlag::O_DIRECTORY, Mode::empty())?;
-        write(directory.as_fd(), name, content, mode)
+        self.put(directory, name, content, mode, false)
+    }
+
+    fn put(
+        &self,
+        directory: &str,
+        name: &str,
+        content: &[u8],
+        mode: u32,
+        make: bool,
+    ) -> io::Result<()> {
+        let (directory, name) = (directory.to_string(), name.to_string());
+        let request = Request::Replace { directory, name, mode, make };
+        self.looker.ask(&request, content, self.left(FILE_LIMIT)?).map(drop)
     }
 
     /// Removes `directory`/`name`; one that is already gone is no error.
     pub fn remove(&self, directory: &str, name: &str) -> io::Result<()> {
-        let _owner = Owner::of(self)?;
-        let directory = match self.resolve(directory, OFlag::O_DIRECTORY, Mode::empty()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            other => other?,
-        };
-        unlink(directory.as_fd(), name)?;
-        Ok(nix::unistd::fsync(&directory)?)
+        let (directory, name) = (directory.to_string(), name.to_string());
+        self.ask(&Request::Remove { directory, name }, FILE_LIMIT).map(drop)
     }
 
-    fn make_directory(&self, path: &str) -> io::Result<OwnedFd> {
-        let (parent, name) = path.trim_matches('/').rsplit_once('/').unwrap_or(("", path));
-        let parent = self.resolve(&format!("/{parent}"), OFlag::O_DIRECTORY, Mode::empty())?;
-        match mkdirat(parent.as_fd(), name, Mode::from_bits_truncate(0o700)) {
-            Ok(()) => nix::unistd::fsync(&parent)?,
-            Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(errno.into()),
+    fn ask(&self, request: &Request, limit: Duration) -> io::Result<Answer> {
+        self.looker.ask(request, &[], self.left(limit)?)
+    }
+
+    fn left(&self, limit: Duration) -> io::Result<Duration> {
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        match left {
+            Some(left) if left.is_zero() => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, "the guest's file system is too slow"))
+            }
+            Some(left) => Ok(left.min(limit)),
+            None => Ok(limit),
         }
-        self.resolve(path, OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW, Mode::empty())
-    }
-
-    fn resolve(&self, path: &str, flags: OFlag, mode: Mode) -> io::Result<OwnedFd> {
-        // Below the descriptor by itself already; the kernel keeps it there whatever is on the way.
-        let path = match path.trim_start_matches('/') {
-            "" => ".",
-            below => below,
-        };
-        Ok(openat2(self.root.as_fd(), path, how(flags, mode))?)
     }
 }
 
-fn how(flags: OFlag, mode: Mode) -> OpenHow {
-    OpenHow::new()
-        .flags(flags | OFlag::O_CLOEXEC)
-        .mode(mode)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS)
+/// A socket in a tree that can be connected to, as often as it takes.
+pub struct Socket {
+    looker: Arc<Looker>,
+    number: usize,
+    identity: Identity,
 }
 
-/// Nothing is at that path, or what should be a directory on the way there is something else.
-fn is_missing(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-}
+impl Socket {
+    /// Device and inode: sockets that have both in common are one.
+    pub fn inode(&self) -> (u64, u64) {
+        self.identity.inode
+    }
 
-fn kind(stat: &FileStat) -> SFlag {
-    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
-}
+    /// The user id of its owner on the node.
+    pub fn owner(&self) -> u32 {
+        self.identity.owner
+    }
 
-fn unlink(directory: BorrowedFd<'_>, name: &str) -> io::Result<()> {
-    match unlinkat(directory, name, UnlinkatFlags::NoRemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => Ok(()),
-        Err(errno) => Err(errno.into()),
+    /// A new connection, which does not block.
+    ///
+    /// # Errors
+    /// `WouldBlock` while the listener's backlog is full.
+    pub fn connect(&self) -> io::Result<OwnedFd> {
+        let request = Request::Connect { number: self.number };
+        let answer = self.looker.ask(&request, &[], LOOK_LIMIT)?;
+        answer.descriptor.ok_or_else(|| unexpected(&answer.reply))
     }
 }
 
-fn write(directory: BorrowedFd<'_>, name: &str, content: &[u8], mode: u32) -> io::Result<()> {
-    let temporary = format!(".{name}.tmp");
-    unlink(directory, &temporary)?;
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
-    let how = how(flags, Mode::from_bits_truncate(0o600));
-    let mut file = File::from(openat2(directory, temporary.as_str(), how)?);
-    file.write_all(content)?;
-    fchmod(&file, Mode::from_bits_truncate(mode))?;
-    file.sync_all()?;
-    renameat(directory, temporary.as_str(), directory, name)?;
-    Ok(nix::unistd::fsync(directory)?)
-}
-
-/// While it lives, this thread has no more rights in file systems than the owner of the tree's root has, and what
-/// it makes is the owner's: a directory of the node that is mounted into the guest stays as closed to it as it is
-/// to the guest. It is also what a root with mapped ids asks for, where the node's root is nobody.
-///
-/// Who is not root (tests on a simulated node) stays who they are.
-struct Owner {
-    before: (Uid, Gid),
-}
-
-impl Owner {
-    fn of(tree: &Tree) -> io::Result<Owner> {
-        let owner = tree.stat()?;
-        let (uid, gid) = (Uid::from_raw(owner.st_uid), Gid::from_raw(owner.st_gid));
-        let gid = setfsgid(gid);
-        let owner = Owner { before: (setfsuid(uid), gid) };
-        // The call tells only who it was before; an id that is none changes nothing.
-        if setfsuid(Uid::from_raw(u32::MAX)) != uid && nix::unistd::geteuid().is_root() {
-            return Err(io::Error::other("the rights of the guest's root can't be taken on"));
-        }
-        Ok(owner)
-    }
-}
-
-impl Drop for Owner {
-    fn drop(&mut self) {
-        setfsuid(self.before.0);
-        setfsgid(self.before.1);
-    }
+fn unexpected(reply: &Reply) -> io::Error {
+    io::Error::other(format!("an answer to another question: {reply:?}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{MetadataExt, symlink};
+    use crate::sys::Root;
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
     use std::os::unix::net::UnixListener;
     use std::path::PathBuf;
 
@@ -252,7 +209,8 @@ mod tests {
         }
 
         fn tree(&self) -> Tree {
-            Tree::open(&self.0.join("root")).unwrap()
+            let watched = Watched::new(&Root::at(&self.0), "guest-1", "guest 1", "Restart it.");
+            Tree::new(Place::Directory(self.0.join("root")), None, watched)
         }
     }
 
@@ -281,9 +239,29 @@ mod tests {
     #[test]
     fn a_symlink_inside_the_guest_is_followed() {
         let guest = Guest::new();
-        let _engine = UnixListener::bind(guest.0.join("root/run/docker.sock")).unwrap();
+        let engine = UnixListener::bind(guest.0.join("root/run/docker.sock")).unwrap();
         symlink("/run", guest.0.join("root/var/run")).unwrap();
-        assert!(guest.tree().socket("/var/run/docker.sock").unwrap().is_some());
+        let socket = guest.tree().socket("/var/run/docker.sock").unwrap().unwrap();
+        for _ in 0..2 {
+            let connected = socket.connect().unwrap();
+            engine.accept().unwrap();
+            let flags = nix::fcntl::fcntl(&connected, nix::fcntl::FcntlArg::F_GETFL).unwrap();
+            assert!(flags & nix::fcntl::OFlag::O_NONBLOCK.bits() != 0, "it never blocks");
+        }
+    }
+
+    #[test]
+    fn a_socket_stays_the_one_that_was_found() {
+        let guest = Guest::new();
+        let path = guest.0.join("root/run/docker.sock");
+        let engine = UnixListener::bind(&path).unwrap();
+        let socket = guest.tree().socket("/run/docker.sock").unwrap().unwrap();
+        std::fs::rename(&path, guest.0.join("root/run/old.sock")).unwrap();
+        let other = UnixListener::bind(&path).unwrap();
+        other.set_nonblocking(true).unwrap();
+        socket.connect().unwrap();
+        engine.accept().unwrap();
+        assert_eq!(other.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]
@@ -312,6 +290,23 @@ mod tests {
         assert!(tree.socket("/run").is_err());
         assert!(tree.read("/run/fifo", 9).is_err());
         assert!(tree.read("/run", 9).is_err());
+        symlink("fifo", guest.0.join("root/run/link")).unwrap();
+        let error = tree.read("/run/link", 9).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(nix::errno::Errno::ELOOP as i32));
+    }
+
+    #[test]
+    fn a_device_is_not_opened() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let guest = Guest::new();
+        // Whoever opens it gets ENXIO: nothing has that number.
+        let (path, mode) = (guest.0.join("root/run/device"), Mode::from_bits_truncate(0o666));
+        mknod(&path, SFlag::S_IFCHR, mode, makedev(240, 4095)).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap_err().raw_os_error(), Some(6), "ENXIO");
+        let error = guest.tree().read("/run/device", 9).unwrap_err();
+        assert_eq!(error.to_string(), "not a regular file");
     }
 
     #[test]
@@ -334,7 +329,20 @@ mod tests {
         let metadata = std::fs::metadata(guest.0.join("root/var/machine-id")).unwrap();
         assert_eq!((metadata.uid(), metadata.mode() & 0o777), (owner, 0o444));
         assert!(tree.replace_in("/srv", "machine-id", b"3", 0o444).is_err(), "it is not there");
-        assert!(tree.is_directory("/var/lib") && !tree.is_directory("/var/machine-id"));
+        assert!(tree.is_directory("/var/lib").unwrap());
+        assert!(!tree.is_directory("/var/machine-id").unwrap());
+    }
+
+    #[test]
+    fn a_large_file_comes_and_goes_whole() {
+        let guest = Guest::new();
+        let content: Vec<u8> = (0..16 << 20).map(|number: u32| number.to_le_bytes()[1]).collect();
+        let tree = guest.tree();
+        tree.replace("/var/lib/stillpoint", "large", &content).unwrap();
+        let read = tree.read("/var/lib/stillpoint/large", 16 << 20).unwrap().unwrap();
+        assert!(read == content);
+        let error = tree.read("/var/lib/stillpoint/large", (16 << 20) - 1).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
     }
 
     #[test]
@@ -354,6 +362,33 @@ mod tests {
         assert!(tree.replace("/etc", "new", b"1").is_err());
         assert!(tree.remove("/etc", "file").is_err());
         assert_eq!(std::fs::read(guest.0.join("root/srv/file")).unwrap(), b"the node's");
-        std::fs::write(guest.0.join("root/srv/file"), "still as root").unwrap();
+        // For the node's group alone: that of root is one of our supplementary groups.
+        let path = guest.0.join("root/srv/file");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let error = tree.read("/srv/file", 99).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        let engine = UnixListener::bind(guest.0.join("root/srv/sock")).unwrap();
+        let closed = std::fs::Permissions::from_mode(0o660);
+        std::fs::set_permissions(guest.0.join("root/srv/sock"), closed).unwrap();
+        let socket = tree.socket("/srv/sock").unwrap().unwrap();
+        assert_eq!(socket.connect().unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        drop(engine);
+        std::fs::write(path, "still as root").unwrap();
+    }
+
+    #[test]
+    fn many_threads_share_one_process() {
+        let guest = Guest::new();
+        std::fs::write(guest.0.join("root/run/file"), "here").unwrap();
+        let tree = guest.tree();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        assert_eq!(tree.read("/run/file", 9).unwrap().unwrap(), b"here");
+                    }
+                });
+            }
+        });
     }
 }

@@ -198,7 +198,7 @@ impl Evidence<'_> {
 const MOST_NAMED: usize = 3;
 
 /// The verdict on a snapshot whose manifest the server cannot load.
-fn of_manifest(manifest: &Manifest) -> Verdict {
+pub fn of_manifest(manifest: &Manifest) -> Verdict {
     match manifest {
         Manifest::Damaged(why) => {
             Verdict::failed(format!("the snapshot's manifest is damaged: {why}"), Advice::Forget)

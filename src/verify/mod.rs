@@ -5,6 +5,7 @@
 //! start                  backup-end: what is due is written down, and started or queued
 //! collect   late         job-end and the unit: ask, start what is queued, journal what is over, tell of it
 //! ending    judge  due   what an answer means; when a guest is due again
+//! look                   looking again at what counts as proven
 //! advice                 what a person can do about it
 //! queue     servers      what is pending, on disk; the connections of one collection
 //! pending                one verify that is to be collected
@@ -17,6 +18,7 @@ mod due;
 mod ending;
 mod judge;
 mod late;
+mod look;
 mod pending;
 mod queue;
 mod servers;
@@ -29,6 +31,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 pub use collect::{Collected, Over};
+pub use look::{Looks, look};
 pub use pending::Pending;
 pub use start::start;
 

@@ -36,6 +36,9 @@ pub struct Pending {
     /// Whether a person asked for it: then it is of no run and no job.
     #[serde(default)]
     pub by_hand: bool,
+    /// Whether nothing is asked for: the snapshot was looked at again, and this is over.
+    #[serde(default)]
+    pub looked: bool,
     #[serde(default)]
     pub purpose: Purpose,
     /// The task on the server; missing where there is none yet.
@@ -114,6 +117,7 @@ impl Pending {
             datastore: datastore(storage),
             snapshot,
             by_hand: false,
+            looked: false,
             purpose: Purpose::Verify,
             upid: None,
             ordering: None,

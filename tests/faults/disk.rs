@@ -197,6 +197,7 @@ fn no_quorum(mode: &'static str) -> Result<Ended> {
     let (lost, mark) = (pve.clone(), Arc::new(scene.marker()));
     scene.when(At::Ended("pre-stop"), move |guest| {
         let (guest, mark, lost) = (Arc::clone(guest), Arc::clone(&mark), lost.clone());
+        let (is_lost, seen) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             if mode != "lxc-snapshot-1vol" {
                 while guest.is_running() && !guest.is_frozen() {
@@ -204,6 +205,8 @@ fn no_quorum(mode: &'static str) -> Result<Ended> {
                 }
             }
             remount(&lost, MsFlags::MS_BIND | MsFlags::MS_RDONLY).unwrap();
+            // Only in one of the modes is it waited for.
+            let _ = is_lost.send(());
             if mode == "lxc-stop-running" {
                 // A guest can't be started without quorum.
                 std::thread::sleep(Duration::from_secs(3));
@@ -215,7 +218,7 @@ fn no_quorum(mode: &'static str) -> Result<Ended> {
             remount(&lost, MsFlags::MS_BIND).unwrap();
         });
         if mode == "lxc-snapshot-1vol" {
-            std::thread::sleep(Duration::from_millis(50));
+            seen.recv().unwrap();
         }
     });
     let moment = if mode == "lxc-snapshot-1vol" { Moment::End } else { Moment::Working };

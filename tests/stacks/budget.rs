@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use stillpoint_sim::engine::Hostile;
 use stillpoint_sim::node::Guest;
+use stillpoint_sim::vzdump::replay::Options;
 use stillpoint_sim::vzdump::report::Report;
 
 use crate::scene::{At, Scene, runs};
@@ -53,6 +54,33 @@ fn a_start_that_hangs_holds_up_the_job_for_no_longer_than_the_budget() {
     assert!(report.runs_left.is_empty() && all_run(scene.guest()), "{}", report.text());
     let backup = report.records("backup");
     assert_eq!((backup.len(), &backup[0]["outcome"]), (1, &"ok".into()), "{}", report.text());
+}
+
+/// The guard of an earlier backup is at the guest all the time.
+#[test]
+fn a_start_that_hangs_keeps_no_later_backup_from_being_made() {
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    scene.when(At::Ended("pre-stop"), |guest| {
+        let engine = guest.engine.as_ref().unwrap();
+        // Of the second backup it is no part.
+        engine.modify("db", |db| db.spec.start_takes = Duration::from_secs(3600));
+    });
+    scene.settings("[quiesce]\nbudget = \"6s\"\n");
+    scene.play_with(Options { settle: Duration::ZERO, ..scene.options() });
+    assert!(scene.owes("db"), "it is not back after the first");
+    scene.settings("");
+    let release = scene.guest().clone();
+    scene.when(At::Ended("job-end"), move |_| {
+        let engine = release.engine.as_ref().unwrap();
+        engine.recreate("db", true);
+    });
+    let report = scene.play(Vec::new());
+    let said = report.calls.iter().flat_map(|call| call.said.clone()).collect::<Vec<_>>();
+    assert!(!said.iter().any(|line| line.contains("left to others")), "{}", report.text());
+    let backups = report.records("backup");
+    assert_eq!(backups.len(), 2, "{}", report.text());
+    assert_eq!((&backups[1]["outcome"], &backups[1]["grade"]), (&"ok".into(), &"clean".into()));
+    assert!(report.runs_left.is_empty() && all_run(scene.guest()), "{}", report.text());
 }
 
 #[test]

@@ -117,6 +117,39 @@ impl World {
         (run, id)
     }
 
+    /// What log-end does: the backup of a run is in the journal.
+    pub fn journal_backup(&self, run: &Run) {
+        let record = json!({
+            "kind": "backup", "run": run.id, "job": "x", "vmid": run.vmid.0, "guest_type": "lxc",
+            "hostname": "prod", "storage": run.storage, "target": run.target,
+            "mode_asked": "snapshot", "mode_used": "snapshot",
+            "started": "2026-11-21T23:22:50.000Z", "outcome": "ok", "error": null, "grade": "clean",
+            "reasons": [], "notes": [], "containers": [], "downtime_ms": 760,
+            "verify": { "state": "started", "upid": null, "reason": null },
+        });
+        Journal::of(&self.root).append(&serde_json::from_value(record).unwrap()).unwrap();
+    }
+
+    /// Exit status and standard output of the command.
+    pub fn said(&self, arguments: &[&str]) -> (i32, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_stillpoint"))
+            .args(arguments)
+            .env("STILLPOINT_ROOT", &self.directory)
+            .output()
+            .unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(errors, "", "{arguments:?}");
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    }
+
+    /// What `status --json` has of a guest.
+    pub fn status_of(&self, vmid: u32) -> Value {
+        let (_, text) = self.said(&["status", "--json"]);
+        let status: Value = serde_json::from_str(&text).unwrap();
+        let guests = status["guests"].as_array().unwrap();
+        guests.iter().find(|guest| guest["vmid"] == vmid).unwrap().clone()
+    }
+
     /// What backup-end does.
     pub fn start(&self, run: &Run) -> VerifyStart {
         let settings = Settings::load(&self.root);

@@ -43,15 +43,19 @@ pub fn live_restore(vmid: Vmid, engine: &Engine) -> Check {
 }
 
 /// The commands that have these containers (names or ids, each a plain word) start with the guest.
-pub fn restart(vmid: Vmid, engine: &Engine, info: &Info, containers: &[&str]) -> Vec<String> {
-    let (user, words) = (user_of(engine.socket()), containers.join(" "));
-    match (engine.kind(), user) {
+pub fn restart(
+    vmid: Vmid,
+    (kind, socket): (Kind, &str),
+    info: &Info,
+    containers: &[&str],
+) -> Vec<String> {
+    let (user, words) = (user_of(socket), containers.join(" "));
+    match (kind, user) {
         (Kind::Docker, None) => {
             vec![format!("pct exec {vmid} -- docker update --restart unless-stopped {words}")]
         }
         (Kind::Docker, Some(_)) => vec![format!(
-            "pct exec {vmid} -- docker -H unix://{} update --restart unless-stopped {words}",
-            engine.socket()
+            "pct exec {vmid} -- docker -H unix://{socket} update --restart unless-stopped {words}"
         )],
         (Kind::Podman, _) if version(&info.version) < Some(PODMAN_UPDATES) => vec![format!(
             "create them anew with --restart=always: Podman {} cannot change the restart policy of a container",
@@ -101,10 +105,8 @@ mod tests {
     use super::*;
 
     fn advice(kind: Kind, socket: &str, version: &str, containers: &[&str]) -> Vec<String> {
-        let nothing = std::fs::File::open("/dev/null").unwrap();
-        let engine = Engine::new(nothing.into(), kind, socket);
         let info = Info::parse(format!(r#"{{"ServerVersion":"{version}"}}"#).as_bytes()).unwrap();
-        restart(Vmid(9001), &engine, &info, containers)
+        restart(Vmid(9001), (kind, socket), &info, containers)
     }
 
     #[test]

@@ -53,7 +53,7 @@ fn down(stacks: &Stacks<'_>, engine: &Engine, info: &Info) -> Option<Check> {
     let names = Names(down.iter().map(|container| container.name.as_str()).collect());
     let check = STAYS_DOWN.check(format!("guest.{vmid}.restart"), &[("names", &names)]);
     let words: Vec<&str> = down.iter().map(|container| word(container)).collect();
-    let commands = advice::restart(vmid, engine, info, &words);
+    let commands = advice::restart(vmid, (engine.kind(), engine.socket()), info, &words);
     Some(commands.into_iter().fold(check, Check::fix))
 }
 

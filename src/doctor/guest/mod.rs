@@ -170,13 +170,16 @@ fn running(root: &Root, member: &Member) -> Result<Option<Guest>, Check> {
     if member.guest_type == GuestType::Qemu {
         return Ok(None);
     }
+    let unknown = |reason: String| {
+        Err(GUEST_UNKNOWN.check(about.clone(), &[("reason", &reason), ("vmid", &vmid)]))
+    };
     match State::of(root, vmid) {
-        Err(error) => {
-            let reason = format!("{error:#}");
-            Err(GUEST_UNKNOWN.check(about, &[("reason", &reason), ("vmid", &vmid)]))
-        }
+        Err(error) => unknown(format!("{error:#}")),
         Ok(State::Stopped) => Ok(None),
-        Ok(State::Running(guest)) if !guest.is_frozen() => Ok(Some(guest)),
+        Ok(State::Running(guest)) if !guest.is_frozen() => match guest.tree.reach() {
+            Ok(()) => Ok(Some(guest)),
+            Err(error) => unknown(error.to_string()),
+        },
         // A backup may have thawed it between the two looks.
         Ok(State::Running(guest)) if Job::any_at(root, vmid) || !guest.is_frozen() => Ok(None),
         Ok(State::Running(_)) => Err(FROZEN.check(about, &[("vmid", &vmid)])),

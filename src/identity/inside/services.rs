@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::guest::Guest;
-use crate::sys::{Root, bounded, program};
+use crate::sys::{Root, program};
 use crate::vzdump::Vmid;
 
 /// A guest that was just started may take until its init listens.
@@ -76,13 +76,11 @@ impl Services<'_> {
     }
 
     fn init(&self) -> Result<Option<Init>> {
-        let tree = self.guest.tree.try_clone()?;
-        let found = bounded::within(COMMAND_LIMIT, move || {
-            let is = |path: &str| tree.is_directory(path);
-            let systemd = is("/run/systemd/system").then_some(Init::Systemd);
-            systemd.or_else(|| is("/run/openrc").then_some(Init::OpenRc))
-        });
-        found.context("the guest's file system")
+        let tree = &self.guest.tree;
+        if tree.is_directory("/run/systemd/system")? {
+            return Ok(Some(Init::Systemd));
+        }
+        Ok(tree.is_directory("/run/openrc")?.then_some(Init::OpenRc))
     }
 
     fn by_systemd(&self, kind: Kind) -> Result<()> {

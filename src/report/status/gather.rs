@@ -14,6 +14,7 @@ use crate::report::not_back::{Lost, on_the_node};
 use crate::run::{Left, Runs};
 use crate::sys::text::{count, printable};
 use crate::sys::{Root, clock};
+use crate::verify::Looks;
 use crate::vzdump::{GuestType, Vmid};
 
 const SCHEMA: u32 = 1;
@@ -222,6 +223,17 @@ fn going_on(root: &Root, history: &History, now: DateTime<Utc>) -> Result<Vec<No
             }
         };
         going_on.push(Now { vmid, what, since, message });
+    }
+    for (vmid, unseen) in Looks::read(root).unseen {
+        let since = unseen.since.parse().ok().map(|since| moment(since, now));
+        let message = printable(
+            &format!(
+                "its proof on storage {} cannot be looked at again: {}",
+                unseen.storage, unseen.reason
+            ),
+            1000,
+        );
+        going_on.push(Now { vmid: Vmid(vmid), what: What::Unseen, since, message });
     }
     for (vmid, past) in &history.guests {
         let Some(Proof::Pending(since)) = past.proof else { continue };

@@ -154,4 +154,6 @@ pub enum What {
     LeftOver,
     /// The backup server verifies.
     Verify,
+    /// What is proven could not be looked at again.
+    Unseen,
 }

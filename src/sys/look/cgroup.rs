@@ -1,0 +1,43 @@
+//! Where the looking process lives: in a control group of its own at the top of the hierarchy. systemd waits for every process in
+//! the group of a unit that it stops; groups that it has not made, like those of LXC, are left alone.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+const NAME: &str = "stillpoint-look";
+
+/// cgroup v2 by itself, or beside v1.
+const V2: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+
+/// By which systemd knows its processes where v1 is in use.
+const V1: &str = "/sys/fs/cgroup/systemd";
+
+/// The group in cgroup v2, for a process to be made in; `None` where there can be none.
+pub fn open() -> Option<File> {
+    let mount = V2.map(Path::new).into_iter().find(|mount| is_hierarchy(mount))?;
+    File::open(made_below(mount).ok()?).ok()
+}
+
+/// Moves a process that hangs there, out of whichever group it is in. What fails leaves it where it is: then a unit that
+/// is stopped waits for it once, as long as systemd waits for anything.
+pub fn take(pid: i32) {
+    for mount in V2.into_iter().chain([V1]).map(Path::new).filter(|mount| is_hierarchy(mount)) {
+        let moved = made_below(mount)
+            .and_then(|group| fs::write(group.join("cgroup.procs"), pid.to_string()));
+        drop(moved);
+    }
+}
+
+fn is_hierarchy(mount: &Path) -> bool {
+    mount.join("cgroup.procs").exists()
+}
+
+fn made_below(mount: &Path) -> io::Result<std::path::PathBuf> {
+    let group = mount.join(NAME);
+    match DirBuilder::new().mode(0o755).create(&group) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(group),
+    }
+}

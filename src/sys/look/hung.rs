@@ -1,0 +1,122 @@
+//! What hangs whoever looks at it, and the memory of that.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::sys::process::Process;
+use crate::sys::{Root, file};
+
+/// Longer than any of our own files here.
+const LIMIT: u64 = 4096;
+
+/// Something that may hang whoever looks at it.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    /// As in "NAME does not answer".
+    name: String,
+    /// What a person can do, in a sentence.
+    advice: String,
+    /// Where it is remembered that a look hangs.
+    marker: PathBuf,
+    /// The guest's init: another one is another guest, whose file system is another.
+    init: Option<Process>,
+}
+
+/// `/run/stillpoint/hung-KEY.json`: a look that hangs.
+#[derive(Serialize, Deserialize)]
+struct Hung {
+    /// The process that was left behind.
+    child: Process,
+    #[serde(default)]
+    init: Option<Process>,
+}
+
+impl Watched {
+    /// `key` names it among all that is watched on this node.
+    pub fn new(root: &Root, key: &str, name: &str, advice: &str) -> Watched {
+        let letter = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+        let key: String = key.chars().map(letter).collect();
+        Watched {
+            name: name.to_string(),
+            advice: advice.to_string(),
+            marker: root.path(&format!("/run/stillpoint/hung-{key}.json")),
+            init: None,
+        }
+    }
+
+    /// As a file system that ends with the guest of this init.
+    pub fn of_init(self, init: Process) -> Watched {
+        Watched { init: Some(init), ..self }
+    }
+
+    /// What it is called in messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The error of a look that is not begun, because an earlier one still hangs.
+    pub fn earlier(&self) -> Option<io::Error> {
+        let text = file::read_text(&self.marker, LIMIT).ok()??;
+        let hung = serde_json::from_str::<Hung>(&text).ok();
+        if let Some(hung) = hung.filter(|hung| hung.init == self.init && hung.child.alive()) {
+            let error = format!(
+                "{} does not answer: process {} still waits for it, and no other is started until that one has ended. {}",
+                self.name, hung.child.pid, self.advice
+            );
+            return Some(io::Error::new(io::ErrorKind::TimedOut, error));
+        }
+        // It answered at last, or is a guest that was started again. A marker that stays is looked at again.
+        let _ = std::fs::remove_file(&self.marker);
+        None
+    }
+
+    /// Remembers the process that hangs, if it is one that SIGKILL does not end, and gives the error of its look.
+    pub fn left_behind(&self, child: Option<Process>, limit: Duration) -> io::Error {
+        let error = format!(
+            "{} did not answer within {} s. {}",
+            self.name,
+            limit.as_secs_f32(),
+            self.advice
+        );
+        if let Some(child) = child {
+            let hung = serde_json::to_vec(&Hung { child, init: self.init.clone() });
+            let directory = self.marker.parent().map(std::fs::create_dir_all);
+            if let (Ok(hung), Some(Ok(()))) = (hung, directory) {
+                // Without it the next look costs the limit again, and that is all.
+                let _ = file::replace(&self.marker, &hung, 0o600);
+            }
+        }
+        io::Error::new(io::ErrorKind::TimedOut, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_is_refused_only_while_the_one_before_it_hangs() {
+        let name = format!("stillpoint-hung-{}", crate::sys::text::token());
+        let directory = std::env::temp_dir().join(name);
+        let watched =
+            Watched::new(&Root::at(&directory), "guest 9001", "guest 9001", "Restart it.");
+        assert!(watched.earlier().is_none());
+        let own = Process::find(std::process::id().cast_signed()).unwrap();
+        let said = watched.left_behind(Some(own.clone()), Duration::from_secs(5)).to_string();
+        assert_eq!(said, "guest 9001 did not answer within 5 s. Restart it.");
+        let said = watched.earlier().unwrap().to_string();
+        assert!(said.contains(&format!("process {}", own.pid)) && said.ends_with("Restart it."));
+        let restarted = watched.clone().of_init(own.clone());
+        assert!(restarted.earlier().is_none(), "another guest is another matter");
+        assert!(watched.earlier().is_none(), "the guest of the marker is gone");
+        let gone = Process { started: own.started + 1, ..own };
+        watched.left_behind(Some(gone), Duration::from_secs(5));
+        assert!(watched.marker.exists());
+        assert!(watched.earlier().is_none());
+        assert!(!watched.marker.exists());
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+}

@@ -1,0 +1,267 @@
+//! A directory tree that is not trusted, as the process sees it that looks into it.
+//!
+//! Every path is resolved by the kernel inside the tree (`openat2` with `RESOLVE_IN_ROOT`): a symlink in it can't lead out. What is
+//! found is looked at before it is opened (`O_PATH`): only regular files, directories and sockets are, so that no driver of a
+//! device sees an open.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, renameat};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, mkdirat};
+use nix::unistd::{UnlinkatFlags, fchdir, fsync, unlinkat};
+
+use super::rights;
+use super::wire::{Identity, Place};
+
+/// The root of a guest, held open by a process that has the rights of its owner.
+pub struct Inside {
+    root: OwnedFd,
+    /// `/proc/self/fd` of the node, by which an `O_PATH` descriptor is opened or connected to. It is the working directory too:
+    /// a socket's address knows no other way below a descriptor.
+    own: OwnedFd,
+    /// The user id of the guest's root on the node.
+    owner: u32,
+    users: Vec<[u32; 3]>,
+    sockets: Vec<OwnedFd>,
+}
+
+impl Inside {
+    /// Opens the root, makes sure that it is not the node's, and takes the rights. `init` is the pidfd of a guest's init.
+    pub fn enter(place: Place, init: Option<BorrowedFd<'_>>) -> io::Result<Inside> {
+        if init.is_some() {
+            rights::leave_mounts_of_the_caller();
+        }
+        let own = directory(Path::new("/proc/self/fd"))?;
+        let (root, owner, users) = match (place, init) {
+            (Place::Directory(path), _) => {
+                let root = directory(&path)?;
+                let owner = fstat(&root)?;
+                rights::of_owner(owner.st_uid, owner.st_gid)?;
+                (root, owner.st_uid, Vec::new())
+            }
+            (Place::Init { pid, users }, Some(init)) => {
+                let root = root_of(pid, init)?;
+                let own_users = namespace("self")? != namespace(&pid.to_string())?;
+                rights::of_guest(init, own_users)?;
+                (root, on_node(&users, 0), users)
+            }
+            (Place::Init { .. }, None) => return Err(invalid("no pidfd of the guest's init")),
+        };
+        fchdir(&own)?;
+        Ok(Inside { root, own, owner, users, sockets: Vec::new() })
+    }
+
+    /// The user id of the guest's root on the node.
+    pub fn owner(&self) -> u32 {
+        self.owner
+    }
+
+    /// Remembers the socket at `path`, and gives its number; `None` where there is nothing.
+    pub fn socket(&mut self, path: &str) -> io::Result<Option<(usize, Identity)>> {
+        let Some(socket) = found(self.resolve(path, OFlag::O_PATH))? else { return Ok(None) };
+        let stat = fstat(&socket)?;
+        if kind(&stat) != SFlag::S_IFSOCK {
+            return Err(invalid("not a socket"));
+        }
+        self.sockets.push(socket);
+        let owner = on_node(&self.users, stat.st_uid);
+        Ok(Some((self.sockets.len() - 1, Identity { inode: (stat.st_dev, stat.st_ino), owner })))
+    }
+
+    /// The names in the directory at `path`, at most so many, sorted; `None` where there is none. What is not UTF-8 is left out.
+    pub fn names(&self, path: &str, most: usize) -> io::Result<Option<Vec<String>>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        let Some(directory) = found(self.resolve(path, flags))? else { return Ok(None) };
+        let mut names = Vec::new();
+        for entry in Dir::from_fd(directory)?.iter() {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if matches!(name, "." | "..") {
+                continue;
+            }
+            if names.len() == most {
+                let reason = format!("more than {most} entries");
+                return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
+            }
+            names.push(name.to_string());
+        }
+        names.sort();
+        Ok(Some(names))
+    }
+
+    /// Connects to a socket that was found, without waiting for room in its backlog.
+    pub fn connect(&self, number: usize) -> io::Result<OwnedFd> {
+        let found = self.sockets.get(number).ok_or_else(|| invalid("an unknown socket"))?;
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        let address = UnixAddr::new(found.as_raw_fd().to_string().as_str())?;
+        loop {
+            match connect(socket.as_raw_fd(), &address) {
+                Ok(()) => return Ok(socket),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// The content of the regular file at `path`, at most `limit` bytes; `None` where there is none.
+    pub fn read(&self, path: &str, limit: u64) -> io::Result<Option<Vec<u8>>> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
+        let Some(file) = found(self.resolve(path, flags))? else { return Ok(None) };
+        match kind(&fstat(&file)?) {
+            SFlag::S_IFREG => {}
+            SFlag::S_IFLNK => return Err(Errno::ELOOP.into()),
+            _ => return Err(invalid("not a regular file")),
+        }
+        let name = file.as_raw_fd().to_string();
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = File::from(openat(&self.own, name.as_str(), flags, Mode::empty())?);
+        let mut bytes = Vec::new();
+        file.take(limit + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > limit {
+            let text = format!("larger than {limit} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Whether there is a directory at `path`.
+    pub fn is_directory(&self, path: &str) -> bool {
+        self.resolve(path, OFlag::O_PATH | OFlag::O_DIRECTORY).is_ok()
+    }
+
+    /// Replaces `directory`/`name` durably. `make`: makes the directory where it is missing.
+    pub fn replace(
+        &self,
+        directory: &str,
+        name: &str,
+        content: &[u8],
+        mode: u32,
+        make: bool,
+    ) -> io::Result<()> {
+        let directory = match make {
+            true => self.make_directory(directory)?,
+            false => self.resolve(directory, OFlag::O_DIRECTORY)?,
+        };
+        write(directory.as_fd(), name, content, mode)
+    }
+
+    /// Removes `directory`/`name`; one that is already gone is no error.
+    pub fn remove(&self, directory: &str, name: &str) -> io::Result<()> {
+        let Some(directory) = found(self.resolve(directory, OFlag::O_DIRECTORY))? else {
+            return Ok(());
+        };
+        unlink(directory.as_fd(), name)?;
+        Ok(fsync(&directory)?)
+    }
+
+    fn make_directory(&self, path: &str) -> io::Result<OwnedFd> {
+        let (parent, name) = path.trim_matches('/').rsplit_once('/').unwrap_or(("", path));
+        let parent = self.resolve(&format!("/{parent}"), OFlag::O_DIRECTORY)?;
+        match mkdirat(parent.as_fd(), name, Mode::from_bits_truncate(0o700)) {
+            Ok(()) => fsync(&parent)?,
+            Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        self.resolve(path, OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW)
+    }
+
+    fn resolve(&self, path: &str, flags: OFlag) -> io::Result<OwnedFd> {
+        // Below the descriptor by itself already; the kernel keeps it there whatever is on the way.
+        let path = match path.trim_start_matches('/') {
+            "" => ".",
+            below => below,
+        };
+        Ok(openat2(self.root.as_fd(), path, how(flags, Mode::empty()))?)
+    }
+}
+
+/// The root of a guest's init, which is still that very process and does not see the node's own files.
+fn root_of(pid: i32, init: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let root = directory(Path::new(&format!("/proc/{pid}/root")))?;
+    if ended(init) {
+        return Err(io::Error::other("the guest's init has ended"));
+    }
+    let (node, guest) = (nix::sys::stat::stat("/")?, fstat(&root)?);
+    if (node.st_dev, node.st_ino) == (guest.st_dev, guest.st_ino) {
+        return Err(invalid("the guest's init sees the node's own files"));
+    }
+    Ok(root)
+}
+
+/// A guest's user id as the node has it.
+fn on_node(users: &[[u32; 3]], user: u32) -> u32 {
+    let within = |[first, on_node, count]: &[u32; 3]| {
+        let offset = user.checked_sub(*first).filter(|offset| offset < count)?;
+        on_node.checked_add(offset)
+    };
+    users.iter().find_map(within).unwrap_or(user)
+}
+
+/// A pidfd can be read once its process has ended.
+fn ended(init: BorrowedFd<'_>) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    poll(&mut [PollFd::new(init, PollFlags::POLLIN)], PollTimeout::ZERO) != Ok(0)
+}
+
+fn namespace(pid: &str) -> io::Result<std::path::PathBuf> {
+    std::fs::read_link(format!("/proc/{pid}/ns/user"))
+}
+
+fn directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    Ok(nix::fcntl::open(path, flags, Mode::empty())?)
+}
+
+fn how(flags: OFlag, mode: Mode) -> OpenHow {
+    OpenHow::new()
+        .flags(flags | OFlag::O_CLOEXEC)
+        .mode(mode)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS)
+}
+
+fn kind(stat: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
+}
+
+/// Nothing is at that path, or what should be a directory on the way there is something else.
+fn found(resolved: io::Result<OwnedFd>) -> io::Result<Option<OwnedFd>> {
+    match resolved {
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            Ok(None)
+        }
+        other => other.map(Some),
+    }
+}
+
+fn invalid(text: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, text)
+}
+
+fn unlink(directory: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    match unlinkat(directory, name, UnlinkatFlags::NoRemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn write(directory: BorrowedFd<'_>, name: &str, content: &[u8], mode: u32) -> io::Result<()> {
+    let temporary = format!(".{name}.tmp");
+    unlink(directory, &temporary)?;
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
+    let how = how(flags, Mode::from_bits_truncate(0o600));
+    let mut file = File::from(openat2(directory, temporary.as_str(), how)?);
+    file.write_all(content)?;
+    fchmod(&file, Mode::from_bits_truncate(mode))?;
+    file.sync_all()?;
+    renameat(directory, temporary.as_str(), directory, name)?;
+    Ok(fsync(directory)?)
+}

@@ -1,0 +1,96 @@
+//! The rights of the guest's own root, and no more.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use nix::libc;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::prctl::{set_dumpable, set_no_new_privs};
+use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
+
+/// What root in a guest can do to files whatever their modes; in a namespace they count for files of users that the namespace knows.
+/// Nothing that is looked at takes more: an engine's socket does not ask who connects to it.
+const KEPT: [u32; 2] = [CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH];
+
+/// `linux/capability.h`
+const CAP_DAC_OVERRIDE: u32 = 1;
+const CAP_DAC_READ_SEARCH: u32 = 2;
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
+/// vzdump has a mount namespace of its own, with the snapshot in it that is backed up. Who hangs must not hold that; where it cannot
+/// be left, it is held for as long as the look takes.
+pub fn leave_mounts_of_the_caller() {
+    let link = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    if link("1") != link("self")
+        && let Ok(node) = std::fs::File::open("/proc/1/ns/mnt")
+    {
+        let _ = setns(node, CloneFlags::CLONE_NEWNS);
+    }
+}
+
+/// Goes into the mount namespace of a guest's init, and into its user namespace where it has one of its own, and becomes root there with two
+/// capabilities. The process has one thread. It stays out of the guest's pid namespace: nothing in the guest sees it.
+pub fn of_guest(init: BorrowedFd<'_>, own_users: bool) -> io::Result<()> {
+    let mut namespaces = CloneFlags::CLONE_NEWNS;
+    namespaces.set(CloneFlags::CLONE_NEWUSER, own_users);
+    setns(init, namespaces)?;
+    become_user(Uid::from_raw(0), Gid::from_raw(0))?;
+    keep_only(&KEPT)?;
+    Ok(())
+}
+
+/// Becomes the owner of the directory that stands in for a guest's root. Who is not root (tests on a simulated node), or is the
+/// owner, stays who they are.
+pub fn of_owner(uid: u32, gid: u32) -> io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    if geteuid().is_root() && uid != geteuid() {
+        become_user(uid, gid)?;
+        keep_only(&[])?;
+    }
+    Ok(())
+}
+
+fn become_user(uid: Uid, gid: Gid) -> io::Result<()> {
+    setgroups(&[])?;
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)?;
+    Ok(())
+}
+
+/// Gives up every other capability, also for what might be executed, and hides the memory from who has the same rights.
+fn keep_only(kept: &[u32]) -> io::Result<()> {
+    set_no_new_privs()?;
+    set_dumpable(false)?;
+    for capability in 0..64 {
+        // SAFETY: prctl with numbers alone.
+        let dropped = !kept.contains(&capability)
+            && unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0;
+        // EPERM: who has no right to drop it has none of them to give away either. EINVAL: beyond the last one.
+        if dropped {
+            break;
+        }
+    }
+    let bits = kept.iter().fold(0, |bits, capability| bits | 1 << capability);
+    let header = Header { version: CAPABILITY_VERSION_3, pid: 0 };
+    let sets = [Sets { effective: bits, permitted: bits, inheritable: 0 }, Sets::default()];
+    // SAFETY: the structures are laid out as capset(2) reads them, and outlive the call.
+    match unsafe { libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[repr(C)]
+struct Header {
+    version: u32,
+    pid: i32,
+}
+
+/// Two of them: for the capabilities below 32, and for those from there on.
+#[derive(Default)]
+#[repr(C)]
+struct Sets {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}

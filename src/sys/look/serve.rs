@@ -1,0 +1,95 @@
+//! The process that looks: reads requests from its end of the socket pair, and ends with the other end.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+
+use super::inside::Inside;
+use super::spawn;
+use super::wire::{self, Answer, Reply, Request};
+
+/// Where the process finds its end of the pair, and the pidfd of a guest's init.
+pub const CHANNEL: i32 = 0;
+pub const INIT: i32 = 3;
+
+/// Called first in every `main`. Where the program was started to look, it does, and this is its exit status; else `None`,
+/// and from now on a look is taken by starting this program again.
+pub fn serve_if_asked() -> Option<ExitCode> {
+    if std::env::args_os().next().as_deref() != Some(OsStr::new(spawn::TITLE)) {
+        spawn::this_program_looks();
+        return None;
+    }
+    if let Some(channel) = given(CHANNEL) {
+        serve(channel, given(INIT));
+    }
+    Some(ExitCode::SUCCESS)
+}
+
+/// A descriptor that whoever started this program has given it.
+fn given(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: asks after a number.
+    let open = unsafe { nix::libc::fcntl(number, nix::libc::F_GETFD) } >= 0;
+    // SAFETY: it is open, and nothing else in this program, which has just begun, uses it.
+    open.then(|| unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Answers until the other end is closed.
+pub fn serve(channel: OwnedFd, init: Option<OwnedFd>) {
+    let mut channel = UnixStream::from(channel);
+    let mut inside = None;
+    while let Ok(Some((request, content))) = wire::take(&mut channel) {
+        let answer = match request {
+            Request::Enter(place) => {
+                Inside::enter(place, init.as_ref().map(AsFd::as_fd)).map(|entered| {
+                    inside = Some(entered);
+                    Answer::from(Reply::Done)
+                })
+            }
+            request => match &mut inside {
+                Some(inside) => answer(inside, request, &content),
+                None => Err(io::Error::other("nothing was entered")),
+            },
+        };
+        let answer = answer.unwrap_or_else(|error| Answer::from(Reply::Failed(error.into())));
+        if wire::give(&mut channel, &answer).is_err() {
+            return;
+        }
+    }
+}
+
+fn answer(inside: &mut Inside, request: Request, content: &[u8]) -> io::Result<Answer> {
+    Ok(match request {
+        Request::Enter(_) => return Err(io::Error::other("entered already")),
+        Request::Owner => Answer::from(Reply::User(inside.owner())),
+        Request::IsDirectory { path } => Answer::from(Reply::Is(inside.is_directory(&path))),
+        Request::Read { path, limit } => match inside.read(&path, limit)? {
+            Some(content) => Answer { content, ..Answer::from(Reply::Content) },
+            None => Answer::from(Reply::Nothing),
+        },
+        Request::Replace { directory, name, mode, make } => {
+            inside.replace(&directory, &name, content, mode, make)?;
+            Answer::from(Reply::Done)
+        }
+        Request::Remove { directory, name } => {
+            inside.remove(&directory, &name)?;
+            Answer::from(Reply::Done)
+        }
+        Request::Names { path, most } => match inside.names(&path, most)? {
+            Some(names) => {
+                let content = serde_json::to_vec(&names)?;
+                Answer { content, ..Answer::from(Reply::Content) }
+            }
+            None => Answer::from(Reply::Nothing),
+        },
+        Request::Socket { path } => match inside.socket(&path)? {
+            Some((number, identity)) => Answer::from(Reply::Socket(number, identity)),
+            None => Answer::from(Reply::Nothing),
+        },
+        Request::Connect { number } => {
+            let descriptor = Some(inside.connect(number)?);
+            Answer { descriptor, ..Answer::from(Reply::Connected) }
+        }
+    })
+}

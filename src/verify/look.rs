@@ -1,0 +1,340 @@
+//! Looking again at what counts as proven: a server verifies by itself, prunes, and may find a backup damaged long after
+//! we have. One small request a guest; nothing is verified.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use super::advice::Advice;
+use super::ending::{self, End};
+use super::judge::{Retry, Verdict, of_manifest, unanswered};
+use super::pending::{Ended, Pending};
+use super::queue::Queue;
+use super::servers::Servers;
+use crate::guest::members;
+use crate::journal::{Journal, Record, Verify, VerifyOutcome};
+use crate::pbs::storage::{self, Storage};
+use crate::pbs::{BackupType, Entry, Error, Manifest, Pbs, Snapshot, State, VerifyState};
+use crate::report::history::{History, Past};
+use crate::sys::process::{self, Process};
+use crate::sys::{Root, clock, file, lock, text};
+use crate::vzdump::{Job, Vmid};
+
+/// What the last look could not see, guest by guest.
+const LOOKS: &str = "/var/lib/stillpoint/looks.json";
+const LOCK: &str = "/run/stillpoint/look.lock";
+
+/// Another look is over by then, or asks servers that do not answer: that one's findings are as new as ours.
+const LOCK_LIMIT: Duration = Duration::from_secs(60);
+
+const QUESTION_LIMIT: Duration = Duration::from_secs(20);
+
+/// A guest takes some 300 bytes.
+const LIMIT: u64 = 4 << 20;
+
+/// What the last look could not see.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Looks {
+    /// By VMID.
+    #[serde(default)]
+    pub unseen: BTreeMap<u32, Unseen>,
+}
+
+/// Why a guest's proof could not be looked at again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unseen {
+    /// Since when that is so, RFC 3339, UTC.
+    pub since: String,
+    pub storage: String,
+    pub reason: String,
+}
+
+impl Looks {
+    /// Of the last look; none where there was none, or its file is damaged.
+    pub fn read(root: &Root) -> Looks {
+        let read = file::read(&root.path(LOOKS), LIMIT).ok();
+        read.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    }
+
+    fn write(&self, root: &Root) -> Result<()> {
+        let path = root.path(LOOKS);
+        if self.unseen.is_empty() {
+            return Ok(file::remove(&path)?);
+        }
+        let parent = path.parent().context("it has no directory")?;
+        fs::create_dir_all(parent)?;
+        Ok(file::replace(&path, &serde_json::to_vec_pretty(self)?, 0o600)?)
+    }
+}
+
+/// Looks at what counts as proof of each guest of this node. What the server says otherwise is journalled; a failure is
+/// left in the queue, for the collector tells of it: whether there is one.
+///
+/// # Errors
+/// Where the journal or storage.cfg cannot be read, or what was found cannot be written down.
+pub fn look(root: &Root) -> Result<bool> {
+    let path = root.path(LOCK);
+    let _lock =
+        lock::take(&path, Instant::now() + LOCK_LIMIT).context("another look is going on")?;
+    let history = History::read(root)?;
+    let storages = match storage::read(root) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        other => other.context("/etc/pve/storage.cfg")?,
+    };
+    let before = Looks::read(root);
+    let mut look = Look {
+        root,
+        queue: Queue::of(root),
+        servers: Servers::of(root),
+        storages,
+        before: &before,
+        after: Looks::default(),
+        failed: false,
+    };
+    look.queue.refresh()?;
+    let here = on_this_node(root)?;
+    for (vmid, past) in &history.guests {
+        if here.as_ref().is_none_or(|here| here.contains(vmid)) {
+            look.at_guest(*vmid, past)?;
+        }
+    }
+    if look.after != before {
+        look.after.write(root).with_context(|| root.path(LOOKS).display().to_string())?;
+    }
+    Ok(look.failed)
+}
+
+/// The guests of this node; None where no configuration of any guest is there.
+fn on_this_node(root: &Root) -> Result<Option<Vec<Vmid>>> {
+    let members = members(root)?;
+    let here = members.iter().filter(|member| member.node.is_none()).map(|member| member.vmid);
+    Ok((!members.is_empty()).then(|| here.collect()))
+}
+
+struct Look<'a> {
+    root: &'a Root,
+    queue: Queue,
+    servers: Servers,
+    storages: Vec<Storage>,
+    before: &'a Looks,
+    after: Looks,
+    failed: bool,
+}
+
+/// What a look at a snapshot came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// What is known of it still holds.
+    Same,
+    /// The server says otherwise by now.
+    Otherwise(Verdict),
+    /// It is not there any more.
+    Gone,
+    /// Nothing that counts could be seen, and why.
+    Nothing(Verdict),
+}
+
+/// What the server says of a snapshot of that datastore, where `known` is what it said last.
+pub fn see(known: VerifyState, datastore: &str, state: &Result<State, Error>) -> Seen {
+    let state = match state {
+        Ok(state) => state,
+        Err(Error::Gone) => return Seen::Gone,
+        Err(error) if error.not_now().is_some() => return Seen::Nothing(unanswered(error)),
+        Err(error) => {
+            return match Manifest::of_refusal(error).map(|manifest| of_manifest(&manifest)) {
+                Some(verdict) if verdict.outcome == VerifyOutcome::Failed => {
+                    if known == VerifyState::Failed { Seen::Same } else { Seen::Otherwise(verdict) }
+                }
+                _ => Seen::Nothing(unanswered(error)),
+            };
+        }
+    };
+    let Some(found) = &state.verification else {
+        return nothing("the server keeps no verdict with it any more");
+    };
+    if found.upid.datastore() != Some(datastore) {
+        return nothing(
+            "a sync has replaced what the server had found by what another datastore says",
+        );
+    }
+    match (known, found.state) {
+        (VerifyState::Ok, VerifyState::Failed) => {
+            let reason = format!(
+                "the backup server found it damaged later, in a verify of its own: {}",
+                found.upid
+            );
+            Seen::Otherwise(Verdict {
+                outcome: VerifyOutcome::Failed,
+                reason: Some(reason),
+                advice: Advice::BackUp,
+                retry: Retry::Never,
+            })
+        }
+        (VerifyState::Failed, VerifyState::Ok) => Seen::Otherwise(Verdict {
+            outcome: VerifyOutcome::Ok,
+            reason: None,
+            advice: Advice::Nothing,
+            retry: Retry::Never,
+        }),
+        _ => Seen::Same,
+    }
+}
+
+fn nothing(reason: &str) -> Seen {
+    let (reason, retry) = (Some(reason.to_owned()), Retry::Never);
+    let advice = Advice::VerifyAgain;
+    Seen::Nothing(Verdict { outcome: VerifyOutcome::Unknown, reason, advice, retry })
+}
+
+impl Look<'_> {
+    /// Looks at what is known of a guest's last backup; where that is nothing, at its newest one that is proven.
+    fn at_guest(&mut self, vmid: Vmid, past: &Past) -> Result<()> {
+        let is_last = past.verdict.is_some();
+        let newest = past.proven.first().map(|(_, verify)| verify);
+        let Some(known) = past.verdict.as_ref().or(newest) else { return Ok(()) };
+        let Some(pending) = self.pending(vmid, known)? else { return Ok(()) };
+        let unfinished = |other: &&Pending| {
+            other.ended.is_none() && other.vmid == vmid && other.snapshot == pending.snapshot
+        };
+        // Its own outcome is on its way.
+        if self.queue.all().into_iter().any(|other| unfinished(&other)) {
+            return Ok(());
+        }
+        let pbs = match self.servers.get(&pending) {
+            Ok(pbs) => pbs,
+            Err(error) => return self.unseen(&pending, unanswered(&error)),
+        };
+        let state = pbs.state(&pending.snapshot, Instant::now() + QUESTION_LIMIT);
+        if let Err(error) = &state {
+            self.servers.note(&pbs, error);
+        }
+        let before = match known.outcome {
+            VerifyOutcome::Failed => VerifyState::Failed,
+            _ => VerifyState::Ok,
+        };
+        match see(before, &pbs.target().datastore, &state) {
+            Seen::Same => Ok(()),
+            Seen::Nothing(verdict) => self.unseen(&pending, verdict),
+            Seen::Otherwise(verdict) => self.write_down(&pending, &pbs, verdict, state.ok()),
+            Seen::Gone => self.gone(&pending, &pbs, past, is_last),
+        }
+    }
+
+    /// A snapshot that is gone is no loss while a newer one is there; one that is proven takes its place.
+    fn gone(&mut self, pending: &Pending, pbs: &Pbs, past: &Past, is_last: bool) -> Result<()> {
+        let entries = match pbs.list(&pending.snapshot, Instant::now() + QUESTION_LIMIT) {
+            Ok(entries) => entries,
+            Err(error) => {
+                self.servers.note(pbs, &error);
+                return self.unseen(pending, unanswered(&error));
+            }
+        };
+        let time = pending.snapshot.backup_time;
+        let newer = |entry: &Entry| entry.is_finished() && entry.snapshot.backup_time > time;
+        let superseded = entries.iter().any(newer);
+        if is_last && superseded {
+            let reason =
+                "it was pruned or removed, and a newer backup is there that was not made here";
+            let verdict = Verdict { reason: Some(reason.to_owned()), ..unanswered(&Error::Gone) };
+            return self.unseen(pending, verdict);
+        }
+        let left = |verify: &Verify| {
+            entries.iter().any(|entry| {
+                let found = entry.verification.as_ref();
+                entry.snapshot.backup_time == verify.backup_time
+                    && found.is_some_and(|found| {
+                        found.state == VerifyState::Ok
+                            && found.upid.datastore() == Some(&pbs.target().datastore)
+                    })
+            })
+        };
+        if !superseded || !past.proven.iter().any(|(_, verify)| left(verify)) {
+            return self.write_down(pending, pbs, unanswered(&Error::Gone), None);
+        }
+        // Those that are newer than the one that takes its place are gone as well.
+        for (_, verify) in past.proven.iter().take_while(|(_, verify)| !left(verify)) {
+            if let Some(pending) = self.pending(pending.vmid, verify)? {
+                let reason = Some("it was pruned or removed; a newer backup is there".to_owned());
+                let advice = Advice::Nothing;
+                let verdict = Verdict { reason, advice, ..unanswered(&Error::Gone) };
+                self.journal(&pending, End::of(verdict, pbs, None))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Journals what the server says otherwise; what is bad is told by the collector. It is written down for that
+    /// first, for what is journalled is not found again.
+    fn write_down(
+        &mut self,
+        pending: &Pending,
+        pbs: &Pbs,
+        verdict: Verdict,
+        state: Option<State>,
+    ) -> Result<()> {
+        let bad = verdict.outcome != VerifyOutcome::Ok;
+        let record = ending::record(pending, End::of(verdict, pbs, state));
+        if bad {
+            let ended = Ended { outcome: record.outcome, reason: record.reason.clone() };
+            self.queue.save(&Pending { ended: Some(ended), ..pending.clone() })?;
+            self.failed = true;
+        }
+        Journal::of(self.root).append(&Record::Verify(record))
+    }
+
+    fn journal(&self, pending: &Pending, end: End) -> Result<()> {
+        let record = Record::Verify(ending::record(pending, end));
+        Journal::of(self.root).append(&record)
+    }
+
+    /// Notes why nothing was seen: that is shown, and is no outcome.
+    fn unseen(&mut self, pending: &Pending, verdict: Verdict) -> Result<()> {
+        let vmid = pending.vmid.0;
+        let known = self.before.unseen.get(&vmid);
+        let since = known.map_or_else(|| clock::rfc3339(clock::now()), |it| it.since.clone());
+        let advice = verdict.advice.words(pending, None);
+        let reason = verdict.reason.into_iter().chain(advice).collect::<Vec<_>>().join("; ");
+        let storage = pending.storage.clone();
+        self.after.unseen.insert(vmid, Unseen { since, storage, reason });
+        Ok(())
+    }
+
+    /// The snapshot of a record as the queue has it; None where it is none of a guest, or its storage is gone.
+    fn pending(&self, vmid: Vmid, verify: &Verify) -> Result<Option<Pending>> {
+        let backup_type = match verify.backup_type.as_str() {
+            "ct" => BackupType::Ct,
+            "vm" => BackupType::Vm,
+            _ => return Ok(None),
+        };
+        let Some(storage) = self.storage(verify) else { return Ok(None) };
+        let snapshot = Snapshot {
+            backup_type,
+            backup_id: verify.backup_id.clone(),
+            backup_time: verify.backup_time,
+            namespace: verify.namespace.clone(),
+        };
+        let me = std::process::id().cast_signed();
+        let worker = Process::find(me).context("this process")?;
+        let session = process::session_of(me).context("the session of this process")?;
+        let job = Job { upid: None, worker, session };
+        let run = format!("look-{}", text::token());
+        let pending = Pending::new(run, job, vmid, storage, snapshot);
+        Ok(Some(Pending { by_hand: true, looked: true, asked: true, ..pending }))
+    }
+
+    /// The storage of a record, or one that leads to the same datastore.
+    fn storage(&self, verify: &Verify) -> Option<&Storage> {
+        let pbs = || self.storages.iter().filter(|storage| storage.kind == "pbs");
+        let leads_there = |storage: &&Storage| {
+            let id = storage.target.as_ref().map(storage::Target::durable_id);
+            id.is_some_and(|id| id == verify.storage_id)
+        };
+        pbs().find(|storage| storage.id == verify.storage).or_else(|| pbs().find(leads_there))
+    }
+}
+
+#[cfg(test)]
+mod tests;
