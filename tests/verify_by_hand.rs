@@ -98,6 +98,213 @@ fn all_snapshots_of_a_guest_can_be_verified() {
     assert_eq!(times, [OLD, NEW], "and not the one that is being written");
 }
 
+/// A node with ten finished snapshots of guest 9001, and the command that verifies all of them.
+fn ten(namespace: Option<&str>) -> Node {
+    let node = node(namespace);
+    for more in 1..=8 {
+        let ns = namespace.unwrap_or_default();
+        pbs(&node).add_snapshot(Backup::of(&snapshot(ns, OLD + more), TOKEN));
+    }
+    node
+}
+
+fn waiting(node: &Node, arguments: &[&str]) -> std::process::Child {
+    Command::new(env!("CARGO_BIN_EXE_stillpoint"))
+        .arg("verify")
+        .args(arguments)
+        .env("STILLPOINT_ROOT", node.root())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn outcomes(node: &Node) -> Vec<String> {
+    records(node).iter().map(|one| one["outcome"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn one_verify_of_the_group_proves_all_snapshots_of_a_guest() {
+    for namespace in [None, Some("pve/n100")] {
+        let node = ten(namespace);
+        let (code, stdout, _) = run(&node, &["9001", "--all", "--wait"]);
+        assert_eq!(code, Some(0), "{stdout}");
+        let tasks = pbs(&node).tasks();
+        assert_eq!(tasks.len(), 1, "{tasks:?}");
+        assert_eq!(tasks[0]["type"], "verify_group");
+        let of_group = format!("{}/ct/9001", namespace.map_or("", |_| "ns/pve/ns/n100"));
+        assert_eq!(tasks[0]["id"], format!("{DATASTORE}:{of_group}"));
+        assert_eq!(outcomes(&node), ["ok"; 10]);
+        let upid = &records(&node)[0]["verify_upid"];
+        assert!(records(&node).iter().all(|one| one["verify_upid"] == *upid), "{upid}");
+        assert_eq!(stdout.matches("verify started, UPID").count(), 1, "{stdout}");
+        assert_eq!(stdout.matches("TASK OK").count(), 1, "its log is shown once: {stdout}");
+        assert_eq!(stdout.matches(": verified\n").count(), 10, "{stdout}");
+        let asked = pbs(&node).requests();
+        let polls = asked.iter().filter(|line| line.contains("/status")).count();
+        assert!(asked.len() - polls < 40, "{asked:#?}");
+    }
+}
+
+#[test]
+fn damage_that_all_snapshots_share_fails_all_of_them() {
+    let node = ten(None);
+    pbs(&node).edit(|state| {
+        let store = state.add_datastore(DATASTORE);
+        let damage = stillpoint_sim::pbs::ChunkDamage::Altered;
+        assert!(store.damage_chunk(&snapshot("", NEW), true, damage).is_some());
+    });
+    let (code, stdout, _) = run(&node, &["9001", "--all", "--wait"]);
+    assert_eq!(code, Some(1), "{stdout}");
+    assert_eq!(outcomes(&node), ["failed"; 10]);
+    let named = |one: &Value| one["reason"].as_str().unwrap().contains("root.pxar.didx failed");
+    assert!(records(&node).iter().all(named), "{:?}", records(&node));
+    assert_eq!(pbs(&node).tasks().len(), 1);
+}
+
+#[test]
+fn a_snapshot_that_the_verify_of_a_group_passed_over_is_asked_again() {
+    let node = ten(None);
+    let lock = |locked| {
+        pbs(&node).edit(|state| {
+            let store = state.add_datastore(DATASTORE);
+            store.snapshot_mut(&snapshot("", OLD)).unwrap().locked = locked;
+        });
+    };
+    lock(true);
+    let child = waiting(&node, &["9001", "--all", "--wait"]);
+    // It is asked for by itself, and is locked yet.
+    while pbs(&node).tasks().len() < 2 {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(!outcomes(&node).contains(&"skipped".to_owned()));
+    lock(false);
+    let output = child.wait_with_output().unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{stdout}");
+    assert_eq!(outcomes(&node), ["ok"; 10]);
+    let kinds: Vec<Value> = pbs(&node).tasks().iter().map(|task| task["type"].clone()).collect();
+    assert_eq!(kinds[0], "verify_group");
+    assert!(kinds[1..].iter().all(|kind| kind == "verify_snapshot"), "{kinds:?}");
+}
+
+#[test]
+fn a_server_that_begins_more_than_the_group_is_stopped_at_once() {
+    let node = ten(None);
+    pbs(&node).edit(|state| {
+        state.forgets_groups = true;
+        state.verify_time = Duration::from_secs(3600);
+    });
+    let (code, stdout, _) = run(&node, &["9001", "--all", "--wait"]);
+    assert_eq!(code, Some(1), "{stdout}");
+    let tasks = pbs(&node).tasks();
+    assert_eq!(tasks.len(), 1, "{tasks:?}");
+    assert_eq!((&tasks[0]["type"], &tasks[0]["status"]), (&"verify".into(), &"stopped".into()));
+    assert_eq!(outcomes(&node), ["unknown"; 10]);
+    let reason = records(&node)[0]["reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains("began something else (UPID:vm:"), "{reason}");
+    assert!(reason.contains("; it was stopped"), "{reason}");
+}
+
+#[test]
+fn the_same_command_twice_orders_nothing_twice() {
+    for arguments in [&["9001", "--all", "--wait"][..], &[VOLID, "--wait"]] {
+        let node = ten(None);
+        pbs(&node).edit(|state| state.verify_time = Duration::from_secs(3600));
+        let first = waiting(&node, arguments);
+        let second = waiting(&node, arguments);
+        while pbs(&node).tasks().is_empty() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let mut third = waiting(&node, arguments);
+        let mut lines = BufReader::new(third.stdout.take().unwrap()).lines();
+        assert!(lines.next().unwrap().unwrap().contains(" started, UPID"));
+        let upid = pbs(&node).tasks()[0]["upid"].as_str().unwrap().to_owned();
+        assert!(pbs(&node).finish(&upid));
+        // The two others wait for the same.
+        assert!(lines.map(|line| line.unwrap()).any(|line| line.ends_with(": verified")));
+        assert_eq!(third.wait().unwrap().code(), Some(0));
+        for child in [first, second] {
+            let output = child.wait_with_output().unwrap();
+            let stdout = String::from_utf8(output.stdout).unwrap();
+            assert_eq!(output.status.code(), Some(0), "{stdout}");
+        }
+        assert_eq!(pbs(&node).tasks().len(), 1, "{:?}", pbs(&node).tasks());
+    }
+}
+
+#[test]
+fn who_waits_no_longer_is_told_what_goes_on() {
+    let node = ten(None);
+    pbs(&node).edit(|state| state.verify_time = Duration::from_secs(3600));
+    let mut child = waiting(&node, &["9001", "--all", "--wait"]);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let started = lines.next().unwrap().unwrap();
+    let (_, upid) = started.split_once(" started, ").expect("it is started");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    let rest: Vec<String> = lines.map(|line| line.unwrap()).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let rest = rest.join("\n");
+    assert!(rest.contains("10 verifies not over"), "{rest}");
+    assert!(rest.contains("`stillpoint status` shows what goes on"), "{rest}");
+    let cancel = format!("proxmox-backup-manager task stop '{upid}'");
+    assert!(rest.contains(&cancel), "{rest}");
+    let status = Command::new(env!("CARGO_BIN_EXE_stillpoint"))
+        .args(["status", "--json"])
+        .env("STILLPOINT_ROOT", node.root())
+        .output()
+        .unwrap();
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    let message = status["now"][0]["message"].as_str().unwrap();
+    assert!(message.starts_with("10 backups on storage offsite to be verified"), "{message}");
+    assert!(message.contains("10 under way, 0 waiting"), "{message}");
+    // It goes on.
+    assert!(pbs(&node).finish(upid));
+    while records(&node).len() < 10 {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(outcomes(&node), ["ok"; 10]);
+}
+
+#[test]
+fn a_group_whose_collector_was_killed_at_any_point_is_verified_once() {
+    let node = ten(None);
+    pbs(&node).edit(|state| state.verify_time = Duration::from_millis(50));
+    let child = waiting(&node, &["9001", "--all", "--wait"]);
+    let (mut kills, mut started) = (0, Vec::new());
+    while kills < 8 && records(&node).len() < 10 {
+        let asked = pbs(&node).requests().len();
+        while pbs(&node).requests().len() <= asked + kills && records(&node).len() < 10 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        for pid in collectors(&node) {
+            let pid = nix::unistd::Pid::from_raw(pid);
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+        kills += 1;
+        // Whoever waits looks for one only now and then.
+        let next = Command::new(env!("CARGO_BIN_EXE_stillpoint"))
+            .arg("collect")
+            .env("STILLPOINT_ROOT", node.root())
+            .stdin(std::process::Stdio::null())
+            .spawn();
+        started.push(next.unwrap());
+    }
+    for mut collector in started {
+        collector.wait().unwrap();
+    }
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let mut times: Vec<i64> =
+        records(&node).iter().map(|one| one["backup_time"].as_i64().unwrap()).collect();
+    times.sort_unstable();
+    times.dedup();
+    assert_eq!(times.len(), 10, "each has its outcome");
+    assert!(outcomes(&node).iter().all(|outcome| outcome == "ok"));
+    let tasks = pbs(&node).tasks();
+    assert!(tasks.iter().all(|task| task["type"] == "verify_group"), "{tasks:?}");
+}
+
 #[test]
 fn who_does_not_wait_finds_the_outcome_in_the_journal() {
     let node = node(None);

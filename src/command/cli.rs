@@ -90,7 +90,7 @@ pub enum Command {
         /// A guest, or a volume as `pvesm list` names it
         #[arg(value_name = "VMID|VOLID")]
         what: String,
-        /// All snapshots of the guest
+        /// All snapshots of the guest, by one verify of its group: what they share is read once
         #[arg(long)]
         all: bool,
         /// Wait for the outcome, and show how far the server is

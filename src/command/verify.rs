@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::journal::VerifyOutcome;
 use crate::pbs::storage::Attached;
 use crate::pbs::{BackupType, Choice, Entry, Pbs, Snapshot, Upid};
 use crate::sys::text::{count, printable, token};
-use crate::sys::{Root, detach};
+use crate::sys::{Root, detach, signal};
 use crate::verify;
 use crate::verify::by_hand::{Order, Standing, order};
 use crate::vzdump::Vmid;
@@ -23,6 +23,12 @@ const QUESTION_LIMIT: Duration = Duration::from_secs(60);
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// A little more than what the collector gives the server.
 const OUTCOME_LIMIT: Duration = Duration::from_secs(25 * 3600);
+
+/// How soon Ctrl-C is noticed.
+const STEP: Duration = Duration::from_millis(100);
+
+/// The exit status after Ctrl-C.
+const INTERRUPTED: u8 = 130;
 
 const FIRST_LOOK: Duration = Duration::from_millis(200);
 const SLOWEST_LOOK: Duration = Duration::from_secs(2);
@@ -36,7 +42,7 @@ const COLLECTOR_LOOK: Duration = Duration::from_secs(5);
 /// Has a snapshot verified, the latest of a guest on each storage, or all of a guest's. The exit status is 0 where
 /// each is ordered, or with `wait` where each is found good.
 pub fn verify(root: &Root, what: &str, all: bool, wait: bool) -> Result<u8> {
-    let (chosen, mut failed) = match what.split_once(':') {
+    let (chosen, failed) = match what.split_once(':') {
         Some(_) if all => bail!("--all goes with a guest, not with one snapshot"),
         Some((storage, volume)) => (vec![named(root, storage, volume)?], false),
         None => of_guest(root, what.parse().context("neither a guest nor a volume")?, all)?,
@@ -49,14 +55,24 @@ pub fn verify(root: &Root, what: &str, all: bool, wait: bool) -> Result<u8> {
         bail!("guest {what} has no snapshot on a backup server that could be verified");
     }
     let mut watched = Vec::new();
-    for Chosen { storage, vmid, snapshot } in chosen {
-        let name = volid(&storage, &snapshot);
-        watched.push(Watched::of(name, order(root, &storage, vmid, &snapshot)?, storage));
+    for Chosen { storage, vmid, snapshots } in chosen {
+        for order in order(root, &storage, vmid, snapshots)? {
+            let name = volid(&storage, order.snapshot());
+            watched.push(Watched::of(name, order, storage.clone()));
+        }
     }
     collect(root)?;
+    if wait {
+        signal::watch().context("Ctrl-C cannot be watched for")?;
+    }
     let limit = if wait { OUTCOME_LIMIT } else { START_LIMIT };
-    failed |= watch(root, &mut watched, wait, Instant::now() + limit)?;
-    Ok(u8::from(failed))
+    match watch(root, &mut watched, wait, Instant::now() + limit)? {
+        Watch::Over { failed: bad } => Ok(u8::from(bad || failed)),
+        Watch::Interrupted => {
+            interrupted(root, &watched)?;
+            Ok(INTERRUPTED)
+        }
+    }
 }
 
 fn collect(root: &Root) -> Result<()> {
@@ -65,11 +81,11 @@ fn collect(root: &Root) -> Result<()> {
         .context("the verify is written down, and nobody could be started to see to it")
 }
 
-/// A snapshot that is to be verified.
+/// Snapshots of one group that are to be verified.
 struct Chosen {
     storage: String,
     vmid: Vmid,
-    snapshot: Snapshot,
+    snapshots: Vec<Snapshot>,
 }
 
 /// `offsite` and `backup/ct/9001/2026-11-21T23:22:56Z`
@@ -88,7 +104,7 @@ fn named(root: &Root, storage: &str, volume: &str) -> Result<Chosen> {
     let snapshot = snapshot.in_namespace(pbs.target().namespace.clone());
     // A mistyped time is told now, not by a task that skips it.
     pbs.state(&snapshot, Instant::now() + QUESTION_LIMIT).context(whole)?;
-    Ok(Chosen { storage: storage.to_owned(), vmid, snapshot })
+    Ok(Chosen { storage: storage.to_owned(), vmid, snapshots: vec![snapshot] })
 }
 
 /// The latest finished snapshot of a guest on each storage that is in use here, or all of them; and whether a storage
@@ -110,12 +126,14 @@ fn of_guest(root: &Root, vmid: Vmid, all: bool) -> Result<(Vec<Chosen>, bool)> {
             Ok(mut snapshots) => {
                 snapshots.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.backup_time));
                 snapshots.truncate(if all { usize::MAX } else { 1 });
-                let found = snapshots.into_iter();
-                chosen.extend(found.map(|snapshot| Chosen {
-                    storage: storage.to_owned(),
-                    vmid,
-                    snapshot,
-                }));
+                for backup_type in [BackupType::Ct, BackupType::Vm] {
+                    let of_group = |snapshot: &&Snapshot| snapshot.backup_type == backup_type;
+                    let snapshots: Vec<Snapshot> =
+                        snapshots.iter().filter(of_group).cloned().collect();
+                    if !snapshots.is_empty() {
+                        chosen.push(Chosen { storage: storage.to_owned(), vmid, snapshots });
+                    }
+                }
             }
             Err(error) => {
                 eprintln!("stillpoint: {storage}: {error:#}");
@@ -158,13 +176,16 @@ struct Watched {
     trouble: Option<String>,
     /// Lines of the task's log that have been printed.
     lines: usize,
+    /// Whether the task's log is shown here: of those that one task is to prove, one shows it.
+    shows: bool,
     over: bool,
 }
 
 impl Watched {
     fn of(name: String, order: Order, storage: String) -> Watched {
         let (pbs, task, trouble) = (None, None, None);
-        Watched { name, order, pbs, storage, task, trouble, lines: 0, over: false }
+        let (lines, shows, over) = (0, true, false);
+        Watched { name, order, pbs, storage, task, trouble, lines, shows, over }
     }
 
     /// The server has not taken the order; why not is told once.
@@ -177,12 +198,19 @@ impl Watched {
         Ok(())
     }
 
-    /// The server has taken the order.
-    fn runs(&mut self, upid: Upid) -> Result<()> {
+    /// The server has taken the order, which is to prove `number` snapshots. What is `known` of its task was told.
+    fn runs(&mut self, upid: Upid, number: usize, known: bool) -> Result<()> {
         if self.task.as_ref() == Some(&upid) {
             return Ok(());
         }
-        print(&format!("{}: verify started, {}", self.name, printable(upid.as_str(), 300)))?;
+        self.shows = !known;
+        if self.shows {
+            let what = match number {
+                1 => format!("{}: verify", self.name),
+                _ => format!("{} and {} more of the guest: one verify", self.name, number - 1),
+            };
+            print(&format!("{what} started, {}", printable(upid.as_str(), 300)))?;
+        }
         self.task = Some(upid);
         self.lines = 0;
         Ok(())
@@ -191,7 +219,7 @@ impl Watched {
     /// Prints what is new in the task's log. It is told for the person's sake: where it can't be had, the outcome
     /// tells why.
     fn progress(&mut self, root: &Root) -> Result<()> {
-        let Some(upid) = &self.task else { return Ok(()) };
+        let Some(upid) = self.task.as_ref().filter(|_| self.shows) else { return Ok(()) };
         if self.pbs.is_none() {
             self.pbs = Pbs::open(root, &self.storage).ok();
         }
@@ -206,44 +234,33 @@ impl Watched {
     }
 }
 
-/// Tells how the verifies go until all are over, or without `wait` until the server has the first one; whether one is
-/// known not to be good.
-fn watch(root: &Root, watched: &mut [Watched], wait: bool, deadline: Instant) -> Result<bool> {
+/// How the watching ended.
+enum Watch {
+    /// All are over, or are not waited for; whether one is known not to be good.
+    Over { failed: bool },
+    /// The person has had enough.
+    Interrupted,
+}
+
+/// Tells how the verifies go until all are over, or without `wait` until the server has the first one.
+fn watch(root: &Root, watched: &mut [Watched], wait: bool, deadline: Instant) -> Result<Watch> {
     let (mut failed, mut pause) = (false, FIRST_LOOK);
     let mut looked = Instant::now();
     loop {
-        for one in watched.iter_mut().filter(|one| !one.over) {
-            match one.order.standing(root)? {
-                Standing::Waiting(trouble) => one.waits(trouble)?,
-                Standing::Running(upid) => {
-                    one.runs(upid)?;
-                    if wait {
-                        one.progress(root)?;
-                    }
-                }
-                Standing::Over { outcome, reason } => {
-                    if wait {
-                        one.progress(root)?;
-                    }
-                    one.over = true;
-                    failed |= outcome != VerifyOutcome::Ok;
-                    let why = reason.map(|reason| format!(": {}", printable(&reason, 1000)));
-                    print(&format!("{}: {outcome}{}", one.name, why.unwrap_or_default()))?;
-                }
-            }
+        for at in 0..watched.len() {
+            failed |= look_at(root, watched, at, wait)?;
         }
         let open = watched.iter().filter(|one| !one.over).count();
         let seen = watched.iter().any(|one| one.over || one.task.is_some());
         if open == 0 {
-            return Ok(failed);
+            return Ok(Watch::Over { failed });
         }
         if (!wait && seen) || Instant::now() >= deadline {
-            let verifies =
-                if open == 1 { "1 verify".to_owned() } else { format!("{open} verifies") };
             print(&format!(
-                "{verifies} under way: `stillpoint journal` has the outcome in the end."
+                "{} under way: `stillpoint journal` has the outcome in the end.",
+                verifies(open)
             ))?;
-            return Ok(failed || wait);
+            return Ok(Watch::Over { failed: failed || wait });
         }
         if wait && looked.elapsed() >= COLLECTOR_LOOK {
             // One that was killed tells nobody.
@@ -252,7 +269,75 @@ fn watch(root: &Root, watched: &mut [Watched], wait: bool, deadline: Instant) ->
             }
             looked = Instant::now();
         }
-        thread::sleep(pause);
+        let until = Instant::now() + pause;
+        while Instant::now() < until {
+            if signal::asked_to_stop() {
+                return Ok(Watch::Interrupted);
+            }
+            thread::sleep(STEP.min(until.saturating_duration_since(Instant::now())));
+        }
         pause = (pause * 3 / 2).min(SLOWEST_LOOK);
     }
+}
+
+/// Tells what is new of one of them; whether it is known not to be good.
+fn look_at(root: &Root, watched: &mut [Watched], at: usize, wait: bool) -> Result<bool> {
+    let Some(one) = watched.get(at).filter(|one| !one.over) else { return Ok(false) };
+    let standing = one.order.standing(root)?;
+    let (mut number, mut known) = (1, false);
+    if let Standing::Running(upid) = &standing {
+        let with = watched.iter().filter(|other| other.order.is_with(&one.order));
+        number += with.count();
+        known = watched.iter().any(|other| other.task.as_ref() == Some(upid));
+    }
+    let Some(one) = watched.get_mut(at) else { return Ok(false) };
+    match standing {
+        Standing::Waiting(trouble) => one.waits(trouble)?,
+        Standing::Running(upid) => {
+            one.runs(upid, number, known)?;
+            if wait {
+                one.progress(root)?;
+            }
+        }
+        Standing::Over { outcome, reason } => {
+            if wait {
+                one.progress(root)?;
+            }
+            one.over = true;
+            let why = reason.map(|reason| format!(": {}", printable(&reason, 1000)));
+            print(&format!("{}: {outcome}{}", one.name, why.unwrap_or_default()))?;
+            return Ok(outcome != VerifyOutcome::Ok);
+        }
+    }
+    Ok(false)
+}
+
+fn verifies(number: usize) -> String {
+    if number == 1 { "1 verify".to_owned() } else { format!("{number} verifies") }
+}
+
+/// Says what goes on without whoever waited, how to look at it, and how to cancel it.
+fn interrupted(root: &Root, watched: &[Watched]) -> Result<()> {
+    let open: Vec<&Watched> = watched.iter().filter(|one| !one.over).collect();
+    let waiting: Vec<&&Watched> = open.iter().filter(|one| one.task.is_none()).collect();
+    let tasks: BTreeSet<&str> =
+        open.iter().filter_map(|one| one.task.as_ref()).map(Upid::as_str).collect();
+    print(&format!(
+        "{} not over; nobody has to wait: `stillpoint status` shows what goes on, and \
+         `stillpoint journal` has the outcomes in the end.",
+        verifies(open.len())
+    ))?;
+    for task in tasks {
+        print(&format!(
+            "To cancel it, on the backup server: proxmox-backup-manager task stop '{}'",
+            printable(task, 300)
+        ))?;
+    }
+    if !waiting.is_empty() {
+        print(&format!("To cancel {} not started yet, here:", verifies(waiting.len())))?;
+        for one in waiting {
+            print(&format!("  rm -f {}", root.path(&one.order.file()).display()))?;
+        }
+    }
+    Ok(())
 }

@@ -213,6 +213,12 @@ impl Pbs {
         data(&self.call(Method::Post, path, Some(&fields(form)), limit, None)?.body.whole()?)
     }
 
+    /// DELETE, sent like a POST.
+    pub(super) fn delete(&self, path: &str, limit: Limit) -> Result<(), Error> {
+        self.call(Method::Delete, path, None, limit, None)?.body.whole()?;
+        Ok(())
+    }
+
     fn call(
         &self,
         method: Method,
@@ -234,7 +240,9 @@ impl Pbs {
             let cookie = ("Cookie", ticket.cookie.expose());
             match method {
                 Method::Get => send(&[cookie]),
-                Method::Post => send(&[cookie, ("CSRFPreventionToken", ticket.csrf.expose())]),
+                Method::Post | Method::Delete => {
+                    send(&[cookie, ("CSRFPreventionToken", ticket.csrf.expose())])
+                }
             }
         };
         let cached = cache.lock().unwrap_or_else(PoisonError::into_inner).clone();

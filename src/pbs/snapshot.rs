@@ -58,6 +58,16 @@ impl Snapshot {
         Snapshot { namespace, ..self }
     }
 
+    /// The fields that name its group in a request, `ns` only where there is one.
+    pub(super) fn group_fields(&self) -> Vec<(&'static str, &str)> {
+        let mut fields = vec![
+            ("backup-type", self.backup_type.as_str()),
+            ("backup-id", self.backup_id.as_str()),
+        ];
+        fields.extend(namespace(self.namespace.as_deref()));
+        fields
+    }
+
     /// The fields that name it in a request, `ns` only where there is one. `time` is `backup_time` as text.
     pub(super) fn fields<'a>(&'a self, time: &'a str) -> Vec<(&'static str, &'a str)> {
         let mut fields = vec![

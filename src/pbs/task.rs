@@ -20,6 +20,9 @@ const TASKS: u32 = 200;
 const PAGE: usize = 1000;
 const MOST_LINES: usize = 400_000;
 
+/// The kind of a task that verifies one group.
+const GROUP_VERIFY: &str = "verify_group";
+
 /// What is in the lines that tell something.
 const TELLING: [&str; 3] = ["SKIPPED: ", " failed: ", " error: "];
 
@@ -30,6 +33,8 @@ const TELLING: [&str; 3] = ["SKIPPED: ", " failed: ", " error: "];
 pub struct Upid {
     text: String,
     node: String,
+    /// `verify_snapshot`, `verify_group`, `verify`, ...
+    kind: String,
     /// The datastore, where the task is about one.
     datastore: Option<String>,
     /// The server's process, by its pid and start time, and how many tasks it had begun before.
@@ -56,6 +61,11 @@ impl Upid {
     /// The node that runs the task, by its own name.
     pub fn node(&self) -> &str {
         &self.node
+    }
+
+    /// What the task does, in the server's word.
+    pub fn kind(&self) -> &str {
+        &self.kind
     }
 
     /// The datastore that the task was about; None where its id begins with none. A sync copies what was found, so a
@@ -117,7 +127,8 @@ impl FromStr for Upid {
             (Some(pid), Some(pstart), Some(number), Some(started)) if words && printable => {
                 let (text, node) = (text.to_owned(), (*node).to_owned());
                 let (datastore, process) = (datastore_of(id), (pid, pstart));
-                Ok(Upid { text, node, datastore, process, number, started })
+                let kind = (*kind).to_owned();
+                Ok(Upid { text, node, kind, datastore, process, number, started })
             }
             _ => Err(NoUpid),
         }
@@ -189,6 +200,43 @@ impl Pbs {
             .map_err(|error| self.gone_or(error, snapshot, deadline))
     }
 
+    /// Starts to verify all snapshots of the group that a snapshot is in, whatever their last states were: what they
+    /// share is read once.
+    ///
+    /// # Errors
+    /// As [`Pbs::start_verify`]. Where the server began anything but the verify of a group of this datastore, that is
+    /// stopped, and [`Error::Invalid`] tells of it.
+    pub fn start_group_verify(&self, of: &Snapshot, deadline: Instant) -> Result<Upid, Error> {
+        // Without both the server would verify the whole datastore.
+        if of.backup_id.is_empty() || of.backup_type.as_str().is_empty() {
+            return Err(Error::Misconfigured(format!("{of} is in no group")));
+        }
+        let mut form = of.group_fields();
+        form.push(("ignore-verified", "0"));
+        let upid: Upid = self
+            .post(&self.datastore("verify"), &form, small(deadline))
+            .map_err(|error| self.gone_or(error, of, deadline))?;
+        if upid.kind == GROUP_VERIFY && upid.datastore() == Some(&self.target().datastore) {
+            return Ok(upid);
+        }
+        let stopped = match self.stop_task(&upid, deadline) {
+            Ok(()) => "it was stopped".to_owned(),
+            Err(error) => format!("it could not be stopped: {error}"),
+        };
+        let text = format!(
+            "asked to verify one group, the server began something else ({upid}); {stopped}"
+        );
+        Err(Error::Invalid(super::client::printable(text.as_bytes())))
+    }
+
+    /// Stops a task of one's own.
+    ///
+    /// # Errors
+    /// As all calls.
+    pub fn stop_task(&self, upid: &Upid, deadline: Instant) -> Result<(), Error> {
+        self.delete(upid.path("").trim_end_matches('/'), small(deadline))
+    }
+
     /// Asks where a task stands.
     ///
     /// # Errors
@@ -228,6 +276,31 @@ impl Pbs {
         since: i64,
         deadline: Instant,
     ) -> Result<Option<Upid>, Error> {
+        let names = worker_ids(&self.target().datastore, snapshot);
+        self.task_about(&["verify", "verify_snapshot"], &names, since, deadline)
+    }
+
+    /// The same of a task that verifies the group that a snapshot is in.
+    ///
+    /// # Errors
+    /// As all calls.
+    pub fn group_verify_task(
+        &self,
+        of: &Snapshot,
+        since: i64,
+        deadline: Instant,
+    ) -> Result<Option<Upid>, Error> {
+        let name = group_worker_id(&self.target().datastore, of);
+        self.task_about(&[GROUP_VERIFY], &[name], since, deadline)
+    }
+
+    fn task_about(
+        &self,
+        kinds: &[&str],
+        names: &[String],
+        since: i64,
+        deadline: Instant,
+    ) -> Result<Option<Upid>, Error> {
         #[derive(Deserialize)]
         struct Task {
             upid: String,
@@ -242,9 +315,8 @@ impl Pbs {
         // No task has told the node's name yet, and the list does not depend on it.
         let path = "/api2/json/nodes/localhost/tasks";
         let tasks: Vec<Task> = self.get(path, &query, small(deadline))?;
-        let names = worker_ids(&self.target().datastore, snapshot);
         let ours = |task: &&Task| {
-            matches!(task.worker_type.as_str(), "verify" | "verify_snapshot")
+            kinds.contains(&task.worker_type.as_str())
                 && task.worker_id.as_ref().is_some_and(|id| names.contains(id))
         };
         let found: Vec<(bool, Upid)> = tasks
@@ -288,15 +360,20 @@ impl Pbs {
 /// What a task that verifies one snapshot is called: when it was asked for, and when the server started it by itself,
 /// which leaves out the namespace.
 fn worker_ids(datastore: &str, snapshot: &Snapshot) -> [String; 2] {
-    let levels = snapshot.namespace.iter().flat_map(|name| name.split('/'));
-    let levels: Vec<String> =
-        levels.filter(|level| !level.is_empty()).map(|level| format!("ns/{level}")).collect();
     let (kind, id) = (snapshot.backup_type.as_str(), &snapshot.backup_id);
     let time = snapshot.backup_time;
     [
-        format!("{datastore}:{}/{kind}/{id}/{time:08X}", levels.join("/")),
+        format!("{}/{time:08X}", group_worker_id(datastore, snapshot)),
         format!("{datastore}:{kind}/{id}/{time:08X}"),
     ]
+}
+
+/// What a task that verifies a group is called.
+fn group_worker_id(datastore: &str, of: &Snapshot) -> String {
+    let levels = of.namespace.iter().flat_map(|name| name.split('/'));
+    let levels: Vec<String> =
+        levels.filter(|level| !level.is_empty()).map(|level| format!("ns/{level}")).collect();
+    format!("{datastore}:{}/{}/{}", levels.join("/"), of.backup_type.as_str(), of.backup_id)
 }
 
 #[cfg(test)]

@@ -119,6 +119,7 @@ impl Client {
         match request.method {
             Method::Get => self.exchange(builder.method("GET").body(()), limit, pause),
             Method::Post => self.exchange(builder.method("POST").body(body), limit, pause),
+            Method::Delete => self.exchange(builder.method("DELETE").body(()), limit, pause),
         }
     }
 
@@ -188,6 +189,7 @@ fn authority(host: &str, port: u16) -> String {
 pub enum Method {
     Get,
     Post,
+    Delete,
 }
 
 /// One request. A POST with neither `form` nor `json` has an empty body; a GET has none.

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 
 use super::pending::Pending;
-use super::queue::Queue;
+use super::queue::{DIRECTORY, Queue};
 use crate::journal::{Entry, Journal, VerifyOutcome};
 use crate::pbs::{Snapshot, Upid, storage};
 use crate::sys::process::{self, Process};
@@ -29,29 +29,50 @@ pub enum Standing {
     Over { outcome: VerifyOutcome, reason: Option<String> },
 }
 
-/// Writes down durably that a snapshot is to be verified. A collector has to be started after that.
+/// Writes down durably that snapshots of one group are to be verified, one, or all of the group: those by one verify of
+/// the group. What is asked for already is not ordered again. A collector has to be started after that.
 ///
 /// # Errors
 /// When it can't be written down.
-pub fn order(root: &Root, storage: &str, vmid: Vmid, snapshot: &Snapshot) -> Result<Order> {
+pub fn order(
+    root: &Root,
+    storage: &str,
+    vmid: Vmid,
+    snapshots: Vec<Snapshot>,
+) -> Result<Vec<Order>> {
     let me = std::process::id().cast_signed();
     let worker = Process::find(me).context("this process")?;
     let session = process::session_of(me).context("the session of this process")?;
     let found = storage::find(root, storage)
         .context("/etc/pve/storage.cfg")?
         .with_context(|| format!("storage {storage} is not in /etc/pve/storage.cfg"))?;
-    let run = format!("by-hand-{}", text::token());
-    let job = Job { upid: None, worker, session };
-    let pending = Pending {
-        by_hand: true,
-        asked: true,
-        ..Pending::new(run, job, vmid, &found, snapshot.clone())
-    };
-    Queue::of(root).save(&pending)?;
-    Ok(Order { pending })
+    let group = text::token();
+    let wanted = snapshots.into_iter().map(|snapshot| {
+        let run = format!("by-hand-{}", text::token());
+        let job = Job { upid: None, worker: worker.clone(), session };
+        let pending = Pending::new(run, job, vmid, &found, snapshot);
+        Pending { by_hand: true, asked: true, group: Some(group.clone()), ..pending }
+    });
+    let enlisted = Queue::of(root).enlist(wanted.collect())?;
+    Ok(enlisted.into_iter().map(|pending| Order { pending }).collect())
 }
 
 impl Order {
+    /// The snapshot.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.pending.snapshot
+    }
+
+    /// Whether one verify is to prove both.
+    pub fn is_with(&self, other: &Order) -> bool {
+        self.pending.is_with(&other.pending)
+    }
+
+    /// The file that stands for it as long as it is not over.
+    pub fn file(&self) -> String {
+        format!("{DIRECTORY}/{}", self.pending.file_name())
+    }
+
     /// How far it is.
     ///
     /// # Errors
@@ -91,6 +112,7 @@ impl Order {
         let snapshot = &self.pending.snapshot;
         record["kind"] == "verify"
             && record["run"].is_null()
+            && record["by"].is_null()
             && record["storage"] == *self.pending.storage
             && record["backup_type"] == snapshot.backup_type.as_str()
             && record["backup_id"] == *snapshot.backup_id

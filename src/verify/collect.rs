@@ -1,6 +1,7 @@
 //! Collecting: asks the servers how far they are, starts what is queued, and journals what is over.
 
 mod closing;
+mod group;
 mod judging;
 mod ordering;
 
@@ -16,7 +17,7 @@ use super::queue::Queue;
 use super::servers::Servers;
 use crate::config::Settings;
 use crate::journal::VerifyOutcome;
-use crate::pbs::Upid;
+use crate::pbs::{TaskStatus, Upid};
 use crate::sys::{Root, clock, signal};
 use crate::vzdump::{Job, Vmid};
 
@@ -72,6 +73,8 @@ pub struct Collection<'a> {
     collected: Collected,
     /// The telling lines of the task's log that was read last: that of a group is asked for by many.
     log: Option<(Upid, Vec<String>)>,
+    /// How tasks stand, in this round: that of a group is asked for by many.
+    statuses: BTreeMap<String, TaskStatus>,
     /// What is asked no longer than this, in a hook that has to be done by then.
     question_deadline: Option<Instant>,
 }
@@ -110,6 +113,7 @@ impl<'a> Collection<'a> {
             polls: BTreeMap::new(),
             collected: Collected::default(),
             log: None,
+            statuses: BTreeMap::new(),
             question_deadline: deadline,
         }
     }
@@ -151,6 +155,8 @@ impl<'a> Collection<'a> {
     pub fn round(&mut self, first: bool) -> Result<()> {
         self.queue.refresh()?;
         self.servers.forgive();
+        self.statuses.clear();
+        self.share_again()?;
         let settings = Settings::load(self.root);
         let force = first && matches!(self.collector, Collector::JobEnd { .. });
         for pending in self.due_polls() {
@@ -264,11 +270,11 @@ impl<'a> Collection<'a> {
         let now = clock::now();
         let datastores = self.datastores();
         let down = self.down();
-        let mut busy: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut busy: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
         for pending in self.queue.all().into_iter().filter(|pending| pending.is_at_work()) {
-            *busy.entry(&pending.datastore).or_default() += 1;
+            busy.entry(&pending.datastore).or_default().insert(pending.order_name());
         }
-        let mut due = Vec::new();
+        let mut due: Vec<Pending> = Vec::new();
         for pending in self.queue.all() {
             let open = pending.ended.is_none() && pending.upid.is_none();
             if !open || !datastores.contains(&pending.datastore) {
@@ -282,15 +288,19 @@ impl<'a> Collection<'a> {
             if !past && (hook || !force && rest.max(pending.rest(now)) > 0) {
                 continue;
             }
+            // One of a group stands for all of it.
+            if !past && due.iter().any(|due| due.is_with(pending)) {
+                continue;
+            }
             let busy = busy.entry(&pending.datastore).or_default();
             let checks = pending.purpose == Purpose::Encryption
                 && !matches!(self.collector, Collector::BackupEnd { .. });
-            let free = pending.purpose == Purpose::Verify && *busy < parallel;
+            let free = pending.purpose == Purpose::Verify && busy.len() < parallel;
             if past || checks || pending.is_ordered() {
                 // Whether one past the limit is its turn does not matter: it is not started any more.
                 due.push(pending.clone());
             } else if free {
-                *busy += 1;
+                busy.insert(pending.order_name());
                 due.push(pending.clone());
             }
         }

@@ -7,6 +7,7 @@
 //! ending    judge  due   what an answer means; when a guest is due again
 //! look                   looking again at what counts as proven
 //! advice                 what a person can do about it
+//! collect/group          one verify for all snapshots of a guest
 //! queue     servers      what is pending, on disk; the connections of one collection
 //! pending                one verify that is to be collected
 //! ```

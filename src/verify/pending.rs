@@ -36,6 +36,9 @@ pub struct Pending {
     /// Whether a person asked for it: then it is of no run and no job.
     #[serde(default)]
     pub by_hand: bool,
+    /// What it has in common with the others that one verify of their whole group is to prove.
+    #[serde(default)]
+    pub group: Option<String>,
     /// Whether nothing is asked for: the snapshot was looked at again, and this is over.
     #[serde(default)]
     pub looked: bool,
@@ -117,6 +120,7 @@ impl Pending {
             datastore: datastore(storage),
             snapshot,
             by_hand: false,
+            group: None,
             looked: false,
             purpose: Purpose::Verify,
             upid: None,
@@ -134,6 +138,19 @@ impl Pending {
     /// The name of its file.
     pub fn file_name(&self) -> String {
         format!("{}-{}.json", self.vmid, self.run)
+    }
+
+    /// What is one order to the server: itself, or its group.
+    pub fn order_name(&self) -> String {
+        self.group.clone().unwrap_or_else(|| self.file_name())
+    }
+
+    /// Whether another one is of the same order, and open.
+    pub fn is_with(&self, other: &Pending) -> bool {
+        self.group.is_some()
+            && self.group == other.group
+            && self.file_name() != other.file_name()
+            && self.ended.is_none()
     }
 
     /// Since when a task of the server may be about it, in seconds since 1970. One that a person asks for says nothing

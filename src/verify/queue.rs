@@ -1,6 +1,6 @@
 //! The verifies that are to be collected, as they lie on disk: several processes work on them at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -14,7 +14,8 @@ use crate::sys::lock::{self, Lock};
 use crate::sys::process::Process;
 use crate::sys::{Root, file};
 
-const DIRECTORY: &str = "/var/lib/stillpoint/verifies";
+/// Where they lie.
+pub const DIRECTORY: &str = "/var/lib/stillpoint/verifies";
 const LOCK: &str = "/run/stillpoint/verifies.lock";
 const LIMIT: u64 = 1 << 20;
 
@@ -135,22 +136,64 @@ impl Queue {
         if others || now.upid != seen.upid || now.ended.is_some() {
             return Ok(Claim::Others);
         }
+        let all = || self.known.values().map(|(_, pending)| pending);
+        let with: Vec<&Pending> = all().filter(|other| other.is_with(now)).collect();
+        let taken = |other: &&&Pending| {
+            let by = other.ordering.as_ref();
+            other.upid.is_some() || by.is_some_and(|by| *by != me && by.alive())
+        };
+        if with.iter().any(|other| taken(&other)) {
+            return Ok(Claim::Others);
+        }
+        let ordered = now.is_ordered() || with.iter().any(|other| other.is_ordered());
         let at_work = |pending: &&Pending| {
-            pending.file_name() != name
+            pending.order_name() != now.order_name()
                 && pending.datastore == now.datastore
                 && pending.is_at_work()
         };
-        if !now.is_at_work()
-            && self.known.values().map(|(_, pending)| pending).filter(at_work).count() >= parallel
-        {
+        let at_work: BTreeSet<String> = all().filter(at_work).map(Pending::order_name).collect();
+        if now.upid.is_none() && !ordered && at_work.len() >= parallel {
             return Ok(Claim::Full);
         }
-        let blind = now.is_ordered();
+        let blind = ordered;
         let mut pending = Box::new(now.clone());
         pending.ordering = Some(me);
         pending.upid = None;
         self.write(&pending)?;
         Ok(Claim::Mine { pending, blind })
+    }
+
+    /// Writes down what a person asks for, each in the place of one that is asked for and open already: those that are
+    /// in the queue then. What joins another is of that one's order, and the rest is ordered one by one.
+    ///
+    /// # Errors
+    /// Names the file.
+    pub fn enlist(&mut self, wanted: Vec<Pending>) -> Result<Vec<Pending>> {
+        let _lock = self.lock()?;
+        self.refresh()?;
+        let same = |known: &&&Pending, new: &Pending| {
+            known.by_hand
+                && known.ended.is_none()
+                && known.datastore == new.datastore
+                && known.snapshot == new.snapshot
+        };
+        let all = self.all();
+        let found = |new: &Pending| all.iter().find(|known| same(known, new)).copied().cloned();
+        let joined: Vec<Option<Pending>> = wanted.iter().map(found).collect();
+        let alone = joined.iter().any(Option::is_some) || wanted.len() == 1;
+        let mut enlisted = Vec::new();
+        for (mut new, joined) in wanted.into_iter().zip(joined) {
+            if let Some(joined) = joined {
+                enlisted.push(joined);
+                continue;
+            }
+            if alone {
+                new.group = None;
+            }
+            self.write(&new)?;
+            enlisted.push(new);
+        }
+        Ok(enlisted)
     }
 
     /// Writes a verify down durably; a new one too.

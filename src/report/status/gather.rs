@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -14,7 +15,7 @@ use crate::report::not_back::{Lost, on_the_node};
 use crate::run::{Left, Runs};
 use crate::sys::text::{count, printable};
 use crate::sys::{Root, clock};
-use crate::verify::Looks;
+use crate::verify::{Looks, Pending};
 use crate::vzdump::{GuestType, Vmid};
 
 const SCHEMA: u32 = 1;
@@ -235,18 +236,62 @@ fn going_on(root: &Root, history: &History, now: DateTime<Utc>) -> Result<Vec<No
         );
         going_on.push(Now { vmid: Vmid(vmid), what: What::Unseen, since, message });
     }
+    going_on.extend(by_hand(root, now)?);
+    let queued = crate::verify::pending(root)?;
     for (vmid, past) in &history.guests {
         let Some(Proof::Pending(since)) = past.proof else { continue };
         let storage = past.last.as_ref().and_then(|last| last.record.storage.as_deref());
         let since = moment(since, now);
-        let message = format!(
-            "the verify of its backup on storage {} is under way, {} so far",
-            printable(storage.unwrap_or("?"), 100),
-            age(since.age_s)
-        );
+        let storage = printable(storage.unwrap_or("?"), 100);
+        let its = |one: &&Pending| one.vmid == *vmid && !one.by_hand && one.is_queued();
+        let message = match queued.iter().find(its) {
+            Some(waits) => {
+                let since = age(since.age_s);
+                format!(
+                    "the verify of its backup on storage {storage} waits, {since} so far{}",
+                    why(waits)
+                )
+            }
+            None => format!(
+                "the verify of its backup on storage {storage} is under way, {} so far",
+                age(since.age_s)
+            ),
+        };
         going_on.push(Now { vmid: *vmid, what: What::Verify, since: Some(since), message });
     }
     Ok(going_on)
+}
+
+/// The verifies that people have asked for, by guest and storage.
+fn by_hand(root: &Root, now: DateTime<Utc>) -> Result<Vec<Now>> {
+    let mut asked: BTreeMap<(Vmid, String), Vec<Pending>> = BTreeMap::new();
+    for one in crate::verify::pending(root)? {
+        if one.by_hand && one.ended.is_none() {
+            asked.entry((one.vmid, one.storage.clone())).or_default().push(one);
+        }
+    }
+    let told = asked.into_iter().map(|((vmid, storage), all)| {
+        let since = all.first().and_then(|one| one.since.parse().ok());
+        let waiting: Vec<&Pending> = all.iter().filter(|one| one.is_queued()).collect();
+        let message = format!(
+            "{} on storage {} to be verified on somebody's order: {} under way, {} waiting{}",
+            count(all.len(), "backup"),
+            printable(&storage, 100),
+            all.len() - waiting.len(),
+            waiting.len(),
+            waiting
+                .iter()
+                .find_map(|one| one.trouble.as_ref().map(|_| why(one)))
+                .unwrap_or_default()
+        );
+        Now { vmid, what: What::Verify, since: since.map(|since| moment(since, now)), message }
+    });
+    Ok(told.collect())
+}
+
+fn why(waits: &Pending) -> String {
+    let reason = waits.trouble.as_ref().map(|trouble| printable(&trouble.reason, 300));
+    reason.map_or(String::new(), |reason| format!(" ({reason})"))
 }
 
 /// What is wrong with the node itself.

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::{Collection, Collector, LIMIT, limit};
 use crate::config::Settings;
 use crate::journal::VerifyOutcome;
-use crate::pbs::{Findings, Pbs, TaskStatus, Upid};
+use crate::pbs::{Error, Findings, Pbs, TaskStatus, Upid};
 use crate::sys::clock;
 use crate::verify::ending::End;
 use crate::verify::judge::{Evidence, Retry, Verdict, not_encrypted, unanswered};
@@ -25,7 +25,7 @@ impl Collection<'_> {
             Ok(pbs) => pbs,
             Err(error) => return self.not_answered(pending, None, &error),
         };
-        let ending = match pbs.status(upid, self.question()) {
+        let ending = match self.status(&pbs, upid) {
             Ok(TaskStatus::Running) => {
                 let left = pending.age(clock::now()) > LIMIT;
                 let reason = format!("the server is at it for longer than {}: {upid}", limit());
@@ -51,6 +51,12 @@ impl Collection<'_> {
             evidence.log = findings.as_ref();
             verdict = evidence.judge();
         }
+        // That the verify of a group passed it over says nothing yet: it is asked for by itself.
+        let passed_over =
+            verdict.outcome == VerifyOutcome::Skipped && verdict.retry != Retry::Never;
+        if pending.group.is_some() && passed_over {
+            verdict.outcome = VerifyOutcome::Unknown;
+        }
         let more = match verdict.retry {
             Retry::Never => false,
             Retry::FewTimes => pending.starts < MOST_STARTS,
@@ -71,6 +77,16 @@ impl Collection<'_> {
         let protected =
             asked.and_then(|_| pbs.is_protected(&pending.snapshot, self.question()).ok());
         self.close(pending, End::of(verdict, &pbs, state.ok()).protected(protected))
+    }
+
+    /// How a task stands; each is asked for once in a round.
+    fn status(&mut self, pbs: &Pbs, upid: &Upid) -> Result<TaskStatus, Error> {
+        if let Some(known) = self.statuses.get(upid.as_str()) {
+            return Ok(known.clone());
+        }
+        let status = pbs.status(upid, self.question())?;
+        self.statuses.insert(upid.as_str().to_owned(), status.clone());
+        Ok(status)
     }
 
     /// What a task's log says of a snapshot; None where it cannot be read.
@@ -95,12 +111,13 @@ impl Collection<'_> {
         settings: &Settings,
     ) -> Result<()> {
         let in_the_way = verdict.retry == Retry::ForADay;
-        let first = pending.starts <= 1 && !in_the_way;
+        let first = pending.starts <= 1 && !in_the_way && pending.group.is_none();
         if first && !matches!(self.collector, Collector::BackupEnd { .. }) {
             return self.start(pending, settings);
         }
         self.queue.change(pending, |mut pending| {
             pending.upid = None;
+            pending.group = None;
             pending.starts -= u32::from(in_the_way && pending.starts > 0);
             pending.note(verdict);
             Ok(Some(pending))

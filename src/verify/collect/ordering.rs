@@ -14,7 +14,7 @@ use crate::verify::pending::Pending;
 use crate::verify::queue::Claim;
 
 /// A server begins a task within milliseconds of the order.
-const ON_ITS_WAY: Duration = Duration::from_secs(1);
+pub(super) const ON_ITS_WAY: Duration = Duration::from_secs(1);
 
 impl Collection<'_> {
     /// Whether the server may have started to verify the snapshot by itself: not known yet, and it has not left another
@@ -63,6 +63,9 @@ impl Collection<'_> {
             Claim::Full | Claim::Others => return Ok(()),
         };
         let claimed = pending.clone();
+        if pending.group.is_some() {
+            return self.start_group(claimed, blind);
+        }
         let given = self.give(&mut pending, blind);
         pending.ordering = None;
         match &given {
@@ -109,15 +112,7 @@ impl Collection<'_> {
                 Ok(())
             }
             Err(error) => {
-                // Most of all an answer that did not come: the server may be at it all the same.
-                pending.unanswered = !matches!(
-                    error,
-                    Error::Unreachable { unsent: true, .. }
-                        | Error::Misconfigured(_)
-                        | Error::Denied { .. }
-                        | Error::Refused { .. }
-                        | Error::Gone
-                );
+                pending.unanswered = may_have_begun(&error);
                 // What was not begun proved nothing, and is no attempt.
                 pending.starts += u32::from(pending.unanswered);
                 self.servers.note(&pbs, &error);
@@ -162,8 +157,20 @@ impl Collection<'_> {
     }
 }
 
+/// Whether the server may be at it all the same: most of all where its answer did not come.
+pub(super) fn may_have_begun(error: &Error) -> bool {
+    !matches!(
+        error,
+        Error::Unreachable { unsent: true, .. }
+            | Error::Misconfigured(_)
+            | Error::Denied { .. }
+            | Error::Refused { .. }
+            | Error::Gone
+    )
+}
+
 /// Whether a server that does not tell its tasks may verify all the same.
-fn tells_nothing(error: &Error) -> bool {
+pub(super) fn tells_nothing(error: &Error) -> bool {
     !matches!(error, Error::Denied { status: 401, .. } | Error::Misconfigured(_))
         && unanswered(error).outcome != VerifyOutcome::Unreachable
 }

@@ -93,6 +93,7 @@ impl SimPbs {
             verify_time: config.verify_time,
             unauthorized_delay: config.unauthorized_delay,
             clock_ahead: 0,
+            forgets_groups: false,
             clock_stopped: None,
             access: access::Access::default(),
             datastores: std::collections::BTreeMap::new(),

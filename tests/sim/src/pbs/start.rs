@@ -35,6 +35,7 @@ pub fn verify(state: &mut State, request: &Request, auth_id: &str, store: &str) 
                 }
                 match time {
                     Some(time) => Target::Snapshot(SnapshotId::new(store, ns, kind, id, time)),
+                    None if state.forgets_groups => Target::Namespace(String::new()),
                     None => Target::Group(ns.to_owned(), kind.to_owned(), id.to_owned()),
                 }
             }

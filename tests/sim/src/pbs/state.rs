@@ -40,6 +40,8 @@ pub struct State {
     pub unauthorized_delay: Duration,
     /// Milliseconds by which the server's clock is ahead.
     pub clock_ahead: i64,
+    /// Whether the verify of a group is taken for one of the whole datastore.
+    pub forgets_groups: bool,
     /// Where the server's clock stands still (epoch milliseconds), if it does.
     pub clock_stopped: Option<i64>,
     /// Users, tokens and their rights.
