@@ -6,6 +6,8 @@ mod collector;
 mod look;
 #[path = "verify/many.rs"]
 mod many;
+#[path = "verify/outcomes.rs"]
+mod outcomes;
 #[path = "verify/policy.rs"]
 mod policy;
 #[path = "verify/queue.rs"]

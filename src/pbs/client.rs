@@ -84,8 +84,8 @@ impl fmt::Display for Error {
                 write!(f, "backup server refused ({status}): {reason}")
             }
             Error::Gone => f.write_str(
-                "the snapshot is not on the server: it was pruned or removed, its datastore's disk is not mounted, or \
-                 the storage leads elsewhere now",
+                "the snapshot is not on the server: it was pruned or removed, its group was moved to another namespace, \
+                 its datastore's disk is not mounted, or the storage leads elsewhere now",
             ),
             Error::Invalid(reason) => {
                 write!(f, "answer of the backup server not understood: {reason}")
