@@ -203,6 +203,7 @@ impl World {
                 .unwrap()
                 .to_rfc3339_opts(chrono::SecondsFormat::Nanos, true),
             after: Vec::new(),
+            not_in_backup: Vec::new(),
         });
         let mut worker = Process::find(i32::try_from(std::process::id()).unwrap()).unwrap();
         worker.boot = "another".to_string();

@@ -13,4 +13,5 @@ mod stacks {
     mod not_back;
     mod not_in_backup;
     mod order;
+    mod shared;
 }

@@ -6,6 +6,7 @@ use serde_json::json;
 use super::{print_json, tell};
 use crate::guest::Place;
 use crate::identity::{self, Change, Outlook, Verdict};
+use crate::quiesce;
 use crate::setup::{drop_in, snippet};
 use crate::sys::Root;
 use crate::sys::text::printable;
@@ -16,6 +17,11 @@ pub fn check(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
     let Outlook { decision, change, inside, compared_with, unread } =
         identity::foresee(root, vmid)?;
     let is_called = is_called(root, vmid)?;
+    let original = match &decision.verdict {
+        Verdict::Change(due) => due.original,
+        Verdict::Keep { .. } | Verdict::InDoubt => None,
+    };
+    let shared = quiesce::foresee(root, vmid, original);
     if as_json {
         let outlook = json!({
             "vmid": vmid,
@@ -25,15 +31,19 @@ pub fn check(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
                 Verdict::InDoubt => "in-doubt",
             },
             "reason": decision.reason,
-            "original": match &decision.verdict {
-                Verdict::Change(due) => due.original,
-                Verdict::Keep { .. } | Verdict::InDoubt => None,
-            },
+            "original": original,
             "changes": change.iter().flat_map(changes).collect::<Vec<_>>(),
             "inside": inside,
             "compared_with": compared_with,
             "not_looked_at": unread,
             "called": is_called,
+            "shared": shared.mount_points.iter().map(|it| json!({
+                "path": it.path, "site": it.site.to_string(), "with": it.by, "writable": it.writable,
+            })).collect::<Vec<_>>(),
+            "held_back": shared.held_back.iter().map(|(name, reason)| json!({
+                "name": name, "reason": reason,
+            })).collect::<Vec<_>>(),
+            "shared_notes": shared.notes,
         });
         return print_json(&serde_json::to_string_pretty(&outlook)?);
     }
@@ -67,6 +77,7 @@ pub fn check(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
             }
         }
     }
+    tell_shared(&shared)?;
     for why in unread {
         tell(&format!("Not looked at, for it can't be read: {why}"))?;
     }
@@ -77,6 +88,20 @@ pub fn check(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
         ))?;
     }
     Ok(())
+}
+
+/// What the guest shares with others, and the containers that are not started for it.
+fn tell_shared(shared: &quiesce::Outlook) -> Result<()> {
+    for claimed in &shared.mount_points {
+        tell(&format!("Shared: {claimed}."))?;
+    }
+    if !shared.mount_points.is_empty() && shared.held_back.is_empty() {
+        tell("Containers that write there are not started; restore.shared allows it.")?;
+    }
+    for (name, why) in &shared.held_back {
+        tell(&format!("Not started: {name}: {why}"))?;
+    }
+    shared.notes.iter().try_for_each(|note| tell(&format!("Note: {note}")))
 }
 
 /// Whether its hookscript or the unit of its start calls us.
@@ -97,11 +122,16 @@ pub fn adopt(root: &Root, vmid: Vmid) -> Result<()> {
 /// Does what is due before a guest starts. What went wrong is a line too: the guest starts all the same.
 pub fn pre_start(root: &Root, vmid: Vmid) -> Result<()> {
     match identity::pre_start(root, vmid) {
-        Ok(lines) => lines.iter().try_for_each(|line| tell(line)),
+        Ok(lines) => lines.iter().try_for_each(|line| tell(line))?,
         Err(error) => {
-            tell(&format!("guest {vmid} starts with the identity that it has: {error:#}"))
+            tell(&format!("guest {vmid} starts with the identity that it has: {error:#}"))?;
         }
     }
+    quiesce::shared_mount_points(root, vmid).iter().try_for_each(|claimed| {
+        tell(&format!(
+            "guest {vmid} has {claimed}: its containers that write there are not started"
+        ))
+    })
 }
 
 /// A hardware address is drawn at the start itself.

@@ -160,6 +160,9 @@ pub struct Restore {
     /// Whether a hookscript that a guest already has is kept and called by ours. Default: true; without it
     /// such a guest is not enabled.
     pub chain: bool,
+    /// What a copy may share with its original and write to: directories of the node, or `SERVER:/DIRECTORY`. Default:
+    /// nothing.
+    pub shared: Vec<String>,
 }
 
 /// `[report]`: who is told beside the task log, the journal and the system's log.
@@ -198,6 +201,7 @@ impl From<Written> for Settings {
             machine_id: true,
             ssh_host_keys: true,
             chain: written.restore.chain.unwrap_or(true),
+            shared: Vec::new(),
         };
         Settings {
             quiesce: Quiesce {

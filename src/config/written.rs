@@ -88,6 +88,8 @@ pub struct WrittenRestore {
     pub machine_id: Option<bool>,
     pub ssh_host_keys: Option<bool>,
     pub chain: Option<bool>,
+    #[serde(deserialize_with = "places")]
+    pub shared: Option<Vec<String>>,
 }
 
 /// The part of `[restore]` that a guest may have for itself.
@@ -100,6 +102,8 @@ pub struct Copied {
     pub address: Option<Address>,
     pub machine_id: Option<bool>,
     pub ssh_host_keys: Option<bool>,
+    #[serde(deserialize_with = "places")]
+    pub shared: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -129,6 +133,7 @@ impl WrittenRestore {
             address: self.address,
             machine_id: self.machine_id,
             ssh_host_keys: self.ssh_host_keys,
+            shared: self.shared.clone(),
         }
     }
 }
@@ -154,6 +159,7 @@ impl Copied {
             address: self.address.unwrap_or(restore.address),
             machine_id: self.machine_id.unwrap_or(restore.machine_id),
             ssh_host_keys: self.ssh_host_keys.unwrap_or(restore.ssh_host_keys),
+            shared: self.shared.clone().unwrap_or(restore.shared),
             ..restore
         }
     }
@@ -235,6 +241,22 @@ fn absolute<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>
     checked(deserializer, |path| {
         (!path.starts_with('/')).then(|| "a directory's whole path begins with /".to_string())
     })
+}
+
+/// What may be shared: directories of a node, or of a server.
+fn places<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    let places = Vec::<String>::deserialize(deserializer)?;
+    let is_place = |place: &&String| {
+        place.starts_with('/')
+            || place.split_once(":/").is_some_and(|(server, _)| !server.is_empty())
+    };
+    if let Some(odd) = places.iter().find(|place| !is_place(place)) {
+        let odd = printable(odd, 100);
+        return Err(serde::de::Error::custom(format!(
+            "'{odd}' does not do: a place is a directory's whole path, /DIRECTORY, or SERVER:/DIRECTORY"
+        )));
+    }
+    Ok(Some(places))
 }
 
 fn url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {

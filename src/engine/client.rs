@@ -70,6 +70,18 @@ impl Engine {
         &self.path
     }
 
+    /// What a person types in the guest to speak to it: `docker`, or `podman` with the socket of a user's own.
+    pub fn client_command(&self) -> String {
+        let (program, option) = match self.kind {
+            Kind::Docker => ("docker", "-H"),
+            Kind::Podman => ("podman", "--url"),
+        };
+        match self.path.starts_with("/run/user/") {
+            true => format!("{program} {option} unix://{}", self.path),
+            false => program.to_string(),
+        }
+    }
+
     /// Whether the engine answers, whatever it answers.
     pub fn ping(&self, deadline: Instant) -> Result<(), Error> {
         match self.get("/_ping", ACTION_LIMIT, deadline) {

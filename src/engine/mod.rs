@@ -4,6 +4,7 @@
 //! Nothing the engine says is trusted: answers are bounded in bytes and time, and an id goes into a path only
 //! after it was seen to be one.
 
+mod backing;
 mod client;
 mod container;
 mod database;
@@ -13,6 +14,7 @@ mod info;
 mod kept;
 mod standing;
 
+pub use backing::Backing;
 pub use client::{Engine, Error};
 pub use container::{Container, Health, Restart, Status};
 pub use engines::{Engines, Kind, Unreachable, at_once, client_of};

@@ -50,6 +50,8 @@ pub struct Mount {
     pub path: String,
     /// Whether vzdump puts it into the archive: `backup=1`, and no bind mount or device.
     pub in_backup: bool,
+    /// The guest may not write there.
+    pub read_only: bool,
     /// What is mounted: a volume such as `local-lvm:vm-9001-disk-1`, or a directory or device of the node.
     pub source: String,
 }
@@ -146,7 +148,7 @@ fn mount(value: &str) -> Option<Mount> {
     let path = option("mp")?.trim_end_matches('/').to_string();
     let source = volume(value)?;
     let in_backup = !source.starts_with('/') && option("backup").is_some_and(is_on);
-    Some(Mount { path, in_backup, source })
+    Some(Mount { path, in_backup, read_only: option("ro").is_some_and(is_on), source })
 }
 
 /// What LXC mounts beside Proxmox VE's mount points, as in fstab: `/tank/media mnt/media none bind,create=dir 0 0`. A
@@ -155,12 +157,14 @@ fn entry(setting: &str) -> Option<Mount> {
     let value = setting.trim_start().strip_prefix([':', '='])?;
     let mut fields = value.split_whitespace().map(|field| field.replace("\\040", " "));
     let (source, target) = (fields.next()?, fields.next()?);
+    let read_only = fields.nth(1).is_some_and(|options| options.split(',').any(|it| it == "ro"));
     // Below the guest's root, or with the path under which LXC mounts that.
     let target = target.split_once("/rootfs/").map_or(target.as_str(), |(_, target)| target);
     let path = format!("/{}", target.trim_matches('/'));
     let is_data =
         !["/dev", "/proc", "/sys", "/run"].iter().any(|no| Path::new(&path).starts_with(no));
-    (source.starts_with('/') && is_data).then_some(Mount { path, in_backup: false, source })
+    let mount = Mount { path, in_backup: false, read_only, source };
+    (mount.source.starts_with('/') && is_data).then_some(mount)
 }
 
 fn is_on(value: &str) -> bool {

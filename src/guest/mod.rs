@@ -12,6 +12,7 @@ mod reboot;
 mod reported;
 mod revive;
 mod running;
+mod sites;
 mod volumes;
 
 pub use cluster::{Member, members, node_name};
@@ -23,4 +24,5 @@ pub use reboot::asked_to_reboot;
 pub use reported::reported;
 pub use revive::{lift_lock, set_hookscript, start, start_command, thaw, way_to_start};
 pub use running::{Guest, State};
+pub use sites::{Holder, Site, Sites, of_mounted, server};
 pub use volumes::{LeftOut, Volumes};

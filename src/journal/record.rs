@@ -135,7 +135,7 @@ pub struct ContainerRecord {
     pub action: String,
     pub stop_ms: Option<u64>,
     pub start_ms: Option<u64>,
-    /// `back`, `gone`, `left`, `failed`, or `open` where it is not back yet.
+    /// `back`, `gone`, `left`, `failed`, `held-back`, or `open` where it is not back yet.
     pub fate: String,
     /// Why it is not back, or was left as it is.
     pub error: Option<String>,
@@ -225,6 +225,9 @@ pub struct Settled {
     pub containers: Vec<ContainerRecord>,
     /// What else a person should know, such as a container that runs but is not healthy.
     pub notes: Vec<String>,
+    /// What the backup that the guest was restored from did not hold, in sentences.
+    #[serde(default)]
+    pub lost: Vec<String>,
     /// How long the guest's engine was waited for, in ms.
     pub engine_ms: u64,
     /// From then until everything was up, in ms.

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::plan::AFTER_LABEL;
+use super::shared::{Shared, Verdict};
 use crate::config::Strategy;
 use crate::engine::{Container, Engine, Error, Health, Status};
 use crate::run::{By, Fate, Step};
@@ -59,6 +60,8 @@ pub struct Effort {
     /// The ids of all containers of the run.
     pub known: Arc<HashSet<String>>,
     pub steps: Arc<[Step]>,
+    /// Of a copy: what it shares with others.
+    pub shared: Option<Arc<Shared>>,
     pub deadline: Instant,
 }
 
@@ -87,8 +90,8 @@ impl Effort {
             Status::Running if clock::boot_ms() < self.window(step, &container) => {
                 Ok(Back::NotKnown)
             }
-            Status::Running => Ok(Back::Already(self.run_after(step, &container))),
-            Status::Restarting => Ok(Back::Already(None)),
+            Status::Running => self.runs(&container, self.run_after(step, &container)),
+            Status::Restarting => self.runs(&container, None),
             Status::Paused if step.action == Strategy::Pause => self.unpause(step, &container),
             Status::Paused => Ok(Back::Fate(Fate::Left("somebody else has paused it".to_string()))),
             Status::Exited | Status::Created if self.is_its_own_affair(step, &container) => {
@@ -128,7 +131,35 @@ impl Effort {
             && (self.by == By::Note || !failed_to_come_up(container))
     }
 
+    /// What is to become of a container, where the guest is a copy.
+    fn verdict(&self, container: &Container) -> Result<Verdict, Error> {
+        match &self.shared {
+            Some(shared) => shared.verdict(container, &self.engine, self.deadline),
+            None => Ok(Verdict::Free),
+        }
+    }
+
+    /// A container runs; that of a copy may have been started by its engine, by its restart policy.
+    fn runs(&self, container: &Container, trouble: Option<String>) -> Result<Back, Error> {
+        let name = text::printable(&container.name, 80);
+        let shares = match self.verdict(container)? {
+            Verdict::Free => None,
+            Verdict::Reads(what) => Some(what),
+            Verdict::Held(why) => Some(format!("{name} runs already, and {why}")),
+        };
+        Ok(Back::Already(both(trouble, shares)))
+    }
+
     fn start(&self, step: &Step, container: &Container) -> Result<Back, Error> {
+        let reads = match (self.verdict(container)?, &self.shared) {
+            (Verdict::Held(why), Some(shared)) => {
+                let way = shared.way_to_start(container, &self.engine);
+                let why = format!("{why}; to start it all the same: {way}");
+                return Ok(Back::Fate(Fate::HeldBack(why)));
+            }
+            (Verdict::Reads(what), _) => Some(what),
+            _ => None,
+        };
         if self.by == By::Note {
             self.await_healthy(container);
         }
@@ -141,7 +172,12 @@ impl Effort {
             }
             done => done,
         }?;
-        Ok(self.started(step, container, began))
+        Ok(match self.started(step, container, began) {
+            Back::Started { id, ms, trouble } => {
+                Back::Started { id, ms, trouble: both(trouble, reads) }
+            }
+            other => other,
+        })
     }
 
     /// Waits, as compose does where the stack says so, until what the container needs is healthy, or known not to be.
@@ -228,4 +264,11 @@ impl Effort {
 /// Whether a container that was started ended again at once, and with an error.
 pub fn failed_to_come_up(container: &Container) -> bool {
     container.exit_code != 0 && container.ran_for().is_some_and(|time| time < COMING_UP)
+}
+
+fn both(one: Option<String>, other: Option<String>) -> Option<String> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(format!("{one}; {other}")),
+        (one, other) => one.or(other),
+    }
 }

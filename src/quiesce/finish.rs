@@ -150,6 +150,7 @@ pub fn settled(run: &Run, engine: Duration, took: Duration, left: Option<String>
         quiesced: run.opened.clone(),
         containers: container_records(run),
         notes: run.notes.clone(),
+        lost: Vec::new(),
         engine_ms: ms(engine),
         took_ms: ms(took),
         left,
@@ -172,6 +173,7 @@ fn container_records(run: &Run) -> Vec<ContainerRecord> {
             Fate::Gone => ("gone", step.is_removed().then(|| step.why_not_back())),
             Fate::Left(why) => ("left", Some(why.clone())),
             Fate::Failed(why) => ("failed", Some(why.clone())),
+            Fate::HeldBack(why) => ("held-back", Some(why.clone())),
         };
         let action = match (quiesce.by, step.action) {
             (By::GuestShutdown, _) => "shutdown",

@@ -154,7 +154,7 @@ pub fn take_out(
             continue;
         };
         let over = match &step.fate {
-            Fate::Back | Fate::Left(_) => true,
+            Fate::Back | Fate::Left(_) | Fate::HeldBack(_) => true,
             // What somebody has removed since is nobody's loss; what was removed during the backup is.
             Fate::Gone => !entry.removed,
             Fate::Open | Fate::Failed(_) => false,

@@ -75,11 +75,13 @@ pub fn remove(run_id: &str, guest: &Guest) -> Result<()> {
 /// A run as far as the note in a guest knows it; its job is nobody's.
 pub fn run_of(note: Quiesced, vmid: Vmid, by: By) -> Run {
     let nobody = Process { pid: 0, started: 0, boot: String::new() };
+    let noted = Some(note.vmid).filter(|_| by == By::Note);
     let steps = note.containers.into_iter().map(Step::from).collect();
     let quiesce = Quiesce::new(by, steps);
     Run {
         id: note.run,
         opened: note.time,
+        noted,
         was_running: true,
         quiesce: Some(quiesce),
         ..Run::new(

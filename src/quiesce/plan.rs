@@ -65,12 +65,12 @@ pub fn plan(vmid: Vmid, containers: &[Container], settings: &Settings, volumes: 
             action,
             started_at: container.started_at.clone(),
             after: Vec::new(),
+            not_in_backup: paths.of(container),
         };
         plan.steps.push(Step {
             stop_timeout: container.stop_timeout,
             before: container.label(BEFORE_LABEL).map(String::from),
             way_back: way_back(container),
-            not_in_backup: paths.of(container),
             ..Step::from(known)
         });
     }

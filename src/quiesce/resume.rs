@@ -9,6 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::effort::{Back, Effort, failed_to_come_up};
 use super::order::{Event, acyclic, in_order, turned_round};
 use super::prove::prove;
+use super::shared::Shared;
 use crate::engine::{Engines, Error, Health, Status};
 use crate::guest::{Place, State};
 use crate::report::not_back::still_open;
@@ -98,13 +99,14 @@ pub fn resume(
 
 /// Tries all that is not back, of the engines that answer, until it is or a pause would not help.
 fn rounds(root: &Root, run: &mut Run, engines: &Engines, deadline: Instant) {
+    let shared = shared_of(root, run).map(Arc::new);
     let mut pauses = PAUSES.iter();
     let patience = match run.quiesce.as_ref().map(|quiesce| quiesce.by) {
         Some(By::GuestShutdown) => deadline.min(Instant::now() + SHUTDOWN_PATIENCE),
         _ => deadline,
     };
     loop {
-        let well = one_round(root, run, engines, deadline);
+        let well = one_round(root, run, engines, shared.as_ref(), deadline);
         let pause = match well {
             true if Instant::now() < patience => Some(&LOOK),
             true => None,
@@ -119,6 +121,13 @@ fn rounds(root: &Root, run: &mut Run, engines: &Engines, deadline: Instant) {
             break;
         }
     }
+}
+
+/// What the guest shares with others, where its containers come up by the note in it and it may be a copy.
+fn shared_of(root: &Root, run: &Run) -> Option<Shared> {
+    run.quiesce.as_ref().filter(|quiesce| quiesce.by == By::Note)?;
+    let State::Running(guest) = State::of(root, run.vmid).ok()? else { return None };
+    Shared::of(root, run.vmid, run.noted, Some(&guest))
 }
 
 /// Why the run's guest is not the one that is here now: gone, moved, or another under the same VMID.
@@ -217,7 +226,13 @@ fn answering(engines: Engines, wanted: &BTreeSet<String>) -> Result<Engines, Str
 }
 
 /// Tries every container that is not back, of the engines that answer, once. Returns whether none of them failed.
-fn one_round(root: &Root, run: &mut Run, engines: &Engines, deadline: Instant) -> bool {
+fn one_round(
+    root: &Root,
+    run: &mut Run,
+    engines: &Engines,
+    shared: Option<&Arc<Shared>>,
+    deadline: Instant,
+) -> bool {
     let Some(quiesce) = run.quiesce.as_ref() else { return true };
     let steps: Arc<[Step]> = quiesce.steps.as_slice().into();
     let waits_for = start_order(&steps);
@@ -231,7 +246,8 @@ fn one_round(root: &Root, run: &mut Run, engines: &Engines, deadline: Instant) -
         efforts.entry(step.engine.clone()).or_insert_with_key(|engine| {
             let engine = engines.at(engine).ok()?.clone();
             let (known, steps) = (Arc::clone(&known), Arc::clone(&steps));
-            Some(Effort { engine, by, over, since, known, steps, deadline })
+            let shared = shared.cloned();
+            Some(Effort { engine, by, over, since, known, steps, shared, deadline })
         });
     }
     let (mut well, mut changed) = (true, false);

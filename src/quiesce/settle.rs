@@ -6,13 +6,15 @@ use anyhow::{Result, bail};
 use super::bring_back::{BroughtBack, Errand, bring_back_locked};
 use super::finish::{settled, why_over};
 use super::left::{mark_told_locked, set_aside, take_out};
+use super::lost::lost;
 use super::note::{self, Found};
 use super::resume::{await_engines, look_again, note_unhealthy, resume};
 use crate::guest::State;
 use crate::journal::{ContainerRecord, Journal, Record, Settled};
+use crate::report::lines::say;
 use crate::report::not_back::{Partly, all_back};
 use crate::report::{log, mail};
-use crate::run::{By, Left, QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesced, Run, Runs};
+use crate::run::{By, Fate, Left, QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesced, Run, Runs};
 use crate::sys::text::{count, printable, seconds};
 use crate::sys::{Root, failpoint};
 use crate::vzdump::Vmid;
@@ -179,7 +181,8 @@ fn bring_up(
     if !State::of(root, vmid)?.is_running() {
         return Ok(not_running());
     }
-    let record = settled(&run, waited, began.elapsed(), left.clone());
+    let record =
+        Settled { lost: lost(root, &run), ..settled(&run, waited, began.elapsed(), left.clone()) };
     tell(root, &record);
     failpoint::reach(root, "settled");
     // A full disk is no reason to go through it again at the next start.
@@ -194,7 +197,8 @@ fn bring_up(
     if let Some(partly) = Partly::of(&run) {
         return journalled.map(|()| BroughtBack::Partly(partly));
     }
-    let (started, all) = (run.started(), run.fates().len());
+    let held_back = run.fates().iter().filter(|fate| matches!(fate, Fate::HeldBack(_))).count();
+    let (started, all) = (run.started(), run.fates().len() - held_back);
     journalled.map(|()| BroughtBack::All { started, all })
 }
 
@@ -212,6 +216,8 @@ fn tell(root: &Root, record: &Settled) {
         return log::notice(record.vmid, &words);
     }
     let message = format!("not everything that ran when it was backed up is up: {complaints}");
+    // A person who asked for it reads it here, and the system's log has it of a unit.
+    say(&format!("guest {}: {message}", record.vmid));
     log::warning(record.vmid, &message);
     let subject = format!("Stillpoint: guest {} did not come up as it was", record.vmid);
     if let Err(error) = mail::about(root, record.vmid, &subject, &message) {
@@ -227,6 +233,11 @@ fn complaints(record: &Settled) -> String {
             printable(&container.name, 80),
             printable(container.error.as_deref().unwrap_or_default(), 300)
         )),
+        "held-back" => Some(format!(
+            "{} is not started: {}",
+            printable(&container.name, 80),
+            printable(container.error.as_deref().unwrap_or_default(), 1000)
+        )),
         // One that was only paused was run with --rm: its engine removes it when it finds it dead.
         "gone" if container.action == "stop" => {
             Some(format!("{} is no longer there", printable(&container.name, 80)))
@@ -235,6 +246,7 @@ fn complaints(record: &Settled) -> String {
     };
     let mut complaints: Vec<String> = record.containers.iter().filter_map(failed).collect();
     complaints.truncate(20);
+    complaints.extend(record.lost.iter().cloned());
     complaints.extend(record.notes.iter().take(20).cloned());
     complaints.extend(record.left.clone());
     complaints.join("; ")

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::journal::{
-    Backup, ContainerRecord, Entry, Journal, Outcome, Recovered, Verify, VerifyOutcome,
+    Backup, ContainerRecord, Entry, Journal, Outcome, Recovered, Settled, Verify, VerifyOutcome,
 };
 use crate::pbs::Snapshot;
 use crate::sys::Root;
@@ -16,7 +16,7 @@ use crate::sys::text::printable;
 use crate::vzdump::Vmid;
 
 /// The kinds of records that tell nothing of a guest's last backup.
-const OTHER_KINDS: [&str; 3] = ["settled", "identity", "renewed"];
+const OTHER_KINDS: [&str; 2] = ["identity", "renewed"];
 
 /// How many containers, and how many reasons, are remembered of a guest: nobody reads more of them at once.
 const MOST: usize = 20;
@@ -54,6 +54,8 @@ pub struct Past {
     pub last_verified: Option<DateTime<Utc>>,
     /// The snapshots that are known to be good, and since when: the newest first.
     pub proven: Vec<(DateTime<Utc>, Verify)>,
+    /// What its last settling, after a start of the guest, left to say.
+    pub settled: Option<LastSettled>,
     /// The run and the snapshot's time of the last one that was made.
     made: (String, Option<i64>),
     /// Verifies that were over before their backup was journalled, with its run: the latest last.
@@ -69,6 +71,23 @@ pub struct LastBackup {
     pub record: Backup,
     /// Containers that ran before it and are not known to be back since.
     pub not_back: Vec<String>,
+}
+
+/// What the last settling of a guest left to say.
+#[derive(Clone, Debug)]
+pub struct LastSettled {
+    pub time: DateTime<Utc>,
+    pub held_back: Vec<HeldBack>,
+    /// What the backup that it was restored from did not hold, in words.
+    pub lost: Vec<String>,
+}
+
+/// A container of a copy that was not started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldBack {
+    pub id: String,
+    pub name: String,
+    pub why: String,
 }
 
 /// What is known of the proof of a backup.
@@ -125,6 +144,9 @@ impl History {
             ("recovered", Some(_)) => Recovered::deserialize(&record).map(|recovered| {
                 self.guests.entry(recovered.vmid).or_default().recovered(&recovered);
             }),
+            ("settled", Some(time)) => Settled::deserialize(&record).map(|settled| {
+                self.guests.entry(settled.vmid).or_default().settled(time, settled);
+            }),
             (other, Some(_)) if OTHER_KINDS.contains(&other) => Ok(()),
             _ => return self.not_understood += 1,
         };
@@ -152,6 +174,14 @@ impl Past {
             if let Some((_, proof, verify)) = early {
                 self.proof = Some(proof);
                 self.verdict = verdict(verify);
+            }
+        }
+        if let Some(settled) = &mut self.settled {
+            // What ran then was started by somebody.
+            let ran = |held: &HeldBack| backup.containers.iter().any(|it| it.id == held.id);
+            settled.held_back.retain(|held| !ran(held));
+            if backup.outcome == Outcome::Ok {
+                settled.lost.clear();
             }
         }
         let not_back = not_back(&backup.containers);
@@ -190,6 +220,17 @@ impl Past {
             self.proven.truncate(MOST_PROVEN);
         }
         self.last_verified = self.proven.iter().map(|(time, _)| *time).max();
+    }
+
+    fn settled(&mut self, time: DateTime<Utc>, settled: Settled) {
+        let held_back = settled.containers.into_iter().filter(|it| it.fate == "held-back");
+        let held_back = held_back.take(MOST).map(|container| HeldBack {
+            id: container.id,
+            name: container.name,
+            why: container.error.unwrap_or_default(),
+        });
+        let lost = settled.lost.into_iter().take(MOST).collect();
+        self.settled = Some(LastSettled { time, held_back: held_back.collect(), lost });
     }
 
     fn recovered(&mut self, recovered: &Recovered) {

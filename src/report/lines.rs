@@ -104,6 +104,7 @@ pub fn back(run: &Run) -> Vec<String> {
                 "{name} could not be started: {why}; look at `{} logs {name}` in the guest",
                 client_of(&step.engine)
             )),
+            Fate::HeldBack(why) => lines.push(format!("{name} is not started: {why}")),
             Fate::Open | Fate::Back => {}
         }
     }

@@ -49,6 +49,9 @@ pub struct Run {
     pub root_volume: Option<String>,
     /// Whether the guest ran when the backup began.
     pub was_running: bool,
+    /// The guest that wrote the note that this run was read from.
+    #[serde(default)]
+    pub noted: Option<Vmid>,
     /// Why the backup does not hold the guest's containers themselves, if so.
     #[serde(default)]
     pub incomplete: Option<String>,
@@ -214,6 +217,8 @@ pub enum Fate {
     Left(String),
     /// Could not be started, with the engine's last word.
     Failed(String),
+    /// Not started, for the guest is a copy and the container would write to what another guest has too.
+    HeldBack(String),
 }
 
 impl Run {
@@ -233,6 +238,7 @@ impl Run {
             opened: clock::rfc3339(clock::now()),
             root_volume: None,
             was_running: false,
+            noted: None,
             incomplete: None,
             quiesce: None,
             unrest: Vec::new(),
@@ -343,7 +349,7 @@ impl Step {
         match self.fate {
             Fate::Open | Fate::Failed(_) => true,
             Fate::Gone => self.action == Strategy::Stop,
-            Fate::Back | Fate::Left(_) => false,
+            Fate::Back | Fate::Left(_) | Fate::HeldBack(_) => false,
         }
     }
 }
@@ -384,7 +390,7 @@ impl From<QuiescedContainer> for Step {
             prepared: false,
             started_at: container.started_at,
             after: container.after,
-            not_in_backup: Vec::new(),
+            not_in_backup: container.not_in_backup,
             requested: false,
             stop_ms: None,
             killed: None,

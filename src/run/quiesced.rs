@@ -39,6 +39,9 @@ pub struct QuiescedContainer {
     pub started_at: String,
     /// The containers, by their place in the list, that are started after this one.
     pub after: Vec<usize>,
+    /// Where data of it lay that is not in the backup; nothing in what an older version wrote.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_in_backup: Vec<String>,
 }
 
 impl Quiesced {
@@ -93,6 +96,7 @@ impl From<&super::Step> for QuiescedContainer {
             action: step.action,
             started_at: step.started_at.clone(),
             after: step.after.clone(),
+            not_in_backup: step.not_in_backup.clone(),
         }
     }
 }

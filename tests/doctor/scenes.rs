@@ -273,6 +273,7 @@ fn run(node: &Node, alive: bool, open: bool) {
         action: stillpoint::config::Strategy::Stop,
         started_at: String::new(),
         after: Vec::new(),
+        not_in_backup: Vec::new(),
     };
     let steps = if open { vec![Step::from(container)] } else { Vec::new() };
     run.quiesce = Some(Quiesce::new(By::Stillpoint, steps));

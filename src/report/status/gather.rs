@@ -6,7 +6,10 @@ use chrono::{DateTime, Utc};
 
 use super::judge::{self, Limits};
 use super::words::{age, ago};
-use super::{Backup, Guest, Level, Moment, NotBack, Now, OnStart, Problem, Status, Verify, What};
+use super::{
+    Backup, Guest, HeldBack, Level, Moment, NotBack, Now, OnStart, Problem, Settled, Status,
+    Verify, What, held_back,
+};
 use crate::config::Settings;
 use crate::guest::{Config, members, node_name, way_to_start};
 use crate::report::history::{History, LastBackup, Past, Proof};
@@ -46,6 +49,7 @@ pub fn gather(root: &Root, settings: &Settings, limits: &Limits) -> Result<Statu
         let start = if lost.is_empty() { None } else { way_to_start(root, vmid) };
         take_in(&mut guest, &lost, start.as_ref());
         guest.on_start = on_start(guest_type, &config, drop_in);
+        guest.settled = past.and_then(|past| settled(root, vmid, past, now));
         guest.problems = judge::problems(&guest, &going_on, limits);
         guest.level = judge::worst(&guest.problems);
         guests.push(guest);
@@ -117,6 +121,7 @@ fn guest(
         last_verified: past.and_then(|past| past.last_verified).map(moment),
         on_start: OnStart::None,
         not_back: Vec::new(),
+        settled: None,
     }
 }
 
@@ -153,6 +158,26 @@ fn take_in(guest: &mut Guest, lost: &[Lost], start: Option<&String>) {
             }
         }
     }
+}
+
+/// What the last start of a restored guest left to say; nothing where that is over.
+fn settled(root: &Root, vmid: Vmid, past: &Past, now: DateTime<Utc>) -> Option<Settled> {
+    let last = past.settled.as_ref()?;
+    let held = if last.held_back.is_empty() {
+        Vec::new()
+    } else {
+        held_back::still(root, vmid, &last.held_back)
+    };
+    let held = held.into_iter().map(|held| HeldBack {
+        name: printable(&held.name, 80),
+        reason: printable(&held.why, 1000),
+    });
+    let settled = Settled {
+        moment: moment(last.time, now),
+        held_back: held.collect(),
+        lost: last.lost.iter().map(|lost| printable(lost, 600)).collect(),
+    };
+    (!settled.held_back.is_empty() || !settled.lost.is_empty()).then_some(settled)
 }
 
 fn backup(last: &LastBackup, now: DateTime<Utc>) -> Backup {

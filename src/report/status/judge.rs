@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::words::{age, ago};
-use super::{Backup, Guest, Level, Now, Problem, Verify, What};
+use super::{Backup, Guest, Level, Now, Problem, Settled, Verify, What};
 use crate::journal::{Grade, Outcome};
 
 /// A verify is collected for a day; one that is not heard of for longer is lost.
@@ -27,6 +27,7 @@ pub fn problems(guest: &Guest, now: &[Now], limits: &Limits) -> Vec<Problem> {
     problems.extend(guest.backup.iter().flat_map(of_backup));
     problems.extend(of_containers(guest));
     problems.extend(guest.verify.as_ref().and_then(of_verify));
+    problems.extend(guest.settled.iter().flat_map(of_start));
     let max_age = limits.max_age.as_secs();
     if let Some(last) = &guest.last_success
         && last.age_s > max_age
@@ -60,6 +61,16 @@ fn of_backup(backup: &Backup) -> Vec<(Level, String)> {
         problems.push((Level::Warning, format!("the backup is {grade}: {reasons}")));
     }
     problems
+}
+
+/// What the start of a restored guest left to say.
+fn of_start(settled: &Settled) -> Vec<(Level, String)> {
+    let when = ago(settled.moment.age_s);
+    let held = settled.held_back.iter().map(|held| {
+        format!("{} was held back at the guest's start {when}: {}", held.name, held.reason)
+    });
+    let lost = settled.lost.iter().map(|lost| format!("restored, and started {when}: {lost}"));
+    held.chain(lost).map(|message| (Level::Warning, message)).collect()
 }
 
 /// What is not back, why where that is known, and what to do about it.
@@ -156,6 +167,7 @@ mod tests {
             last_verified: Some(moment(3600)),
             on_start: OnStart::None,
             not_back: Vec::new(),
+            settled: None,
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod check;
 mod gather;
+mod held_back;
 mod judge;
 mod table;
 mod words;
@@ -67,6 +68,8 @@ pub struct Guest {
     /// When a backup of this guest was last proven to be good.
     pub last_verified: Option<Moment>,
     pub on_start: OnStart,
+    /// What its last start after a restore left to say.
+    pub settled: Option<Settled>,
     /// Containers that ran before a backup and are not back, as far as more than their names is known of them.
     pub not_back: Vec<NotBack>,
 }
@@ -82,6 +85,26 @@ pub struct NotBack {
     /// What to run on the node, where `stillpoint resume` is not enough: the start of a guest that is down, or the command
     /// that makes the stack of a removed container anew.
     pub way_back: Option<String>,
+}
+
+/// What the last start of a restored guest left to say.
+#[derive(Clone, Debug, Serialize)]
+pub struct Settled {
+    #[serde(flatten)]
+    pub moment: Moment,
+    /// Containers that are not started, for they would write to what another guest has too; those that a person has
+    /// started since are not among them.
+    pub held_back: Vec<HeldBack>,
+    /// What the backup did not hold, in sentences.
+    pub lost: Vec<String>,
+}
+
+/// A container that was held back.
+#[derive(Clone, Debug, Serialize)]
+pub struct HeldBack {
+    pub name: String,
+    /// With the command that starts it.
+    pub reason: String,
 }
 
 /// A point in time, and how long ago that is.

@@ -4,7 +4,7 @@ use super::container::Container;
 use super::{Inner, actions, hostile, json};
 use crate::http::{Answer, Body, Request, serve_connection};
 use actions::{refuse, reply};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -58,6 +58,12 @@ fn route(inner: &Inner, request: &Request) -> Answer {
             let containers = inner.lock().containers.clone();
             reply(200, &json::info(&inner.config(), &containers))
         }
+        ("GET", ["volumes", name]) => volume(inner, name),
+        ("GET", ["networks", name]) => {
+            let is_macvlan = inner.config().macvlans.iter().any(|macvlan| macvlan == name);
+            let driver = if is_macvlan { "macvlan" } else { "bridge" };
+            reply(200, &json!({"Name": name, "Driver": driver, "Scope": "local"}))
+        }
         ("GET", ["containers", "json"]) => list(inner, request),
         ("GET", ["containers", id, "json"]) => {
             let state = inner.lock();
@@ -86,6 +92,21 @@ fn route(inner: &Inner, request: &Request) -> Answer {
         ("GET", ["exec", id, "json"]) => actions::exec_inspect(inner, id),
         _ => refuse(404, "page not found".to_owned()),
     }
+}
+
+/// `GET /volumes/NAME`: one that a container has.
+fn volume(inner: &Inner, name: &str) -> Answer {
+    let has = |c: &Container| c.spec.volumes.iter().any(|(volume, _)| volume == name);
+    if !inner.lock().containers.iter().any(has) {
+        return refuse(404, format!("get {name}: no such volume"));
+    }
+    let options = inner.config().volume_options.get(name).cloned();
+    let place = format!("/var/lib/docker/volumes/{name}/_data");
+    let volume = json!({
+        "Name": name, "Driver": "local", "Mountpoint": place, "Labels": null, "Scope": "local",
+        "Options": options,
+    });
+    reply(200, &volume)
 }
 
 fn asked_version(segment: &str) -> Option<(u32, u32)> {

@@ -63,7 +63,7 @@ pub struct Spec {
     pub failing_starts: u32,
     /// Every start is refused with that status, in those words: 404 where another container that it needs is gone.
     pub refuses: Option<(u16, String)>,
-    /// Named volumes, or directories of the guest, and where they are mounted.
+    /// Named volumes, or directories of the guest, and where they are mounted; read-only with `:ro`.
     pub volumes: Vec<(String, String)>,
     /// What it is doing when the simulation begins.
     pub status: Status,

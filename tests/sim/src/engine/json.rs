@@ -30,14 +30,19 @@ fn human(container: &Container) -> String {
 
 fn mounts(container: &Container) -> Value {
     let mounts = container.spec.volumes.iter().map(|(name, destination)| {
+        // As in a compose file.
+        let (destination, writable) = match destination.strip_suffix(":ro") {
+            Some(destination) => (destination, false),
+            None => (destination.as_str(), true),
+        };
         if name.starts_with('/') {
             return json!({
                 "Type": "bind", "Source": name, "Destination": destination, "Mode": "",
-                "RW": true, "Propagation": "rprivate",
+                "RW": writable, "Propagation": "rprivate",
             });
         }
         json!({
-            "Type": "volume", "Name": name, "Driver": "local", "Mode": "z", "RW": true,
+            "Type": "volume", "Name": name, "Driver": "local", "Mode": "z", "RW": writable,
             "Source": format!("/var/lib/docker/volumes/{name}/_data"),
             "Destination": destination, "Propagation": "",
         })

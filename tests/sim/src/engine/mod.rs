@@ -16,6 +16,7 @@ pub use hostile::Hostile;
 
 use anyhow::{Context, Result};
 use container::{Container, Spec};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -41,6 +42,10 @@ pub struct EngineConfig {
     pub hostile: Option<Hostile>,
     /// Containers run on while the engine is down.
     pub live_restore: bool,
+    /// Options of volumes of the local driver, by the volume's name.
+    pub volume_options: BTreeMap<String, BTreeMap<String, String>>,
+    /// The networks with the macvlan driver; all others are bridges.
+    pub macvlans: Vec<String>,
 }
 
 impl Default for EngineConfig {
@@ -55,6 +60,8 @@ impl Default for EngineConfig {
             boot_takes: Duration::from_millis(150),
             hostile: None,
             live_restore: false,
+            volume_options: BTreeMap::new(),
+            macvlans: Vec::new(),
         }
     }
 }

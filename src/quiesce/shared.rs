@@ -1,0 +1,286 @@
+//! What the containers of a copy share with the guest that it is a copy of: Proxmox VE keeps bind mounts when it restores
+//! a guest, so that two databases would write to one directory.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Instant;
+
+use crate::config::{Restore, Settings};
+use crate::engine::{Backing, Container, Data, Engine, Error};
+use crate::guest::{
+    Config, Guest, Holder, LeftOut, Medium, Member, Mounted, Place, Site, Sites, Volumes, members,
+    of_mounted, server,
+};
+use crate::identity::{Copied, copied_from};
+use crate::sys::Root;
+use crate::sys::text::printable;
+use crate::vzdump::Vmid;
+
+/// So many shared places of one container are named.
+const MOST_NAMED: usize = 5;
+
+/// What a copy shares with others.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    vmid: Vmid,
+    /// The guest that was backed up, in words, where it is there still.
+    original: Option<String>,
+    /// The guests that were there first, in words, with what their configurations mount.
+    others: Vec<(String, Vec<Site>)>,
+    config: Config,
+    /// Where the mount points of the configuration lie, in the same order.
+    own: Vec<Site>,
+    volumes: Volumes,
+    sites: Sites,
+    /// What may be shared (`restore.shared`).
+    allowed: Vec<Site>,
+}
+
+/// A place that another guest has too.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claimed {
+    /// Where it lies in the copy.
+    pub path: String,
+    pub site: Site,
+    /// Who has it too, in words.
+    pub by: String,
+    pub writable: bool,
+}
+
+/// What is to become of a container in a copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It shares nothing.
+    Free,
+    /// It only reads what it shares, which is said.
+    Reads(String),
+    /// It is not started, and why.
+    Held(String),
+}
+
+impl Shared {
+    /// What a guest shares with others; `None` where it is no copy. `noted`: who wrote the note in it, where that is
+    /// known. Where the guests of the cluster cannot be read, a guest with the note of another shares all it has with
+    /// that one.
+    pub fn of(
+        root: &Root,
+        vmid: Vmid,
+        noted: Option<Vmid>,
+        guest: Option<&Guest>,
+    ) -> Option<Shared> {
+        let Ok(Place::Here(config)) = Place::of(root, vmid) else { return None };
+        let (others, copied) = match look(root, vmid, &config, noted) {
+            Ok((_, None)) => return None,
+            Ok((guests, Some(copied))) => (guests, Some(copied)),
+            Err(_) if noted.is_none_or(|noted| noted == vmid) => return None,
+            Err(_) => (Vec::new(), None),
+        };
+        let sites = Sites::of(root);
+        let restore = Settings::load(root).restore_of(vmid.0);
+        let volumes = match guest {
+            Some(guest) => Volumes::of(Some(config.clone()), guest).0,
+            None => Volumes::new(Some(config.clone()), Default::default()),
+        };
+        let allowed = allowed(&restore, &sites);
+        let own = config.mounts.iter().map(|mount| sites.of_source(&mount.source, None)).collect();
+        let mut shared = Shared {
+            vmid,
+            original: None,
+            others: Vec::new(),
+            config,
+            own,
+            volumes,
+            sites,
+            allowed,
+        };
+        match copied {
+            Some(copied) => shared.claims(&others, &copied),
+            None => {
+                let name = format!("guest {} (cannot read /etc/pve)", noted.unwrap_or(vmid));
+                shared.others.push((name.clone(), shared.own.clone()));
+                shared.original = Some(name);
+            }
+        }
+        Some(shared)
+    }
+
+    /// Takes in what the guests that came before this copy have.
+    fn claims(&mut self, guests: &[(Member, Config)], copied: &Copied) {
+        for (member, config) in guests {
+            if member.vmid == self.vmid || copied.later.contains(&member.vmid) {
+                continue;
+            }
+            let name = name(member, config);
+            if copied.original == Some(member.vmid) {
+                self.original = Some(name.clone());
+            }
+            let node = member.node.as_deref();
+            let site = |source: &str| self.sites.of_source(source, node);
+            let sites = config.mounts.iter().map(|mount| site(&mount.source)).collect();
+            self.others.push((name, sites));
+        }
+    }
+
+    /// The mount points of the copy that another guest has too.
+    pub fn mount_points(&self) -> Vec<Claimed> {
+        let mounts = self.config.mounts.iter();
+        mounts
+            .filter_map(|mount| self.of_mount(&mount.path, &mount.path, !mount.read_only))
+            .collect()
+    }
+
+    /// Who has what lies at `path`, on the mount point `point` of the configuration, too.
+    fn of_mount(&self, point: &str, path: &str, writable: bool) -> Option<Claimed> {
+        let mounts = self.config.mounts.iter().zip(&self.own);
+        let (mount, own) = mounts.rev().find(|(mount, _)| mount.path == point)?;
+        let rest = Path::new(path).strip_prefix(point).unwrap_or(Path::new(""));
+        let site = own.below(rest);
+        let has = |(_, sites): &&(String, Vec<Site>)| sites.iter().any(|its| its.overlaps(&site));
+        let (by, _) = self.others.iter().find(has).filter(|_| !self.is_allowed(&site))?;
+        let writable = writable && !mount.read_only;
+        Some(Claimed { path: path.to_string(), site, by: by.clone(), writable })
+    }
+
+    /// The original has the same in its fstab or as a volume of its engine, by construction of a copy.
+    fn of_server(&self, path: &str, site: Site, writable: bool) -> Option<Claimed> {
+        let by = self.original.clone().filter(|_| !self.is_allowed(&site))?;
+        Some(Claimed { path: path.to_string(), site, by, writable })
+    }
+
+    fn is_allowed(&self, site: &Site) -> bool {
+        self.allowed.iter().any(|allowed| site.is_in(allowed))
+    }
+
+    /// Who has what lies at `path` in the copy too.
+    fn at(&self, path: &str, writable: bool) -> Option<Claimed> {
+        match self.volumes.left_out(path) {
+            Some(LeftOut::Mounted(point, mounted)) if mounted.medium() == Medium::Elsewhere => {
+                let rest = Path::new(path).strip_prefix(point).unwrap_or(Path::new(""));
+                self.of_server(path, on_server(point, mounted).below(rest), writable)
+            }
+            Some(LeftOut::Mounted(..)) => None,
+            Some(LeftOut::MountPoint(point)) => self.of_mount(point, path, writable),
+            None => self.of_mount(&self.config.mount_of(path)?.path, path, writable),
+        }
+    }
+
+    /// What a container has that another guest has too.
+    fn of_data(&self, data: &Data, backing: &Backing) -> Vec<Claimed> {
+        let path = match backing {
+            Backing::Itself => data.path.as_str(),
+            Backing::Directory(path) => path.as_str(),
+            Backing::Elsewhere(source) => {
+                let (holder, path) = server(source).unwrap_or((source.clone(), "/".to_string()));
+                let site = Site { holder: Holder::Server(holder), path };
+                return self.of_server(&data.path, site, data.writable).into_iter().collect();
+            }
+        };
+        let mut claimed: Vec<Claimed> = self.at(path, data.writable).into_iter().collect();
+        let writable = data.writable && path != "/";
+        let set = self.config.mounts.iter().map(|mount| mount.path.as_str());
+        let mounted = self.volumes.mounts().below(path).map(|(point, _)| point);
+        let below = |point: &&str| *point != path && Path::new(point).starts_with(path);
+        let points: BTreeSet<&str> = set.chain(mounted).filter(below).collect();
+        claimed.extend(points.into_iter().filter_map(|point| self.at(point, writable)));
+        claimed
+    }
+
+    /// What is to become of a container of this engine.
+    ///
+    /// # Errors
+    /// When the engine does not say what stands behind a volume.
+    pub fn verdict(
+        &self,
+        container: &Container,
+        engine: &Engine,
+        deadline: Instant,
+    ) -> Result<Verdict, Error> {
+        let mut claimed = BTreeSet::new();
+        for data in &container.data {
+            let backing = match &data.volume {
+                Some(volume) => engine.backing(volume, deadline)?,
+                None => Backing::Itself,
+            };
+            claimed.extend(self.of_data(data, &backing));
+        }
+        let sentence = |writable: bool| {
+            let of = claimed.iter().filter(|it| it.writable == writable).take(MOST_NAMED);
+            let words: Vec<String> = of.map(Claimed::to_string).collect();
+            (!words.is_empty()).then(|| words.join(", "))
+        };
+        Ok(match (sentence(true), sentence(false)) {
+            (Some(writes), _) => Verdict::Held(format!("it writes to {writes}")),
+            (None, Some(reads)) => {
+                let name = printable(&container.name, 80);
+                Verdict::Reads(format!("{name} reads {reads}"))
+            }
+            (None, None) => Verdict::Free,
+        })
+    }
+
+    /// The way to start a container that was held back, for a person.
+    pub fn way_to_start(&self, container: &Container, engine: &Engine) -> String {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+        let is_word = !container.name.is_empty()
+            && !container.name.starts_with('-')
+            && container.name.bytes().all(plain);
+        let word = if is_word { &container.name } else { &container.id };
+        format!("pct exec {} -- {} start {word}", self.vmid, engine.client_command())
+    }
+}
+
+impl std::fmt::Display for Claimed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let site = printable(&self.site.to_string(), 200);
+        write!(f, "{site} ({} in the guest), which {} has too", printable(&self.path, 200), self.by)
+    }
+}
+
+/// The guests of the cluster with their configurations.
+type Guests = Vec<(Member, Config)>;
+
+/// All guests of the cluster, and whether this one is a copy.
+fn look(
+    root: &Root,
+    vmid: Vmid,
+    config: &Config,
+    noted: Option<Vmid>,
+) -> anyhow::Result<(Guests, Option<Copied>)> {
+    let mut guests = Vec::new();
+    for member in members(root)? {
+        // One whose configuration cannot be read is there all the same.
+        if let Some(config) = member.config().unwrap_or_else(|_| Some(Config::default())) {
+            guests.push((member, config));
+        }
+    }
+    let copied = copied_from(root, vmid, config, noted, &guests)?;
+    Ok((guests, copied))
+}
+
+fn name(member: &Member, config: &Config) -> String {
+    match &config.hostname {
+        Some(hostname) => format!("guest {} ({})", member.vmid, printable(hostname, 63)),
+        None => format!("guest {}", member.vmid),
+    }
+}
+
+fn allowed(restore: &Restore, sites: &Sites) -> Vec<Site> {
+    let site = |text: &String| match server(text).filter(|_| !is_path(text)) {
+        Some((holder, path)) => Site { holder: Holder::Server(holder), path },
+        None => sites.of_source(text, None),
+    };
+    restore.shared.iter().map(site).collect()
+}
+
+/// `/tank/media`, and not `//nas/media`.
+fn is_path(text: &str) -> bool {
+    text.starts_with('/') && !text.starts_with("//")
+}
+
+/// The server behind what is mounted in the guest; a program's file system is known by its own name for it.
+fn on_server(point: &str, mounted: &Mounted) -> Site {
+    of_mounted(mounted).unwrap_or_else(|| Site {
+        holder: Holder::Server(format!("{} {}", mounted.kind, mounted.source)),
+        path: point.to_string(),
+    })
+}
