@@ -174,6 +174,15 @@ impl Engine {
         understood(&self.get(path, ACTION_LIMIT, deadline)?)
     }
 
+    /// As [`Engine::get_json`], of an answer as long as an inspection's.
+    pub(super) fn get_json_of_container<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        deadline: Instant,
+    ) -> Result<T, Error> {
+        understood(&self.get(path, CONTAINER_LIMIT, deadline)?)
+    }
+
     pub(super) fn post_json<T: DeserializeOwned>(
         &self,
         path: &str,

@@ -12,6 +12,7 @@ mod engines;
 mod exec;
 mod info;
 mod kept;
+mod lan;
 mod standing;
 
 pub use backing::Backing;

@@ -208,13 +208,25 @@ impl Shared {
             let words: Vec<String> = of.map(Claimed::to_string).collect();
             (!words.is_empty()).then(|| words.join(", "))
         };
-        Ok(match (sentence(true), sentence(false)) {
-            (Some(writes), _) => Verdict::Held(format!("it writes to {writes}")),
-            (None, Some(reads)) => {
+        let addresses = match &self.original {
+            Some(original) => {
+                let fixed = engine.fixed_on_lan(&container.id, deadline)?;
+                let fixed: Vec<String> =
+                    fixed.iter().take(MOST_NAMED).map(|address| printable(address, 300)).collect();
+                let words = format!("it has {}, as in {original}", fixed.join(", "));
+                (!fixed.is_empty()).then_some(words)
+            }
+            None => None,
+        };
+        let writes = sentence(true).map(|writes| format!("it writes to {writes}"));
+        let held: Vec<String> = writes.into_iter().chain(addresses).collect();
+        Ok(match (held.is_empty(), sentence(false)) {
+            (false, _) => Verdict::Held(held.join(", and ")),
+            (true, Some(reads)) => {
                 let name = printable(&container.name, 80);
                 Verdict::Reads(format!("{name} reads {reads}"))
             }
-            (None, None) => Verdict::Free,
+            (true, None) => Verdict::Free,
         })
     }
 

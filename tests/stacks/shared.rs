@@ -300,3 +300,20 @@ fn an_engine_without_any_container_is_missed() {
         assert!(text.contains(words), "{text}");
     }
 }
+
+#[test]
+fn a_fixed_address_on_the_lan_is_left_to_the_original() {
+    let pair = Pair::new("", "");
+    pair.copy.engine.as_ref().unwrap().configure(|config| {
+        config.macvlans = vec!["lan".to_string()];
+        config.fixed = vec![
+            ("pg".into(), "lan".into(), "192.0.2.50".into()),
+            ("web".into(), "inner".into(), "172.30.0.9".into()),
+        ];
+    });
+    let (_, record) = pair.settle();
+    let (fate_of, why) = fate(&record, "pg");
+    assert_eq!(fate_of, "held-back");
+    assert!(why.contains("192.0.2.50 on lan, as in guest 9001") && why.contains(START), "{why}");
+    assert_eq!(fate(&record, "web").0, "back", "an address behind the guest's own harms nobody");
+}

@@ -68,7 +68,17 @@ fn route(inner: &Inner, request: &Request) -> Answer {
         ("GET", ["containers", id, "json"]) => {
             let state = inner.lock();
             match state.find(id) {
-                Some(at) => reply(200, &json::inspect(&state.containers[at])),
+                Some(at) => {
+                    let container = &state.containers[at];
+                    let mut answer = json::inspect(container);
+                    for (name, network, address) in inner.config().fixed.iter() {
+                        if *name == container.spec.name {
+                            answer["NetworkSettings"]["Networks"][network] =
+                                json!({"IPAMConfig": {"IPv4Address": address}});
+                        }
+                    }
+                    reply(200, &answer)
+                }
                 None => actions::missing(id),
             }
         }

@@ -46,6 +46,8 @@ pub struct EngineConfig {
     pub volume_options: BTreeMap<String, BTreeMap<String, String>>,
     /// The networks with the macvlan driver; all others are bridges.
     pub macvlans: Vec<String>,
+    /// Containers whose configuration names an address in a network: container, network, IPv4 address.
+    pub fixed: Vec<(String, String, String)>,
 }
 
 impl Default for EngineConfig {
@@ -62,6 +64,7 @@ impl Default for EngineConfig {
             live_restore: false,
             volume_options: BTreeMap::new(),
             macvlans: Vec::new(),
+            fixed: Vec::new(),
         }
     }
 }
