@@ -55,16 +55,7 @@ fn inside() {
     let call = |arguments: &[&str]| {
         let mut hook = Command::new(env!("CARGO_BIN_EXE_guest-hook"));
         hook.args(arguments).env_clear().env("STILLPOINT_ROOT", node.root());
-        let mut hook = hook.stdout(Stdio::piped()).spawn().unwrap();
-        let deadline = Instant::now() + PATIENCE;
-        while hook.try_wait().unwrap().is_none() {
-            assert!(Instant::now() < deadline, "{arguments:?} hangs");
-            thread::sleep(Duration::from_millis(10));
-        }
-        // Proxmox VE waits for the end of it, too: who is left behind must not hold it open.
-        let output = hook.wait_with_output().unwrap();
-        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
-        String::from_utf8(output.stdout).unwrap()
+        said_by(&mut hook)
     };
     let said = call(&["9001", "pre-start"]);
     assert!(said.contains("guest 9001 starts as it is"), "{said}");
@@ -76,6 +67,13 @@ fn inside() {
     assert!(said.contains("guest 9001 starts with the identity that it has"), "{said}");
     call(&["9001", "post-start"]);
     call(&["9001", "post-stop"]);
+    let text = std::fs::read_to_string("packaging/debian/prerm").unwrap();
+    node.write("tmp/prerm", &text.replace("PATIENCE=300", "PATIENCE=1")).unwrap();
+    let programs = Path::new(env!("CARGO_BIN_EXE_stillpoint")).parent().unwrap();
+    let mut prerm = Command::new("/bin/sh");
+    prerm.arg(node.path("tmp/prerm")).arg("remove").env("STILLPOINT_ROOT", node.root());
+    prerm.env("PATH", format!("{}:/usr/bin:/bin", programs.display()));
+    said_by(&mut prerm);
 
     // The daemon is gone: whoever waited for it has an answer, and ends.
     drop(hung);
@@ -84,6 +82,20 @@ fn inside() {
         assert!(Instant::now() < deadline, "somebody stays behind");
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Runs it to its end, which has to come.
+fn said_by(command: &mut Command) -> String {
+    let mut program = command.stdout(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while program.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < deadline, "{command:?} hangs");
+        thread::sleep(Duration::from_millis(10));
+    }
+    // Proxmox VE waits for the end of its output, too: who is left behind must not hold it open.
+    let output = program.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{command:?}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// A file system whose daemon takes every request and answers none but the first, without which requests could still be
