@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""What a hostile guest, or a hostile user of the node, has running. Each ends when it is killed.
+
+fuse PID HANG       as the root of the guest with that init: a FUSE file system on /mnt/fuse and an overlay over it on /mnt/overlay.
+                    It answers until the file HANG is there, and then takes every request and answers none.
+listen SOCKET FILE  a listener that adds a line to FILE for each connection.
+squat VMID          answers at LXC's command socket of that guest, in the place of its monitor, and names itself as its init.
+"""
+
+import ctypes
+import os
+import socket
+import struct
+import sys
+
+libc = ctypes.CDLL(None, use_errno=True)
+NEWNS, NEWUSER = 0x20000, 0x10000000
+
+
+def check(result):
+    if result != 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, os.strerror(errno))
+
+
+def mount(source, target, kind, options):
+    check(libc.mount(source.encode(), target.encode(), kind.encode(), 0, options.encode()))
+
+
+def fuse(pid, hang):
+    users, mounts = (os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY) for name in ("user", "mnt"))
+    node = os.open("/", os.O_PATH)
+    check(libc.setns(users, NEWUSER))
+    device = os.open("/dev/fuse", os.O_RDWR)
+    check(libc.setns(mounts, NEWNS))
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    for name in ("fuse", "empty", "overlay"):
+        os.makedirs(f"/mnt/{name}", exist_ok=True)
+    mount("hung", "/mnt/fuse", "fuse", f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other")
+    # The overlay looks into it while it is mounted.
+    if os.fork():
+        serve(device, lambda: exists(node, hang))
+    os.close(device)
+    mount("overlay", "/mnt/overlay", "overlay", "lowerdir=/mnt/fuse:/mnt/empty")
+    os._exit(0)
+
+
+def exists(node, path):
+    try:
+        os.stat(path.lstrip("/"), dir_fd=node)
+        return True
+    except FileNotFoundError:
+        return False
+
+
+def serve(device, hangs):
+    attributes = struct.pack("<QIIQQQQQQIIIIIIIIII", 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0o40755, 2, 0, 0, 0, 4096, 0)
+    answers = {
+        26: struct.pack("<IIII", 7, 31, 65536, 0) + struct.pack("<HHII", 12, 9, 4096, 1) + bytes(36),  # INIT
+        3: attributes,  # GETATTR
+        17: bytes(40) + struct.pack("<IIII", 4096, 255, 4096, 0) + bytes(24),  # STATFS
+        27: bytes(16),  # OPENDIR
+        28: b"",  # READDIR
+        29: b"",  # RELEASEDIR
+        34: b"",  # ACCESS
+    }
+    errors = {1: 2, 22: 61}  # LOOKUP: there is nothing, GETXATTR: nor that
+    silent = (2, 36, 42)  # FORGET, INTERRUPT, BATCH_FORGET
+    while True:
+        request = os.read(device, 1 << 20)
+        _, operation, number = struct.unpack_from("<IIQ", request)
+        if hangs() or operation in silent:
+            continue
+        answer = answers.get(operation)
+        error = 0 if answer is not None else errors.get(operation, 38)
+        answer = answer or b""
+        os.write(device, struct.pack("<IiQ", 16 + len(answer), -error, number) + answer)
+
+
+def listen(path, file):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        os.chmod(path, 0o660)
+        listener.listen()
+        while True:
+            connection, _ = listener.accept()
+            with open(file, "a") as lines:
+                lines.write("connected\n")
+            connection.close()
+
+
+def squat(vmid):
+    """A request is a command, a length, and that many bytes; an answer a result, a length and a value. Of the commands only two
+    matter: the state (3), which is running (2), and the pid of the init (4)."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"\0/var/lib/lxc/{vmid}/command")
+        listener.listen()
+        while True:
+            connection, _ = listener.accept()
+            with connection:
+                while request := connection.recv(4096):
+                    (command,) = struct.unpack_from("<i", request)
+                    value = {3: 2, 4: os.getpid()}.get(command, 0)
+                    connection.sendall(struct.pack("<iiQ", 0, 0, value))
+
+
+if __name__ == "__main__":
+    {"fuse": fuse, "listen": listen, "squat": squat}[sys.argv[1]](*sys.argv[2:])
