@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::damaged::reconstruct;
-use super::finish::{finish, recovered};
+use super::finish::{finish, is_made, recovered};
 use super::left::look_for_removed;
 use super::resume::{look_again, resume};
 use crate::journal::{Journal, Record};
@@ -113,7 +113,10 @@ pub fn bring_back_locked(
     }
     if errand.close {
         if run.archive == Archive::Pending {
-            run.archive = Archive::Failed(errand.reason.to_string());
+            run.archive = match is_made(root, &run) {
+                true => Archive::Complete,
+                false => Archive::Failed(errand.reason.to_string()),
+            };
         }
         if let Some(left) = finish(root, &mut run)? {
             return Ok(BroughtBack::NotYet(left));

@@ -13,6 +13,7 @@ use crate::journal::{
 };
 use crate::run::{Archive, By, Fate, Run, Runs, Step};
 use crate::sys::{Root, clock, failpoint};
+use crate::vzdump::TaskLog;
 
 /// Journals a run whose backup is over, and ends it where everything is back. Returns why it can't be ended yet,
 /// if so.
@@ -47,6 +48,16 @@ fn record(root: &Root, run: &mut Run) -> Result<()> {
     }
     run.journalled = true;
     Ok(())
+}
+
+/// Whether the archive is complete, as far as vzdump's own log tells where no hook could write it down.
+pub fn is_made(root: &Root, run: &Run) -> bool {
+    let log = || TaskLog::read(root, run.job.upid.as_ref()?).ok();
+    match run.archive {
+        Archive::Complete => true,
+        Archive::Failed(_) => false,
+        Archive::Pending => log().is_some_and(|log| log.is_finished(run.vmid)),
+    }
 }
 
 /// Ends a run that is over but cannot be finished, so that the next backup of its guest is made: what is not back is set

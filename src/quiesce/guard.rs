@@ -8,8 +8,9 @@ use anyhow::{Context, Result};
 
 use super::bring_back::{BroughtBack, Errand, bring_back};
 use super::effort::SHUTDOWN_LIMIT;
-use super::finish::why_over;
+use super::finish::{is_made, why_over};
 use super::left;
+use super::resume::await_engines;
 use super::revive::{Left, left_behind, revive};
 use crate::config::Settings;
 use crate::guest::State;
@@ -75,7 +76,8 @@ pub fn guard(root: &Root, vmid: Vmid) -> Result<()> {
         if !run.job.worker.alive() {
             return after_death(root, &settings, vmid, known);
         }
-        if let Some(reason) = due(&settings, run, armed) {
+        // Asked without the lock, which the hook may want meanwhile, and vzdump waits for it.
+        if let Some(reason) = due(&settings, run, armed).filter(|_| an_engine_answers(root, run)) {
             let errand = Errand { by: "guard", reason: &reason, close: false, run: Some(&run.id) };
             // Its outcome is in the journal, and a failure is tried again at the next look.
             let _ = bring_back(root, vmid, Instant::now() + TRY_LIMIT, errand);
@@ -93,6 +95,13 @@ pub fn guard(root: &Root, vmid: Vmid) -> Result<()> {
             None => thread::sleep(LOOK),
         }
     }
+}
+
+/// Whether an engine with containers that are not back answers.
+fn an_engine_answers(root: &Root, run: &Run) -> bool {
+    let wanted = run.engines_of_open();
+    let silent = await_engines(root, run.vmid, &wanted, &run.opened, Instant::now());
+    silent.len() < wanted.len()
 }
 
 /// Why containers have to be brought back though vzdump lives.
@@ -117,10 +126,11 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>)
     let runs = Runs::of(root);
     let id = known.as_ref().map(|run| run.id.clone());
     let reason = match &known {
-        Some(run) => ended(run),
+        Some(run) => ended(root, run),
         None => "the run's file is damaged".to_string(),
     };
-    let after = match known.as_ref().is_some_and(|run| run.journalled) {
+    let over = |run: &Run| run.journalled || is_made(root, run);
+    let after = match known.as_ref().is_some_and(over) {
         true => "after its backup",
         false => "after a backup that died",
     };
@@ -207,8 +217,8 @@ impl Revivals {
 }
 
 /// Why the guard acts. It wakes too when vzdump has ended well and not everything was back by then.
-fn ended(run: &Run) -> String {
-    match run.journalled {
+fn ended(root: &Root, run: &Run) -> String {
+    match run.journalled || is_made(root, run) {
         true => "the backup is over".to_string(),
         false => format!("vzdump (process {}) died", run.job.worker.pid),
     }
