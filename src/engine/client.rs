@@ -15,8 +15,11 @@ use crate::sys::tree::Socket;
 /// Ten thousand running containers, at some 1.5 kB each in a list; one container in full; what a stop or a start
 /// has to say: in bytes.
 const LIST_LIMIT: usize = 16 << 20;
-const CONTAINER_LIMIT: usize = 1 << 20;
-const ACTION_LIMIT: usize = 64 << 10;
+pub(super) const CONTAINER_LIMIT: usize = 1 << 20;
+pub(super) const ACTION_LIMIT: usize = 64 << 10;
+
+/// What is passed on of the words in which the engine refuses, in characters.
+const LONGEST_MESSAGE: usize = 300;
 
 /// For every request but a stop and a start: an engine in good health answers in milliseconds, a start takes seconds.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
@@ -138,7 +141,7 @@ impl Engine {
             Request { method: Method::Post, path: &path, headers: &[], form: None, json: None };
         let answer = self.exchange(&request, ACTION_LIMIT, deadline)?;
         match answer.status {
-            404 => Err(Error::Refused(404, message(&answer.body))),
+            404 => Err(Error::Refused(404, message(&answer.body, LONGEST_MESSAGE))),
             _ => judged(answer).map(drop),
         }
     }
@@ -153,11 +156,11 @@ impl Engine {
         self.act(id, "unpause", deadline.min(Instant::now() + REQUEST_LIMIT))
     }
 
-    fn list(&self, path: &str, deadline: Instant) -> Result<Vec<String>, Error> {
+    pub(super) fn list(&self, path: &str, deadline: Instant) -> Result<Vec<String>, Error> {
         Container::parse_list(&self.get(path, LIST_LIMIT, deadline)?.body).map_err(not_understood)
     }
 
-    fn get(&self, path: &str, body: usize, deadline: Instant) -> Result<Answer, Error> {
+    pub(super) fn get(&self, path: &str, body: usize, deadline: Instant) -> Result<Answer, Error> {
         self.send(Method::Get, path, body, deadline.min(Instant::now() + REQUEST_LIMIT))
     }
 
@@ -199,7 +202,7 @@ impl Engine {
         self.ask(&request, ACTION_LIMIT, deadline)
     }
 
-    fn send(
+    pub(super) fn send(
         &self,
         method: Method,
         path: &str,
@@ -214,7 +217,8 @@ impl Engine {
         judged(self.exchange(request, body, deadline)?)
     }
 
-    fn exchange(
+    /// The answer, whatever its status.
+    pub(super) fn exchange(
         &self,
         request: &Request<'_>,
         body: usize,
@@ -231,7 +235,7 @@ fn judged(answer: Answer) -> Result<Answer, Error> {
         // 304: already so.
         200..=299 | 304 => Ok(answer),
         404 => Err(Error::Gone),
-        status => Err(Error::Refused(status, message(&answer.body))),
+        status => Err(Error::Refused(status, message(&answer.body, LONGEST_MESSAGE))),
     }
 }
 
@@ -246,12 +250,12 @@ fn understood<T: DeserializeOwned>(answer: &Answer) -> Result<T, Error> {
     serde_json::from_slice(&answer.body).map_err(|error| not_understood(text::excerpt(&error, 300)))
 }
 
-fn not_understood(why: String) -> Error {
+pub(super) fn not_understood(why: String) -> Error {
     Error::Failed(format!("the engine's answer is not understood: {why}"))
 }
 
-/// The engine's errors are `{"message": "..."}`.
-fn message(body: &[u8]) -> String {
+/// The engine's errors are `{"message": "..."}`; no more of one than so many characters.
+pub(super) fn message(body: &[u8], longest: usize) -> String {
     #[derive(serde::Deserialize)]
     struct Refusal {
         message: String,
@@ -259,5 +263,5 @@ fn message(body: &[u8]) -> String {
     let words = serde_json::from_slice::<Refusal>(body)
         .map(|refusal| refusal.message)
         .unwrap_or_else(|_| String::from_utf8_lossy(body).into_owned());
-    text::printable(words.trim(), 300)
+    text::printable(words.trim(), longest)
 }

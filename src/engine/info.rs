@@ -16,6 +16,10 @@ pub struct Info {
     pub uses_containerd: bool,
     /// How many containers there are, running or not.
     pub containers: u64,
+    /// The engine's own id, which it keeps over its restarts; Podman makes up a new one for each answer.
+    pub id: String,
+    /// The name of the runtime that starts a container which names none.
+    pub default_runtime: String,
 }
 
 /// Where the containerd of a distribution's or of Docker's own package keeps its data.
@@ -42,6 +46,10 @@ impl Info {
             containerd: Option<Containerd>,
             #[serde(default)]
             containers: u64,
+            #[serde(default, rename = "ID")]
+            id: String,
+            #[serde(default)]
+            default_runtime: String,
         }
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
@@ -61,6 +69,8 @@ impl Info {
                 OWN_CONTAINERD.iter().any(|own| containerd.address.starts_with(own))
             }),
             containers: answer.containers,
+            id: answer.id.chars().take(80).collect(),
+            default_runtime: answer.default_runtime.chars().take(80).collect(),
         })
     }
 

@@ -14,6 +14,8 @@ mod info;
 mod kept;
 mod lan;
 mod standing;
+mod trial;
+mod versions;
 
 pub use backing::Backing;
 pub use client::{Engine, Error};
@@ -21,3 +23,5 @@ pub use container::{Container, Health, Restart, Status};
 pub use engines::{Engines, Kind, Unreachable, at_once, client_of};
 pub use info::Info;
 pub use kept::{Data, MOST_CONTAINERS};
+pub use trial::{Image, ImageConfig};
+pub use versions::Versions;

@@ -192,7 +192,7 @@ pub enum Method {
     Delete,
 }
 
-/// One request. A POST with neither `form` nor `json` has an empty body; a GET has none.
+/// One request. A POST with neither `form` nor `json` has an empty body; the others have none.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
     pub method: Method,

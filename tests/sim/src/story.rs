@@ -184,6 +184,8 @@ fn events(guest: &Guest) -> Vec<Line> {
             What::Paused => format!("{name} is paused"),
             What::Unpaused => format!("{name} goes on"),
             What::Removed => format!("{name} is gone"),
+            What::Created => format!("{name} is made"),
+            What::Tried => format!("{name} is asked to start, and can't: it has no program"),
             What::Ran => format!("{name} runs a command"),
         };
         Line { at: event.at, who: "container", text }

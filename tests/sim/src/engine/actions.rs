@@ -6,6 +6,10 @@ use crate::http::{Answer, Body};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
+/// What the engine and containerd put before the runtime's own words.
+const RUNTIME: &str = "failed to create task for container: failed to create shim task: OCI runtime create failed: \
+                       runc create failed: unable to start container process: error during container init: ";
+
 /// An answer in JSON.
 pub fn reply(status: u16, value: &Value) -> Answer {
     Answer::new(status, Body::Fixed(format!("{value}\n").into_bytes()))
@@ -107,6 +111,7 @@ pub fn stop(inner: &Inner, reference: &str, limit: Option<i64>) -> Answer {
 /// `POST /containers/ID/start`. While a stop is under way the container still runs, and the answer
 /// is "already so".
 pub fn start(inner: &Inner, reference: &str) -> Answer {
+    let refused = inner.config().refuses_starts.clone();
     let mut state = inner.lock();
     let boot = state.boots;
     let Some(at) = state.find(reference) else {
@@ -125,10 +130,17 @@ pub fn start(inner: &Inner, reference: &str) -> Answer {
         Status::Created | Status::Exited => {}
     }
     let asked = state.containers[at].clone();
-    state.record(&asked, What::StartAsked);
+    let program = asked.spec.missing_program.as_ref();
+    state.record(&asked, if program.is_some() { What::Tried } else { What::StartAsked });
+    let no_program =
+        program.map(|path| format!("exec: \"{path}\": stat {path}: no such file or directory"));
     if let Some((status, words)) = asked.spec.refuses {
         state.containers[at].exit_code = 128;
         return refuse(status, words);
+    }
+    if let Some(words) = refused.or(no_program) {
+        state.containers[at].exit_code = 127;
+        return refuse(400, format!("{RUNTIME}{words}"));
     }
     if asked.spec.failing_starts > 0 {
         state.containers[at].spec.failing_starts -= 1;
@@ -154,6 +166,26 @@ pub fn start(inner: &Inner, reference: &str) -> Answer {
     }
     state.containers[at].began();
     state.record(&asked, What::Started);
+    inner.changed.notify_all();
+    done(204)
+}
+
+/// `DELETE /containers/ID`
+pub fn remove(inner: &Inner, reference: &str, force: bool) -> Answer {
+    let mut state = inner.lock();
+    let Some(at) = state.find(reference) else {
+        return missing(reference);
+    };
+    let container = state.containers[at].clone();
+    if container.status.is_alive() && !force {
+        let (id, status) = (&container.id, container.status.name());
+        let message = format!(
+            "cannot remove container \"{id}\": container is {status}: stop the container before removing or force remove"
+        );
+        return refuse(409, message);
+    }
+    state.containers.remove(at);
+    state.record(&container, What::Removed);
     inner.changed.notify_all();
     done(204)
 }

@@ -1,7 +1,7 @@
 //! The Docker Engine API: from a request's path to the action, versioned or not.
 
 use super::container::Container;
-use super::{Inner, actions, hostile, json};
+use super::{Inner, actions, hostile, images, json};
 use crate::http::{Answer, Body, Request, serve_connection};
 use actions::{refuse, reply};
 use serde_json::{Value, json};
@@ -65,6 +65,16 @@ fn route(inner: &Inner, request: &Request) -> Answer {
             reply(200, &json!({"Name": name, "Driver": driver, "Scope": "local"}))
         }
         ("GET", ["containers", "json"]) => list(inner, request),
+        ("GET", ["images", "json"]) => images::list(inner),
+        ("GET", ["images", id, "json"]) => images::inspect(inner, id),
+        ("POST", ["containers", "create"]) => match serde_json::from_slice(&request.body) {
+            Ok(body) => images::create(inner, request.param("name").as_deref(), &body),
+            Err(error) => refuse(400, format!("invalid JSON: {error}")),
+        },
+        ("DELETE", ["containers", id]) => {
+            let force = matches!(request.param("force").as_deref(), Some("1" | "true" | "True"));
+            actions::remove(inner, id, force)
+        }
         ("GET", ["containers", id, "json"]) => {
             let state = inner.lock();
             match state.find(id) {

@@ -65,6 +65,8 @@ pub struct Spec {
     pub refuses: Option<(u16, String)>,
     /// Named volumes, or directories of the guest, and where they are mounted; read-only with `:ro`.
     pub volumes: Vec<(String, String)>,
+    /// Its program, where its image has none of that name.
+    pub missing_program: Option<String>,
     /// What it is doing when the simulation begins.
     pub status: Status,
 }
@@ -93,6 +95,7 @@ impl Spec {
             failing_starts: 0,
             refuses: None,
             volumes: Vec::new(),
+            missing_program: None,
             status: Status::Running,
         }
     }

@@ -26,16 +26,19 @@ pub enum Hostile {
     Liar,
     /// Lists as usual, takes stop requests and never answers them, nor stops anything.
     DeafToStop,
+    /// The same with start requests.
+    DeafToStart,
 }
 
 /// The hostile answer, where this request gets one.
 pub fn answer(inner: &Inner, hostile: Hostile, request: &Request) -> Option<Answer> {
-    let changes = request.method == "POST";
+    let changes = matches!(request.method.as_str(), "POST" | "DELETE");
     let lists = request.path.ends_with("/containers/json");
     let stops = changes && request.path.ends_with("/stop");
     match hostile {
         Hostile::Silent => Some(never(inner)),
         Hostile::DeafToStop => stops.then(|| never(inner)),
+        Hostile::DeafToStart => (changes && request.path.ends_with("/start")).then(|| never(inner)),
         Hostile::Trickle => {
             let list = inner.lock().containers.iter().map(json::entry).collect();
             let bytes = serde_json::Value::Array(list).to_string().into_bytes();

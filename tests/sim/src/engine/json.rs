@@ -2,6 +2,7 @@
 
 use super::EngineConfig;
 use super::container::Container;
+use super::images;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
@@ -57,7 +58,7 @@ pub fn entry(container: &Container) -> Value {
         "Id": container.id,
         "Names": [format!("/{}", spec.name)],
         "Image": spec.image,
-        "ImageID": format!("sha256:{}", container.id),
+        "ImageID": images::id(&spec.image),
         "Command": "/entrypoint.sh",
         "Created": container.created.timestamp(),
         "Ports": [],
@@ -109,7 +110,7 @@ pub fn inspect(container: &Container) -> Value {
         "Path": "/entrypoint.sh",
         "Args": ["serve"],
         "State": state,
-        "Image": format!("sha256:{}", container.id),
+        "Image": images::id(&spec.image),
         "Name": format!("/{}", spec.name),
         "RestartCount": 0,
         "Driver": "overlay2",
@@ -131,7 +132,12 @@ pub fn inspect(container: &Container) -> Value {
 pub fn version(config: &EngineConfig) -> Value {
     json!({
         "Platform": {"Name": "Docker Engine - Community"},
-        "Components": [{"Name": "Engine", "Version": config.version, "Details": {}}],
+        "Components": [
+            {"Name": "Engine", "Version": config.version, "Details": {"GitCommit": "0000000"}},
+            {"Name": "containerd", "Version": "v2.1.5", "Details": {"GitCommit": "fcd43222d6b0"}},
+            {"Name": "runc", "Version": config.runc, "Details": {"GitCommit": "v1.3.3-0-gd842d77"}},
+            {"Name": "docker-init", "Version": "0.19.0", "Details": {"GitCommit": "de40ad0"}},
+        ],
         "Version": config.version,
         "ApiVersion": config.api,
         "MinAPIVersion": config.min_api,
@@ -151,7 +157,7 @@ pub fn info(config: &EngineConfig, containers: &[Container]) -> Value {
         all.count()
     };
     json!({
-        "ID": "5c1f5a0e-0000-4000-8000-000000000000",
+        "ID": config.id,
         "Containers": containers.len(),
         "ContainersRunning": count("running"),
         "ContainersPaused": count("paused"),
@@ -162,6 +168,7 @@ pub fn info(config: &EngineConfig, containers: &[Container]) -> Value {
         "Name": "guest",
         "ServerVersion": config.version,
         "LiveRestoreEnabled": config.live_restore,
+        "DefaultRuntime": "runc",
         "Swarm": {"LocalNodeState": "inactive"},
         "Warnings": null,
     })

@@ -9,6 +9,7 @@ mod api;
 pub mod container;
 mod guest;
 mod hostile;
+mod images;
 mod json;
 pub mod stack;
 
@@ -48,6 +49,16 @@ pub struct EngineConfig {
     pub macvlans: Vec<String>,
     /// Containers whose configuration names an address in a network: container, network, IPv4 address.
     pub fixed: Vec<(String, String, String)>,
+    /// Its own id, which it keeps over its restarts.
+    pub id: String,
+    /// Version of its runtime.
+    pub runc: String,
+    /// The runtime starts nothing, and says this; what runs already runs on.
+    pub refuses_starts: Option<String>,
+    /// Images have no label but these. Compose gives what it builds the labels of the stack.
+    pub image_labels: Vec<(String, String)>,
+    /// Images were removed under their containers, as `docker rmi --force` does.
+    pub no_images: bool,
 }
 
 impl Default for EngineConfig {
@@ -65,6 +76,14 @@ impl Default for EngineConfig {
             volume_options: BTreeMap::new(),
             macvlans: Vec::new(),
             fixed: Vec::new(),
+            id: "5c1f5a0e-0000-4000-8000-000000000000".to_owned(),
+            runc: "1.3.3".to_owned(),
+            refuses_starts: None,
+            image_labels: vec![
+                (container::PROJECT.to_owned(), "shop".to_owned()),
+                (container::SERVICE.to_owned(), "db".to_owned()),
+            ],
+            no_images: false,
         }
     }
 }
@@ -88,6 +107,10 @@ pub enum What {
     Unpaused,
     /// It is gone.
     Removed,
+    /// A client has made it.
+    Created,
+    /// A client asked to start it, and its program does not exist.
+    Tried,
     /// A command ran in it.
     Ran,
 }
@@ -135,6 +158,8 @@ struct State {
     containers: Vec<Container>,
     events: Vec<Event>,
     execs: Vec<Exec>,
+    /// Containers that a client has made, as they were then.
+    made: Vec<Container>,
     /// What ran in which container, by its name.
     ran: Vec<(String, String)>,
     /// The engine answers.
@@ -187,6 +212,11 @@ impl Engine {
     /// All containers as they are now.
     pub fn containers(&self) -> Vec<Container> {
         self.inner.lock().containers.clone()
+    }
+
+    /// The containers that clients have made, as they were then, in order.
+    pub fn made(&self) -> Vec<Container> {
+        self.inner.lock().made.clone()
     }
 
     /// Everything that has happened, in order.
