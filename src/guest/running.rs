@@ -1,3 +1,4 @@
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -33,6 +34,8 @@ pub enum State {
 pub struct Guest {
     /// The root of the guest's init.
     pub tree: Tree,
+    /// Which of the guest's starts this is: another one after each, in the same words for the same.
+    pub boot: String,
     freezer: Freezer,
     processes: Source,
     /// When its init was started, on the boot clock in ms; not known of a guest in a directory.
@@ -91,8 +94,12 @@ fn in_directory(root: &Root, directory: &Path, vmid: Vmid) -> State {
     }
     let place = Place::Directory(guest.join("root"));
     let tree = Tree::new(place, None, watched(root, vmid));
+    let boot = fs::metadata(guest.join("running")).map_or(String::new(), |marker| {
+        format!("{}:{}:{}", marker.ino(), marker.mtime(), marker.mtime_nsec())
+    });
     State::Running(Guest {
         tree,
+        boot,
         freezer: Freezer::of_marker(guest.join("frozen")),
         processes: Source::File(guest.join("processes")),
         started_ms: None,
@@ -143,10 +150,12 @@ fn opened(root: &Root, vmid: Vmid, pid: i32) -> Result<State> {
         .with_context(|| format!("process {pid} is not the init of guest {vmid}"))?;
     let started_ms = clock::ms_of_ticks(init.process.started);
     let processes = Source::of(&init.cgroups, watched_processes(root, vmid, &init.process), vmid);
+    let boot = format!("{}:{}:{}", init.process.boot, init.process.pid, init.process.started);
     let watched = watched(root, vmid).of_init(init.process);
     let place = Place::Init { pid, users: init.ids.map(IdMap::into_users).unwrap_or_default() };
     Ok(State::Running(Guest {
         tree: Tree::new(place, Some(pidfd.into()), watched),
+        boot,
         freezer: Freezer::of(&init.cgroups, vmid),
         processes,
         started_ms,

@@ -5,11 +5,13 @@
 
 mod left;
 mod quiesced;
+mod started;
 mod store;
 mod wanted;
 
 pub use left::{Left, LeftContainer};
 pub use quiesced::{QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesced, QuiescedContainer};
+pub use started::{Pending, Refusal, Seen, Started};
 pub use store::{Damaged, Runs};
 
 use std::collections::BTreeSet;

@@ -1,0 +1,272 @@
+//! What was seen of a guest's engines: that they start containers, or that they do not.
+//!
+//! It lies at `/var/lib/stillpoint/started/VMID.json`. Whoever changes it holds the guest's lock.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::engine::Versions;
+use crate::sys::{Root, clock, file};
+use crate::vzdump::Vmid;
+
+/// The version of the file's shape.
+const SCHEMA: u32 = 1;
+
+/// [`MOST_SEEN`] engines with their components, and [`MOST_PENDING`] names, in bytes.
+const LIMIT: u64 = 256 << 10;
+
+/// So many versions are remembered: a guest has one engine, or a few.
+const MOST_SEEN: usize = 8;
+
+/// So many throwaway containers that could not be removed are remembered. With more no other is made.
+const MOST_PENDING: usize = 16;
+
+/// What was seen of the engines of one guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    pub schema: u32,
+    /// The start of the guest in which all of it was seen ([`Guest::boot`](crate::guest::Guest)).
+    pub boot: String,
+    /// The latest last.
+    pub seen: Vec<Seen>,
+    /// Throwaway containers that are about to be made, or could not be removed yet.
+    pub pending: Vec<Pending>,
+}
+
+/// A throwaway container that there may be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// The socket of the engine that it is asked of.
+    pub engine: String,
+    /// The value of its label.
+    pub token: String,
+}
+
+/// What was seen of an engine in one set of versions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    pub versions: Versions,
+    /// When it was last seen to start a container; RFC 3339, UTC.
+    #[serde(default)]
+    pub started: Option<String>,
+    /// When a container that was paused was last seen to go on; likewise.
+    #[serde(default)]
+    pub unpaused: Option<String>,
+    /// Why it is not known to start containers, since the last try.
+    #[serde(default)]
+    pub refusal: Option<Refusal>,
+}
+
+/// A try that did not show that an engine starts containers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// RFC 3339, UTC.
+    pub time: String,
+    /// Why, with the engine's own words.
+    pub reason: String,
+    /// A container of the guest was the try, and did not start again.
+    #[serde(default)]
+    pub container: bool,
+}
+
+impl Default for Started {
+    fn default() -> Started {
+        Started { schema: SCHEMA, boot: String::new(), seen: Vec::new(), pending: Vec::new() }
+    }
+}
+
+impl Started {
+    /// What was seen of a guest, in whichever of its starts. A file that holds nothing of ours is as if it were not
+    /// there: what it said is seen anew.
+    pub fn load(root: &Root, vmid: Vmid) -> Started {
+        let read = file::read(&path(root, vmid), LIMIT).ok();
+        let known = read.and_then(|bytes| serde_json::from_slice::<Started>(&bytes).ok());
+        known.filter(|known| known.schema == SCHEMA).unwrap_or_default()
+    }
+
+    /// The same for that start of the guest: what was seen in an earlier one no longer counts. Containers that are to be
+    /// removed are there in any.
+    pub fn load_of(root: &Root, vmid: Vmid, boot: &str) -> Started {
+        let known = Started::load(root, vmid);
+        if known.boot == boot {
+            return known;
+        }
+        Started { boot: boot.to_string(), pending: known.pending, ..Started::default() }
+    }
+
+    /// Writes it durably.
+    ///
+    /// # Errors
+    /// With the path, when it can't be written.
+    pub fn save(&self, root: &Root, vmid: Vmid) -> Result<()> {
+        let path = path(root, vmid);
+        let write = || -> Result<()> {
+            fs::create_dir_all(directory(root))?;
+            Ok(file::replace(&path, &serde_json::to_vec_pretty(self)?, 0o600)?)
+        };
+        write().with_context(|| path.display().to_string())
+    }
+
+    /// What was seen of an engine in these versions.
+    pub fn of(&self, versions: &Versions) -> Option<&Seen> {
+        self.seen.iter().find(|seen| seen.versions == *versions)
+    }
+
+    /// Whether an engine of these versions was seen to start a container, and has not failed to since.
+    pub fn starts(&self, versions: &Versions) -> bool {
+        self.of(versions).is_some_and(|seen| seen.started.is_some() && seen.refusal.is_none())
+    }
+
+    /// Notes that an engine of these versions has started a container just now.
+    pub fn saw_start(&mut self, versions: &Versions) {
+        self.latest(versions).started = Some(clock::rfc3339(clock::now()));
+        self.answered(versions);
+    }
+
+    /// Notes that it has let a paused container go on just now.
+    pub fn saw_unpause(&mut self, versions: &Versions) {
+        self.latest(versions).unpaused = Some(clock::rfc3339(clock::now()));
+    }
+
+    /// Notes that a try just now did not show that it starts containers.
+    pub fn saw_refusal(&mut self, versions: &Versions, reason: &str, container: bool) {
+        let time = clock::rfc3339(clock::now());
+        self.answered(versions);
+        self.latest(versions).refusal =
+            Some(Refusal { time, reason: reason.to_string(), container });
+    }
+
+    /// Notes a throwaway container that is about to be made; false where there are too many.
+    pub fn expect(&mut self, engine: &str, token: &str) -> bool {
+        if self.pending.len() >= MOST_PENDING {
+            return false;
+        }
+        self.pending.push(Pending { engine: engine.to_string(), token: token.to_string() });
+        true
+    }
+
+    /// Notes that it is gone.
+    pub fn gone(&mut self, token: &str) {
+        self.pending.retain(|pending| pending.token != token);
+    }
+
+    /// The last refusal, if no later try of the same engine has shown anything else.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        self.seen.iter().rev().find_map(|seen| seen.refusal.as_ref())
+    }
+
+    /// What the same engine refused before, also in other versions, is no longer the last that was seen of it.
+    fn answered(&mut self, versions: &Versions) {
+        for seen in self.seen.iter_mut().filter(|seen| seen.versions.socket == versions.socket) {
+            seen.refusal = None;
+        }
+    }
+
+    /// The guests of which anything was seen.
+    pub fn guests(root: &Root) -> Vec<Vmid> {
+        let entries = fs::read_dir(directory(root)).into_iter().flatten().flatten();
+        let vmid = |name: &str| name.strip_suffix(".json")?.parse().ok();
+        let mut guests: Vec<Vmid> =
+            entries.filter_map(|entry| vmid(entry.file_name().to_str()?)).collect();
+        guests.sort();
+        guests
+    }
+
+    fn latest(&mut self, versions: &Versions) -> &mut Seen {
+        let known = self.seen.iter().position(|seen| seen.versions == *versions);
+        let seen = match known {
+            Some(at) => self.seen.remove(at),
+            None => Seen { versions: versions.clone(), ..Seen::default() },
+        };
+        if self.seen.len() >= MOST_SEEN {
+            self.seen.remove(0);
+        }
+        self.seen.push(seen);
+        let last = self.seen.len() - 1;
+        &mut self.seen[last]
+    }
+}
+
+fn directory(root: &Root) -> PathBuf {
+    root.path("/var/lib/stillpoint/started")
+}
+
+fn path(root: &Root, vmid: Vmid) -> PathBuf {
+    directory(root).join(format!("{vmid}.json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::text;
+
+    fn versions(runc: &str) -> Versions {
+        Versions {
+            socket: "/run/docker.sock".into(),
+            engine: "5f9c1f5e".into(),
+            runtime: "runc".into(),
+            components: vec!["Engine 29.0.1".into(), format!("runc {runc}")],
+        }
+    }
+
+    #[test]
+    fn evidence_is_of_exactly_these_versions() {
+        let mut started = Started::default();
+        started.saw_start(&versions("1.3.0"));
+        assert!(started.starts(&versions("1.3.0")));
+        assert!(!started.starts(&versions("1.3.3")));
+        let other = Versions { engine: "another".into(), ..versions("1.3.0") };
+        assert!(!started.starts(&other));
+        let other = Versions { runtime: "crun".into(), ..versions("1.3.0") };
+        assert!(!started.starts(&other));
+    }
+
+    #[test]
+    fn what_was_seen_last_counts() {
+        let mut started = Started::default();
+        started.saw_start(&versions("1"));
+        started.saw_refusal(&versions("1"), "permission denied", false);
+        assert!(!started.starts(&versions("1")));
+        assert_eq!(started.refusal().unwrap().reason, "permission denied");
+        started.saw_start(&versions("1"));
+        assert!(started.starts(&versions("1")) && started.refusal().is_none());
+        started.saw_refusal(&versions("2"), "permission denied", false);
+        assert!(started.starts(&versions("1")), "another runtime's refusal says nothing of it");
+        started.saw_start(&versions("3"));
+        assert_eq!(started.refusal(), None, "an update has mended it");
+    }
+
+    #[test]
+    fn evidence_ends_with_the_guests_boot_and_what_is_to_be_removed_stays() {
+        let directory = std::env::temp_dir().join(format!("stillpoint-started-{}", text::token()));
+        let root = Root::at(&directory);
+        let mut started = Started::load_of(&root, Vmid(9001), "boot:1:7");
+        assert_eq!(started.boot, "boot:1:7");
+        started.saw_start(&versions("1"));
+        assert!(started.expect("/run/docker.sock", "a"));
+        started.save(&root, Vmid(9001)).unwrap();
+        assert_eq!(Started::load_of(&root, Vmid(9001), "boot:1:7"), started);
+        let next = Started::load_of(&root, Vmid(9001), "boot:1:8");
+        assert!(!next.starts(&versions("1")));
+        assert_eq!(next.pending[0].token, "a");
+        assert_eq!(Started::guests(&root), [Vmid(9001)]);
+        fs::write(path(&root, Vmid(9001)), "[").unwrap();
+        assert_eq!(Started::load(&root, Vmid(9001)), Started::default());
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn no_more_is_remembered_than_is_needed() {
+        let mut started = Started::default();
+        for build in 0..100 {
+            started.saw_start(&versions(&build.to_string()));
+        }
+        assert_eq!(started.seen.len(), MOST_SEEN);
+        assert!(started.starts(&versions("99")) && !started.starts(&versions("9")));
+        let expected = (0..100).filter(|token| started.expect("", &token.to_string())).count();
+        assert_eq!(expected, MOST_PENDING);
+    }
+}
