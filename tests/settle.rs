@@ -575,8 +575,8 @@ fn the_system_log_has_it_with_its_level_and_the_guest() {
     fs::create_dir(&dev).unwrap();
     let log = UnixDatagram::bind(dev.join("log")).unwrap();
     log.set_nonblocking(true).unwrap();
-    let script = "touch \"$1/null\" && mount --bind /dev/null \"$1/null\" && mount --rbind \"$1\" /dev \
-                  && shift && exec \"$@\"";
+    let script = "for name in null urandom; do touch \"$1/$name\" && mount --bind /dev/$name \"$1/$name\"; done \
+                  && mount --rbind \"$1\" /dev && shift && exec \"$@\"";
     let output = Command::new("unshare")
         .args(ALONE)
         .args(["sh", "-c", script, "sh"])

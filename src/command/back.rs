@@ -21,6 +21,9 @@ use crate::vzdump::Vmid;
 /// A person waits no longer than this.
 const PERSON_LIMIT: Duration = Duration::from_secs(180);
 
+/// An engine that has not come up this long after the node's boot is left to the next backup.
+const ENGINE_WAIT: Duration = Duration::from_secs(60);
+
 /// A guest that was started has its init within this: its volumes may have to be activated first.
 const START_LIMIT: Duration = Duration::from_secs(120);
 const START_LOOK: Duration = Duration::from_millis(200);
@@ -31,6 +34,7 @@ const TELL_LIMIT: Duration = Duration::from_secs(30);
 /// Brings back, at boot, what interrupted backups left at rest.
 pub fn recover(root: &Root) -> Result<()> {
     let lines = quiesce::recover(root, PERSON_LIMIT)?;
+    quiesce::clean_up_all(root, ENGINE_WAIT);
     for line in &lines {
         print(line)?;
     }

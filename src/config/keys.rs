@@ -11,6 +11,7 @@ pub const KEYS: &[(&str, Option<&str>)] = &[
     ("quiesce.time-limit", Some("\"60s\"")),
     ("quiesce.hold-limit", Some("\"5min\"")),
     ("quiesce.budget", Some("\"3min\"")),
+    ("quiesce.try", Some("\"throwaway\"")),
     ("verify.wait", Some("\"5min\"")),
     ("verify.parallel", Some("1")),
     ("verify.when", Some("\"always\"")),
@@ -89,7 +90,11 @@ pub fn nearest(path: &[&str]) -> String {
     for (key, _) in KEYS {
         let words: Vec<&str> = key.split('.').collect();
         let elsewhere = distance(words.last().copied().unwrap_or_default(), last);
-        let mut candidates = vec![(meant(&words), elsewhere + 1 + usize::from(elsewhere > 0))];
+        let mut candidates = Vec::new();
+        // Every short name is near to every other: one of which half is another is not the same name.
+        if 2 * elsewhere < last.chars().count() {
+            candidates.push((meant(&words), elsewhere + 1 + usize::from(elsewhere > 0)));
+        }
         if let Some(as_deep) = words.get(..path.len()) {
             let as_deep = meant(as_deep);
             let far = distance(&as_deep, &written);

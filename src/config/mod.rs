@@ -34,6 +34,16 @@ pub enum Strategy {
     None,
 }
 
+/// What may be stopped to see whether an engine that nothing is known of starts containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trial {
+    /// A container that is made for it and never runs.
+    Throwaway,
+    /// Where that one shows nothing, a container of the guest.
+    Container,
+}
+
 /// What becomes of a backup whose guest could not be quiesced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -118,6 +128,8 @@ pub struct Quiesce {
     /// How long vzdump waits in one job for whatever is done because of one guest, the server's time left out. Bringing
     /// it to rest has half of it; the guard does what is left. Default 3 min.
     pub budget: Duration,
+    /// `try`. Default: throwaway.
+    pub trial: Trial,
 }
 
 /// `[verify]`
@@ -210,6 +222,7 @@ impl From<Written> for Settings {
                 time_limit: span(written.quiesce.time_limit, 60),
                 hold_limit,
                 budget: span(written.quiesce.budget, 180),
+                trial: written.quiesce.trial.unwrap_or(Trial::Throwaway),
             },
             verify: written.verify.policy().over(verify),
             resume: Resume {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
-use super::{Address, Identity, OnError, OnFailure, Restore, Strategy, Verify, When};
+use super::{Address, Identity, OnError, OnFailure, Restore, Strategy, Trial, Verify, When};
 use crate::sys::Url;
 use crate::sys::text::printable;
 
@@ -50,6 +50,8 @@ pub struct WrittenQuiesce {
     pub hold_limit: Option<Span>,
     #[serde(deserialize_with = "more_than_nothing")]
     pub budget: Option<Span>,
+    #[serde(rename = "try")]
+    pub trial: Option<Trial>,
 }
 
 #[derive(Debug, Default, Deserialize)]

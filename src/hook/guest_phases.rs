@@ -7,7 +7,7 @@ use super::{Duty, LOCK_LIMIT};
 use crate::config::{OnError, Settings};
 use crate::guest::{Place, State};
 use crate::identity;
-use crate::quiesce::{self, BroughtBack, Errand, Quiesced};
+use crate::quiesce::{self, BroughtBack, Errand, Noted, Quiesced};
 use crate::report::lines::{self, say};
 use crate::run::{Archive, By, Run, Runs, VerifyStart};
 use crate::sys::{Root, clock, failpoint, signal};
@@ -81,7 +81,7 @@ impl GuestCall<'_> {
         match duty {
             Duty::OpenRun => self.open(run)?,
             Duty::Quiesce => return Ok(self.quiesce(run)),
-            Duty::NoteRunning => self.note_running(run),
+            Duty::NoteRunning => return Ok(self.note_running(run)),
             Duty::SeeRunning => run.was_running = true,
             Duty::DataCopied => self.data_copied(run),
             Duty::Resume => self.resume(run),
@@ -247,7 +247,7 @@ impl GuestCall<'_> {
         }
     }
 
-    fn note_running(&self, run: &mut Run) {
+    fn note_running(&self, run: &mut Run) -> u8 {
         run.looked_at = true;
         run.was_running = true;
         if let Err(error) = self.armed(run) {
@@ -260,12 +260,21 @@ impl GuestCall<'_> {
             false => quiesce::note_running(self.root, self.settings, run, deadline),
         };
         match noted {
-            Ok(None) => {
+            Ok(Noted::Written(warning)) => {
                 let containers = run.quiesce.as_ref().map_or(0, |quiesce| quiesce.steps.len());
                 let containers = crate::sys::text::count(containers, "running container");
                 say(&format!("wrote down {containers}; they are started again after the shutdown"));
+                if let Some(warning) = warning {
+                    say(&format!("WARNING: {} is shut down all the same: {warning}", run.guest()));
+                }
             }
-            Ok(Some(why)) => run.note(why),
+            Ok(Noted::Nothing(why)) => run.note(why),
+            Ok(Noted::Refused(why)) => {
+                say(&format!("{} is not backed up: {why}", run.guest()));
+                run.disturb(why);
+                self.save(run);
+                return 1;
+            }
             Err(error) => {
                 let note = format!(
                     "what runs is not known, the engine's restart policies decide: {error:#}"
@@ -281,6 +290,7 @@ impl GuestCall<'_> {
             quiesce.over = !run.handed_over;
         }
         self.save(run);
+        0
     }
 
     fn data_copied(&self, run: &mut Run) {

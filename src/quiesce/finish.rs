@@ -7,6 +7,7 @@ use anyhow::Result;
 use super::grade::grade;
 use super::left::set_aside;
 use super::revive::{Left, left_behind};
+use super::trial;
 use crate::config::Strategy;
 use crate::journal::{
     Backup, ContainerRecord, Entry, Journal, Outcome, Record, Recovered, Settled,
@@ -18,6 +19,7 @@ use crate::vzdump::TaskLog;
 /// Journals a run whose backup is over, and ends it where everything is back. Returns why it can't be ended yet,
 /// if so.
 pub fn finish(root: &Root, run: &mut Run) -> Result<Option<String>> {
+    trial::clean_up(root, run.vmid);
     record(root, run)?;
     if let Some(left) = left_behind(root, run) {
         Runs::of(root).save(run)?;

@@ -12,6 +12,7 @@ use super::finish::{is_made, why_over};
 use super::left;
 use super::resume::await_engines;
 use super::revive::{Left, left_behind, revive};
+use super::trial;
 use crate::config::Settings;
 use crate::guest::State;
 use crate::report::log;
@@ -283,6 +284,7 @@ fn may_still_go_down(run: &Run, died: Instant) -> bool {
 /// a line for each guest that there was something to do for; each has so much time.
 pub fn recover(root: &Root, limit: Duration) -> Result<Vec<String>> {
     let mut lines = Vec::new();
+    trial::clean_up_all(root, Duration::ZERO);
     for vmid in Runs::of(root).guests()? {
         lines.extend(recover_guest(root, vmid, "recover", Instant::now() + limit));
     }

@@ -21,6 +21,8 @@ mod settle;
 mod shared;
 mod stop;
 mod survey;
+mod throwaway;
+mod trial;
 mod unordered;
 mod way_back;
 
@@ -36,5 +38,6 @@ pub use resume::{look_again, resume, start_order};
 pub use revive::{lock_in_words, thaw, went_down};
 pub use settle::settle;
 pub use shared::{Claimed, Shared, Verdict};
-pub use stop::{Quiesced, arm, note_running, quiesce};
+pub use stop::{Noted, Quiesced, arm, note_running, quiesce};
 pub use survey::{Survey, survey};
+pub use trial::{clean_up_all, try_now};

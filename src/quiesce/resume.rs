@@ -10,6 +10,7 @@ use super::effort::{Back, Effort, failed_to_come_up};
 use super::order::{Event, acyclic, in_order, turned_round};
 use super::prove::prove;
 use super::shared::Shared;
+use super::trial;
 use crate::engine::{Engines, Error, Health, Status};
 use crate::guest::{Place, State};
 use crate::report::not_back::still_open;
@@ -74,6 +75,7 @@ pub fn resume(
         prove(run, &engines, deadline);
         failpoint::reach(root, "proven");
     }
+    let before: Vec<Step> = run.quiesce.iter().flat_map(|quiesce| quiesce.steps.clone()).collect();
     loop {
         rounds(root, run, &engines, deadline);
         let missing: BTreeSet<String> = run
@@ -89,6 +91,7 @@ pub fn resume(
             Err(_) => break,
         }
     }
+    trial::learn(root, run, &before, &engines, deadline);
     for step in run.quiesce.iter_mut().flat_map(|quiesce| &mut quiesce.steps) {
         if let (Fate::Open, Err(error)) = (&step.fate, engines.at(&step.engine)) {
             step.trouble = Some(error.to_string());

@@ -9,6 +9,7 @@ use super::note;
 use super::order::{Event, in_order};
 use super::plan::{BEFORE_LABEL, Plan, plan};
 use super::survey::survey;
+use super::trial;
 use crate::config::{OnError, Settings, Strategy};
 use crate::engine::{Engine, Engines, Error, Unreachable, at_once};
 use crate::guest::{Guest, Place, State, Volumes};
@@ -35,6 +36,17 @@ pub enum Quiesced {
     Disturbed(String),
 }
 
+/// What came of writing down what runs in a guest that is about to be shut down.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Noted {
+    /// There was nothing to write down, and why.
+    Nothing(String),
+    /// It is written down; and why its containers may not start again, if so.
+    Written(Option<String>),
+    /// The guest must not be shut down, and why: the settings have it so.
+    Refused(String),
+}
+
 /// Brings the running containers of a guest to rest. The caller holds the guest's lock and has armed the guard.
 ///
 /// The plan is durable on the node before the first stop. Every confirmed step is written down.
@@ -48,25 +60,32 @@ pub fn quiesce(root: &Root, settings: &Settings, run: &mut Run, deadline: Instan
 }
 
 /// Writes down what runs, on the node and in the guest: in stop mode the guest is shut down as a whole, and its
-/// containers have to be up again after its start. Returns why there is nothing to write down, if so.
+/// containers have to be up again after its start.
 pub fn note_running(
     root: &Root,
     settings: &Settings,
     run: &mut Run,
     deadline: Instant,
-) -> Result<Option<String>> {
+) -> Result<Noted> {
     let deadline = deadline.min(Instant::now() + SURVEY_LIMIT);
     let looked = look(root, settings, run, deadline)?;
     for why in looked.unreachable {
         run.note(format!("{why}: which of its containers run is not written down"));
     }
     let (guest, engines, plan) = match looked.found {
-        Found::Nothing(why) => return Ok(Some(why)),
+        Found::Nothing(why) => return Ok(Noted::Nothing(why)),
         Found::Plan(guest, engines, plan) => (guest, engines, plan),
     };
     let reachable: Vec<Engine> = engines.reachable().cloned().collect();
     let why = at_once(&reachable, |engine| left_running_by(engine, deadline));
     run.unrest.extend(why.into_iter().flatten());
+    let warning = trial::warning(root, run, &guest, &engines, &plan, deadline);
+    if let Some(warning) = &warning {
+        if settings.quiesce.on_error == OnError::Fail {
+            return Ok(Noted::Refused(warning.clone()));
+        }
+        run.note(warning.clone());
+    }
     for step in plan.steps.iter().filter(|step| step.before.is_some()) {
         let name = text::printable(&step.name, 80);
         run.note(format!(
@@ -74,7 +93,7 @@ pub fn note_running(
         ));
     }
     write_down(root, run, &guest, *plan, By::GuestShutdown)?;
-    Ok(None)
+    Ok(Noted::Written(warning))
 }
 
 /// Starts the guard of a run, which is on disk already: it watches over the containers, and over the guest
@@ -98,7 +117,7 @@ enum NotAtRest {
 /// What there is to bring to rest.
 enum Found {
     Nothing(String),
-    Plan(Guest, Engines, Box<Plan>),
+    Plan(Box<Guest>, Engines, Box<Plan>),
 }
 
 struct Look {
@@ -124,9 +143,10 @@ fn prepare(root: &Root, settings: &Settings, run: &mut Run, deadline: Instant) -
         Found::Nothing(why) => return Ok(Prepared::Nothing(why)),
         Found::Plan(guest, engines, plan) => (guest, engines, plan),
     };
+    let plan = trial::allowed(root, settings, run, &guest, &engines, *plan, deadline)?;
     let half = deadline.saturating_duration_since(Instant::now()) / 2;
     let limit = plan.time_limit(settings).min(half);
-    write_down(root, run, &guest, *plan, By::Stillpoint)?;
+    write_down(root, run, &guest, plan, By::Stillpoint)?;
     Ok(Prepared::Engines(engines, limit))
 }
 
@@ -166,14 +186,20 @@ fn look(root: &Root, settings: &Settings, run: &mut Run, deadline: Instant) -> R
     let found = match (engines.is_empty(), plan.steps.is_empty()) {
         (true, _) => Found::Nothing("the guest has no container engine".to_string()),
         (false, true) => Found::Nothing("no container is running".to_string()),
-        (false, false) => Found::Plan(guest, engines, Box::new(plan)),
+        (false, false) => Found::Plan(Box::new(guest), engines, Box::new(plan)),
     };
     Ok(Look { found, unreachable: survey.unreachable })
 }
 
 /// Makes the plan durable on the node (without that nothing is stopped) and in the guest (without that a
 /// restore does not start its stacks, which is said).
-fn write_down(root: &Root, run: &mut Run, guest: &Guest, plan: Plan, by: By) -> Result<()> {
+pub(super) fn write_down(
+    root: &Root,
+    run: &mut Run,
+    guest: &Guest,
+    plan: Plan,
+    by: By,
+) -> Result<()> {
     for note in plan.notes {
         run.note(note);
     }
@@ -193,7 +219,7 @@ fn write_down(root: &Root, run: &mut Run, guest: &Guest, plan: Plan, by: By) -> 
     Ok(())
 }
 
-fn stop_all(root: &Root, run: &mut Run, engines: &Engines, limit: Duration) -> Quiesced {
+pub(super) fn stop_all(root: &Root, run: &mut Run, engines: &Engines, limit: Duration) -> Quiesced {
     let deadline = Instant::now() + limit;
     let runs = Runs::of(root);
     let Some(quiesce) = run.quiesce.as_mut() else {

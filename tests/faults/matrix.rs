@@ -33,6 +33,9 @@ const POINTS: [&str; 7] =
 /// Phases at whose beginning vzdump may die before the hook has looked who calls it.
 const CALLED: [&str; 4] = ["pre-stop", "post-restart", "backup-end", "log-end"];
 
+/// Those of the try whether containers start, which comes before anything is stopped.
+const TRIED: [&str; 3] = ["try-expected", "try-created", "try-started"];
+
 /// Those of each single container.
 const EACH: [&str; 4] = ["started", "start-confirmed", "stop-requested", "stop-confirmed"];
 
@@ -94,6 +97,9 @@ fn boundaries(mode: &str) -> Vec<Boundary> {
     }
     if !stop {
         all.push(Boundary::Failpoint("proven", 1));
+    }
+    for point in TRIED {
+        all.push(Boundary::Failpoint(point, 1));
     }
     for point in EACH {
         // In stop mode nothing is stopped by us.
@@ -181,6 +187,7 @@ impl Fault {
             Boundary::Moment("pre-stop", moment) => moment != Moment::Working,
             // A hook that is interrupted there goes on to its end.
             Boundary::Failpoint("armed" | "guard-armed" | "planned" | "noted", _) => interrupted,
+            Boundary::Failpoint(point, _) if TRIED.contains(&point) => interrupted,
             _ => false,
         };
         if self.mode == STOP && before && (died || interrupted) {

@@ -67,6 +67,10 @@ impl<'a> Promise<'a> {
                 ensure!(touched == 0 && !container.running_after, "{name} was touched");
             }
         }
+        let left =
+            self.scene.engine().containers().into_iter().map(|container| container.spec.name);
+        let left: Vec<String> = left.filter(|name| name.starts_with("stillpoint-try-")).collect();
+        ensure!(left.is_empty(), "throwaway containers are left: {left:?}");
         ensure!(report.runs_left.is_empty(), "left in runs: {:?}", report.runs_left);
         ensure!(report.processes_left.is_empty(), "still there: {:?}", report.processes_left);
         let told = |record: &&Value| {

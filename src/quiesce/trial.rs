@@ -1,0 +1,364 @@
+//! Never stop what may not start: an update in a running guest can leave its containers running and make every start
+//! fail. Before anything is stopped it was seen, in this start of the guest and by exactly the versions that are in use,
+//! that a container starts; or it is tried with a throwaway one.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Error, Result, bail};
+
+use super::plan::Plan;
+use super::resume;
+use super::stop::{self, Quiesced};
+use super::throwaway::{self, Outcome};
+use crate::config::{OnError, Settings, Strategy, Trial};
+use crate::engine::{Engine, Engines, Restart, Versions};
+use crate::guest::{Guest, State};
+use crate::report::log;
+use crate::run::{By, Fate, Run, Runs, Started, Step};
+use crate::sys::{Root, text};
+use crate::vzdump::Vmid;
+
+/// For all engines of a guest: they are asked in turn, and a try takes 0.3 s where all is well.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// For asking an engine what has started its containers: vzdump waits, and what is not learned is tried before the next
+/// stop.
+const LEARN_LIMIT: Duration = Duration::from_secs(3);
+
+/// For removing what an earlier try has left; an engine that does not answer is left to the next caller.
+const CLEAN_UP_LIMIT: Duration = Duration::from_secs(3);
+
+/// For a container of the guest that is the try: stopping it and starting it.
+const CONTAINER_LIMIT: Duration = Duration::from_secs(60);
+
+/// The plan as far as it may be carried out: as it is where its engines are known to start containers; paused where only
+/// that is known to end well; without the containers of an engine of which neither is known, which is a reason for the
+/// grade.
+///
+/// # Errors
+/// Why nothing is stopped, in words for a person; the containers run on then, but for one that was the try itself.
+pub fn allowed(
+    root: &Root,
+    settings: &Settings,
+    run: &mut Run,
+    guest: &Guest,
+    engines: &Engines,
+    mut plan: Plan,
+    deadline: Instant,
+) -> Result<Plan> {
+    let until = deadline.min(Instant::now() + CONTAINER_LIMIT);
+    let deadline = deadline.min(Instant::now() + LIMIT);
+    let mut reasons = Vec::new();
+    for path in stopped_by(&plan) {
+        let unknown = match engines.at(&path) {
+            Ok(engine) => match known(root, run.vmid, guest, engine, deadline) {
+                Ok(()) => continue,
+                Err(unknown) => unknown,
+            },
+            Err(error) => Box::new(Unknown::of(error.to_string())),
+        };
+        if settings.quiesce.trial == Trial::Container
+            && !unknown.container_failed
+            && let (Ok(engine), Some(versions)) = (engines.at(&path), &unknown.versions)
+        {
+            let tried = with_container(root, run, guest, engines, engine, &mut plan, until);
+            let mut started = Started::load_of(root, run.vmid, &guest.boot);
+            match &tried {
+                Ok(()) => started.saw_start(versions),
+                Err(error) => started.saw_refusal(versions, &format!("{error:#}"), true),
+            }
+            save(root, run.vmid, &started);
+            tried?;
+            continue;
+        }
+        if unknown.is_new {
+            alarm(root, run.vmid, &unknown.reason);
+        }
+        let instead = if unknown.unpauses { Strategy::Pause } else { Strategy::None };
+        if unknown.unpauses {
+            run.note(format!("its containers are paused and not stopped: {}", unknown.reason));
+        } else {
+            reasons.push(unknown.reason);
+        }
+        for step in plan.steps.iter_mut().filter(|step| is_stopped_by(step, &path)) {
+            step.action = instead;
+        }
+    }
+    let rests = plan.steps.iter().any(|step| step.action != Strategy::None);
+    if !reasons.is_empty() && (!rests || settings.quiesce.on_error == OnError::Fail) {
+        bail!("nothing is stopped: {}", reasons.join("; "));
+    }
+    for reason in reasons {
+        run.disturb(format!("some containers are left running: {reason}"));
+    }
+    Ok(plan)
+}
+
+/// What speaks against the shutdown of a guest as a whole, for which vzdump has decided: its containers are not known to
+/// start again after it.
+pub fn warning(
+    root: &Root,
+    run: &Run,
+    guest: &Guest,
+    engines: &Engines,
+    plan: &Plan,
+    deadline: Instant,
+) -> Option<String> {
+    let deadline = deadline.min(Instant::now() + LIMIT);
+    let of = |path: &String| {
+        let engine = engines.at(path).ok()?;
+        Some(known(root, run.vmid, guest, engine, deadline).err()?.reason)
+    };
+    // All of them go down, whatever the plan would do to each.
+    let paths: BTreeSet<String> = plan.steps.iter().map(|step| step.engine.clone()).collect();
+    let reasons: Vec<String> = paths.iter().filter_map(of).collect();
+    (!reasons.is_empty()).then(|| {
+        let reasons = reasons.join("; ");
+        format!("its containers may not start again after the guest's shutdown: {reasons}")
+    })
+}
+
+/// Tries an engine now, whatever was seen before, for a person. Returns what was seen to start a container. The caller
+/// holds the guest's lock.
+///
+/// # Errors
+/// Why it is not known that the engine starts containers.
+pub fn try_now(root: &Root, vmid: Vmid, guest: &Guest, engine: &Engine) -> Result<Versions> {
+    let deadline = Instant::now() + LIMIT;
+    let versions = engine.versions(deadline).with_context(|| no_versions(engine))?;
+    let mut started = Started::load_of(root, vmid, &guest.boot);
+    tried(root, vmid, engine, &versions, &mut started, deadline).map_err(Error::msg)?;
+    Ok(versions)
+}
+
+/// Notes what bringing back a guest's containers has shown of its engines: in these versions they start containers, or
+/// let them go on. `before` is how the steps were then. The caller holds the guest's lock.
+pub fn learn(root: &Root, run: &Run, before: &[Step], engines: &Engines, deadline: Instant) {
+    let steps = run.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
+    let is_new = |(step, before): &(&Step, &Step)| {
+        step.start_ms.is_some() && before.start_ms.is_none() && step.fate == Fate::Back
+    };
+    let new: BTreeSet<(&str, bool)> = steps
+        .zip(before)
+        .filter(is_new)
+        .map(|(step, _)| (step.engine.as_str(), step.action == Strategy::Pause))
+        .collect();
+    if new.is_empty() {
+        return;
+    }
+    // What can't be learned now is tried before the next stop.
+    let Ok(State::Running(guest)) = State::of(root, run.vmid) else { return };
+    let deadline = deadline.min(Instant::now() + LEARN_LIMIT);
+    let mut started = Started::load_of(root, run.vmid, &guest.boot);
+    for (path, paused) in new {
+        let Ok(engine) = engines.at(path) else { continue };
+        let Ok(versions) = engine.versions(deadline) else { continue };
+        match paused {
+            true => started.saw_unpause(&versions),
+            false => started.saw_start(&versions),
+        }
+    }
+    save(root, run.vmid, &started);
+}
+
+/// Removes the throwaway containers of this guest that whoever made them could not remove any more. The caller holds the
+/// guest's lock.
+pub fn clean_up(root: &Root, vmid: Vmid) {
+    let mut started = Started::load(root, vmid);
+    if started.pending.is_empty() {
+        return;
+    }
+    let Ok(State::Running(guest)) = State::of(root, vmid) else { return };
+    if guest.is_frozen() {
+        return;
+    }
+    let Ok(engines) = Engines::of(&guest) else { return };
+    let before = started.pending.len();
+    let deadline = Instant::now() + CLEAN_UP_LIMIT;
+    for engine in engines.answering(CLEAN_UP_LIMIT).reachable() {
+        throwaway::remove_pending(engine, &mut started, deadline);
+    }
+    if started.pending.len() < before {
+        save(root, vmid, &started);
+    }
+}
+
+/// The same for all guests of this node; one that others are at work on is left to them. After a boot of the node the
+/// engines are still on their way up: at most `engine_wait` is waited for each guest that has any left.
+pub fn clean_up_all(root: &Root, engine_wait: Duration) {
+    for vmid in Started::guests(root) {
+        let pending = Started::load(root, vmid).pending;
+        if pending.is_empty() {
+            continue;
+        }
+        let engines: BTreeSet<String> = pending.into_iter().map(|pending| pending.engine).collect();
+        // No engine is woken for it: the time since when one is known to have run is left open.
+        resume::await_engines(root, vmid, &engines, "", Instant::now() + engine_wait);
+        if let Ok(_lock) = Runs::of(root).lock(vmid, Instant::now()) {
+            clean_up(root, vmid);
+        }
+    }
+}
+
+/// The sockets of the engines that would have to start again what this plan stops.
+fn stopped_by(plan: &Plan) -> BTreeSet<String> {
+    let stopped = plan.steps.iter().filter(|step| step.action == Strategy::Stop);
+    stopped.map(|step| step.engine.clone()).collect()
+}
+
+fn is_stopped_by(step: &Step, engine: &str) -> bool {
+    step.action == Strategy::Stop && step.engine == engine
+}
+
+/// Why an engine is not known to start containers.
+#[derive(Default)]
+struct Unknown {
+    reason: String,
+    versions: Option<Versions>,
+    /// In these versions it was seen to let a paused container go on.
+    unpauses: bool,
+    /// It was tried with a container of the guest already, which did not start again.
+    container_failed: bool,
+    /// Nobody was told of it yet.
+    is_new: bool,
+}
+
+impl Unknown {
+    fn of(reason: String) -> Unknown {
+        Unknown { reason, ..Unknown::default() }
+    }
+}
+
+fn no_versions(engine: &Engine) -> String {
+    let socket = text::printable(engine.socket(), 200);
+    format!("the engine at {socket} does not say in which versions it would start containers")
+}
+
+/// Whether the engine is known to start containers, or can be seen to now.
+fn known(
+    root: &Root,
+    vmid: Vmid,
+    guest: &Guest,
+    engine: &Engine,
+    deadline: Instant,
+) -> Result<(), Box<Unknown>> {
+    let versions = engine
+        .versions(deadline)
+        .map_err(|error| Unknown::of(format!("{}: {error}", no_versions(engine))))?;
+    let mut started = Started::load_of(root, vmid, &guest.boot);
+    if started.starts(&versions) {
+        if throwaway::remove_pending(engine, &mut started, deadline) {
+            save(root, vmid, &started);
+        }
+        return Ok(());
+    }
+    let seen = started.of(&versions).cloned().unwrap_or_default();
+    match tried(root, vmid, engine, &versions, &mut started, deadline) {
+        Ok(()) => Ok(()),
+        Err(reason) => Err(Box::new(Unknown {
+            reason,
+            versions: Some(versions),
+            unpauses: seen.unpaused.is_some(),
+            is_new: seen.refusal.is_none(),
+            container_failed: seen.refusal.is_some_and(|refusal| refusal.container),
+        })),
+    }
+}
+
+/// Tries with a throwaway container and writes down what came of it; why it is not known, if so.
+fn tried(
+    root: &Root,
+    vmid: Vmid,
+    engine: &Engine,
+    versions: &Versions,
+    started: &mut Started,
+    deadline: Instant,
+) -> Result<(), String> {
+    let socket = text::printable(engine.socket(), 200);
+    let result = match throwaway::run(root, vmid, engine, started, deadline) {
+        Outcome::Starts => Ok(()),
+        Outcome::Refused(words) => {
+            Err(format!("the engine at {socket} could not start a throwaway container: {words}"))
+        }
+        Outcome::Untried(why) => Err(format!(
+            "it is not known whether the engine at {socket} can start containers: {why}"
+        )),
+    };
+    match &result {
+        Ok(()) => started.saw_start(versions),
+        Err(reason) => {
+            let before = started.of(versions).and_then(|seen| seen.refusal.as_ref());
+            let container = before.is_some_and(|before| before.container);
+            started.saw_refusal(versions, reason, container);
+        }
+    }
+    save(root, vmid, started);
+    result
+}
+
+/// The first refusal of these versions is worth a mail; those of the following nights stand in the jobs' own mails.
+fn alarm(root: &Root, vmid: Vmid, reason: &str) {
+    let subject = format!("Stillpoint: backups of guest {vmid} do not stop its containers");
+    let message = format!(
+        "{reason}. Until this is mended, backups leave its containers running, because what is stopped might not start \
+         again. `stillpoint try {vmid}` tries again."
+    );
+    log::alarm(root, vmid, &subject, &message);
+}
+
+/// Stops and starts the one container of the guest that matters least, as the settings allow. Where it does not start
+/// it stays in the run, and whoever brings back a run's containers goes on trying.
+fn with_container(
+    root: &Root,
+    run: &mut Run,
+    guest: &Guest,
+    engines: &Engines,
+    engine: &Engine,
+    plan: &mut Plan,
+    deadline: Instant,
+) -> Result<()> {
+    let least = least(&plan.steps, engine, deadline);
+    let index = least.context("nothing is stopped: no container could be the try")?;
+    let step = Step { after: Vec::new(), ..plan.steps[index].clone() };
+    let (id, name) = (step.id.clone(), text::printable(&step.name, 80));
+    let only = Plan { steps: vec![step], paused_before: plan.paused_before, ..Plan::default() };
+    // The other half is for its start.
+    let half = deadline.saturating_duration_since(Instant::now()) / 2;
+    let limit = only.longest_chain().min(half);
+    stop::write_down(root, run, guest, only, By::Stillpoint)?;
+    if let Quiesced::Disturbed(why) = stop::stop_all(root, run, engines, limit) {
+        bail!("nothing else is stopped: {name} was the try: {why}");
+    }
+    if let Err(error) = engine.start(&id, deadline) {
+        bail!("nothing else is stopped: {name} was stopped as the try and did not start: {error}");
+    }
+    // It runs; what it asks to be run once it is back is still due.
+    if let Some(left) = resume::resume(root, run, deadline, Duration::ZERO) {
+        bail!("nothing else is stopped: {name} was the try: {left}");
+    }
+    let again = engine.inspect(&id, deadline).with_context(|| name.clone())?;
+    plan.steps[index].started_at = again.started_at;
+    run.note(format!("{name} was stopped and started first, to see whether containers start"));
+    Ok(())
+}
+
+/// The container whose loss would matter least: nothing has to be run in it before, nothing depends on it, it has no data
+/// of its own, and it has a restart policy.
+fn least(steps: &[Step], engine: &Engine, deadline: Instant) -> Option<usize> {
+    let its = |step: &Step| is_stopped_by(step, engine.socket());
+    let stopped = steps.iter().enumerate().filter(|(_, step)| its(step));
+    let weighed = stopped.filter_map(|(index, step)| {
+        let container = engine.inspect(&step.id, deadline).ok()?;
+        let (data, stays_down) = (!container.data.is_empty(), container.restart == Restart::No);
+        Some(((step.before.is_some(), !step.after.is_empty(), data, stays_down), index))
+    });
+    weighed.min().map(|(_, index)| index)
+}
+
+/// What can't be written down is seen anew before the next stop.
+fn save(root: &Root, vmid: Vmid, started: &Started) {
+    if let Err(error) = started.save(root, vmid) {
+        log::warning(vmid, &format!("{error:#}"));
+    }
+}
