@@ -65,6 +65,12 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Try whether a guest's engine can start a container, which a backup must know before it stops any
+    ///
+    /// A throwaway container is made from an image that is present and removed again. Its program does not exist, so
+    /// nothing in it runs. The exit status is 0 where the engine starts containers and 1 where it is not known to.
+    #[command(after_help = "Example: stillpoint try 9001")]
+    Try { vmid: Vmid },
     /// List the snapshots on the backup servers
     ///
     /// Every storage that leads to one is named with what it is called everywhere, server:datastore#fingerprint, and

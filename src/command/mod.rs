@@ -10,6 +10,7 @@ mod restore;
 mod setup;
 mod snapshots;
 mod status;
+mod trial;
 mod verify;
 
 use std::io::{ErrorKind, Write};
@@ -53,6 +54,7 @@ fn perform(root: &Root, command: Command) -> Result<u8> {
         }
         Command::Journal { json, guest } => journal::journal(root, guest, json)?,
         Command::Plan { vmid, json } => plan::plan(root, vmid, json)?,
+        Command::Try { vmid } => return trial::trial(root, vmid),
         Command::Snapshots { storage, guest, json } => {
             return snapshots::snapshots(root, storage.as_deref(), guest, json);
         }

@@ -1,0 +1,56 @@
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::tell;
+use crate::engine::Engines;
+use crate::guest::{Place, State};
+use crate::quiesce;
+use crate::run::Runs;
+use crate::sys::Root;
+use crate::sys::text::printable;
+use crate::vzdump::Vmid;
+
+/// A backup holds the guest's lock for as long as it brings its containers to rest.
+const LOCK_LIMIT: Duration = Duration::from_secs(60);
+
+/// Tries whether the guest's engines can start a container, says so, and returns the exit status.
+pub fn trial(root: &Root, vmid: Vmid) -> Result<u8> {
+    if let Place::Elsewhere(node) = Place::of(root, vmid)? {
+        bail!("guest {vmid} is on node {}: try there", printable(&node, 63));
+    }
+    let _lock = Runs::of(root)
+        .lock(vmid, Instant::now() + LOCK_LIMIT)
+        .context("a backup may be at work on this guest")?;
+    let State::Running(guest) = State::of(root, vmid)? else {
+        bail!("guest {vmid} is not running: its engine can't be tried");
+    };
+    if guest.is_frozen() {
+        bail!("guest {vmid} is frozen: its engine can't be tried");
+    }
+    let engines = Engines::of(&guest)?;
+    if engines.is_empty() {
+        bail!("guest {vmid} has no container engine");
+    }
+    let mut status = 0;
+    for why in engines.unreachable() {
+        tell(&format!("Guest {vmid}: {}.", printable(&why.to_string(), 500)))?;
+        status = 1;
+    }
+    for engine in engines.reachable() {
+        let socket = printable(engine.socket(), 200);
+        match quiesce::try_now(root, vmid, &guest, engine) {
+            Ok(versions) => tell(&format!(
+                "Guest {vmid}: the engine at {socket} starts containers ({versions}). Backups stop its containers."
+            ))?,
+            Err(error) => {
+                status = 1;
+                tell(&format!(
+                    "Guest {vmid}, engine at {socket}: {error:#}. Backups do not stop its containers, because they \
+                     might not start again."
+                ))?;
+            }
+        }
+    }
+    Ok(status)
+}
