@@ -14,4 +14,5 @@ mod stacks {
     mod not_in_backup;
     mod order;
     mod shared;
+    mod trial;
 }

@@ -94,7 +94,8 @@ fn the_json_has_the_shape_that_is_documented() {
     let well = guest(&status, 9001);
     assert_fields(
         well,
-        "vmid name type level problems backup last_success verify last_verified on_start not_back settled",
+        "vmid name type level problems backup last_success verify last_verified on_start not_back \
+         settled start_refused",
     );
     assert_fields(
         &well["backup"],

@@ -127,6 +127,10 @@ messages! {
         => "pct status {vmid}";
     ENGINE: Ok "{name}: {count} of {engine}";
     NO_ENGINE: Fail "containers of it cannot be brought to rest: {reason}";
+    STARTS: Ok "its engine starts containers: it did at {time} ({versions})";
+    STARTS_UNKNOWN: Ok "since the guest's start no container was started yet: the next backup tries it, as does `stillpoint try {vmid}`";
+    NO_START: Warn "backups do not stop its containers, because they might not start again: {reason}"
+        => "stillpoint try {vmid}";
     PLAN: Warn "{note}"
         => "stillpoint plan {vmid}";
     SLOW_STOP: Warn "stopping its containers may take {chain} s by their own stop timeouts, and is given up after {limit} s, \

@@ -114,6 +114,12 @@ pub const SCENES: &[Scene] = scenes! {
         "guest.9001" GUEST_UNKNOWN;
     |node| engine(node, |engine| engine.hostile = Some(Hostile::Hangup)) =>
         "guest.9001.engine" NO_ENGINE;
+    |_| {} => "guest.9001.try" STARTS_UNKNOWN;
+    |node| tried(node) => "guest.9001.try" STARTS;
+    |node| {
+        engine(node, |engine| engine.refuses_starts = Some("permission denied".to_owned()));
+        tried(node);
+    } => "guest.9001.try" NO_START;
     |node| engine(node, |engine| engine.live_restore = true) =>
         "guest.9001.live-restore" LIVE_RESTORE;
     |node| add(node, Spec::service("shop", "odd").label("stillpoint.quiesce", "freeze")) =>
@@ -245,6 +251,13 @@ fn mounted(node: &Node, mount: &str) {
     let mounts = format!("1 0 7:0 / / rw - ext4 /dev/loop0 rw\n2 1 7:7 / {mount}\n");
     node.write("guests/9001/root/proc/1/mountinfo", &mounts).unwrap();
     bound(node, "");
+}
+
+/// Somebody has tried whether containers start.
+fn tried(node: &Node) {
+    let mut stillpoint = std::process::Command::new(node.path("usr/bin/stillpoint"));
+    stillpoint.args(["try", "9001"]).env("STILLPOINT_ROOT", node.root());
+    stillpoint.output().unwrap();
 }
 
 fn add(node: &Node, spec: Spec) {

@@ -5,6 +5,7 @@ mod data;
 mod engine;
 mod fuse;
 mod start;
+mod trial;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -151,6 +152,7 @@ fn guest(root: &Root, settings: &Settings, start: &Start, member: &Member) -> Lo
                 Stacks { vmid, text, config, volumes, engines, unreachable, containers, plan };
             looked.engine = Some(true);
             looked.checks.extend(engine::engine(&stacks, settings));
+            looked.checks.push(trial::starts(root, vmid, &running));
             looked.checks.extend(data::data(&stacks));
             looked.checks.extend(start.is_looked_after(&stacks));
         }

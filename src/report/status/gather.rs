@@ -15,7 +15,7 @@ use crate::guest::{Config, members, node_name, way_to_start};
 use crate::report::history::{History, LastBackup, Past, Proof};
 use crate::report::metrics;
 use crate::report::not_back::{Lost, on_the_node};
-use crate::run::{Left, Runs};
+use crate::run::{Left, Runs, Started};
 use crate::sys::text::{count, printable};
 use crate::sys::{Root, clock};
 use crate::verify::{Looks, Pending};
@@ -25,6 +25,9 @@ const SCHEMA: u32 = 1;
 
 /// How many containers of a guest that are not back are told of: nobody reads more of them at once.
 const MOST_NOT_BACK: usize = 20;
+
+/// What is shown of a reason, in characters: the words of an engine or a server stand at its end.
+const REASON: usize = 600;
 
 /// The drop-in that calls Stillpoint at the start of every guest of the node.
 const DROP_IN: &str = "/etc/systemd/system/pve-container@.service.d/stillpoint.conf";
@@ -50,6 +53,8 @@ pub fn gather(root: &Root, settings: &Settings, limits: &Limits) -> Result<Statu
         take_in(&mut guest, &lost, start.as_ref());
         guest.on_start = on_start(guest_type, &config, drop_in);
         guest.settled = past.and_then(|past| settled(root, vmid, past, now));
+        let started = Started::load(root, vmid);
+        guest.start_refused = started.refusal().map(|refusal| printable(&refusal.reason, REASON));
         guest.problems = judge::problems(&guest, &going_on, limits);
         guest.level = judge::worst(&guest.problems);
         guests.push(guest);
@@ -112,7 +117,7 @@ fn guest(
             Proof::Known(time, outcome, reason) => Verify {
                 state: super::words::outcome(*outcome).to_string(),
                 moment: Some(moment(*time)),
-                reason: reason.as_deref().map(|reason| printable(reason, 600)),
+                reason: reason.as_deref().map(|reason| printable(reason, REASON)),
             },
             Proof::NotAsked(word) => {
                 Verify { state: printable(word, 40), moment: None, reason: None }
@@ -120,6 +125,7 @@ fn guest(
         }),
         last_verified: past.and_then(|past| past.last_verified).map(moment),
         on_start: OnStart::None,
+        start_refused: None,
         not_back: Vec::new(),
         settled: None,
     }
@@ -188,7 +194,7 @@ fn backup(last: &LastBackup, now: DateTime<Utc>) -> Backup {
         outcome: record.outcome,
         error: record.error.as_ref().map(said),
         grade: record.grade,
-        reasons: record.reasons.iter().map(said).collect(),
+        reasons: record.reasons.iter().map(|reason| printable(reason, REASON)).collect(),
         mode_asked: record.mode_asked,
         mode_used: record.mode_used,
         downtime_ms: record.downtime_ms,

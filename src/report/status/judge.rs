@@ -28,6 +28,7 @@ pub fn problems(guest: &Guest, now: &[Now], limits: &Limits) -> Vec<Problem> {
     problems.extend(of_containers(guest));
     problems.extend(guest.verify.as_ref().and_then(of_verify));
     problems.extend(guest.settled.iter().flat_map(of_start));
+    problems.extend(of_refusal(guest));
     let max_age = limits.max_age.as_secs();
     if let Some(last) = &guest.last_success
         && last.age_s > max_age
@@ -111,6 +112,20 @@ fn how(guest: &Guest) -> String {
     commands.iter().map(|command| format!("; try: {command}")).collect()
 }
 
+/// Where a crash-consistent backup says it already, it is not said twice.
+fn of_refusal(guest: &Guest) -> Option<(Level, String)> {
+    let reason = guest.start_refused.as_deref()?;
+    let said = guest.backup.iter().flat_map(|backup| &backup.reasons);
+    if said.into_iter().any(|said| said.contains(reason)) {
+        return None;
+    }
+    let vmid = guest.vmid;
+    let message = format!(
+        "backups do not stop its containers: {reason}; `stillpoint try {vmid}` tries again"
+    );
+    Some((Level::Warning, message))
+}
+
 fn of_verify(verify: &Verify) -> Option<(Level, String)> {
     let (level, what) = match verify.state.as_str() {
         "failed" => (Level::Critical, "the backup FAILED to verify"),
@@ -168,6 +183,7 @@ mod tests {
             on_start: OnStart::None,
             not_back: Vec::new(),
             settled: None,
+            start_refused: None,
         }
     }
 
@@ -219,6 +235,19 @@ mod tests {
             };
             assert_eq!(level(old), expected, "{days} days");
         }
+    }
+
+    #[test]
+    fn containers_that_may_not_start_are_a_warning_said_once() {
+        let refused = "its engine could not start a throwaway container: permission denied";
+        let mut guest = Guest { start_refused: Some(refused.into()), ..well() };
+        let found = problems(&guest, &[], &Limits::default());
+        assert_eq!((found.len(), found[0].level), (1, Level::Warning));
+        assert!(found[0].message.contains("stillpoint try 9001"), "{found:?}");
+        let backup = guest.backup.as_mut().unwrap();
+        backup.grade = Some(Grade::CrashConsistent);
+        backup.reasons = vec![format!("nothing is stopped: {refused}")];
+        assert_eq!(problems(&guest, &[], &Limits::default()).len(), 1);
     }
 
     #[test]

@@ -72,6 +72,8 @@ pub struct Guest {
     pub settled: Option<Settled>,
     /// Containers that ran before a backup and are not back, as far as more than their names is known of them.
     pub not_back: Vec<NotBack>,
+    /// Why its engine is not known to start containers, so that backups do not stop them.
+    pub start_refused: Option<String>,
 }
 
 /// A container that ran before a backup and is not back.
