@@ -20,6 +20,12 @@ use crate::sys::file;
 /// So much of a file's beginning is like no other's: a record has its time in it.
 const BEGINNING: u64 = 1024;
 
+/// Of a guest's snapshots the newest are remembered, each with what was said of it last.
+const MOST_SNAPSHOTS: usize = 20;
+
+/// How the places of their records begin; the snapshot's time follows, in as many digits as any.
+const SNAPSHOT: &str = "verify of ";
+
 /// The beginning of a file that holds records, as its copy in JSON has it.
 pub(super) fn beginning(file: &mut File) -> io::Result<String> {
     let mut bytes = Vec::new();
@@ -74,6 +80,11 @@ struct Head {
     run: Option<String>,
     #[serde(default)]
     outcome: Option<String>,
+    /// Of a verify: the snapshot's time and storage.
+    #[serde(default)]
+    backup_time: Option<i64>,
+    #[serde(default)]
+    storage: Option<String>,
 }
 
 /// The newest records of each guest, with their places in the order of all.
@@ -128,8 +139,22 @@ impl Last {
             ("verify", _, None) => slots.push("verify by hand".to_string()),
             _ => {}
         }
+        if let (Some(time), Some(storage)) = (head.backup_time, &head.storage) {
+            slots.push(format!("{SNAPSHOT}{time:020} {storage}"));
+        }
         for slot in slots {
             self.lines.insert((head.vmid, slot), (self.count, line.clone()));
+        }
+        self.forget_old_snapshots(head.vmid);
+    }
+
+    fn forget_old_snapshots(&mut self, vmid: u32) {
+        let first = (vmid, SNAPSHOT.to_string());
+        let of_snapshots = |slot: &&(u32, String)| slot.0 == vmid && slot.1.starts_with(SNAPSHOT);
+        let known = self.lines.range(first..).map(|(slot, _)| slot).take_while(of_snapshots);
+        let known: Vec<_> = known.cloned().collect();
+        for old in &known[..known.len().saturating_sub(MOST_SNAPSHOTS)] {
+            self.lines.remove(old);
         }
     }
 
@@ -185,5 +210,14 @@ mod tests {
         assert_eq!(kept(&records), [1, 2, 3, 4, 6, 1999]);
         records.push(record(2000, "backup", "e", "ok"));
         assert_eq!(kept(&records), [1, 2, 4, 6, 1999, 2000], "of each outcome the newest stays");
+
+        let of_snapshot = |place: u64| {
+            let mut verify = record(place, "verify", "x", "ok");
+            verify["backup_time"] = json!(place % 30);
+            verify["storage"] = json!("offsite");
+            verify
+        };
+        let verifies: Vec<Value> = (0..60).map(of_snapshot).collect();
+        assert_eq!(kept(&verifies), (40..60).collect::<Vec<u64>>(), "the last word on the newest");
     }
 }

@@ -50,7 +50,10 @@ fn after(record: Option<&Record>) -> Option<Record> {
             "copied": "2026-11-21T23:22:50.000Z", "done": ["machine-id"],
             "failed": ["ssh-host-keys: no space left"], "took_ms": 20,
         }),
-        Some(Record::Renewed(_)) => return None,
+        Some(Record::Renewed(_)) => json!({
+            "kind": "left-out", "vmid": 9002, "since": "2026-11-21T23:22:50.000Z", "records": 12,
+        }),
+        Some(Record::LeftOut(_)) => return None,
     };
     Some(serde_json::from_value(next).unwrap())
 }

@@ -10,12 +10,13 @@ mod carry;
 mod examples;
 mod file;
 mod newest;
+mod rate;
 mod record;
 
 #[cfg(test)]
 pub(crate) use examples::examples;
 pub use file::{Entry, Journal};
 pub use record::{
-    BY_SERVER, Backup, ContainerRecord, Grade, Identity, IdentityOutcome, Outcome, Record,
+    BY_SERVER, Backup, ContainerRecord, Grade, Identity, IdentityOutcome, LeftOut, Outcome, Record,
     Recovered, Renewed, SettingChange, Settled, Verify, VerifyOutcome,
 };

@@ -88,6 +88,7 @@ pub enum Record {
     Settled(Settled),
     Identity(Identity),
     Renewed(Renewed),
+    LeftOut(LeftOut),
 }
 
 /// One backup of one guest, made or failed.
@@ -281,4 +282,14 @@ pub struct Renewed {
     /// What could not be done, and why; it is tried again at the next start.
     pub failed: Vec<String>,
     pub took_ms: u64,
+}
+
+/// What was not written of a guest that brought about more than 30 records within an hour.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LeftOut {
+    pub vmid: Vmid,
+    /// When that hour began, RFC 3339, UTC.
+    pub since: String,
+    /// How many records of the kinds `settled`, `recovered` and `identity`, none of them of a failure.
+    pub records: u64,
 }

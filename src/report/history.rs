@@ -16,7 +16,7 @@ use crate::sys::text::printable;
 use crate::vzdump::Vmid;
 
 /// The kinds of records that tell nothing of a guest's last backup.
-const OTHER_KINDS: [&str; 2] = ["identity", "renewed"];
+const OTHER_KINDS: [&str; 3] = ["identity", "renewed", "left-out"];
 
 /// How many containers, and how many reasons, are remembered of a guest: nobody reads more of them at once.
 const MOST: usize = 20;

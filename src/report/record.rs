@@ -34,6 +34,9 @@ pub fn line(record: &Value) -> String {
         parts.extend(texts(&record[key]));
     }
     parts.extend(texts(&record["failed"]).map(|what| format!("FAILED: {what}")));
+    if let Some(number) = record["records"].as_u64() {
+        parts.push(format!("{number} more not written in the hour from {}", text("since")));
+    }
     for key in ["error", "reason", "left"] {
         if let Some(why) = record[key].as_str() {
             parts.push(format!("({})", printable(why, REASON)));
@@ -137,6 +140,7 @@ mod tests {
              (guest 9001 has its MAC)",
             "-  renewed  guest 9002  copy of guest 9001  machine-id  \
              FAILED: ssh-host-keys: no space left",
+            "-  left-out  guest 9002  12 more not written in the hour from 2026-11-21T23:22:50.000Z",
         ];
         assert_eq!(lines, told);
     }
