@@ -439,7 +439,7 @@ mod tests {
         let mut history = History::default();
         history.add(json!({ "kind": "backup", "time": "2026-11-21T23:25:00.000Z" }));
         history.add(json!({ "kind": "of another day", "time": "2026-11-21T23:25:00.000Z" }));
-        history.add(json!({ "kind": "settled", "time": "2026-11-21T23:25:00.000Z" }));
+        history.add(json!({ "kind": "identity", "time": "2026-11-21T23:25:00.000Z" }));
         let mut untimely = backup("a", "ok", "back");
         untimely["time"] = json!("yesterday");
         history.add(untimely);
