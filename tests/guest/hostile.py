@@ -97,6 +97,8 @@ def squat(vmid):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"\0/var/lib/lxc/{vmid}/command")
         listener.listen()
+        # A guest does not see the node's root directory.
+        os.chroot("/usr")
         while True:
             connection, _ = listener.accept()
             with connection:
