@@ -1,7 +1,7 @@
 //! What the engine does to containers. Each goes on when the client that asked for it is gone.
 
 use super::container::{Container, Status};
-use super::{Exec, Inner, What};
+use super::{Exec, Inner, What, network};
 use crate::http::{Answer, Body};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 /// What the engine and containerd put before the runtime's own words.
 const RUNTIME: &str = "failed to create task for container: failed to create shim task: OCI runtime create failed: \
                        runc create failed: unable to start container process: error during container init: ";
+
+/// The command of every simulated health check.
+pub const HEALTH_COMMAND: &str = "check-health";
 
 /// An answer in JSON.
 pub fn reply(status: u16, value: &Value) -> Answer {
@@ -149,6 +152,26 @@ pub fn start(inner: &Inner, reference: &str) -> Answer {
                        connectivity: Bind for 0.0.0.0:80 failed: port is already allocated";
         return refuse(500, message.to_owned());
     }
+    match network::lease(&state, &asked) {
+        Ok(lease) => state.containers[at].lease = lease,
+        Err((_, message)) if inner.config().hides_addresses && message.ends_with("in use") => {
+            state.containers[at].exit_code = 128;
+            let taken = asked.spec.networks.iter().find_map(|network| network.fixed.clone());
+            let taken = taken.unwrap_or_default();
+            let has = |c: &&Container| c.lease.addresses.iter().any(|(_, a)| *a == taken);
+            let holder = state.containers.iter().find(has).map_or("", |c| c.id.as_str());
+            return refuse(
+                500,
+                format!(
+                    "IPAM error: requested ip address {taken} is already allocated to container ID {holder}"
+                ),
+            );
+        }
+        Err((status, message)) => {
+            state.containers[at].exit_code = 128;
+            return refuse(status, message);
+        }
+    }
     drop(state);
     let lives = |inner: &Inner| {
         let state = inner.lock();
@@ -260,8 +283,12 @@ pub fn exec_create(inner: &Inner, reference: &str, body: &Value) -> Answer {
         return refuse(400, "No exec command specified".to_owned());
     }
     let id = inner.next_id();
-    let code = i64::from(words.iter().any(|word| word.contains("false")));
     let command = words.last().copied().unwrap_or_default().to_owned();
+    let failed = match command.as_str() {
+        HEALTH_COMMAND => !container.is_healthy(),
+        _ => words.iter().any(|word| word.contains("false")),
+    };
+    let code = i64::from(failed);
     state.execs.push(Exec { id: id.clone(), container: container.id, command, code });
     reply(201, &json!({ "Id": id }))
 }

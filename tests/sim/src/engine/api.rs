@@ -79,7 +79,11 @@ fn route(inner: &Inner, request: &Request) -> Answer {
             let state = inner.lock();
             match state.find(id) {
                 Some(at) => {
-                    let container = &state.containers[at];
+                    let mut shown = state.containers[at].clone();
+                    if inner.config().hides_addresses {
+                        shown.spec.networks.iter_mut().for_each(|network| network.fixed = None);
+                    }
+                    let container = &shown;
                     let mut answer = json::inspect(container);
                     for (name, network, address) in inner.config().fixed.iter() {
                         if *name == container.spec.name {

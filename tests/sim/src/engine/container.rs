@@ -1,5 +1,7 @@
 //! A container: what it was made as, and what it is doing.
 
+use super::ending::Ending;
+use super::network::{Lease, Network};
 use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -59,6 +61,20 @@ pub struct Spec {
     pub start_takes: Duration,
     /// It has a health check and is healthy that long after its start.
     pub healthy_after: Option<Duration>,
+    /// How often the engine itself runs that check; zero for at any time.
+    pub health_interval: Duration,
+    /// Its engine has found it ill before the simulation began.
+    pub unhealthy: bool,
+    /// When it ends by itself.
+    pub ends: Option<Ending>,
+    /// How often the engine starts it again after a failure, with [`Restart::OnFailure`]; 0 for no limit.
+    pub retries: u64,
+    /// Its networks; none for one that shares another's.
+    pub networks: Vec<Network>,
+    /// `HostConfig.NetworkMode`: a network's name, or `container:ID`.
+    pub network_mode: String,
+    /// Ports of the guest that lead to it, one out of each range.
+    pub ports: Vec<(u16, u16)>,
     /// That many starts answer 500.
     pub failing_starts: u32,
     /// Every start is refused with that status, in those words: 404 where another container that it needs is gone.
@@ -92,6 +108,13 @@ impl Spec {
             stop_takes: Duration::from_millis(60),
             start_takes: Duration::from_millis(60),
             healthy_after: None,
+            health_interval: Duration::ZERO,
+            unhealthy: false,
+            ends: None,
+            retries: 0,
+            networks: vec![Network::any("shop_default")],
+            network_mode: "shop_default".to_owned(),
+            ports: Vec::new(),
             failing_starts: 0,
             refuses: None,
             volumes: Vec::new(),
@@ -109,6 +132,34 @@ impl Spec {
     /// With a label.
     pub fn label(mut self, name: &str, value: &str) -> Self {
         self.labels.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// In that network and no other.
+    pub fn network(mut self, network: Network) -> Self {
+        self.network_mode.clone_from(&network.name);
+        self.networks = vec![network];
+        self
+    }
+
+    /// In the network of that container, given by its id or name.
+    pub fn in_network_of(mut self, other: &str) -> Self {
+        self.network_mode = format!("container:{other}");
+        self.networks = Vec::new();
+        self
+    }
+
+    /// Ends by itself so long after its start, with that status, unless that container is healthy then.
+    pub fn ends(mut self, after: Duration, code: i64, unless_healthy: Option<&str>) -> Self {
+        let unless_healthy = unless_healthy.map(str::to_owned);
+        self.ends = Some(Ending { after, code, unless_healthy });
+        self
+    }
+
+    /// Healthy that long after its start; its engine only looks every so often.
+    pub fn healthy(mut self, after: Duration, interval: Duration) -> Self {
+        self.healthy_after = Some(after);
+        self.health_interval = interval;
         self
     }
 
@@ -189,6 +240,12 @@ pub struct Container {
     pub stopped_by_hand: bool,
     /// A stop is under way.
     pub stopping: bool,
+    /// What it has of the network.
+    pub lease: Lease,
+    /// It was started since the simulation began.
+    pub restarted: bool,
+    /// Whether it ends by itself has been decided for this run of it.
+    pub judged: bool,
 }
 
 impl Container {
@@ -205,6 +262,10 @@ impl Container {
             finished_at: (spec.status == Status::Exited).then_some(now),
             stopped_by_hand: false,
             stopping: false,
+            lease: Lease::default(),
+            restarted: false,
+            // What runs from the beginning has been up for long.
+            judged: true,
             spec,
         }
     }
@@ -229,11 +290,26 @@ impl Container {
         }
     }
 
-    /// `starting` or `healthy`, where it has a health check.
+    /// Whether its own health check would say so now.
+    pub fn is_healthy(&self) -> bool {
+        let age = self.started_at.and_then(|started| (Utc::now() - started).to_std().ok());
+        let healthy = self.spec.healthy_after.zip(age).is_some_and(|(after, age)| age >= after);
+        healthy && self.status == Status::Running
+    }
+
+    /// `starting` or `healthy` in the engine's word, where it has a health check: as of the engine's last look.
     pub fn health(&self) -> Option<&'static str> {
         let after = self.spec.healthy_after?;
-        let age = Utc::now() - self.started_at?;
-        let healthy = age.to_std().is_ok_and(|age| age >= after);
+        if self.spec.unhealthy && self.status == Status::Running && !self.restarted {
+            return Some("unhealthy");
+        }
+        let age = (Utc::now() - self.started_at?).to_std().unwrap_or_default();
+        let interval = self.spec.health_interval;
+        let looked = match interval.as_millis() {
+            0 => age,
+            ms => interval * u32::try_from(age.as_millis() / ms).unwrap_or(u32::MAX),
+        };
+        let healthy = looked >= after && !looked.is_zero();
         Some(match (self.status.is_alive(), healthy) {
             (true, true) => "healthy",
             (true, false) => "starting",
@@ -246,6 +322,7 @@ impl Container {
         self.exit_code = exit_code;
         self.finished_at = Some(Utc::now());
         self.stopping = false;
+        self.lease = Lease::default();
     }
 
     pub(super) fn began(&mut self) {
@@ -254,6 +331,8 @@ impl Container {
         self.started_at = Some(Utc::now());
         self.stopped_by_hand = false;
         self.stopping = false;
+        self.judged = false;
+        self.restarted = true;
     }
 
     /// Whether the engine starts it again when it starts itself.

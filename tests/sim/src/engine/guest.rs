@@ -1,7 +1,7 @@
 //! The guest's power switch: boots and stops the engine as the marker files say.
 
 use super::container::Status;
-use super::{Inner, What, actions, api};
+use super::{Inner, What, actions, api, ending, network};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::File;
 use std::io;
@@ -27,6 +27,7 @@ pub fn live(inner: &Arc<Inner>) {
         } else if up && inner.dir.join("shutdown").exists() {
             shut_down(inner);
         }
+        ending::pass(inner);
         match &listener {
             Some(listener) => accept(inner, listener),
             None => std::thread::sleep(TICK),
@@ -54,7 +55,9 @@ fn boot(inner: &Arc<Inner>) -> Option<UnixListener> {
     let mut state = inner.lock();
     for at in 0..state.containers.len() {
         if !first && state.containers[at].returns_at_boot() {
+            let Ok(lease) = network::lease(&state, &state.containers[at]) else { continue };
             state.containers[at].began();
+            state.containers[at].lease = lease;
             let container = state.containers[at].clone();
             state.record(&container, What::StartedByPolicy);
         }

@@ -1,6 +1,7 @@
 //! The engine's answers as JSON: the fields of the Docker Engine API that a client may look at.
 
 use super::EngineConfig;
+use super::actions::HEALTH_COMMAND;
 use super::container::Container;
 use super::images;
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -49,6 +50,29 @@ fn mounts(container: &Container) -> Value {
         })
     });
     Value::Array(mounts.collect())
+}
+
+/// The networks of a container; the address that it was made with stands apart from the one that it has.
+fn networks(container: &Container) -> Value {
+    let networks = container.spec.networks.iter().map(|network| {
+        let mut leases = container.lease.addresses.iter();
+        let lease = leases.find(|(name, _)| *name == network.name);
+        let address = lease.map_or("", |(_, address)| address.as_str());
+        let configured = network.fixed.as_ref().map(|address| json!({"IPv4Address": address}));
+        (network.name.clone(), json!({"IPAMConfig": configured, "IPAddress": address}))
+    });
+    Value::Object(networks.collect())
+}
+
+/// Published ports, in words for what was asked for and what was taken.
+fn bindings(container: &Container, words: impl Fn((u16, u16), Option<u16>) -> String) -> Value {
+    let ports = container.spec.ports.iter().enumerate().map(|(at, range)| {
+        let port = words(*range, container.lease.ports.get(at).copied());
+        let bound =
+            if port.is_empty() { json!(null) } else { json!([{"HostIp": "", "HostPort": port}]) };
+        (format!("{}/tcp", 8000 + at), bound)
+    });
+    Value::Object(ports.collect())
 }
 
 /// One entry of `GET /containers/json`.
@@ -101,6 +125,11 @@ pub fn inspect(container: &Container) -> Value {
         "Labels": spec.labels,
         "StopSignal": "SIGTERM",
     });
+    if spec.healthy_after.is_some() {
+        let interval = i64::try_from(spec.health_interval.as_nanos()).unwrap_or(i64::MAX);
+        config["Healthcheck"] =
+            json!({"Test": ["CMD-SHELL", HEALTH_COMMAND], "Interval": interval});
+    }
     if let Some(timeout) = spec.stop_timeout {
         config["StopTimeout"] = json!(timeout);
     }
@@ -117,14 +146,20 @@ pub fn inspect(container: &Container) -> Value {
         "Platform": "linux",
         "HostConfig": {
             "Binds": null,
-            "NetworkMode": "shop_default",
-            "RestartPolicy": {"Name": spec.restart.name(), "MaximumRetryCount": 0},
+            "NetworkMode": spec.network_mode,
+            "PortBindings": bindings(container, |(first, last), _| {
+                if first == last { first.to_string() } else { format!("{first}-{last}") }
+            }),
+            "RestartPolicy": {"Name": spec.restart.name(), "MaximumRetryCount": spec.retries},
             "AutoRemove": spec.auto_remove,
             "Privileged": false,
         },
         "Mounts": mounts(container),
         "Config": config,
-        "NetworkSettings": {"Networks": {"shop_default": {"IPAddress": "172.18.0.2"}}},
+        "NetworkSettings": {
+            "Networks": networks(container),
+            "Ports": bindings(container, |_, taken| taken.map(|port| port.to_string()).unwrap_or_default()),
+        },
     })
 }
 

@@ -7,10 +7,12 @@
 mod actions;
 mod api;
 pub mod container;
+pub mod ending;
 mod guest;
 mod hostile;
 mod images;
 mod json;
+pub mod network;
 pub mod stack;
 
 pub use hostile::Hostile;
@@ -59,6 +61,8 @@ pub struct EngineConfig {
     pub image_labels: Vec<(String, String)>,
     /// Images were removed under their containers, as `docker rmi --force` does.
     pub no_images: bool,
+    /// It does not show which addresses containers are configured with, and names who has one: as Podman does.
+    pub hides_addresses: bool,
 }
 
 impl Default for EngineConfig {
@@ -84,6 +88,7 @@ impl Default for EngineConfig {
                 (container::SERVICE.to_owned(), "db".to_owned()),
             ],
             no_images: false,
+            hides_addresses: false,
         }
     }
 }
@@ -191,8 +196,10 @@ impl Engine {
             ids: AtomicU64::new(first << 32),
         });
         for spec in containers {
-            inner.add(spec);
+            let id = inner.next_id();
+            inner.lock().containers.push(Container::new(id, spec));
         }
+        network::lease_to_all(&mut inner.lock());
         if !inner.is_on() {
             let mut state = inner.lock();
             state.boots = 1;
@@ -319,7 +326,15 @@ impl Inner {
 
     fn add(&self, spec: Spec) {
         let id = self.next_id();
-        self.lock().containers.push(Container::new(id, spec));
+        let mut state = self.lock();
+        let mut container = Container::new(id, spec);
+        if container.status.is_alive()
+            && let Ok(lease) = network::lease(&state, &container)
+        {
+            container.lease = lease;
+        }
+        state.containers.push(container);
+        drop(state);
         self.changed.notify_all();
     }
 
