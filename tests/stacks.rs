@@ -14,5 +14,6 @@ mod stacks {
     mod not_in_backup;
     mod order;
     mod shared;
+    mod start;
     mod trial;
 }

@@ -40,6 +40,8 @@ fn runs(root: &Root) -> Result<Vec<Check>> {
     for vmid in runs.guests()? {
         match runs.load(vmid) {
             Ok(None) => {}
+            // Its backup is over; its guard only looks whether everything stays up.
+            Ok(Some(run)) if run.only_looks() => {}
             Ok(Some(run)) => checks.push(of_run(root, &run, run.job.alive())),
             Err(error) => match error.downcast_ref::<Damaged>() {
                 None => return Err(error),

@@ -5,7 +5,9 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use super::database;
+use super::health::{self, HealthCheck};
 use super::kept::{Data, Ids, Labels, Mounts, Words, is_id};
+use super::network::{self, HostPort, Network, Networks, Ports};
 use crate::sys::text;
 
 /// The engine's default stop timeout, in seconds: what a container without its own is given.
@@ -16,6 +18,12 @@ const LONGEST_STOP: u64 = 24 * 3600;
 
 /// What a label takes in memory beside its text.
 const LABEL: usize = 128;
+
+/// Likewise a container's name.
+const NAME: usize = 24;
+
+/// Links of one container that are looked at.
+const MOST_LINKS: usize = 64;
 
 /// What is passed on of the words in which an answer is refused: they may quote it.
 const LONGEST_REASON: usize = 300;
@@ -83,8 +91,41 @@ pub struct Container {
     pub restart: Restart,
     /// It looks like a database, by its image, its command or its mounts.
     pub database: bool,
+    /// How often its engine starts it again after a failure, with [`Restart::OnFailure`]; 0 for no limit.
+    pub retries: u64,
     /// Its volumes and bind mounts.
     pub data: Vec<Data>,
+    /// When it was made, in the engine's words.
+    pub created: String,
+    /// Its own health check.
+    pub check: Option<HealthCheck>,
+    pub networks: Vec<Network>,
+    /// Its configuration names a hardware address.
+    pub fixed_mac: bool,
+    /// The ports of the guest that it asks for.
+    pub ports: Vec<HostPort>,
+    /// Those that it has now; none while it is down.
+    pub taken_ports: Vec<HostPort>,
+    /// The containers, by id or name, whose network, process or IPC namespace it is in: it starts only while they run.
+    pub joins: Vec<String>,
+    /// The containers, by name, that it is linked to in the old way (`--link`), which is a condition of its start too.
+    pub links: Vec<String>,
+}
+
+/// A service that another needs, as compose writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dependency<'a> {
+    pub service: &'a str,
+    pub condition: Condition,
+}
+
+/// What compose waits for before it starts what depends on a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    Started,
+    Healthy,
+    /// It has ended with 0.
+    Completed,
 }
 
 impl Container {
@@ -103,9 +144,19 @@ impl Container {
     pub fn weight(&self) -> usize {
         let labels = self.labels.iter().map(|(key, value)| LABEL + key.len() + value.len());
         let data = self.data.iter().map(Data::weight);
-        let times = self.started_at.len() + self.finished_at.len();
+        let times = self.started_at.len() + self.finished_at.len() + self.created.len();
         let own = self.id.len() + self.engine.len() + self.name.len() + times;
-        size_of::<Container>() + own + labels.sum::<usize>() + data.sum::<usize>()
+        let others = self.joins.iter().chain(&self.links).map(|name| NAME + name.len());
+        let network =
+            network::weight(&self.networks, &self.ports) + network::weight(&[], &self.taken_ports);
+        let check = self.check.as_ref().map_or(0, HealthCheck::weight);
+        size_of::<Container>()
+            + own
+            + labels.sum::<usize>()
+            + data.sum::<usize>()
+            + others.sum::<usize>()
+            + network
+            + check
     }
 
     /// A label's value.
@@ -139,25 +190,44 @@ impl Container {
         self.label("com.docker.compose.service")
     }
 
-    /// The services of its project that it depends on:
-    /// `db:service_healthy:false,cache:service_started:false`, as compose writes them.
+    /// Whether it was made to run one command (`docker compose run`): it bears its service's labels and is not it.
+    pub fn is_one_off(&self) -> bool {
+        self.label("com.docker.compose.oneoff")
+            .is_some_and(|value| value.eq_ignore_ascii_case("true"))
+    }
+
+    /// Whether its engine starts it again for ever, whatever it fails at.
+    pub fn is_kept_up(&self) -> bool {
+        match self.restart {
+            Restart::Always | Restart::UnlessStopped => true,
+            Restart::OnFailure => self.retries == 0,
+            Restart::No => false,
+        }
+    }
+
+    /// Whether it was made after that; not where the engine gives no time.
+    pub fn is_younger_than(&self, time: DateTime<Utc>) -> bool {
+        DateTime::parse_from_rfc3339(&self.created).is_ok_and(|created| created > time)
+    }
+
+    /// The services of its project that it depends on.
     pub fn depends_on(&self) -> impl Iterator<Item = &str> {
-        self.dependencies().map(|(service, _)| service)
+        self.dependencies().map(|dependency| dependency.service)
     }
 
-    /// Those of them that are to be healthy before it is started.
-    pub fn needs_healthy(&self) -> impl Iterator<Item = &str> {
-        self.dependencies()
-            .filter(|(_, condition)| *condition == "service_healthy")
-            .map(|(service, _)| service)
-    }
-
-    fn dependencies(&self) -> impl Iterator<Item = (&str, &str)> {
+    /// Those services with their conditions: `db:service_healthy:false,cache:service_started:false`, as compose writes
+    /// them. What comes third says whether compose restarts it with the service.
+    pub fn dependencies(&self) -> impl Iterator<Item = Dependency<'_>> {
         let label = self.label("com.docker.compose.depends_on").unwrap_or_default();
         label.split(',').filter_map(|dependency| {
             let mut parts = dependency.split(':');
             let service = parts.next().filter(|service| !service.is_empty())?;
-            Some((service, parts.next().unwrap_or_default()))
+            let condition = match parts.next() {
+                Some("service_healthy") => Condition::Healthy,
+                Some("service_completed_successfully") => Condition::Completed,
+                _ => Condition::Started,
+            };
+            Some(Dependency { service, condition })
         })
     }
 }
@@ -171,6 +241,8 @@ fn reason(error: &serde_json::Error) -> String {
 struct Inspected {
     id: String,
     name: String,
+    #[serde(default)]
+    created: String,
     state: InspectedState,
     #[serde(default)]
     config: InspectedConfig,
@@ -182,6 +254,17 @@ struct Inspected {
     host_config: HostConfig,
     #[serde(default)]
     mounts: Mounts,
+    #[serde(default)]
+    network_settings: NetworkSettings,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct NetworkSettings {
+    #[serde(default)]
+    networks: Networks,
+    #[serde(default)]
+    ports: Ports,
 }
 
 #[derive(Deserialize)]
@@ -216,6 +299,13 @@ struct InspectedConfig {
     stop_timeout: Option<i64>,
     #[serde(default)]
     stop_signal: Option<String>,
+    /// Only what was configured: an address that the engine has made up stands in the network settings.
+    #[serde(default)]
+    mac_address: Option<String>,
+    #[serde(default)]
+    healthcheck: Option<health::Inspected>,
+    #[serde(default)]
+    shell: Option<Vec<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -225,6 +315,36 @@ struct HostConfig {
     auto_remove: bool,
     #[serde(default)]
     restart_policy: RestartPolicy,
+    #[serde(default)]
+    network_mode: String,
+    #[serde(default)]
+    pid_mode: String,
+    #[serde(default)]
+    ipc_mode: String,
+    #[serde(default)]
+    links: Option<Vec<String>>,
+    #[serde(default)]
+    port_bindings: Ports,
+}
+
+impl HostConfig {
+    /// The containers that `container:ID` modes name.
+    fn joins(&self) -> Vec<String> {
+        let modes = [&self.network_mode, &self.pid_mode, &self.ipc_mode];
+        let joined = modes.into_iter().filter_map(|mode| mode.strip_prefix("container:"));
+        let mut joined: Vec<String> =
+            joined.filter(|other| is_id(other)).map(String::from).collect();
+        joined.sort_unstable();
+        joined.dedup();
+        joined
+    }
+
+    /// The containers in links such as `/db:/web/alias`.
+    fn links(&self) -> Vec<String> {
+        let names = self.links.iter().flatten().filter_map(|link| link.split(':').next());
+        let names = names.map(|name| name.trim_start_matches('/')).filter(|name| is_id(name));
+        names.take(MOST_LINKS).map(String::from).collect()
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -232,6 +352,8 @@ struct HostConfig {
 struct RestartPolicy {
     #[serde(default)]
     name: String,
+    #[serde(default)]
+    maximum_retry_count: u64,
 }
 
 impl TryFrom<Inspected> for Container {
@@ -287,7 +409,19 @@ impl TryFrom<Inspected> for Container {
                 // Engines say "no" or nothing.
                 _ => Restart::No,
             },
+            retries: inspected.host_config.restart_policy.maximum_retry_count,
             data: inspected.mounts.data,
+            created: inspected.created.chars().take(64).collect(),
+            check: inspected
+                .config
+                .healthcheck
+                .and_then(|check| check.check(inspected.config.shell)),
+            networks: inspected.network_settings.networks.0,
+            fixed_mac: inspected.config.mac_address.is_some_and(|address| !address.is_empty()),
+            joins: inspected.host_config.joins(),
+            links: inspected.host_config.links(),
+            ports: inspected.host_config.port_bindings.0,
+            taken_ports: inspected.network_settings.ports.0,
         })
     }
 }
@@ -344,8 +478,28 @@ mod tests {
         );
         let container = inspected(&config, "").unwrap();
         assert_eq!(container.depends_on().collect::<Vec<_>>(), ["db", "cache"]);
-        assert_eq!(container.needs_healthy().collect::<Vec<_>>(), ["db"]);
+        let conditions = container.dependencies().map(|dependency| dependency.condition);
+        assert_eq!(conditions.collect::<Vec<_>>(), [Condition::Healthy, Condition::Started]);
         assert_eq!(inspected(r#"{"Labels":{}}"#, "").unwrap().depends_on().count(), 0);
+    }
+
+    #[test]
+    fn what_a_start_needs_is_read() {
+        let text = format!(
+            r#"{{"Id":"{ID}","Name":"/x","Created":"2026-11-21T23:00:00Z","State":{{"Status":"running"}},"Config":{{"MacAddress":"02:42:ac:1e:00:02"}},
+            "HostConfig":{{"NetworkMode":"container:{ID}","PidMode":"container:vpn","IpcMode":"private","Links":["/db:/x/db"],
+            "PortBindings":{{"80/tcp":[{{"HostPort":"80"}}]}},"RestartPolicy":{{"Name":"on-failure","MaximumRetryCount":3}}}}}}"#
+        );
+        let container = Container::parse(text.as_bytes()).unwrap();
+        assert_eq!(
+            (container.joins, container.links),
+            (vec![ID.to_string(), "vpn".into()], vec!["db".to_string()])
+        );
+        assert!(container.fixed_mac && container.ports[0].first == 80 && container.retries == 3);
+        assert_eq!(container.created, "2026-11-21T23:00:00Z");
+        let odd = r#","HostConfig":{"NetworkMode":"container:../x","Links":null,"PortBindings":null},"NetworkSettings":{"Ports":null,"Networks":null}"#;
+        let odd = format!(r#"{{"Id":"{ID}","Name":"/x","State":{{"Status":"running"}}{odd}}}"#);
+        assert!(Container::parse(odd.as_bytes()).unwrap().joins.is_empty());
     }
 
     #[test]

@@ -30,7 +30,16 @@ impl Engine {
     /// Also where it ends with another status than 0, and where it has not ended at `deadline`: it goes on running
     /// in the container then.
     pub fn exec(&self, id: &str, command: &str, deadline: Instant) -> Result<(), Error> {
-        let body = json!({ "Cmd": ["/bin/sh", "-c", command] }).to_string();
+        let command = ["/bin/sh", "-c", command].map(String::from);
+        self.run(id, &command, deadline)
+    }
+
+    /// As [`Engine::exec`], for a program with its arguments.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn run(&self, id: &str, command: &[String], deadline: Instant) -> Result<(), Error> {
+        let body = json!({ "Cmd": command }).to_string();
         let path = format!("/containers/{}/exec", super::client::checked(id)?);
         let created: Created = self.post_json(&path, &body, deadline)?;
         let exec = super::client::checked(&created.id)?;

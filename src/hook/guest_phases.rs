@@ -26,6 +26,10 @@ const ENGINE_WAIT: Duration = Duration::from_secs(90);
 /// For a look at what an earlier backup left not back.
 const LEFT_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long it waits for what a container needs before its start (a healthy database); most are there within that, and
+/// the guard goes on.
+const CONDITION_WAIT: Duration = Duration::from_secs(5);
+
 /// After the Stop button a SIGKILL follows within 5 s.
 const INTERRUPTED_LIMIT: Duration = Duration::from_secs(3);
 
@@ -108,6 +112,7 @@ impl GuestCall<'_> {
         if let Ok(Some(other)) = runs.load(vmid)
             && other.job != self.job
             && other.job.worker.alive()
+            && !other.only_looks()
         {
             anyhow::bail!("another backup ({}) is at work on this guest", other.job.name());
         }
@@ -335,7 +340,13 @@ impl GuestCall<'_> {
     fn bring_back(&self, run: &mut Run, limit: Duration, engine_wait: Duration) {
         let known = run.notes.len();
         let deadline = self.budget.deadline(limit);
-        let left = quiesce::resume(self.root, run, deadline, engine_wait.min(self.budget.left()));
+        let left_of_it = self.budget.left();
+        let condition_wait = match self.call.phase {
+            Phase::PostRestart => CONDITION_WAIT.min(left_of_it),
+            _ => Duration::ZERO,
+        };
+        let engine_wait = engine_wait.min(left_of_it);
+        let left = quiesce::resume(self.root, run, deadline, engine_wait, condition_wait);
         self.save(run);
         run.notes.iter().skip(known).for_each(|note| say(note));
         match left {

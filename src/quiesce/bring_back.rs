@@ -86,10 +86,10 @@ pub fn bring_back_locked(
     };
     let before = run.clone();
     look_for_removed(root, &mut run, deadline);
-    let mut left = resume(root, &mut run, deadline, Duration::ZERO);
+    let mut left = resume(root, &mut run, deadline, Duration::ZERO, Duration::ZERO);
     if left.is_none() && before.is_open() {
         look_again(root, &mut run, deadline);
-        left = resume(root, &mut run, deadline, Duration::ZERO);
+        left = resume(root, &mut run, deadline, Duration::ZERO, Duration::ZERO);
     }
     let moved = run.fates() != before.fates();
     let requests_ended = |run: &Run| run.quiesce.as_ref().map(|quiesce| quiesce.requests_ended_ms);
@@ -124,7 +124,7 @@ pub fn bring_back_locked(
     } else if moved {
         runs.save(&run)?;
     }
-    Ok(match (Partly::of(&run), run.started() - before.started()) {
+    Ok(match (Partly::of(&run), run.started().saturating_sub(before.started())) {
         (Some(partly), _) => BroughtBack::Partly(partly),
         (None, 0) if !moved => BroughtBack::Nothing,
         (None, started) => BroughtBack::All { started, all: run.fates().len() },

@@ -2,13 +2,18 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
+
+use super::conditions::{self, Checks, Place};
 use super::plan::AFTER_LABEL;
 use super::shared::{Shared, Verdict};
+use super::stay_up;
+use super::successor::is_successor;
+use super::taken;
 use crate::config::Strategy;
-use crate::engine::{Container, Engine, Error, Health, Status};
+use crate::engine::{Container, Engine, Error, Status};
 use crate::run::{By, Fate, Step};
 use crate::sys::{clock, text};
 
@@ -24,25 +29,25 @@ pub const SHUTDOWN_LIMIT: Duration = Duration::from_secs(120);
 /// What a container asks to be run once it is back may take this long; what depends on it waits meanwhile.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
-/// How long a container waits for the one that is to be healthy before it. A health check that says nothing until
-/// then is no reason to leave a stack down.
-const HEALTHY_LIMIT: Duration = Duration::from_secs(180);
-
-/// How often the engine is asked for a container's health.
-const LOOK: Duration = Duration::from_millis(200);
-
 /// What bringing back one container came to.
 pub enum Back {
     /// It runs; and what went wrong with its command for being back, if so.
     Already(Option<String>),
-    /// Started (or unpaused) under this id, in so many ms; likewise.
+    /// Started (or unpaused) under this id, in so many ms; likewise. Where its engine does not start it again should it
+    /// give up, it is looked at for as long as `looked_at`.
     Started {
         id: String,
         ms: u64,
+        looked_at: Option<Duration>,
         trouble: Option<String>,
     },
     /// The end of it.
     Fate(Fate),
+    /// It is not started yet: what it waits for, in words.
+    Waits(String),
+    /// The engine refused to start it because somebody has the address or port that its configuration names: the
+    /// container itself, and the engine's words.
+    Taken(Box<Container>, String),
     /// It runs, but may yet be stopped by a request that is under way. To be looked at again, while what depends on
     /// it is started: more often than not it runs on.
     NotKnown,
@@ -57,8 +62,14 @@ pub struct Effort {
     pub over: bool,
     /// Since when nothing more is requested, on the boot clock in ms.
     pub since: u64,
+    /// When the run began, as far as that is known.
+    pub began: Option<DateTime<Utc>>,
     /// The ids of all containers of the run.
     pub known: Arc<HashSet<String>>,
+    /// Which steps others wait for in this round, so that they get the addresses that their configurations name.
+    pub awaited: Arc<[bool]>,
+    /// `None` where conditions were looked at a moment ago.
+    pub checks: Option<Arc<Checks>>,
     pub steps: Arc<[Step]>,
     /// Of a copy: what it shares with others.
     pub shared: Option<Arc<Shared>>,
@@ -75,10 +86,11 @@ impl Effort {
         {
             return Back::Already(None);
         }
-        self.try_to(step).unwrap_or_else(Back::Failed)
+        self.try_to(index).unwrap_or_else(Back::Failed)
     }
 
-    fn try_to(&self, step: &Step) -> Result<Back, Error> {
+    fn try_to(&self, index: usize) -> Result<Back, Error> {
+        let step = &self.steps[index];
         let container = match self.engine.inspect(&step.id, self.deadline) {
             Err(Error::Gone) => match self.successor(step)? {
                 Some(container) => container,
@@ -98,7 +110,12 @@ impl Effort {
                 let why = "it was started again and has ended since".to_string();
                 Ok(Back::Fate(Fate::Left(why)))
             }
-            Status::Exited | Status::Created => self.start(step, &container),
+            Status::Exited | Status::Created if container.is_one_off() => {
+                let why =
+                    "it was made to run one command (docker compose run), which is not begun anew";
+                Ok(Back::Fate(Fate::Left(why.to_string())))
+            }
+            Status::Exited | Status::Created => self.start(index, container),
             // A removal that does not come to its end keeps nobody waiting for ever either.
             Status::Removing | Status::Dead | Status::Other => {
                 Err(Error::Refused(409, format!("it is {:?}", container.status)))
@@ -150,56 +167,59 @@ impl Effort {
         Ok(Back::Already(both(trouble, shares)))
     }
 
-    fn start(&self, step: &Step, container: &Container) -> Result<Back, Error> {
-        let reads = match (self.verdict(container)?, &self.shared) {
+    fn start(&self, index: usize, container: Container) -> Result<Back, Error> {
+        let step = &self.steps[index];
+        let reads = match (self.verdict(&container)?, &self.shared) {
             (Verdict::Held(why), Some(shared)) => {
-                let way = shared.way_to_start(container, &self.engine);
+                let way = shared.way_to_start(&container, &self.engine);
                 let why = format!("{why}; to start it all the same: {way}");
                 return Ok(Back::Fate(Fate::HeldBack(why)));
             }
             (Verdict::Reads(what), _) => Some(what),
             _ => None,
         };
-        if self.by == By::Note {
-            self.await_healthy(container);
+        if let Some(why) = self.unmet(index, &container) {
+            return Ok(Back::Waits(why));
         }
         let began = Instant::now();
         match self.engine.start(&container.id, self.deadline) {
+            Ok(()) => Ok(match self.started(step, &container, began) {
+                Back::Started { id, ms, looked_at, trouble } => {
+                    Back::Started { id, ms, looked_at, trouble: both(trouble, reads) }
+                }
+                other => other,
+            }),
+            Err(Error::Refused(_, why)) if taken::is_taken(&why) => {
+                Ok(Back::Taken(Box::new(container), why))
+            }
             // It is there all the same: the engine misses something that it needs.
             Err(Error::Refused(404, why)) => {
                 self.engine.inspect(&container.id, self.deadline)?;
                 Err(Error::Refused(404, why))
             }
-            done => done,
-        }?;
-        Ok(match self.started(step, container, began) {
-            Back::Started { id, ms, trouble } => {
-                Back::Started { id, ms, trouble: both(trouble, reads) }
-            }
-            other => other,
-        })
-    }
-
-    /// Waits, as compose does where the stack says so, until what the container needs is healthy, or known not to be.
-    /// Only where a whole guest comes up: after a backup nobody waits for the first look of a health check.
-    fn await_healthy(&self, container: &Container) {
-        let until = self.deadline.min(Instant::now() + HEALTHY_LIMIT);
-        let Some(project) = container.project() else { return };
-        for service in container.needs_healthy() {
-            // Without an answer there is nothing to wait for, and the start itself will tell.
-            let ids = self.engine.of_service(project, service, until).unwrap_or_default();
-            for id in ids {
-                while Instant::now() < until && self.is_becoming_healthy(&id, until) {
-                    thread::sleep(LOOK);
-                }
-            }
+            Err(error) => Err(error),
         }
     }
 
-    fn is_becoming_healthy(&self, id: &str, until: Instant) -> bool {
-        self.engine.inspect(id, until).is_ok_and(|container| {
-            container.status == Status::Running && container.health == Some(Health::Starting)
-        })
+    /// What the container waits for before it is started. After a backup only one that its engine would not start again:
+    /// all others are started at once, as a reboot does, and find their way. One that has an address of its own goes
+    /// before those that might take it, whatever it waits for; should it give up, it is started again.
+    fn unmet(&self, index: usize, container: &Container) -> Option<String> {
+        let step = &self.steps[index];
+        let matters = self.by == By::Note || !container.is_kept_up();
+        let longest = u64::try_from(conditions::LONGEST_WAIT.as_millis()).unwrap_or(u64::MAX);
+        let too_long = step
+            .waiting_since_ms
+            .is_some_and(|since| clock::boot_ms().saturating_sub(since) >= longest);
+        if !matters || too_long || self.awaited.get(index) == Some(&true) {
+            return None;
+        }
+        let Some(checks) = &self.checks else {
+            let waits = container.dependencies().next().is_some();
+            return waits.then(|| "its stack is still starting".to_string());
+        };
+        let (engine, steps, deadline) = (&self.engine, &self.steps, self.deadline);
+        Place { engine, steps, checks, deadline }.unmet(container)
     }
 
     fn unpause(&self, step: &Step, container: &Container) -> Result<Back, Error> {
@@ -211,7 +231,9 @@ impl Effort {
     fn started(&self, step: &Step, container: &Container, began: Instant) -> Back {
         let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let trouble = self.run_after(step, container);
-        Back::Started { id: container.id.clone(), ms, trouble }
+        let stopped = step.action == Strategy::Stop;
+        let looked_at = stay_up::looked_at(container).filter(|_| stopped);
+        Back::Started { id: container.id.clone(), ms, looked_at, trouble }
     }
 
     /// Runs what a container asks to be run once it is back, and returns what went wrong. Whoever is killed between
@@ -235,8 +257,8 @@ impl Effort {
         step.prepared || !self.over
     }
 
-    /// The container that stands in a removed one's place: of the same compose service, and none of those we
-    /// know already.
+    /// The container that stands in a removed one's place: of the same compose service, none of those we know already,
+    /// and none that did not run.
     fn successor(&self, step: &Step) -> Result<Option<Container>, Error> {
         let (Some(project), Some(service)) = (&step.project, &step.service) else {
             return Ok(None);
@@ -250,6 +272,9 @@ impl Effort {
                 Err(Error::Gone) => continue,
                 other => other?,
             };
+            if !is_successor(&container, &step.name, self.began) {
+                continue;
+            }
             let rank = |container: &Container| {
                 (container.name == step.name, container.status == Status::Running)
             };

@@ -29,6 +29,11 @@ pub fn finish(root: &Root, run: &mut Run) -> Result<Option<String>> {
         Runs::of(root).save(run)?;
         return Ok(Some("not every container is back".to_string()));
     }
+    if run.is_looked_at() {
+        // Its guard sees whether what was started stays up, and ends the run then.
+        set_aside(root, run)?;
+        return Runs::of(root).save(run).map(|()| None);
+    }
     close(root, run).map(|()| None)
 }
 
@@ -183,6 +188,7 @@ fn container_records(run: &Run) -> Vec<ContainerRecord> {
         let (fate, error) = match &step.fate {
             Fate::Open => ("open", step.trouble.clone()),
             Fate::Back => ("back", None),
+            Fate::Finished => ("finished", None),
             Fate::Gone => ("gone", step.is_removed().then(|| step.why_not_back())),
             Fate::Left(why) => ("left", Some(why.clone())),
             Fate::Failed(why) => ("failed", Some(why.clone())),

@@ -10,6 +10,7 @@ use super::bring_back::{BroughtBack, Errand, bring_back};
 use super::effort::SHUTDOWN_LIMIT;
 use super::finish::{is_made, why_over};
 use super::left;
+use super::look_out::{self, look_once, stand_by};
 use super::resume::await_engines;
 use super::revive::{Left, left_behind, revive};
 use super::trial;
@@ -56,6 +57,7 @@ pub fn guard(root: &Root, vmid: Vmid) -> Result<()> {
     let runs = Runs::of(root);
     let armed = Instant::now();
     failpoint::reach(root, "guard-armed");
+    let mut looked = armed;
     let mut known: Option<Run> = None;
     let mut revivals = Revivals::new();
     loop {
@@ -74,8 +76,18 @@ pub fn guard(root: &Root, vmid: Vmid) -> Result<()> {
             thread::sleep(LOOK);
             continue;
         };
+        // Its backup is over, and whether vzdump lives does not matter any more.
+        if run.journalled && left_behind(root, run).is_none() {
+            stand_by(root, vmid, &run.id)?;
+            continue;
+        }
         if !run.job.worker.alive() {
             return after_death(root, &settings, vmid, known);
+        }
+        if run.is_looked_at() && looked.elapsed() >= look_out::LOOK {
+            // What it could not learn it learns at the next look.
+            let _ = look_once(root, run);
+            looked = Instant::now();
         }
         // Asked without the lock, which the hook may want meanwhile, and vzdump waits for it.
         if let Some(reason) = due(&settings, run, armed).filter(|_| an_engine_answers(root, run)) {
@@ -158,16 +170,17 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>)
                 let (started, all) =
                     run.as_ref().map_or((0, 0), |run| (run.started(), run.fates().len()));
                 tell_back(root, vmid, &reason, after, &back(run.as_ref(), all, started));
-                return Ok(());
+                return see_out(root, vmid, id.as_deref());
             }
-            Ok(BroughtBack::Nothing) => return Ok(()),
+            Ok(BroughtBack::Nothing) => return see_out(root, vmid, id.as_deref()),
             Ok(BroughtBack::All { started, all }) => {
                 tell_back(root, vmid, &reason, after, &back(run.as_ref(), all, started));
-                return Ok(());
+                return see_out(root, vmid, id.as_deref());
             }
             Ok(BroughtBack::Partly(partly)) => {
                 log::warning(vmid, &format!("{reason}; {}", partly.words()));
-                return told_of(root, vmid, &reason, after, &partly);
+                told_of(root, vmid, &reason, after, &partly)?;
+                return see_out(root, vmid, id.as_deref());
             }
             Ok(BroughtBack::NotYet(why)) => why,
             Err(error) => format!("{error:#}"),
@@ -182,6 +195,11 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>)
         thread::sleep(pause);
         pause = (pause * 3 / 2).min(LONGEST_PAUSE);
     }
+}
+
+/// Stays with a run that is brought back, as long as there is something to look at.
+fn see_out(root: &Root, vmid: Vmid, id: Option<&str>) -> Result<()> {
+    id.map_or(Ok(()), |id| stand_by(root, vmid, id))
 }
 
 /// The guard's attempts at thawing, starting or unlocking a guest.
@@ -240,7 +258,7 @@ fn back(run: Option<&Run>, all: usize, started: usize) -> String {
 }
 
 /// Tells of what is not back, and of what has come back by itself meanwhile.
-fn told_of(root: &Root, vmid: Vmid, reason: &str, after: &str, partly: &Partly) -> Result<()> {
+pub fn told_of(root: &Root, vmid: Vmid, reason: &str, after: &str, partly: &Partly) -> Result<()> {
     let of = format!("{reason}; {}", partly.numbers());
     if left::tell(root, vmid, &of, Instant::now() + TRY_LIMIT)?.is_empty() {
         tell_back(root, vmid, reason, after, &all_back(partly.all, 0));
@@ -305,6 +323,11 @@ pub fn recover_guest(root: &Root, vmid: Vmid, by: &str, deadline: Instant) -> Ve
         true => bring_back_and_unlock(root, vmid, deadline, errand),
         false => Ok(BroughtBack::NotYet("there was no time for it in this job".to_string())),
     };
+    if matches!(Runs::of(root).load(vmid), Ok(Some(run)) if run.only_looks())
+        && let Err(error) = watch(root, vmid)
+    {
+        return vec![format!("guest {vmid}: {error:#}")];
+    }
     let left = match brought_back {
         Ok(BroughtBack::Nothing) => return Vec::new(),
         Ok(BroughtBack::All { started, .. }) if started > 0 => {

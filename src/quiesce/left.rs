@@ -131,7 +131,7 @@ pub fn try_again(
     let mut run = as_run(&left);
     let ids = left.ids();
     // Why not all are back is kept with each of them.
-    let _ = resume(root, &mut run, deadline, Duration::ZERO);
+    let _ = resume(root, &mut run, deadline, Duration::ZERO, Duration::ZERO);
     take_out(root, left, &run, &ids, errand)
 }
 
@@ -154,7 +154,7 @@ pub fn take_out(
             continue;
         };
         let over = match &step.fate {
-            Fate::Back | Fate::Left(_) | Fate::HeldBack(_) => true,
+            Fate::Back | Fate::Finished | Fate::Left(_) | Fate::HeldBack(_) => true,
             // What somebody has removed since is nobody's loss; what was removed during the backup is.
             Fate::Gone => !entry.removed,
             Fate::Open | Fate::Failed(_) => false,

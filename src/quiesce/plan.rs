@@ -2,11 +2,12 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::left_out::Paths;
+use super::namespaces::Needs;
 use super::order::{acyclic, sorted};
 use super::unordered;
 use super::way_back::way_back;
 use crate::config::{Settings, Strategy};
-use crate::engine::{Container, Status};
+use crate::engine::{Container, Health, Status};
 use crate::guest::Volumes;
 use crate::run::{MOST_DEPENDENCIES, QuiescedContainer, Step};
 use crate::sys::text;
@@ -50,12 +51,13 @@ pub fn plan(vmid: Vmid, containers: &[Container], settings: &Settings, volumes: 
             text::printable(&container.name, 80)
         ));
     }
-    let running: Vec<&Container> =
-        containers.iter().filter(|container| container.status == Status::Running).collect();
+    let needs = Needs::of(containers);
+    let actions = actions(containers, &needs, settings.strategy_of(vmid.0), &mut plan.notes);
     let mut paths = Paths::new(volumes);
-    for container in &running {
-        let (action, note) = strategy(container, settings.strategy_of(vmid.0));
-        plan.notes.extend(note);
+    let mut running = Vec::new();
+    for (index, (container, action)) in containers.iter().zip(actions).enumerate() {
+        let Some(action) = action else { continue };
+        running.push(index);
         let known = QuiescedContainer {
             id: container.id.clone(),
             engine: container.engine.clone(),
@@ -69,6 +71,7 @@ pub fn plan(vmid: Vmid, containers: &[Container], settings: &Settings, volumes: 
         };
         plan.steps.push(Step {
             stop_timeout: container.stop_timeout,
+            unhealthy: container.health == Some(Health::Unhealthy),
             before: container.label(BEFORE_LABEL).map(String::from),
             way_back: way_back(container),
             ..Step::from(known)
@@ -77,8 +80,9 @@ pub fn plan(vmid: Vmid, containers: &[Container], settings: &Settings, volumes: 
     if paths.cut {
         plan.notes.push("more data is not in the backup than is named".to_string());
     }
-    let mut after = dependents(&running, &mut plan.notes);
-    unordered::databases_last(&running, &mut after, &mut plan.notes);
+    let mut after = dependents(containers, &running, &needs, &mut plan.notes);
+    let of_them: Vec<&Container> = running.iter().map(|index| &containers[*index]).collect();
+    unordered::databases_last(&of_them, &mut after, &mut plan.notes);
     if acyclic(&mut after) > 0 {
         plan.notes.push("containers depend on each other in a circle; it is cut open".to_string());
     }
@@ -86,6 +90,42 @@ pub fn plan(vmid: Vmid, containers: &[Container], settings: &Settings, volumes: 
         step.after = after;
     }
     plan
+}
+
+/// What is done to each container; `None` for those that are not touched.
+fn actions(
+    containers: &[Container],
+    needs: &Needs,
+    default: Strategy,
+    notes: &mut Vec<String>,
+) -> Vec<Option<Strategy>> {
+    let name = |index: usize| text::printable(&containers[index].name, 80);
+    let mut actions = Vec::new();
+    for (index, container) in containers.iter().enumerate() {
+        if container.status != Status::Running {
+            actions.push(None);
+            continue;
+        }
+        let (mut action, note) = strategy(container, default);
+        notes.extend(note);
+        if needs.is_orphan(index) {
+            notes.push(format!(
+                "{} cannot start again once it is stopped: it shares a namespace with, or is linked to, a container that does not run",
+                name(index)
+            ));
+            if action == Strategy::Stop {
+                action = Strategy::Pause;
+            }
+        }
+        actions.push(Some(action));
+    }
+    for index in needs.spare_owners(&mut actions) {
+        notes.push(format!(
+            "{} is paused instead of stopped: a container that is not stopped with it shares its namespaces",
+            name(index)
+        ));
+    }
+    actions
 }
 
 fn strategy(container: &Container, default: Strategy) -> (Strategy, Option<String>) {
@@ -104,38 +144,51 @@ fn strategy(container: &Container, default: Strategy) -> (Strategy, Option<Strin
         }
     };
     // Stopping a --rm container deletes it; for a stopped task Swarm starts another container on
-    // the same volumes.
-    if wanted == Strategy::Stop && (container.auto_remove || container.is_swarm_task()) {
+    // the same volumes. The command of a one-off would begin anew: an import, a migration.
+    let only_once = container.auto_remove || container.is_swarm_task() || container.is_one_off();
+    if wanted == Strategy::Stop && only_once {
         return (Strategy::Pause, note);
     }
     (wanted, note)
 }
 
-/// For each container, those of its project, in the same engine, that depend on it.
-fn dependents(containers: &[&Container], notes: &mut Vec<String>) -> Vec<Vec<usize>> {
+/// For each of the running containers, given by their places, those of them that depend on it: by what compose says of
+/// its project in the same engine, and by the namespaces that they share.
+fn dependents(
+    containers: &[Container],
+    running: &[usize],
+    needs: &Needs,
+    notes: &mut Vec<String>,
+) -> Vec<Vec<usize>> {
     let mut services: HashMap<(&str, &str, &str), Vec<usize>> = HashMap::new();
-    for (index, container) in containers.iter().enumerate() {
+    let mut place_of = HashMap::new();
+    for (place, index) in running.iter().enumerate() {
+        let container = &containers[*index];
+        place_of.insert(*index, place);
         if let (Some(project), Some(service)) = (container.project(), container.service()) {
-            services.entry((&container.engine, project, service)).or_default().push(index);
+            services.entry((&container.engine, project, service)).or_default().push(place);
         }
     }
-    let mut dependents = vec![Vec::new(); containers.len()];
+    let mut dependents = vec![Vec::new(); running.len()];
     let mut count = 0;
-    for (index, container) in containers.iter().enumerate() {
-        let Some(project) = container.project() else { continue };
-        for dependency in container.depends_on() {
-            for other in
-                services.get(&(&container.engine, project, dependency)).into_iter().flatten()
-            {
-                count += 1;
-                if count > MOST_DEPENDENCIES {
-                    notes.push("there are more dependencies than are followed".to_string());
-                    return dependents;
-                }
-                // The indices come in order: one that is there already is the last.
-                if dependents[*other].last() != Some(&index) {
-                    dependents[*other].push(index);
-                }
+    for (place, index) in running.iter().enumerate() {
+        let container = &containers[*index];
+        let of_compose = container.project().into_iter().flat_map(|project| {
+            let services = &services;
+            container.depends_on().flat_map(move |service| {
+                services.get(&(&container.engine, project, service)).into_iter().flatten()
+            })
+        });
+        let owners = needs.owners(*index).filter_map(|owner| place_of.get(&owner));
+        for other in of_compose.chain(owners) {
+            count += 1;
+            if count > MOST_DEPENDENCIES {
+                notes.push("there are more dependencies than are followed".to_string());
+                return dependents;
+            }
+            // The indices come in order: one that is there already is the last.
+            if dependents[*other].last() != Some(&place) {
+                dependents[*other].push(place);
             }
         }
     }
@@ -207,6 +260,15 @@ mod tests {
             database: false,
             health: None,
             data: Vec::new(),
+            retries: 0,
+            created: String::new(),
+            check: None,
+            networks: Vec::new(),
+            fixed_mac: false,
+            ports: Vec::new(),
+            taken_ports: Vec::new(),
+            joins: Vec::new(),
+            links: Vec::new(),
         }
     }
 
@@ -302,6 +364,39 @@ mod tests {
         assert_eq!(planned(&[container]).steps[0].action, Strategy::Pause);
         let task = container_of_swarm();
         assert_eq!(planned(&[task]).steps[0].action, Strategy::Pause);
+    }
+
+    #[test]
+    fn a_one_off_is_paused() {
+        let mut one_off = service("web", "");
+        one_off.labels.insert("com.docker.compose.oneoff".into(), "True".into());
+        assert_eq!(planned(&[one_off]).steps[0].action, Strategy::Pause);
+        let mut of_service = service("web", "");
+        of_service.labels.insert("com.docker.compose.oneoff".into(), "False".into());
+        assert_eq!(planned(&[of_service]).steps[0].action, Strategy::Stop);
+    }
+
+    #[test]
+    fn who_shares_a_namespace_is_stopped_before_its_owner() {
+        let vpn = container("vpn", &[]);
+        let torrent = Container { joins: vec![vpn.id.clone()], ..container("torrent", &[]) };
+        let plan = planned(&[vpn.clone(), torrent.clone()]);
+        assert_eq!(names(&plan), [vec!["torrent"], vec!["vpn"]]);
+        let linked = Container { links: vec!["vpn".into()], ..container("linked", &[]) };
+        assert_eq!(names(&planned(&[linked, vpn])), [vec!["linked"], vec!["vpn"]]);
+        let orphan = planned(&[torrent]);
+        assert_eq!(orphan.steps[0].action, Strategy::Pause);
+        assert!(orphan.notes[0].starts_with("torrent cannot start again once it is stopped"));
+    }
+
+    #[test]
+    fn an_owner_is_not_stopped_under_one_that_stays() {
+        let vpn = container("vpn", &[]);
+        let job = container("import", &[("stillpoint.quiesce", "none")]);
+        let job = Container { joins: vec![vpn.id.clone()], ..job };
+        let plan = planned(&[vpn, job]);
+        assert_eq!(plan.steps[0].action, Strategy::Pause);
+        assert!(plan.notes[0].starts_with("vpn is paused instead of stopped"), "{:?}", plan.notes);
     }
 
     #[test]

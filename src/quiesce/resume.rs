@@ -6,12 +6,16 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::effort::{Back, Effort, failed_to_come_up};
-use super::order::{Event, acyclic, in_order, turned_round};
+use super::conditions::{self, Checks};
+use super::effort::{Back, Effort};
+use super::free::{Refused, free};
+use super::order::{Event, in_order};
 use super::prove::prove;
 use super::shared::Shared;
+use super::start_order::StartOrder;
+use super::stay_up;
 use super::trial;
-use crate::engine::{Engines, Error, Health, Status};
+use crate::engine::{Container, Engines, Error, Health};
 use crate::guest::{Place, State};
 use crate::report::not_back::still_open;
 use crate::run::{By, Fate, Run, Runs, Step};
@@ -45,13 +49,15 @@ const LATER: Duration = Duration::from_secs(15);
 /// Brings back what the run says was running; what is back or given up already is not touched again, so it may
 /// be called at any time and any number of times. The caller holds the guest's lock.
 ///
-/// Waits at most `engine_wait` for the engines to come up; what belongs to one that answers waits for no other. Returns
-/// why not everything is back, if so: the run stays open then for the next caller.
+/// Waits at most `engine_wait` for the engines to come up; what belongs to one that answers waits for no other. Waits at
+/// most `condition_wait` for the conditions of those that are not to be started at once. Returns why not everything is back,
+/// if so: the run stays open then for the next caller.
 pub fn resume(
     root: &Root,
     run: &mut Run,
     deadline: Instant,
     engine_wait: Duration,
+    condition_wait: Duration,
 ) -> Option<String> {
     if !run.is_open() {
         return None;
@@ -77,7 +83,7 @@ pub fn resume(
     }
     let before: Vec<Step> = run.quiesce.iter().flat_map(|quiesce| quiesce.steps.clone()).collect();
     loop {
-        rounds(root, run, &engines, deadline);
+        rounds(root, run, &engines, deadline, condition_wait);
         let missing: BTreeSet<String> = run
             .engines_of_open()
             .into_iter()
@@ -100,20 +106,52 @@ pub fn resume(
     still_open(run)
 }
 
+/// What came of one round.
+#[derive(Default)]
+struct Round {
+    failed: bool,
+    /// It may change without our doing.
+    unknown: bool,
+    waits: bool,
+    taken: Vec<(usize, Box<Container>, String)>,
+}
+
 /// Tries all that is not back, of the engines that answer, until it is or a pause would not help.
-fn rounds(root: &Root, run: &mut Run, engines: &Engines, deadline: Instant) {
+fn rounds(
+    root: &Root,
+    run: &mut Run,
+    engines: &Engines,
+    deadline: Instant,
+    condition_wait: Duration,
+) {
     let shared = shared_of(root, run).map(Arc::new);
     let mut pauses = PAUSES.iter();
     let patience = match run.quiesce.as_ref().map(|quiesce| quiesce.by) {
         Some(By::GuestShutdown) => deadline.min(Instant::now() + SHUTDOWN_PATIENCE),
         _ => deadline,
     };
+    let conditions_until = Instant::now() + condition_wait;
+    let mut looked: Option<Instant> = None;
     loop {
-        let well = one_round(root, run, engines, shared.as_ref(), deadline);
-        let pause = match well {
-            true if Instant::now() < patience => Some(&LOOK),
-            true => None,
-            false => pauses.next(),
+        let due = looked.is_none_or(|looked| looked.elapsed() >= conditions::LOOK);
+        if due {
+            looked = Some(Instant::now());
+        }
+        let mut round = one_round(root, run, engines, shared.as_ref(), deadline, due);
+        let mut room = false;
+        for (index, container, why) in std::mem::take(&mut round.taken) {
+            let refused = Refused { index, container: &container, why };
+            room |= free(root, run, engines, refused, deadline);
+        }
+        if room && Instant::now() < deadline {
+            continue;
+        }
+        let now = Instant::now();
+        let waits = round.waits && now < conditions_until;
+        let pause = match (round.failed, round.unknown && now < patience) {
+            (true, _) => pauses.next().or(waits.then_some(&conditions::LOOK)),
+            (false, true) => Some(&LOOK),
+            (false, false) => waits.then_some(&conditions::LOOK),
         };
         let open = run.engines_of_open().iter().any(|engine| engines.at(engine).is_ok());
         match pause {
@@ -228,32 +266,49 @@ fn answering(engines: Engines, wanted: &BTreeSet<String>) -> Result<Engines, Str
     if any { Ok(engines) } else { Err(reasons.join("; ")) }
 }
 
-/// Tries every container that is not back, of the engines that answer, once. Returns whether none of them failed.
+/// Tries every container that is not back, of the engines that answer, once. Conditions are looked at where
+/// `conditions_due` says so.
 fn one_round(
     root: &Root,
     run: &mut Run,
     engines: &Engines,
     shared: Option<&Arc<Shared>>,
     deadline: Instant,
-) -> bool {
-    let Some(quiesce) = run.quiesce.as_ref() else { return true };
+    conditions_due: bool,
+) -> Round {
+    let mut round = Round::default();
+    let Some(quiesce) = run.quiesce.as_ref() else { return round };
     let steps: Arc<[Step]> = quiesce.steps.as_slice().into();
-    let waits_for = start_order(&steps);
+    let StartOrder { waits_for, awaited } = StartOrder::of(&steps, engines, deadline);
     let known: Arc<HashSet<String>> = Arc::new(steps.iter().map(|step| step.id.clone()).collect());
     let by = quiesce.by;
     // A hook that dies before it hands the guest over keeps vzdump from shutting it down.
     let over = quiesce.over || by == By::GuestShutdown && !run.handed_over;
     let since = quiesce.requests_ended_ms.unwrap_or(0);
+    let began = run.opened.parse().ok();
+    let checks = conditions_due.then(|| Arc::new(Checks::default()));
     let mut efforts: HashMap<String, Option<Effort>> = HashMap::new();
     for step in steps.iter() {
         efforts.entry(step.engine.clone()).or_insert_with_key(|engine| {
             let engine = engines.at(engine).ok()?.clone();
             let (known, steps) = (Arc::clone(&known), Arc::clone(&steps));
-            let shared = shared.cloned();
-            Some(Effort { engine, by, over, since, known, steps, shared, deadline })
+            let (awaited, checks, shared) = (Arc::clone(&awaited), checks.clone(), shared.cloned());
+            Some(Effort {
+                engine,
+                by,
+                over,
+                since,
+                began,
+                known,
+                awaited,
+                checks,
+                steps,
+                shared,
+                deadline,
+            })
         });
     }
-    let (mut well, mut changed) = (true, false);
+    let mut changed = false;
     let (runs, vmid) = (Runs::of(root), run.vmid);
     in_order(
         &waits_for,
@@ -265,8 +320,7 @@ fn one_round(
         |event| {
             match event {
                 Event::Done(index, result) => {
-                    well &= !matches!(result, Back::Failed(_));
-                    changed |= record(run, index, result);
+                    changed |= round.take_in(root, run, index, result);
                     failpoint::reach(root, "started");
                 }
                 Event::WriteDown if changed => {
@@ -284,21 +338,36 @@ fn one_round(
             }
         },
     );
-    well
+    round
 }
 
-/// For each step, those that are started before it: what it depends on. Stopping, turned round.
-///
-/// A plan has no circle, but a note in the guest may: what waits in one would never be started.
-pub fn start_order(steps: &[Step]) -> Vec<Vec<usize>> {
-    let after: Vec<Vec<usize>> = steps.iter().map(|step| step.after.clone()).collect();
-    let mut waits_for = turned_round(&after);
-    acyclic(&mut waits_for);
-    waits_for
+impl Round {
+    /// Takes in what came of one container; returns whether that is something new.
+    fn take_in(&mut self, root: &Root, run: &mut Run, index: usize, result: Back) -> bool {
+        self.failed |= matches!(result, Back::Failed(_) | Back::Taken(..));
+        self.unknown |= matches!(result, Back::NotKnown);
+        match result {
+            Back::Waits(why) => {
+                self.waits = true;
+                let step = run.quiesce.as_mut().and_then(|quiesce| quiesce.steps.get_mut(index));
+                step.is_some_and(|step| {
+                    step.trouble = Some(why);
+                    let is_new = step.waiting_since_ms.is_none();
+                    step.waiting_since_ms.get_or_insert_with(clock::boot_ms);
+                    is_new
+                })
+            }
+            Back::Taken(container, why) => {
+                self.taken.push((index, container, why));
+                false
+            }
+            result => record(root, run, index, result),
+        }
+    }
 }
 
 /// Takes in what came of one container; returns whether that is something new.
-fn record(run: &mut Run, index: usize, result: Back) -> bool {
+fn record(root: &Root, run: &mut Run, index: usize, result: Back) -> bool {
     let Some(quiesce) = run.quiesce.as_mut() else { return false };
     let Some(step) = quiesce.steps.get_mut(index) else { return false };
     if step.fate != Fate::Open {
@@ -309,7 +378,9 @@ fn record(run: &mut Run, index: usize, result: Back) -> bool {
             step.fate = Fate::Back;
             trouble.into_iter().for_each(|trouble| run.note(trouble));
         }
-        Back::Started { id, ms, trouble } => {
+        Back::Started { id, ms, looked_at, trouble } => {
+            step.looked_at_until_ms = looked_at.map(|time| stay_up::until(root, time));
+            step.waiting_since_ms = None;
             step.id = id;
             step.start_ms = Some(ms);
             step.fate = Fate::Back;
@@ -317,7 +388,7 @@ fn record(run: &mut Run, index: usize, result: Back) -> bool {
             trouble.into_iter().for_each(|trouble| run.note(trouble));
         }
         Back::Fate(fate) => step.fate = fate,
-        Back::NotKnown => return false,
+        Back::NotKnown | Back::Waits(_) | Back::Taken(..) => return false,
         Back::Failed(Error::Refused(_, why)) => fail(step, why),
         // No answer says nothing about the container.
         Back::Failed(error) => {
@@ -328,7 +399,8 @@ fn record(run: &mut Run, index: usize, result: Back) -> bool {
     true
 }
 
-fn fail(step: &mut Step, why: String) {
+/// Counts a start that failed; after enough of them it is given up.
+pub fn fail(step: &mut Step, why: String) {
     let now = clock::boot_ms();
     step.failures = step.failures.saturating_add(1);
     let since = *step.failing_since_ms.get_or_insert(now);
@@ -339,27 +411,19 @@ fn fail(step: &mut Step, why: String) {
     step.fate = if step.failures >= MOST_FAILURES && long { Fate::Failed(why) } else { Fate::Open };
 }
 
-/// Looks at what was started whether it came up, and opens it again where it did not: a program that finds its
-/// database not ready yet may give up after a second. One that was up and has ended since has ended for a reason
-/// of its own.
+/// Looks at what was started whether it came up and stays up, and opens it again where it did not: a program that finds its
+/// database not ready yet may give up after a while. One that was up for long enough, and has ended since, has ended for a
+/// reason of its own.
 pub fn look_again(root: &Root, run: &mut Run, deadline: Instant) {
-    let started = |step: &Step| step.fate == Fate::Back && step.start_ms.is_some();
     let Some(quiesce) = run.quiesce.as_mut() else { return };
-    if !quiesce.steps.iter().any(started) {
+    if !quiesce.steps.iter().any(stay_up::is_started) {
         return;
     }
-    // Without an answer there is nothing to learn; what was confirmed stays confirmed.
-    let wanted = quiesce.steps.iter().map(|step| step.engine.clone()).collect();
-    let Ok(engines) = reach(root, run.vmid, &wanted, &run.opened, Instant::now()) else { return };
-    for step in quiesce.steps.iter_mut().filter(|step| started(step)) {
-        let Ok(engine) = engines.at(&step.engine) else { continue };
-        let Ok(container) = engine.inspect(&step.id, deadline) else { continue };
-        if container.status == Status::Exited && failed_to_come_up(&container) {
-            fail(step, format!("it ends with {} right after its start", container.exit_code));
-            // Whoever tries it later sees by that whether somebody has started it since.
-            step.started_at = container.started_at;
-        }
-    }
+    let started = quiesce.steps.iter().filter(|step| stay_up::is_started(step));
+    let wanted = started.map(|step| step.engine.clone()).collect();
+    let engines = reach(root, run.vmid, &wanted, &run.opened, Instant::now()).unwrap_or_default();
+    let inspect = |step: &Step| Some(engines.at(&step.engine).ok()?.inspect(&step.id, deadline));
+    stay_up::look(&mut quiesce.steps, inspect, fail);
 }
 
 /// Says of what runs again whether its own health check has found it ill.
@@ -378,7 +442,7 @@ pub fn note_unhealthy(root: &Root, run: &mut Run, deadline: Instant) {
 
 /// A disk that is full is no reason to leave anything down: the run is then merely older than it should be. What
 /// was read from a note in the guest is no run of this node's.
-fn save(root: &Root, run: &mut Run) {
+pub fn save(root: &Root, run: &mut Run) {
     if run.quiesce.as_ref().is_some_and(|quiesce| quiesce.by == By::Note) {
         return;
     }

@@ -5,7 +5,9 @@ use anyhow::{Result, bail};
 
 use super::bring_back::{BroughtBack, Errand, bring_back_locked};
 use super::finish::{settled, why_over};
+use super::guard::watch;
 use super::left::{mark_told_locked, set_aside, take_out};
+use super::look_out::stand_by_note;
 use super::lost::lost;
 use super::note::{self, Found};
 use super::resume::{await_engines, look_again, note_unhealthy, resume};
@@ -62,22 +64,33 @@ pub fn settle(root: &Root, vmid: Vmid) -> Result<BroughtBack> {
     }
     let waited = began.elapsed();
     let deadline = Instant::now() + LIMIT;
-    let _lock = runs.lock(vmid, deadline)?;
+    let lock = runs.lock(vmid, deadline)?;
     match runs.load(vmid) {
         Ok(None) => {}
         // vzdump has started its guest again and goes on itself.
-        Ok(Some(run)) if run.job.worker.alive() => {
+        Ok(Some(run)) if run.job.worker.alive() && !run.only_looks() => {
             return Ok(BroughtBack::NotYet("a backup of it is under way".to_string()));
         }
         // A run of this node knows more than the note does.
-        Ok(Some(run)) => return end_run(root, &run, deadline),
+        Ok(Some(run)) => {
+            let brought_back = end_run(root, &run, deadline)?;
+            if matches!(runs.load(vmid), Ok(Some(run)) if run.only_looks()) {
+                watch(root, vmid)?;
+            }
+            return Ok(brought_back);
+        }
         Err(_) => return bring_back_locked(root, vmid, deadline, errand("the guest was started")),
     }
     match note_in(root, vmid)? {
         Note::Here(note) => {
             let run = early.filter(|run| run.id == note.run);
-            let run = run.unwrap_or_else(|| note::run_of(*note, vmid, By::Note));
-            bring_up(root, vmid, run, waited, deadline)
+            let mut run = run.unwrap_or_else(|| note::run_of(*note, vmid, By::Note));
+            let brought_back = bring_up(root, vmid, &mut run, waited, deadline)?;
+            drop(lock);
+            if matches!(brought_back, BroughtBack::All { .. } | BroughtBack::Partly(_)) {
+                stand_by_note(root, run, deadline)?;
+            }
+            Ok(brought_back)
         }
         // Whoever held the lock has done it.
         Note::Missing => Ok(BroughtBack::Nothing),
@@ -125,7 +138,7 @@ fn begin(root: &Root, vmid: Vmid, early: Option<Run>) -> Result<Option<Run>> {
     let run = early.filter(|run| run.id == note.run);
     let mut run = run.unwrap_or_else(|| note::run_of(*note, vmid, By::Note));
     // What is left is tried again, and told then.
-    let _ = resume(root, &mut run, deadline, Duration::ZERO);
+    let _ = resume(root, &mut run, deadline, Duration::ZERO, LIMIT);
     Ok(Some(run))
 }
 
@@ -165,24 +178,24 @@ fn ids_of(run: &Run) -> Vec<String> {
 fn bring_up(
     root: &Root,
     vmid: Vmid,
-    mut run: Run,
+    run: &mut Run,
     waited: Duration,
     deadline: Instant,
 ) -> Result<BroughtBack> {
     let began = Instant::now();
-    let ids = ids_of(&run);
-    let mut left = resume(root, &mut run, deadline, Duration::ZERO);
+    let ids = ids_of(run);
+    let mut left = resume(root, run, deadline, Duration::ZERO, LIMIT);
     if left.is_none() {
-        look_again(root, &mut run, deadline);
-        left = resume(root, &mut run, deadline, Duration::ZERO);
+        look_again(root, run, deadline);
+        left = resume(root, run, deadline, Duration::ZERO, LIMIT);
     }
-    note_unhealthy(root, &mut run, deadline);
+    note_unhealthy(root, run, deadline);
     // Somebody stopped it meanwhile: that is no failure, and its next start finds the note.
     if !State::of(root, vmid)?.is_running() {
         return Ok(not_running());
     }
     let record =
-        Settled { lost: lost(root, &run), ..settled(&run, waited, began.elapsed(), left.clone()) };
+        Settled { lost: lost(root, run), ..settled(run, waited, began.elapsed(), left.clone()) };
     tell(root, &record);
     failpoint::reach(root, "settled");
     // A full disk is no reason to go through it again at the next start.
@@ -191,10 +204,10 @@ fn bring_up(
         // The note stays for the next start.
         return journalled.map(|()| BroughtBack::NotYet(why));
     }
-    take_out(root, Left::load(root, vmid)?, &run, &ids, ("settle", "the guest was started"))?;
-    set_aside(root, &run)?;
+    take_out(root, Left::load(root, vmid)?, run, &ids, ("settle", "the guest was started"))?;
+    set_aside(root, run)?;
     mark_told_locked(root, vmid)?;
-    if let Some(partly) = Partly::of(&run) {
+    if let Some(partly) = Partly::of(run) {
         return journalled.map(|()| BroughtBack::Partly(partly));
     }
     let held_back = run.fates().iter().filter(|fate| matches!(fate, Fate::HeldBack(_))).count();

@@ -334,7 +334,7 @@ fn with_container(
         bail!("nothing else is stopped: {name} was stopped as the try and did not start: {error}");
     }
     // It runs; what it asks to be run once it is back is still due.
-    if let Some(left) = resume::resume(root, run, deadline, Duration::ZERO) {
+    if let Some(left) = resume::resume(root, run, deadline, Duration::ZERO, Duration::ZERO) {
         bail!("nothing else is stopped: {name} was the try: {left}");
     }
     let again = engine.inspect(&id, deadline).with_context(|| name.clone())?;

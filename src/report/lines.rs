@@ -78,7 +78,11 @@ pub fn back(run: &Run) -> Vec<String> {
     let Some(quiesce) = &run.quiesce else { return Vec::new() };
     let mut lines = Vec::new();
     let total = quiesce.steps.len();
-    let number = quiesce.steps.iter().filter(|step| step.fate == Fate::Back).count();
+    let number = quiesce
+        .steps
+        .iter()
+        .filter(|step| matches!(step.fate, Fate::Back | Fate::Finished))
+        .count();
     let downtime = match (quiesce.by, quiesce.downtime_ms()) {
         (By::Stillpoint, Some(ms)) => format!(", {} after the first stop", seconds(ms)),
         _ => String::new(),
@@ -105,7 +109,7 @@ pub fn back(run: &Run) -> Vec<String> {
                 client_of(&step.engine)
             )),
             Fate::HeldBack(why) => lines.push(format!("{name} is not started: {why}")),
-            Fate::Open | Fate::Back => {}
+            Fate::Open | Fate::Back | Fate::Finished => {}
         }
     }
     lines

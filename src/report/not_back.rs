@@ -59,7 +59,8 @@ impl Partly {
     /// Where something of a run is not back.
     pub fn of(run: &Run) -> Option<Partly> {
         let lost: Vec<Lost> = run.not_back().map(Lost::from).collect();
-        let back = run.fates().iter().filter(|fate| **fate == Fate::Back).count();
+        let back =
+            run.fates().iter().filter(|fate| matches!(fate, Fate::Back | Fate::Finished)).count();
         let all = run.fates().len();
         (!lost.is_empty()).then_some(Partly { vmid: run.vmid, back, all, lost })
     }

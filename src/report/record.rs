@@ -68,7 +68,7 @@ fn containers(record: &Value) -> Option<String> {
     let all = record["containers"].as_array().filter(|all| !all.is_empty())?;
     let lost: Vec<String> = all
         .iter()
-        .filter(|container| container["fate"] != "back")
+        .filter(|container| container["fate"] != "back" && container["fate"] != "finished")
         .map(|container| {
             let name = printable(container["name"].as_str().unwrap_or("-"), 80);
             match container["error"].as_str().filter(|_| container["not_back"] == true) {

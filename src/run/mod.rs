@@ -185,6 +185,18 @@ pub struct Step {
     /// The command that makes its stack anew in the guest, where its labels say enough.
     #[serde(default)]
     pub way_back: Option<String>,
+    /// Its own health check had found it ill before: nothing waits for it to be healthy.
+    #[serde(default)]
+    pub unhealthy: bool,
+    /// Somebody was stopped once, so that it gets the address that its configuration names.
+    #[serde(default)]
+    pub room_made: bool,
+    /// Since when it waits for others before it is started, on the boot clock in ms.
+    #[serde(default)]
+    pub waiting_since_ms: Option<u64>,
+    /// It was started, and until then (likewise) it is looked at whether it stays up.
+    #[serde(default)]
+    pub looked_at_until_ms: Option<u64>,
     pub fate: Fate,
 }
 
@@ -213,6 +225,8 @@ pub enum Fate {
     Open,
     /// Runs again, or never stopped.
     Back,
+    /// It was started again and has done its work: it ended by itself, with 0.
+    Finished,
     /// Removed, and not created anew.
     Gone,
     /// Somebody else has started it and it has ended since, or changed it in another way.
@@ -272,6 +286,18 @@ impl Run {
     pub fn not_back(&self) -> impl Iterator<Item = &Step> {
         let steps = self.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
         steps.filter(|step| step.is_not_back())
+    }
+
+    /// Whether a container that was started is still looked at, whether it stays up.
+    pub fn is_looked_at(&self) -> bool {
+        self.quiesce.as_ref().is_some_and(|quiesce| {
+            quiesce.steps.iter().any(|step| step.looked_at_until_ms.is_some())
+        })
+    }
+
+    /// Whether the backup is over and journalled, everything is back, and the run is kept only to see that it stays so.
+    pub fn only_looks(&self) -> bool {
+        self.journalled && !self.is_open() && self.is_looked_at()
     }
 
     /// Whether vzdump shuts the guest down for this backup.
@@ -351,7 +377,7 @@ impl Step {
         match self.fate {
             Fate::Open | Fate::Failed(_) => true,
             Fate::Gone => self.action == Strategy::Stop,
-            Fate::Back | Fate::Left(_) | Fate::HeldBack(_) => false,
+            Fate::Back | Fate::Finished | Fate::Left(_) | Fate::HeldBack(_) => false,
         }
     }
 }
@@ -401,6 +427,10 @@ impl From<QuiescedContainer> for Step {
             failing_since_ms: None,
             trouble: None,
             way_back: None,
+            unhealthy: false,
+            room_made: false,
+            waiting_since_ms: None,
+            looked_at_until_ms: None,
             fate: Fate::Open,
         }
     }

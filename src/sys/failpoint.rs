@@ -34,3 +34,16 @@ pub fn reach(root: &super::Root, name: &str) {
 /// Marks a step boundary; in this build nothing happens there.
 #[cfg(not(debug_assertions))]
 pub fn reach(_root: &super::Root, _name: &str) {}
+
+/// A time that a test's node has shortened, in ms: the file `failpoint-NAME` in the node's directory holds it.
+#[cfg(debug_assertions)]
+pub fn milliseconds(root: &super::Root, name: &str) -> Option<u64> {
+    let path = root.directory()?.join(format!("failpoint-{name}"));
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// A time that a test's node has shortened; in this build there is none.
+#[cfg(not(debug_assertions))]
+pub fn milliseconds(_root: &super::Root, _name: &str) -> Option<u64> {
+    None
+}

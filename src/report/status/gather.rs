@@ -225,6 +225,8 @@ fn going_on(root: &Root, history: &History, now: DateTime<Utc>) -> Result<Vec<No
     let runs = Runs::of(root);
     for vmid in runs.guests()? {
         let run = match runs.load(vmid) {
+            // That backup is over; its guard only looks whether everything stays up.
+            Ok(Some(run)) if run.only_looks() => continue,
             Ok(Some(run)) => run,
             Ok(None) => continue,
             Err(error) => {

@@ -1,0 +1,222 @@
+//! The addresses and ports that a container asks for, and those that it has.
+
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+/// Networks of one container that are looked at; people use a handful.
+const MOST_NETWORKS: usize = 64;
+
+/// Published ports of one container that are looked at. A long range is one entry for each of its ports.
+const MOST_PORTS: usize = 1024;
+
+/// A network's name or an address in an answer, in bytes.
+const LONGEST: usize = 255;
+
+/// A network that a container is in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Network {
+    pub name: String,
+    /// The addresses that its configuration names, IPv4 and IPv6: it can be started with no other.
+    pub fixed: Vec<String>,
+    /// The addresses that it has now; none while it is down.
+    pub assigned: Vec<String>,
+}
+
+/// A port of the guest that leads to a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: String,
+    /// The address of the guest that it is bound to; empty for all of them.
+    pub address: String,
+    /// The engine takes one port of these. One that may be any port is `1..=65535`.
+    pub first: u16,
+    pub last: u16,
+}
+
+impl HostPort {
+    /// How many ports there are to choose from, less one.
+    pub fn spread(&self) -> u16 {
+        self.last.saturating_sub(self.first)
+    }
+
+    /// Whether both may want the same port of the guest.
+    pub fn overlaps(&self, other: &HostPort) -> bool {
+        let anywhere = |port: &HostPort| matches!(port.address.as_str(), "" | "0.0.0.0" | "::");
+        self.protocol == other.protocol
+            && self.first <= other.last
+            && other.first <= self.last
+            && (self.address == other.address || anywhere(self) || anywhere(other))
+    }
+
+    /// From `80/tcp` and what is bound to it; `None` for what is no port.
+    fn new(container_port: &str, binding: &Binding) -> Option<HostPort> {
+        let protocol = container_port.split_once('/').map_or("tcp", |(_, protocol)| protocol);
+        let (first, last) = match binding.host_port.split_once('-') {
+            _ if binding.host_port.is_empty() => (1, u16::MAX),
+            Some((first, last)) => (first.parse().ok()?, last.parse().ok()?),
+            None => {
+                let port: u16 = binding.host_port.parse().ok()?;
+                // 0 is any port, as nothing is.
+                if port == 0 { (1, u16::MAX) } else { (port, port) }
+            }
+        };
+        (first <= last).then(|| HostPort {
+            protocol: short(protocol),
+            address: short(&binding.host_ip),
+            first,
+            last,
+        })
+    }
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(LONGEST).collect()
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Binding {
+    #[serde(default)]
+    host_ip: String,
+    #[serde(default)]
+    host_port: String,
+}
+
+/// Published ports: `{"80/tcp": [{"HostIp": "", "HostPort": "8080"}]}`, wanted or taken.
+#[derive(Default)]
+pub struct Ports(pub Vec<HostPort>);
+
+impl<'de> Deserialize<'de> for Ports {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Ports, D::Error> {
+        let mut ports = Vec::new();
+        each(deserializer, |port, bindings: Option<Vec<Binding>>| {
+            for binding in bindings.iter().flatten() {
+                if ports.len() < MOST_PORTS {
+                    ports.extend(HostPort::new(port, binding));
+                }
+            }
+        })?;
+        Ok(Ports(ports))
+    }
+}
+
+/// The networks of a container, as `NetworkSettings` has them.
+#[derive(Default)]
+pub struct Networks(pub Vec<Network>);
+
+impl<'de> Deserialize<'de> for Networks {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Networks, D::Error> {
+        let mut networks = Vec::new();
+        each(deserializer, |name, endpoint: Option<Endpoint>| {
+            if networks.len() < MOST_NETWORKS && name.len() <= LONGEST {
+                networks.push(endpoint.unwrap_or_default().of(name));
+            }
+        })?;
+        Ok(Networks(networks))
+    }
+}
+
+#[derive(Default, Deserialize)]
+struct Endpoint {
+    #[serde(rename = "IPAMConfig", default)]
+    ipam: Option<Ipam>,
+    #[serde(rename = "IPAddress", default)]
+    ipv4: String,
+    #[serde(rename = "GlobalIPv6Address", default)]
+    ipv6: String,
+}
+
+#[derive(Default, Deserialize)]
+struct Ipam {
+    #[serde(rename = "IPv4Address", default)]
+    ipv4: String,
+    #[serde(rename = "IPv6Address", default)]
+    ipv6: String,
+}
+
+impl Endpoint {
+    fn of(self, name: &str) -> Network {
+        let said = |addresses: [String; 2]| {
+            addresses.iter().filter(|address| !address.is_empty()).map(|text| short(text)).collect()
+        };
+        let ipam = self.ipam.unwrap_or_default();
+        Network {
+            name: name.to_string(),
+            fixed: said([ipam.ipv4, ipam.ipv6]),
+            assigned: said([self.ipv4, self.ipv6]),
+        }
+    }
+}
+
+/// Hands every entry of a map to `take`, one at a time; `null` has none.
+fn each<'de, D, V>(deserializer: D, take: impl FnMut(&str, V)) -> Result<(), D::Error>
+where
+    D: Deserializer<'de>,
+    V: Deserialize<'de>,
+{
+    struct Each<F, V>(F, std::marker::PhantomData<V>);
+    impl<'de, F: FnMut(&str, V), V: Deserialize<'de>> Visitor<'de> for Each<F, V> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a map")
+        }
+
+        fn visit_unit<E>(self) -> Result<(), E> {
+            Ok(())
+        }
+
+        fn visit_map<M: MapAccess<'de>>(mut self, mut map: M) -> Result<(), M::Error> {
+            while let Some(key) = map.next_key::<String>()? {
+                if key.len() > LONGEST {
+                    map.next_value::<IgnoredAny>()?;
+                } else {
+                    (self.0)(&key, map.next_value()?);
+                }
+            }
+            Ok(())
+        }
+    }
+    deserializer.deserialize_any(Each(take, std::marker::PhantomData))
+}
+
+/// What a container may weigh with all that this file keeps of it, in bytes.
+pub fn weight(networks: &[Network], ports: &[HostPort]) -> usize {
+    let texts = |texts: &[String]| texts.iter().map(|text| 24 + text.len()).sum::<usize>();
+    let networks = networks.iter().map(|network| {
+        size_of::<Network>() + network.name.len() + texts(&network.fixed) + texts(&network.assigned)
+    });
+    let ports =
+        ports.iter().map(|port| size_of::<HostPort>() + port.protocol.len() + port.address.len());
+    networks.sum::<usize>() + ports.sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configured_address_is_told_from_an_assigned_one() {
+        let json = r#"{"edge":{"IPAMConfig":{"IPv4Address":"172.30.0.2","IPv6Address":""},"IPAddress":"172.30.0.2"},
+            "shop":{"IPAMConfig":null,"IPAddress":"172.18.0.5","GlobalIPv6Address":"fd00::5"},"odd":null}"#;
+        let Networks(networks) = serde_json::from_str(json).unwrap();
+        assert_eq!(networks[0].fixed, ["172.30.0.2"]);
+        assert!(
+            networks[1].fixed.is_empty()
+                && networks[2] == Network { name: "odd".into(), ..Network::default() }
+        );
+        assert_eq!(networks[1].assigned, ["172.18.0.5", "fd00::5"]);
+        assert!(serde_json::from_str::<Networks>("null").unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn ports_are_read_with_their_ranges() {
+        let json = r#"{"80/tcp":[{"HostIp":"","HostPort":"8080"}],"53/udp":[{"HostIp":"127.0.0.1","HostPort":"5300-5310"}],
+            "1/tcp":[{"HostPort":""}],"2/tcp":null,"3/tcp":[{"HostPort":"x"},{"HostPort":"9-8"},{"HostPort":"0"}]}"#;
+        let Ports(ports) = serde_json::from_str(json).unwrap();
+        let spans: Vec<_> = ports.iter().map(|port| (port.first, port.last)).collect();
+        assert_eq!(spans, [(8080, 8080), (5300, 5310), (1, u16::MAX), (1, u16::MAX)]);
+        assert!(ports[0].overlaps(&ports[2]) && !ports[0].overlaps(&ports[1]));
+    }
+}

@@ -1,0 +1,258 @@
+//! Who is started before whom, so that a fixed address or port is still free when the container that needs it comes.
+//!
+//! An engine keeps no address for a container that is down: while many are started at once, one without an address of its
+//! own may be given it.
+
+use std::collections::{HashMap, HashSet};
+
+use super::order::{acyclic, sorted, turned_round};
+use crate::engine::{Container, HostPort, Network};
+use crate::run::MOST_DEPENDENCIES;
+
+/// Pairs of published ports that are compared; a guest with a thousand of them, a few open to choice, has fewer.
+const MOST_PAIRS: usize = 1_000_000;
+
+/// For each container those that are started before it, so that it does not take an address or a port from them. `None`
+/// stands for one that nothing is known of.
+pub fn first_come(containers: &[Option<&Container>]) -> Vec<Vec<usize>> {
+    let mut before = vec![Vec::new(); containers.len()];
+    let mut room = MOST_DEPENDENCIES;
+    by_network(containers, &mut before, &mut room);
+    by_port(containers, &mut before, &mut room);
+    for before in &mut before {
+        before.sort_unstable();
+        before.dedup();
+    }
+    acyclic(&mut before);
+    before
+}
+
+fn by_network(containers: &[Option<&Container>], before: &mut [Vec<usize>], room: &mut usize) {
+    #[derive(Default)]
+    struct Members {
+        fixed: Vec<usize>,
+        others: Vec<usize>,
+    }
+    let mut networks: HashMap<(&str, &str), Members> = HashMap::new();
+    for (index, container) in containers.iter().enumerate() {
+        let Some(container) = container else { continue };
+        for network in &container.networks {
+            let members = networks.entry((&container.engine, &network.name)).or_default();
+            let list =
+                if is_fixed(container, network) { &mut members.fixed } else { &mut members.others };
+            list.push(index);
+        }
+    }
+    for members in networks.values() {
+        for other in &members.others {
+            add(&members.fixed, *other, before, room);
+        }
+    }
+}
+
+/// The one with less to choose from goes first.
+fn by_port(containers: &[Option<&Container>], before: &mut [Vec<usize>], room: &mut usize) {
+    let ports: Vec<(usize, &HostPort)> = containers
+        .iter()
+        .enumerate()
+        .flat_map(|(index, container)| {
+            container
+                .iter()
+                .flat_map(move |container| &container.ports)
+                .map(move |port| (index, port))
+        })
+        .collect();
+    let mut pairs = MOST_PAIRS;
+    for (choosy, wide) in ports.iter().filter(|(_, port)| port.spread() > 0) {
+        for (index, narrow) in &ports {
+            if pairs == 0 {
+                return;
+            }
+            pairs -= 1;
+            if index != choosy && narrow.spread() < wide.spread() && narrow.overlaps(wide) {
+                add(&[*index], *choosy, before, room);
+            }
+        }
+    }
+}
+
+fn add(first: &[usize], then: usize, before: &mut [Vec<usize>], room: &mut usize) {
+    let fits = first.len().min(*room);
+    *room -= fits;
+    before[then].extend(&first[..fits]);
+}
+
+/// Whether a container can be in that network with one address only.
+pub fn is_fixed(container: &Container, network: &Network) -> bool {
+    container.fixed_mac || !network.fixed.is_empty()
+}
+
+/// Has those that were refused an address of their own go before all others that are down: somebody has made room for them.
+pub fn make_way(
+    first_come: &mut [Vec<usize>],
+    refused: &HashSet<usize>,
+    down: &[Option<&Container>],
+) {
+    let mut refused: Vec<usize> =
+        refused.iter().copied().filter(|index| *index < down.len()).collect();
+    refused.sort_unstable();
+    for (index, before) in first_come.iter_mut().enumerate() {
+        if refused.binary_search(&index).is_ok() {
+            before.clear();
+        } else if down[index].is_some() {
+            before.extend(&refused);
+            before.sort_unstable();
+            before.dedup();
+        }
+    }
+}
+
+/// Joins what waits for what it depends on with what leaves others their addresses. Where the two contradict each other
+/// the address wins: a start that comes too early is repeated, an address that is taken stays taken.
+///
+/// Neither may have a circle of its own.
+pub fn joined(mut dependencies: Vec<Vec<usize>>, first_come: &[Vec<usize>]) -> Vec<Vec<usize>> {
+    let awaited = awaited(first_come);
+    // What has an address and depends on what has none goes first: that is the contradiction itself. The other
+    // dependencies of those that have one are given up only where that was not enough.
+    for all in [false, true] {
+        let circled = circled(&union(&dependencies, first_come));
+        if !circled.contains(&true) {
+            break;
+        }
+        for (index, waits_for) in dependencies.iter_mut().enumerate() {
+            if circled[index] && awaited[index] {
+                waits_for.retain(|other| !circled[*other] || awaited[*other] && !all);
+            }
+        }
+    }
+    let mut both = union(&dependencies, first_come);
+    acyclic(&mut both);
+    both
+}
+
+/// Which of them others wait for, so that they get their addresses.
+pub fn awaited(first_come: &[Vec<usize>]) -> Vec<bool> {
+    turned_round(first_come).iter().map(|others| !others.is_empty()).collect()
+}
+
+fn union(one: &[Vec<usize>], other: &[Vec<usize>]) -> Vec<Vec<usize>> {
+    let both = one.iter().zip(other).map(|(one, other)| {
+        let mut both = [one.as_slice(), other.as_slice()].concat();
+        both.sort_unstable();
+        both.dedup();
+        both
+    });
+    both.collect()
+}
+
+/// Which wait in a circle, or on a way from one circle to another.
+fn circled(waits_for: &[Vec<usize>]) -> Vec<bool> {
+    let mut circled = vec![true; waits_for.len()];
+    let turned = turned_round(waits_for);
+    for index in sorted(waits_for).into_iter().chain(sorted(&turned)) {
+        circled[index] = false;
+    }
+    circled
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn in_network(name: &str, fixed: &[&str]) -> Network {
+        let fixed = fixed.iter().map(|address| address.to_string()).collect();
+        Network { name: name.to_string(), fixed, assigned: Vec::new() }
+    }
+
+    fn container(networks: Vec<Network>, ports: &[(u16, u16)]) -> Container {
+        let ports = ports.iter().map(|(first, last)| HostPort {
+            protocol: "tcp".to_string(),
+            address: String::new(),
+            first: *first,
+            last: *last,
+        });
+        let json = br#"{"Id":"3b1f0c2d4e5f","Name":"/x","State":{"Status":"exited"}}"#;
+        let plain = Container::parse(json).unwrap();
+        Container { networks, ports: ports.collect(), ..plain }
+    }
+
+    fn edges(containers: &[Container]) -> Vec<Vec<usize>> {
+        let containers: Vec<Option<&Container>> = containers.iter().map(Some).collect();
+        first_come(&containers)
+    }
+
+    fn order(dependencies: &[&[usize]], containers: &[Container]) -> Vec<usize> {
+        let dependencies = dependencies.iter().map(|others| others.to_vec()).collect();
+        let joined = joined(dependencies, &edges(containers));
+        let order = sorted(&joined);
+        assert_eq!(order.len(), containers.len(), "{joined:?}");
+        order
+    }
+
+    #[test]
+    fn a_fixed_address_goes_before_the_others_of_its_network() {
+        let proxy = container(vec![in_network("edge", &["172.30.0.2"])], &[]);
+        let app = container(vec![in_network("edge", &[])], &[]);
+        let elsewhere = container(vec![in_network("shop", &[])], &[]);
+        assert_eq!(edges(&[app.clone(), proxy.clone(), elsewhere]), [vec![1], vec![], vec![]]);
+        let mac = Container { fixed_mac: true, ..app.clone() };
+        assert_eq!(edges(&[app.clone(), mac]), [vec![1], vec![]]);
+        let ipv6 = container(vec![in_network("edge", &["fd00::2"])], &[]);
+        assert_eq!(edges(&[app, ipv6, proxy]), [vec![1, 2], vec![], vec![]]);
+    }
+
+    #[test]
+    fn nothing_waits_for_what_is_not_known() {
+        assert_eq!(first_come(&[None, None]), [vec![], vec![]] as [Vec<usize>; 2]);
+    }
+
+    #[test]
+    fn a_port_that_is_fixed_goes_before_one_that_may_be_any() {
+        let web = container(vec![], &[(8080, 8080)]);
+        let any = container(vec![], &[(1, u16::MAX)]);
+        let range = container(vec![], &[(8000, 8100)]);
+        let other = container(vec![], &[(9000, 9010)]);
+        assert_eq!(edges(&[any, range, web, other]), [vec![1, 2, 3], vec![2], vec![], vec![]]);
+    }
+
+    #[test]
+    fn an_address_wins_against_a_dependency() {
+        let proxy = container(vec![in_network("edge", &["172.30.0.2"])], &[]);
+        let app = container(vec![in_network("edge", &[])], &[]);
+        // proxy depends on app, app on db.
+        let stack = [proxy.clone(), app.clone(), app.clone()];
+        assert_eq!(order(&[&[1], &[2], &[]], &stack), [0, 2, 1]);
+        // dns and proxy have addresses, proxy depends on dns and dns on app: only that is given up.
+        let stack = [proxy.clone(), proxy.clone(), app];
+        assert_eq!(order(&[&[1], &[2], &[]], &stack), [1, 0, 2]);
+    }
+
+    #[test]
+    fn who_was_refused_goes_first() {
+        let app = container(vec![in_network("edge", &[])], &[]);
+        let down = [Some(&app), Some(&app), None];
+        let mut first_come = vec![vec![], vec![0], vec![]];
+        make_way(&mut first_come, &HashSet::from([1]), &down);
+        assert_eq!(first_come, [vec![1], vec![], vec![]]);
+    }
+
+    #[test]
+    fn two_networks_that_contradict_each_other_end_in_no_circle() {
+        let one = container(vec![in_network("a", &["10.0.0.2"]), in_network("b", &[])], &[]);
+        let other = container(vec![in_network("b", &["10.1.0.2"]), in_network("a", &[])], &[]);
+        assert_eq!(order(&[&[1], &[]], &[one.clone(), other.clone()]).len(), 2);
+        assert_eq!(order(&[&[], &[0]], &[one, other]).len(), 2);
+    }
+
+    #[test]
+    fn ten_thousand_containers_are_ordered() {
+        let fixed = |index: usize| if index.is_multiple_of(2) { vec!["10.0.0.2"] } else { vec![] };
+        let containers: Vec<Container> = (0..10_000)
+            .map(|index| container(vec![in_network("edge", &fixed(index))], &[(1, u16::MAX)]))
+            .collect();
+        let chain = (0..10_000).map(|index| if index > 0 { vec![index - 1] } else { vec![] });
+        let joined = joined(chain.collect(), &edges(&containers));
+        assert_eq!(sorted(&joined).len(), 10_000);
+    }
+}

@@ -1,0 +1,155 @@
+//! What a container waits for before it is started, as its stack says to compose. An engine's start knows nothing of it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::engine::{Condition, Container, Engine, Health, Status};
+use crate::run::{Fate, Step};
+use crate::sys::text;
+
+/// How long a container waits for the one that is to be healthy before it. A health check that says nothing until
+/// then is no reason to leave a stack down.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(180);
+
+/// How often conditions are looked at.
+pub const LOOK: Duration = Duration::from_secs(1);
+
+/// A health command that takes longer is left to the engine's own checks, whose result is looked at as well.
+const COMMAND_LIMIT: Duration = Duration::from_secs(3);
+
+/// Replicas of one service that are looked at.
+const MOST_REPLICAS: usize = 20;
+
+/// What the health commands of one round have said, by the containers' ids: each is run once, whoever asks.
+#[derive(Default)]
+pub struct Checks(Mutex<HashMap<String, Arc<OnceLock<bool>>>>);
+
+/// Where conditions are looked at.
+pub struct Place<'a> {
+    pub engine: &'a Engine,
+    pub steps: &'a [Step],
+    pub checks: &'a Checks,
+    pub deadline: Instant,
+}
+
+impl Place<'_> {
+    /// The first condition of this container that is not met and may yet be, in words.
+    pub fn unmet(&self, container: &Container) -> Option<String> {
+        let project = container.project()?;
+        container.dependencies().find_map(|dependency| {
+            let service = dependency.service;
+            // Without an answer there is nothing to wait for, and the start itself will tell.
+            let ids = self.engine.of_service(project, service, self.deadline).ok()?;
+            let replicas = ids.iter().take(MOST_REPLICAS);
+            let mut found = replicas.filter_map(|id| self.engine.inspect(id, self.deadline).ok());
+            let waits = found.any(|other| {
+                !other.is_one_off()
+                    && !self.was_ill(&other, dependency.condition)
+                    && pends(dependency.condition, &other, self.will_start(&other), || {
+                        self.is_healthy(&other)
+                    })
+            });
+            waits.then(|| {
+                let service = text::printable(service, 80);
+                match dependency.condition {
+                    Condition::Started => format!("it waits for {service} to start"),
+                    Condition::Healthy => format!("it waits for {service} to be healthy"),
+                    Condition::Completed => format!("it waits for {service} to end"),
+                }
+            })
+        })
+    }
+
+    /// Whether a container that is down is one that this run still has to bring back. One that failed to start may fail for
+    /// long: nobody waits for it.
+    fn will_start(&self, container: &Container) -> bool {
+        let may_start = |step: &Step| step.fate == Fate::Open && step.failures == 0;
+        self.steps.iter().any(|step| step.id == container.id && may_start(step))
+    }
+
+    /// Whether it was not healthy when all this ran: to wait for that now would be new downtime.
+    fn was_ill(&self, container: &Container, condition: Condition) -> bool {
+        let ill = |step: &Step| step.id == container.id && step.unhealthy;
+        condition == Condition::Healthy && self.steps.iter().any(ill)
+    }
+
+    /// What the container's own health command says now: its engine asks it only at its next check, half a minute later.
+    fn is_healthy(&self, container: &Container) -> bool {
+        let Some(check) = &container.check else { return false };
+        let answer = {
+            let mut checks = self.checks.0.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(checks.entry(container.id.clone()).or_default())
+        };
+        *answer.get_or_init(|| {
+            let limit = Instant::now() + check.timeout.min(COMMAND_LIMIT);
+            self.engine.run(&container.id, &check.command, limit.min(self.deadline)).is_ok()
+        })
+    }
+}
+
+/// Whether a condition is not met and may yet be. What nobody will change is not waited for: the container ran so.
+fn pends(
+    condition: Condition,
+    other: &Container,
+    will_start: bool,
+    is_healthy: impl FnOnce() -> bool,
+) -> bool {
+    match (other.status, condition) {
+        (Status::Running, Condition::Started) => false,
+        (Status::Running, Condition::Healthy) => {
+            other.health.is_some_and(|health| health != Health::Healthy) && !is_healthy()
+        }
+        (Status::Running | Status::Restarting, _) => true,
+        (Status::Exited, Condition::Completed) => other.exit_code != 0 && will_start,
+        _ => will_start,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(status: Status, health: Option<Health>, exit_code: i64) -> Container {
+        let json = br#"{"Id":"3b1f0c2d4e5f","Name":"/db","State":{"Status":"exited"}}"#;
+        Container { status, health, exit_code, ..Container::parse(json).unwrap() }
+    }
+
+    #[test]
+    fn health_is_waited_for_where_there_is_a_check() {
+        let starting = container(Status::Running, Some(Health::Starting), 0);
+        assert!(pends(Condition::Healthy, &starting, false, || false));
+        assert!(
+            !pends(Condition::Healthy, &starting, false, || true),
+            "its own command knows first"
+        );
+        let healthy = container(Status::Running, Some(Health::Healthy), 0);
+        assert!(!pends(Condition::Healthy, &healthy, false, || false));
+        let ill = container(Status::Running, Some(Health::Unhealthy), 0);
+        assert!(pends(Condition::Healthy, &ill, false, || false));
+        let without = container(Status::Running, None, 0);
+        assert!(!pends(Condition::Healthy, &without, false, || false));
+    }
+
+    #[test]
+    fn an_end_is_waited_for_where_it_may_come() {
+        let runs = container(Status::Running, None, 0);
+        assert!(pends(Condition::Completed, &runs, false, || true));
+        let ended = container(Status::Exited, None, 0);
+        assert!(!pends(Condition::Completed, &ended, true, || true));
+        let failed = container(Status::Exited, None, 1);
+        assert!(pends(Condition::Completed, &failed, true, || true));
+        assert!(!pends(Condition::Completed, &failed, false, || true));
+    }
+
+    #[test]
+    fn what_nobody_will_start_is_not_waited_for() {
+        let down = container(Status::Exited, None, 137);
+        for condition in [Condition::Started, Condition::Healthy] {
+            assert!(pends(condition, &down, true, || false));
+            assert!(!pends(condition, &down, false, || false));
+        }
+        let runs = container(Status::Running, None, 0);
+        assert!(!pends(Condition::Started, &runs, true, || false));
+    }
+}

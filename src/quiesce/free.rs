@@ -1,0 +1,81 @@
+//! Getting back an address that a container of the same run was given by chance.
+
+use std::time::{Duration, Instant};
+
+use super::resume::fail;
+use super::taken::{holder, may_yield};
+use crate::engine::{Container, Engine, Engines};
+use crate::run::{By, Fate, Run, Runs};
+use crate::sys::{Root, clock, text};
+
+/// What an engine needs beyond a container's stop timeout to kill it and to clean up after it.
+const STOP_MARGIN: Duration = Duration::from_secs(10);
+
+/// A container whose configuration names an address, or a port, was refused its start because somebody has it.
+pub struct Refused<'a> {
+    pub index: usize,
+    pub container: &'a Container,
+    /// The engine's words.
+    pub why: String,
+}
+
+/// Stops who has the address, where that is one of this run's that would be content with another; the next round starts
+/// both, the one with the address first. Anybody else is named and left alone. Once in a run is enough to see whether it
+/// helps. Returns whether there is room now.
+///
+/// Whoever dies in here leaves a run that says of both that they have to be brought back.
+pub fn free(
+    root: &Root,
+    run: &mut Run,
+    engines: &Engines,
+    refused: Refused<'_>,
+    deadline: Instant,
+) -> bool {
+    let Refused { index, container, mut why } = refused;
+    let Some(quiesce) = run.quiesce.as_mut() else { return false };
+    let Some(step) = quiesce.steps.get(index) else { return false };
+    let engine = engines.at(&step.engine).ok().cloned();
+    let found =
+        engine.as_ref().and_then(|engine| holder(engine, container, &why, deadline).ok()?);
+    let mut yields = None;
+    if let Some(holder) = &found {
+        why = format!("{why} ({} has it)", text::printable(&holder.name, 80));
+        yields = may_yield(holder, container, &quiesce.steps).filter(|_| !step.room_made);
+    }
+    fail(&mut quiesce.steps[index], why);
+    let (Some(engine), Some(holder), Some(yields)) = (engine, found, yields) else { return false };
+    quiesce.steps[index].room_made = true;
+    take_from(root, run, &engine, &holder, yields, deadline)
+}
+
+fn take_from(
+    root: &Root,
+    run: &mut Run,
+    engine: &Engine,
+    holder: &Container,
+    index: usize,
+    deadline: Instant,
+) -> bool {
+    let Some(quiesce) = run.quiesce.as_mut() else { return false };
+    let Some(step) = quiesce.steps.get_mut(index) else { return false };
+    let before = step.clone();
+    step.fate = Fate::Open;
+    step.started_at.clone_from(&holder.started_at);
+    step.looked_at_until_ms = None;
+    step.requested = true;
+    step.stop_ms = None;
+    step.start_ms = None;
+    let limit = Duration::from_secs(step.stop_timeout).saturating_add(STOP_MARGIN);
+    quiesce.requests_ended_ms = Some(clock::boot_ms());
+    let durable = quiesce.by == By::Note || Runs::of(root).save(run).is_ok();
+    let stopped = durable && engine.stop(&holder.id, deadline.min(Instant::now() + limit)).is_ok();
+    let Some(quiesce) = run.quiesce.as_mut() else { return false };
+    let Some(step) = quiesce.steps.get_mut(index) else { return false };
+    if !durable {
+        *step = before;
+    } else if stopped {
+        // What it took to bring it to rest for the backup is what counts.
+        step.stop_ms = before.stop_ms;
+    }
+    stopped
+}

@@ -1,0 +1,146 @@
+//! Looking, when everything is back, whether it stays so. Nobody of vzdump waits for that.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::bring_back::{BroughtBack, Errand, bring_back};
+use super::finish::{finish, recovered, settled};
+use super::guard::told_of;
+use super::resume::{look_again, resume};
+use super::revive::left_behind;
+use crate::journal::{Journal, Record};
+use crate::report::log;
+use crate::run::{Run, Runs};
+use crate::sys::Root;
+use crate::sys::text::count;
+use crate::vzdump::Vmid;
+
+/// How often is looked: a container that has given up is down for so long and no longer.
+pub const LOOK: Duration = Duration::from_secs(1);
+
+/// Whoever holds the guest's lock knows better for now.
+const LOCK_LIMIT: Duration = Duration::from_millis(500);
+
+/// For one look at a handful of containers.
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
+
+/// For bringing back what has given up.
+const TRY_LIMIT: Duration = Duration::from_secs(120);
+
+/// A guest that is not back by then is worth a mail.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+const NOT_BACK: &str = "not everything was back after the backup";
+
+/// Looks once whether what this run has started is up. What has given up is open again afterwards; a run of which nothing
+/// is left to look at is ended, where its backup is over.
+pub fn look_once(root: &Root, run: &Run) -> Result<()> {
+    let runs = Runs::of(root);
+    let Ok(_lock) = runs.lock(run.vmid, Instant::now() + LOCK_LIMIT) else { return Ok(()) };
+    let now = runs.load(run.vmid)?.filter(|now| now.id == run.id && now.is_looked_at());
+    let Some(mut run) = now else { return Ok(()) };
+    let before = run.clone();
+    look_again(root, &mut run, Instant::now() + LOOK_LIMIT);
+    let steps = |run: &Run| run.quiesce.as_ref().map(|quiesce| quiesce.steps.clone());
+    if steps(&run) == steps(&before) {
+        return Ok(());
+    }
+    if run.journalled && !run.is_open() {
+        return finish(root, &mut run).map(drop);
+    }
+    runs.save(&run)?;
+    if run.journalled && run.is_open() {
+        // The record of the backup says that it is back.
+        let record = recovered(&run, "guard", NOT_BACK);
+        Journal::of(root).append(&Record::Recovered(record))?;
+    }
+    Ok(())
+}
+
+/// Stays with a run whose backup is over until everything is back and has been seen to stay up, or something is to be done
+/// for the guest itself.
+pub fn stand_by(root: &Root, vmid: Vmid, id: &str) -> Result<()> {
+    let began = Instant::now();
+    let errand = Errand { by: "guard", reason: NOT_BACK, close: true, run: Some(id) };
+    let mut told = Told::default();
+    loop {
+        let run = match Runs::of(root).load(vmid)? {
+            Some(run) if run.id == id && left_behind(root, &run).is_none() => run,
+            // Ended, or the next backup's.
+            Some(_) | None => return Ok(()),
+        };
+        if run.is_looked_at() && !run.is_open() {
+            // What it could not learn it learns at the next look.
+            let _ = look_once(root, &run);
+        } else {
+            match bring_back(root, vmid, Instant::now() + TRY_LIMIT, errand) {
+                Ok(BroughtBack::Nothing) => {}
+                Ok(BroughtBack::All { started, .. }) => told.back(root, vmid, started),
+                Ok(BroughtBack::Partly(partly)) => {
+                    told_of(root, vmid, NOT_BACK, "after its backup", &partly)?;
+                }
+                Ok(BroughtBack::NotYet(why)) => told.not_yet(root, vmid, why, began.elapsed()),
+                Err(error) => told.not_yet(root, vmid, format!("{error:#}"), began.elapsed()),
+            }
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+/// What has been told of a guest that was not back when its backup was over.
+#[derive(Default)]
+struct Told {
+    left: String,
+    mailed: bool,
+}
+
+impl Told {
+    /// In the system's log once, and in a mail once where it takes too long.
+    fn not_yet(&mut self, root: &Root, vmid: Vmid, why: String, since: Duration) {
+        let message = format!("{NOT_BACK}: {why}");
+        if !self.mailed && since >= PATIENCE {
+            self.mailed = true;
+            let subject = format!("Stillpoint: guest {vmid} is NOT back after its backup");
+            log::alarm(root, vmid, &subject, &message);
+        } else if why != self.left {
+            log::warning(vmid, &message);
+        }
+        self.left = why;
+    }
+
+    /// Who was mailed that it is not back is mailed that it is.
+    fn back(&mut self, root: &Root, vmid: Vmid, number: usize) {
+        let message = format!("{NOT_BACK}; {} started since", count(number, "container"));
+        if std::mem::take(&mut self.mailed) {
+            let subject = format!("Stillpoint: guest {vmid} is back after its backup");
+            return log::alarm(root, vmid, &subject, &message);
+        }
+        log::notice(vmid, &message);
+    }
+}
+
+/// As [`stand_by`], for a run that was made from the note in a guest, and which the record tells of already. Ends where a
+/// backup of the guest begins, and at `deadline`.
+pub fn stand_by_note(root: &Root, mut run: Run, deadline: Instant) -> Result<()> {
+    let runs = Runs::of(root);
+    while (run.is_looked_at() || run.is_open()) && Instant::now() < deadline {
+        thread::sleep(LOOK);
+        let Ok(_lock) = runs.lock(run.vmid, Instant::now() + LOCK_LIMIT) else { continue };
+        if !matches!(runs.load(run.vmid), Ok(None)) {
+            return Ok(());
+        }
+        look_again(root, &mut run, Instant::now() + LOOK_LIMIT);
+        if !run.is_open() {
+            continue;
+        }
+        let began = Instant::now();
+        let left = resume(root, &mut run, began + TRY_LIMIT, Duration::ZERO, Duration::ZERO);
+        if left.is_none() {
+            let record = settled(&run, Duration::ZERO, began.elapsed(), None);
+            Journal::of(root).append(&Record::Settled(record))?;
+        }
+    }
+    Ok(())
+}
