@@ -187,13 +187,40 @@ fn a_certificate_that_ends_soon_or_has_ended_is_warned_of() {
         let identity = Identity::valid_for_days(&["localhost"], days).unwrap();
         pbs(&node).use_identity(&identity, Versions::Both).unwrap();
         edit(&node, "fingerprint", &identity.fingerprint());
-        assert_says(&check(&node, "certificate", Level::Warn), &[text, "cert update"]);
+        let check_of = check(&node, "certificate", Level::Warn);
+        let renewed = ["cert update --force true", "systemctl reload proxmox-backup-proxy"];
+        assert_says(&check_of, &[text, renewed[0], renewed[1]]);
+        let fixes = check_of.fix.join("\n");
+        let at = |part: &str| fixes.find(part).unwrap();
+        let (reload, read, set) = (at(renewed[1]), at("cert info"), at("pvesm set"));
+        assert!(at(renewed[0]) < reload && reload < read && read < set, "{fixes}");
         check(&node, "login", Level::Ok);
     }
     let identity = Identity::valid_for_days(&["localhost"], 32).unwrap();
     pbs(&node).use_identity(&identity, Versions::Both).unwrap();
     edit(&node, "fingerprint", &identity.fingerprint());
     assert!(checks(&node).iter().all(|check| check.level == Level::Ok));
+}
+
+#[test]
+fn a_certificate_by_somebody_else_is_not_replaced_by_a_self_signed_one() {
+    let node = node();
+    // Warned of below 20 days or a quarter of its lifetime, whichever is less.
+    for (lifetime, left, warned) in
+        [(365, 19, true), (365, 22, false), (40, 9, true), (40, 12, false), (90, -2, true)]
+    {
+        let identity = Identity::issued(&["localhost"], lifetime, left).unwrap();
+        pbs(&node).use_identity(&identity, Versions::Both).unwrap();
+        edit(&node, "fingerprint", &identity.fingerprint());
+        let all = checks(&node);
+        let its = all.iter().find(|check| check.about == "storage.offsite.certificate");
+        assert_eq!(its.is_some(), warned, "{left} of {lifetime} days: {all:#?}");
+        if let Some(its) = its {
+            assert_says(its, &["acme cert order", "whoever issued it"]);
+            let updates = |fix: &&String| fix.contains("cert update --force");
+            assert_eq!(its.fix.iter().filter(updates).count(), 0, "{its:?}");
+        }
+    }
 }
 
 #[test]

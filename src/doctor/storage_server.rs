@@ -1,6 +1,6 @@
 //! Whether the backup server is the right one, lets the storage's user in, and has the right time.
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::check::Check;
 use super::storage_rights;
@@ -10,12 +10,17 @@ use crate::pbs::tls::Fingerprint;
 use crate::pbs::{Certificate, Error, SECOND_FACTOR};
 use crate::sys::clock;
 
-/// A certificate that ends sooner than this is told of.
+/// A certificate that the server made for itself is renewed by hand.
 const RENEW: TimeDelta = TimeDelta::days(30);
+/// One from somebody else is renewed by itself when 30 days are left (ACME), or when a third of its lifetime is, so that
+/// by now that has failed.
+const RENEW_ISSUED: TimeDelta = TimeDelta::days(20);
 /// Clocks that differ by more than this are told of.
 const CLOCK: TimeDelta = TimeDelta::seconds(10);
 
 const READ: &str = "on the backup server: proxmox-backup-manager cert info | grep Fingerprint";
+/// The proxy reads its certificate when it starts.
+const RELOAD: &str = "on the backup server: systemctl reload proxmox-backup-proxy";
 
 /// Whether the server presents the certificate that the storage expects, and what else is to be said of it.
 pub fn certificate(
@@ -38,9 +43,7 @@ pub fn certificate(
                 "wrong fingerprint: the server's certificate has {}, the storage expects {pinned}",
                 seen.fingerprint
             );
-            let check = about.fail("fingerprint", text).fix(READ);
-            let check = check.fix(format!("{set}   # where the server itself says that it is the new one"));
-            return (false, vec![check]);
+            return (false, vec![compare(about, about.fail("fingerprint", text), &seen)]);
         }
         None => about
             .warn(
@@ -54,10 +57,21 @@ pub fn certificate(
     (true, checks)
 }
 
+/// How an admin finds out whether it is the server that presents another certificate, or somebody in between.
+fn compare(about: Subject<'_>, check: Check, seen: &Certificate) -> Check {
+    check
+        .fix(format!("{READ}   # on its own console, not through this network"))
+        .fix(format!(
+            "pvesm set {} --fingerprint {}   # only where the console shows this very one",
+            about.id, seen.fingerprint
+        ))
+        .fix(format!("{RELOAD}   # where the console shows a third one: it is not presented yet"))
+}
+
 fn expiry(about: Subject<'_>, seen: Certificate, pinned: bool, set: &str) -> Option<Check> {
     let until = seen.not_after?;
     let left = until - clock::now();
-    if left > RENEW {
+    if left > warning(&seen, until) {
         return None;
     }
     let day = until.format("%Y-%m-%d");
@@ -72,8 +86,26 @@ fn expiry(about: Subject<'_>, seen: Certificate, pinned: bool, set: &str) -> Opt
         (false, false) => format!("the server's certificate expires on {day}"),
     };
     let check = about.warn("certificate", text);
-    let check = check.fix("on the backup server: proxmox-backup-manager cert update --force true");
+    let check = match seen.self_signed {
+        // Without the reload the proxy goes on with the old one, and the fingerprint is read too early.
+        true => check
+            .fix("on the backup server: proxmox-backup-manager cert update --force true")
+            .fix(RELOAD),
+        // An update would replace it by a self-signed one, which nobody trusts who goes by the issuer.
+        false => check
+            .fix("on the backup server, where it comes from ACME: proxmox-backup-manager acme cert order")
+            .fix("else have it renewed by whoever issued it; never by `proxmox-backup-manager cert update`"),
+    };
     Some(if pinned { check.fix(READ).fix(set) } else { check })
+}
+
+/// How long before its end a certificate is warned of.
+fn warning(seen: &Certificate, until: DateTime<Utc>) -> TimeDelta {
+    if seen.self_signed {
+        return RENEW;
+    }
+    let quarter = seen.not_before.map(|from| (until - from) / 4);
+    quarter.map_or(RENEW_ISSUED, |quarter| quarter.min(RENEW_ISSUED))
 }
 
 /// `192.0.2.7:8007`, `[2001:db8::7]:8007`

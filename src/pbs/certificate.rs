@@ -1,4 +1,4 @@
-//! What a server's certificate says of its own time: read from its DER, as far as RFC 5280 has it in one place.
+//! How long a server's certificate is valid, and who issued it: read from its DER, as far as RFC 5280 has it in one place.
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use rustls::pki_types::CertificateDer;
@@ -9,15 +9,23 @@ use super::tls::Fingerprint;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Certificate {
     pub fingerprint: Fingerprint,
+    /// When it began to be valid; None where it cannot be read.
+    pub not_before: Option<DateTime<Utc>>,
     /// The last second in which it is valid; None where it cannot be read.
     pub not_after: Option<DateTime<Utc>>,
+    /// It names itself as its issuer, as the certificate that a backup server makes for itself does. One that cannot be
+    /// read counts as issued by somebody else, for whom nothing is replaced.
+    pub self_signed: bool,
 }
 
 impl Certificate {
     pub(super) fn of(certificate: &CertificateDer<'_>) -> Certificate {
+        let fields = Fields::of(certificate.as_ref());
         Certificate {
             fingerprint: Fingerprint::of(certificate),
-            not_after: not_after(certificate.as_ref()),
+            not_before: fields.as_ref().and_then(|fields| time(fields.from)),
+            not_after: fields.as_ref().and_then(|fields| time(fields.until)),
+            self_signed: fields.as_ref().is_some_and(|fields| fields.issuer == fields.subject),
         }
     }
 }
@@ -28,19 +36,36 @@ const GENERALIZED_TIME: u8 = 0x18;
 /// `[0]`, which holds the version.
 const VERSION: u8 = 0xa0;
 
-/// `Certificate { TBSCertificate { [0] version, serial, signature, issuer, Validity { from, until }, ... }, ... }`
-fn not_after(certificate: &[u8]) -> Option<DateTime<Utc>> {
-    let (_, whole, _) = element(certificate, Some(SEQUENCE))?;
-    let (_, mut rest, _) = element(whole, Some(SEQUENCE))?;
-    if rest.first() == Some(&VERSION) {
-        rest = element(rest, None)?.2;
+/// Parts of a certificate, as DER.
+struct Fields<'a> {
+    issuer: &'a [u8],
+    from: (u8, &'a [u8]),
+    until: (u8, &'a [u8]),
+    subject: &'a [u8],
+}
+
+impl Fields<'_> {
+    /// `Certificate { TBSCertificate { [0] version, serial, signature, issuer, Validity { from, until }, subject, ... },
+    /// ... }`
+    fn of(certificate: &[u8]) -> Option<Fields<'_>> {
+        let (_, whole, _) = element(certificate, Some(SEQUENCE))?;
+        let (_, mut rest, _) = element(whole, Some(SEQUENCE))?;
+        if rest.first() == Some(&VERSION) {
+            rest = element(rest, None)?.2;
+        }
+        for _serial_signature in 0..2 {
+            rest = element(rest, None)?.2;
+        }
+        let (_, issuer, rest) = element(rest, Some(SEQUENCE))?;
+        let (_, validity, rest) = element(rest, Some(SEQUENCE))?;
+        let (_, subject, _) = element(rest, Some(SEQUENCE))?;
+        let (kind_from, from, until) = element(validity, None)?;
+        let (kind_until, until, _) = element(until, None)?;
+        Some(Fields { issuer, from: (kind_from, from), until: (kind_until, until), subject })
     }
-    for _serial_signature_issuer in 0..3 {
-        rest = element(rest, None)?.2;
-    }
-    let (_, validity, _) = element(rest, Some(SEQUENCE))?;
-    let (_, _, until) = element(validity, None)?;
-    let (kind, text, _) = element(until, None)?;
+}
+
+fn time((kind, text): (u8, &[u8])) -> Option<DateTime<Utc>> {
     let text = std::str::from_utf8(text).ok()?;
     let text = match kind {
         // Two digits of a year: from 50 on they are of the last century.
@@ -88,6 +113,9 @@ mod tests {
             let certificate = Certificate::of(&made(year));
             let until = certificate.not_after.unwrap().to_rfc3339();
             assert_eq!(until, format!("{year}-11-22T00:00:00+00:00"));
+            let from = certificate.not_before.unwrap().to_rfc3339();
+            assert_eq!(from, "2001-02-03T00:00:00+00:00");
+            assert!(certificate.self_signed);
         }
     }
 
@@ -95,10 +123,10 @@ mod tests {
     fn what_is_no_certificate_has_no_last_day() {
         let whole = made(2026);
         for end in 0..whole.len() {
-            assert_eq!(not_after(&whole[..end]), None);
+            assert!(Fields::of(&whole[..end]).is_none());
         }
         for odd in [&b"\x30\x84\xff\xff\xff\xff"[..], b"\x30\x80", b"\x30\x00", b"x"] {
-            assert_eq!(not_after(odd), None);
+            assert!(Fields::of(odd).is_none());
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use chrono::{Datelike, TimeDelta, Utc};
-use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+use rcgen::{CertificateParams, DistinguishedName, DnType, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 
@@ -54,18 +54,24 @@ impl Identity {
     /// # Errors
     /// When a name is no DNS name.
     pub fn valid_for_days(names: &[&str], days: i64) -> Result<Self> {
-        let names = names.iter().map(|name| (*name).to_owned());
-        let mut params =
-            CertificateParams::new(names.collect::<Vec<_>>()).context("certificate names")?;
-        let mut subject = DistinguishedName::new();
-        subject.push(DnType::OrganizationName, "Proxmox Backup Server");
-        params.distinguished_name = subject;
-        let (year, month, date) = day(days.min(0) - 30)?;
-        params.not_before = rcgen::date_time_ymd(year, month, date);
-        let (year, month, date) = day(days)?;
-        params.not_after = rcgen::date_time_ymd(year, month, date);
+        let params = params(names, days.min(0) - 30, days)?;
         let key = KeyPair::generate().context("generate a key")?;
         let certificate = params.self_signed(&key).context("sign the certificate")?;
+        Ok(Self { certificate: certificate.der().clone(), key: key.serialize_der() })
+    }
+
+    /// A certificate by an authority of somebody else, valid for that many days in all, of which so many are left.
+    ///
+    /// # Errors
+    /// When a name is no DNS name.
+    pub fn issued(names: &[&str], lifetime: i64, left: i64) -> Result<Self> {
+        let mut authority = params(&[], -400, 4000)?;
+        authority.distinguished_name.push(DnType::OrganizationName, "Example Home");
+        let issuer_key = KeyPair::generate().context("generate a key")?;
+        let issuer = Issuer::new(authority, issuer_key);
+        let key = KeyPair::generate().context("generate a key")?;
+        let leaf = params(names, left - lifetime, left)?;
+        let certificate = leaf.signed_by(&key, &issuer).context("sign the certificate")?;
         Ok(Self { certificate: certificate.der().clone(), key: key.serialize_der() })
     }
 
@@ -109,6 +115,21 @@ impl Identity {
 }
 
 /// Year, month and day that many days from now.
+/// What is in a certificate of a backup server that is valid between two days, counted from today.
+fn params(names: &[&str], from: i64, until: i64) -> Result<CertificateParams> {
+    let names = names.iter().map(|name| (*name).to_owned());
+    let mut params =
+        CertificateParams::new(names.collect::<Vec<_>>()).context("certificate names")?;
+    let mut subject = DistinguishedName::new();
+    subject.push(DnType::OrganizationName, "Proxmox Backup Server");
+    params.distinguished_name = subject;
+    let (year, month, date) = day(from)?;
+    params.not_before = rcgen::date_time_ymd(year, month, date);
+    let (year, month, date) = day(until)?;
+    params.not_after = rcgen::date_time_ymd(year, month, date);
+    Ok(params)
+}
+
 fn day(days: i64) -> Result<(i32, u8, u8)> {
     let date = Utc::now() + TimeDelta::days(days);
     let month = u8::try_from(date.month()).context("month")?;
