@@ -8,9 +8,9 @@ use stillpoint::config::Settings;
 use stillpoint::doctor::{self, Check, Level};
 use stillpoint::sys::Root;
 use stillpoint_sim::hooks::Binaries;
-use stillpoint_sim::node::Node;
 use stillpoint_sim::node::backups::{DATASTORE, SECRET, TOKEN};
-use stillpoint_sim::pbs::{Fault, Maintenance, SimPbs};
+use stillpoint_sim::node::{GuestSpec, Node};
+use stillpoint_sim::pbs::{Backup, Fault, Maintenance, SimPbs, SnapshotId};
 use stillpoint_sim::tls::{Identity, Impostor, OldServer, Versions};
 
 const ENC: &str = "etc/pve/priv/storage/offsite.enc";
@@ -102,16 +102,85 @@ fn a_missing_right_is_told_with_the_commands_that_give_it() {
     pbs(&node).edit(|state| state.access.revoke_all());
     let missing = check(&node, "rights", Level::Fail);
     let path = format!("/datastore/{DATASTORE}/pve DatastoreBackup --auth-id");
-    assert_says(&missing, &["may not make backups, not list backups, and not verify any"]);
+    assert_says(&missing, &["may do nothing", "5 s later"]);
+    let on_the_server = |fix: &&String| fix.starts_with("on the backup server: ");
+    assert_eq!(missing.fix.iter().filter(on_the_server).count(), missing.fix.len() - 1);
     assert_says(&missing, &[&format!("{path} 'stillpoint@pbs'"), &format!("{path} '{TOKEN}'")]);
     // Given to the token only.
     let place = format!("/datastore/{DATASTORE}");
     pbs(&node).edit(|state| state.access.grant(&place, TOKEN, "DatastoreBackup"));
     check(&node, "rights", Level::Fail);
     pbs(&node).edit(|state| state.access.grant_both(&place, TOKEN, "DatastoreAdmin"));
-    assert_says(&check(&node, "rights", Level::Ok), &["list all backups", "verify all"]);
+    assert_says(&check(&node, "rights", Level::Ok), &["make backups, list all and verify all"]);
     let delete = check(&node, "delete", Level::Warn);
     assert_says(&delete, &["Datastore.Prune, Datastore.Modify", "ransomware", "--delete true"]);
+}
+
+#[test]
+fn backups_of_another_owner_are_named_with_the_command_that_hands_them_over() {
+    let mut node = node();
+    node.add_guest(GuestSpec::lxc(9001)).unwrap();
+    let snapshot = SnapshotId::new(DATASTORE, "pve", "ct", "9001", 1_795_817_617);
+    pbs(&node).add_snapshot(Backup::of(&snapshot, "ot@pbs!t"));
+    let owner = check(&node, "owner.ct/9001", Level::Fail);
+    assert_says(&owner, &["belongs to ot@pbs!t", &format!("not to {TOKEN}")]);
+    let command = format!(
+        "proxmox-backup-client change-owner ct/9001 '{TOKEN}' \
+         --repository 'root@pam@localhost:{DATASTORE}' --ns pve"
+    );
+    assert_says(&owner, &[&format!("on the backup server: {command}")]);
+}
+
+#[test]
+fn pruning_without_the_right_is_named_and_taken_away_not_allowed() {
+    let node = node();
+    edit(&node, "content", "backup\n\tprune-backups keep-last=3");
+    let job = |more: &str| format!("vzdump: nightly\n\tall 1\n\tstorage offsite\n{more}\n");
+    node.write("etc/pve/jobs.cfg", &job("\tprune-backups keep-daily=7")).unwrap();
+    let prune = check(&node, "prune", Level::Fail);
+    assert_says(
+        &prune,
+        &[
+            "403",
+            "pvesm set offsite --delete prune-backups",
+            "pvesh set /cluster/backup/nightly --delete prune-backups",
+            "proxmox-backup-manager prune-job create",
+        ],
+    );
+    assert!(!prune.fix.iter().any(|fix| fix.contains("acl update")), "{prune:?}");
+    edit(&node, "prune-backups", "keep-all=1");
+    for quiet in ["", "\tprune-backups keep-all=1", "\tprune-backups keep-last=1\n\tremove 0"] {
+        node.write("etc/pve/jobs.cfg", &job(quiet)).unwrap();
+        assert!(checks(&node).iter().all(|check| check.level == Level::Ok), "{quiet}");
+    }
+    edit(&node, "prune-backups", "");
+    node.write("etc/vzdump.conf", "prune-backups: keep-last=2\n").unwrap();
+    assert_says(&check(&node, "prune", Level::Fail), &["/etc/vzdump.conf"]);
+}
+
+#[test]
+fn a_datastore_without_room_is_warned_of() {
+    let node = node();
+    let space = |total, free| {
+        pbs(&node).edit(|state| state.add_datastore(DATASTORE).space = [total, 0, free]);
+    };
+    space(1000 << 30, 40 << 30);
+    assert_says(&check(&node, "space", Level::Warn), &["(4 %)", "prune there"]);
+    space(1000 << 30, 60 << 30);
+    assert!(checks(&node).iter().all(|check| check.level == Level::Ok));
+    let record = format!(
+        "{{\"schema\":1,\"kind\":\"verify\",\"storage\":\"offsite\",\"size\":{}}}\n",
+        61_u64 << 30
+    );
+    node.write("var/lib/stillpoint/journal.jsonl", &record).unwrap();
+    assert_says(&check(&node, "space", Level::Warn), &["less than the last backup took"]);
+}
+
+#[test]
+fn an_object_store_is_warned_of_for_what_a_verify_costs() {
+    let node = node();
+    pbs(&node).edit(|state| state.add_datastore(DATASTORE).backend = "s3");
+    assert_says(&check(&node, "s3", Level::Warn), &["downloads the whole backup", "when = "]);
 }
 
 #[test]

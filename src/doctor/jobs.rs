@@ -5,6 +5,7 @@
 
 use super::check::Check;
 use super::messages::{JOB_CUT, JOB_LINE, JOB_SCRIPT, JOBS, NO_JOBS_CFG};
+use super::storage_prune::prunes;
 use super::vzdump::HOOK;
 use crate::sys::text::count;
 use crate::sys::{Root, file};
@@ -35,6 +36,26 @@ pub fn jobs(root: &Root) -> Vec<Check> {
     }
 }
 
+/// The ids of the jobs that write to a storage and have Proxmox VE prune it after each backup.
+pub fn pruning(root: &Root, storage: &str) -> Vec<String> {
+    let text = file::read_text(&root.path("/etc/pve/jobs.cfg"), LIMIT).ok().flatten();
+    let sections = parse(&text.unwrap_or_default()).sections;
+    let prune = |job: &Section| {
+        job.kind == "vzdump"
+            && job.value("storage") == Some(storage)
+            && job.value("enabled") != Some("0")
+            && job.value("remove") != Some("0")
+            && job.value("prune-backups").is_some_and(prunes)
+    };
+    sections.into_iter().filter(prune).map(|job| job.id).collect()
+}
+
+impl Section {
+    fn value(&self, key: &str) -> Option<&str> {
+        self.values.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
+    }
+}
+
 fn judge(jobs: &Jobs) -> Vec<Check> {
     let mut checks = Vec::new();
     let backups = jobs.sections.iter().filter(|section| section.kind == "vzdump");
@@ -44,11 +65,10 @@ fn judge(jobs: &Jobs) -> Vec<Check> {
             let about = format!("job.{}.lines", job.id);
             checks.push(JOB_CUT.check(about, &[("line", line), ("keys", &keys)]));
         }
-        let value = |key| job.values.iter().find(|(k, _)| k == key).map(|(_, value)| value);
-        let off = value("enabled").is_some_and(|enabled| enabled == "0");
-        if let Some(script) = value("script").filter(|script| *script != HOOK && !off) {
+        let off = job.value("enabled") == Some("0");
+        if let Some(script) = job.value("script").filter(|script| *script != HOOK && !off) {
             let about = format!("job.{}.script", job.id);
-            checks.push(JOB_SCRIPT.check(about, &[("script", script), ("job", &job.id)]));
+            checks.push(JOB_SCRIPT.check(about, &[("script", &script), ("job", &job.id)]));
         }
     }
     for (line, text) in &jobs.ignored {

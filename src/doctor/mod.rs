@@ -18,8 +18,11 @@ mod space;
 mod state;
 mod storage;
 mod storage_files;
+mod storage_owner;
+mod storage_prune;
 mod storage_rights;
 mod storage_server;
+mod storage_space;
 mod storage_subject;
 mod vzdump;
 

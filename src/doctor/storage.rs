@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::check::Check;
 use super::storage_subject::Subject;
-use super::{storage_files, storage_rights, storage_server};
+use super::{
+    storage_files, storage_owner, storage_prune, storage_rights, storage_server, storage_space,
+};
 use crate::config::Settings;
 use crate::pbs::{self, Error, Pbs};
 use crate::sys::Root;
@@ -46,6 +48,7 @@ pub fn storage(root: &Root, settings: &Settings, id: &str) -> Vec<Check> {
                 listed = !held.is_empty();
                 checks.push(storage_rights::rights(about, target, &held));
                 checks.extend(storage_rights::deleting(about, target, &held));
+                checks.extend(storage_prune::pruning(about, root, target, &held));
             }
             Err(error) => {
                 checks.push(about.fail("rights", error).fix(
@@ -53,14 +56,16 @@ pub fn storage(root: &Root, settings: &Settings, id: &str) -> Vec<Check> {
                 ))
             }
         }
-        match pbs.is_available(question()) {
-            Ok(()) if listed => checks.extend(storage_rights::namespace(
-                about,
-                target,
-                pbs.has_namespace(question()),
-            )),
+        match pbs.datastore_status(question()) {
+            Ok(status) if listed => {
+                checks.extend(storage_space::room(about, root, &status));
+                checks.extend(storage_space::object_store(about, &status));
+                let namespace = pbs.has_namespace(question());
+                checks.extend(storage_rights::namespace(about, target, namespace));
+                checks.extend(storage_owner::owners(about, root, &pbs, question()));
+            }
             // Without any right this is refused too, and that has been said.
-            Ok(()) | Err(Error::Denied { .. }) => {}
+            Ok(_) | Err(Error::Denied { .. }) => {}
             Err(error) => checks.push(about.fail("datastore", error).fix(format!(
                 "on the backup server: proxmox-backup-manager datastore show {}",
                 target.datastore

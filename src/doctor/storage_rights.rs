@@ -16,18 +16,18 @@ pub fn rights(about: Subject<'_>, target: &Target, held: &BTreeSet<String>) -> C
     let has = |privilege| held.contains(privilege);
     let username = &target.username;
     let path = target.acl_path();
-    let list = match (has(AUDIT), has(BACKUP)) {
-        (true, _) => "list all backups",
-        (false, true) => "list its own backups",
-        (false, false) => "not list backups",
+    let whose = |all| if has(all) { "all" } else { "its own" };
+    let may = match has(BACKUP) {
+        true => format!("make backups, list {} and verify {}", whose(AUDIT), whose(VERIFY)),
+        false if has(AUDIT) || has(VERIFY) => {
+            let rest = [(AUDIT, "list"), (VERIFY, "verify")];
+            let rest: Vec<&str> =
+                rest.into_iter().filter(|(right, _)| has(right)).map(|(_, word)| word).collect();
+            format!("only {} backups, and make none", rest.join(" and "))
+        }
+        false => "do nothing".to_string(),
     };
-    let verify = match (has(VERIFY), has(BACKUP)) {
-        (true, _) => "verify all",
-        (false, true) => "verify its own, not those of others",
-        (false, false) => "not verify any",
-    };
-    let make = if has(BACKUP) { "make backups" } else { "not make backups" };
-    let told = format!("on {path} {username} may {make}, {list}, and {verify}");
+    let told = format!("on {path} {username} may {may}");
     if has(BACKUP) {
         return about.ok("rights", told);
     }
@@ -45,9 +45,12 @@ pub fn rights(about: Subject<'_>, target: &Target, held: &BTreeSet<String>) -> C
         check = check.fix("on the backup server: proxmox-backup-manager datastore list");
     }
     for login in logins(username) {
-        check = check.fix(granting(&path, &login));
+        check = check.fix(format!("on the backup server: {}", granting(&path, &login)));
     }
-    check
+    check.fix(format!(
+        "stillpoint doctor --storage {}   # 5 s later: the server takes so long to see a change",
+        about.id
+    ))
 }
 
 /// A failure where the storage's namespace is not there: backups into it are refused, whatever the rights are.

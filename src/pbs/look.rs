@@ -11,6 +11,7 @@ use serde::de::IgnoredAny;
 
 use super::certificate::Certificate;
 use super::client::{Error, Pbs, small};
+use super::snapshot::{BackupType, namespace};
 use super::tls;
 use crate::sys::clock;
 use crate::sys::http::{Client, Failure, Method, Request};
@@ -91,12 +92,57 @@ impl Pbs {
         Ok(listed.iter().any(|listed| listed.ns == namespace))
     }
 
-    /// Asks whether the datastore can be used.
+    /// Whether the datastore can be used, and what it says of itself.
     ///
     /// # Errors
     /// As all calls; one under maintenance is [`Error::Refused`].
-    pub fn is_available(&self, deadline: Instant) -> Result<(), Error> {
-        self.get::<IgnoredAny>(&self.datastore("status"), &[], small(deadline)).map(drop)
+    pub fn datastore_status(&self, deadline: Instant) -> Result<DatastoreStatus, Error> {
+        self.get(&self.datastore("status"), &[], small(deadline))
+    }
+
+    /// Who owns the backups of a guest, where that is another login than this storage's. Such a group is in no list
+    /// that this login may see; the refusal of any question about it names both.
+    ///
+    /// # Errors
+    /// As all calls. A guest without backups is no error.
+    pub fn foreign_owner(
+        &self,
+        backup_type: BackupType,
+        backup_id: &str,
+        deadline: Instant,
+    ) -> Result<Option<String>, Error> {
+        let mut query = vec![("backup-type", backup_type.as_str()), ("backup-id", backup_id)];
+        query.extend(namespace(self.target().namespace.as_deref()));
+        let path = self.datastore("group-notes");
+        match self.get::<IgnoredAny>(&path, &query, small(deadline)) {
+            Ok(_) | Err(Error::Refused { status: 400, .. }) => Ok(None),
+            Err(Error::Denied { status: 400, reason }) => Ok(owner_in(&reason).map(String::from)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// `backup owner check failed (OURS != OWNER)`
+fn owner_in(refusal: &str) -> Option<&str> {
+    let pair = refusal.strip_prefix("backup owner check failed (")?.strip_suffix(')')?;
+    pair.split_once(" != ").map(|(_, owner)| owner)
+}
+
+/// What a datastore says of itself. A login that may not know the sizes is told zeros.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct DatastoreStatus {
+    /// Bytes that are free.
+    pub avail: u64,
+    /// Bytes in all.
+    pub total: u64,
+    backend_type: String,
+}
+
+impl DatastoreStatus {
+    /// It lies in an object store, from which a verify downloads all that it reads.
+    pub fn is_s3(&self) -> bool {
+        self.backend_type == "s3"
     }
 }
 
@@ -145,6 +191,13 @@ mod tests {
         pbs.set_namespace(Some("pve/n100"));
         pbs.privileges(deadline()).unwrap();
         assert!(server.requests()[1].contains("%2Ffelhom-spike%2Fpve%2Fn100 "));
+    }
+
+    #[test]
+    fn a_refusal_names_the_owner() {
+        let refusal = "backup owner check failed (bk@pbs!n100 != ot@pbs!t)";
+        assert_eq!(owner_in(refusal), Some("ot@pbs!t"));
+        assert_eq!(owner_in("task access not allowed"), None);
     }
 
     #[test]

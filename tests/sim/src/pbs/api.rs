@@ -117,6 +117,7 @@ fn route(state: &mut State, request: &Request, auth_id: &str, call: &[&str]) -> 
                 "namespace" => datastore::namespaces,
                 "files" => snapshots::files,
                 "notes" => snapshots::notes,
+                "group-notes" => snapshots::group_notes,
                 "protected" => snapshots::protected,
                 "download-decoded" => snapshots::download_decoded,
                 _ => return None,

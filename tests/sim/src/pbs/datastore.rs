@@ -123,7 +123,7 @@ pub fn status(state: &mut State, request: &Request, auth_id: &str, store: &str) 
     let [total, used, avail] = if numbers { store.space } else { [0; 3] };
     Ok(Reply::Data(json!({
         "avail": avail,
-        "backend-type": "filesystem",
+        "backend-type": store.backend,
         "total": total,
         "used": used,
     })))

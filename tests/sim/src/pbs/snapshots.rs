@@ -17,6 +17,11 @@ use crate::http::{Answer, Body, Request};
 
 const NO_ENTRY: &str = "ENOENT: No such file or directory";
 
+const GROUP: [Known; 3] = [
+    required("backup-type", Kind::BackupType),
+    required("backup-id", Kind::BackupId),
+    optional("ns", Kind::Namespace),
+];
 const SNAPSHOT: [Known; 4] = [
     required("backup-type", Kind::BackupType),
     required("backup-id", Kind::BackupId),
@@ -218,6 +223,19 @@ pub fn notes(state: &mut State, request: &Request, auth_id: &str, store: &str) -
         .map_err(|error| Failure::new(400, error.to_string()))?;
     let notes = manifest["unprotected"]["notes"].as_str().unwrap_or_default();
     Ok(Reply::Data(json!(notes)))
+}
+
+/// `GET /admin/datastore/STORE/group-notes`: nobody writes any here.
+pub fn group_notes(state: &mut State, request: &Request, auth_id: &str, store: &str) -> Outcome {
+    let params = Params::read(request, &[], &GROUP)?;
+    let ns = params.namespace().to_owned();
+    let text = |name| params.text(name).unwrap_or_default();
+    let only_own = check_rights(state, auth_id, store, &ns, &["Datastore.Audit"])?;
+    let store = open(state, store)?;
+    if only_own {
+        check_owner(store, &ns, text("backup-type"), text("backup-id"), auth_id)?;
+    }
+    Ok(Reply::Data(json!("")))
 }
 
 /// `GET /admin/datastore/STORE/protected`

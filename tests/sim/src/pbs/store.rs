@@ -70,6 +70,8 @@ pub struct Datastore {
     pub comment: Option<String>,
     /// Total, used and free bytes.
     pub space: [u64; 3],
+    /// `filesystem` or `s3`.
+    pub backend: &'static str,
     /// Whether it is under maintenance.
     pub maintenance: Option<Maintenance>,
     /// Whether the server verifies each new backup by itself.
@@ -94,6 +96,7 @@ impl Datastore {
             path: path.to_owned(),
             comment: None,
             space: [270_553_174_016, 21_096_648_704, 76_476_100_608],
+            backend: "filesystem",
             maintenance: None,
             verify_new: false,
             namespaces: BTreeSet::new(),
