@@ -164,7 +164,8 @@ messages! {
 
     // Storages.
     NO_STORAGE: Warn "no storage leads to a Proxmox Backup Server, so no backup is verified"
-        => "pvesm add pbs NAME --server HOST --datastore DATASTORE --username 'USER@pbs!TOKEN' --fingerprint FINGERPRINT --password   # asks for the secret";
+        => "pvesm add pbs NAME --server HOST --datastore DATASTORE --username 'USER@pbs!TOKEN' --fingerprint FINGERPRINT --encryption-key autogen --password   # asks for the secret",
+           "proxmox-backup-client key paperkey --output-format text /etc/pve/priv/storage/NAME.enc   # print it, keep it elsewhere";
     NO_STORAGE_CFG: Fail "/etc/pve/storage.cfg can't be read: {reason}"
         => "ls -l /etc/pve/storage.cfg";
     OTHER_STORAGE: Fail "there is no such storage of a Proxmox Backup Server"

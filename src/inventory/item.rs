@@ -1,5 +1,5 @@
 use chrono::{DateTime, SecondsFormat};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::Place;
 use crate::pbs::storage::Attached;
@@ -13,8 +13,15 @@ pub struct Item<'a> {
     pub storage: &'a str,
     /// `server:datastore#fingerprint`: the same datastore under whatever name.
     pub storage_id: Option<&'a str>,
+    /// The same as `storage_id`, under the name that other tools have for it.
+    pub durable_id: Option<&'a str>,
+    /// What kind of storage it is for Proxmox VE: `pbs`.
+    #[serde(rename = "type")]
+    pub storage_type: &'static str,
     /// Whether this node uses the storage: `enabled`, `disabled` or `elsewhere`.
     pub attached: Attached,
+    /// The same in the words of other tools: `attached`, or `detached`.
+    pub state: &'static str,
     /// None is the root namespace.
     pub namespace: Option<String>,
     /// `ct`, `vm` or `host`.
@@ -31,6 +38,8 @@ pub struct Item<'a> {
     pub finished: bool,
     /// The sum of its files before deduplication, in bytes; None also of a complete one whose manifest is damaged.
     pub size: Option<u64>,
+    /// The same, under the name that other tools have for it.
+    pub size_bytes: Option<u64>,
     /// The user or token that owns it.
     pub owner: Option<String>,
     /// Whether it is kept when old ones are pruned.
@@ -39,7 +48,8 @@ pub struct Item<'a> {
     pub encrypted: Option<bool>,
     /// The whole fingerprint of the encryption key.
     pub key_fingerprint: Option<String>,
-    /// What its last verify found, `ok` or `failed`; None before the first.
+    /// What its last verify found, `ok` or `failed`; `none` before the first.
+    #[serde(serialize_with = "state_or_none")]
     pub verify_state: Option<VerifyState>,
     /// Whether a sync brought that from another datastore: it proves nothing of what lies here.
     pub verify_synced: bool,
@@ -49,6 +59,16 @@ pub struct Item<'a> {
     pub verify_upid: Option<String>,
     /// The first line of the notes.
     pub comment: Option<String>,
+}
+
+fn state_or_none<S: Serializer>(
+    state: &Option<VerifyState>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match state {
+        Some(state) => state.serialize(serializer),
+        None => serializer.serialize_str("none"),
+    }
 }
 
 impl<'a> Item<'a> {
@@ -62,11 +82,15 @@ impl<'a> Item<'a> {
         Item {
             storage: &place.storage,
             storage_id: place.storage_id.as_deref(),
+            durable_id: place.storage_id.as_deref(),
+            storage_type: "pbs",
             attached: place.attached,
+            state: if place.attached == Attached::Enabled { "attached" } else { "detached" },
             time: rfc3339(entry.snapshot.backup_time),
             volid: volid(&place.storage, &entry.snapshot),
             finished,
             size: entry.size,
+            size_bytes: entry.size,
             owner: entry.owner,
             protected: entry.protected,
             encrypted,
@@ -195,7 +219,10 @@ mod tests {
             serde_json::json!({
                 "storage": "offsite",
                 "storage_id": "192.0.2.7:tank#05:53",
+                "durable_id": "192.0.2.7:tank#05:53",
+                "type": "pbs",
                 "attached": "enabled",
+                "state": "attached",
                 "namespace": "pve",
                 "backup_type": "ct",
                 "backup_id": "900123",
@@ -204,6 +231,7 @@ mod tests {
                 "volid": "offsite:backup/ct/900123/2026-11-21T23:14:34Z",
                 "finished": true,
                 "size": 9_103_676,
+                "size_bytes": 9_103_676,
                 "owner": "felhom@pbs!n100",
                 "protected": true,
                 "encrypted": true,
@@ -215,6 +243,14 @@ mod tests {
                 "comment": "web\u{1b}[2J",
             })
         );
+    }
+
+    #[test]
+    fn a_snapshot_that_was_never_verified_says_so() {
+        let place = Place { attached: Attached::Disabled, ..place() };
+        let json = serde_json::to_value(Item::of(&place, Entry { verification: None, ..whole() }));
+        let json = json.unwrap();
+        assert_eq!((&json["verify_state"], &json["state"]), (&"none".into(), &"detached".into()));
     }
 
     #[test]
