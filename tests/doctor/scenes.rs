@@ -94,6 +94,8 @@ pub const SCENES: &[Scene] = scenes! {
     } => "guests" GUESTS_UNKNOWN;
     |node| run(node, true, true) => "guest.9001.run" RUN;
     |node| run(node, false, true) => "guest.9001.run" RUN_OPEN;
+    |node| { run(node, false, true); node.guest(9001).unwrap().set_marker("running", false).unwrap() } =>
+        "guest.9001.run" RUN_DOWN;
     |node| run(node, false, false) => "guest.9001.run" RUN_LEFT;
     |node| node.write("var/lib/stillpoint/runs/9001.json", "{").unwrap() =>
         "guest.9001.run" RUN_DAMAGED;
