@@ -28,6 +28,9 @@ messages! {
     RECOVER: Ok "a boot brings back what a power cut left stopped";
     NO_RECOVER: Warn "after a power cut nothing brings back what a backup left stopped: stillpoint-recover.service is not enabled"
         => "systemctl enable stillpoint-recover.service";
+    REFRESH: Ok "what the backup servers say of proven backups is looked at once a day";
+    NO_REFRESH: Warn "nothing notices when a backup server finds a proven backup damaged later: stillpoint-refresh.timer is not enabled"
+        => "systemctl enable --now stillpoint-refresh.timer";
     MAIL: Ok "what becomes known after a job is mailed to root";
     NO_MAIL: Warn "what becomes known after a job is in the system's log alone: /usr/sbin/sendmail is missing"
         => "apt install postfix";

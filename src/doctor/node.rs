@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::check::Check;
 use super::messages::{
-    MAIL, METRICS, NO_MAIL, NO_METRICS, NO_PROGRAM, NO_PVE, NO_RECOVER, NO_SYSTEMD, PROGRAMS, PVE,
-    PVE_UNTRIED, RECOVER, SETTINGS, SETTINGS_BROKEN, SYSTEMD,
+    MAIL, METRICS, NO_MAIL, NO_METRICS, NO_PROGRAM, NO_PVE, NO_RECOVER, NO_REFRESH, NO_SYSTEMD,
+    PROGRAMS, PVE, PVE_UNTRIED, RECOVER, REFRESH, SETTINGS, SETTINGS_BROKEN, SYSTEMD,
 };
 use crate::config::Settings;
 use crate::sys::{Root, outside, program};
@@ -39,7 +39,7 @@ pub fn settings(settings: &Settings) -> Check {
 }
 
 pub fn node(root: &Root) -> Vec<Check> {
-    vec![version(root), programs(root), systemd(root), recover(root), mail(root)]
+    vec![version(root), programs(root), systemd(root), recover(root), refresh(root), mail(root)]
 }
 
 fn version(root: &Root) -> Check {
@@ -93,10 +93,20 @@ fn systemd(root: &Root) -> Check {
 }
 
 fn recover(root: &Root) -> Check {
-    let wanted = "/etc/systemd/system/multi-user.target.wants/stillpoint-recover.service";
-    let enabled = root.path(wanted).symlink_metadata().is_ok();
+    let enabled = is_wanted(root, "multi-user.target", "stillpoint-recover.service");
     let message = if enabled { RECOVER } else { NO_RECOVER };
     message.check("node.recover", &[])
+}
+
+fn refresh(root: &Root) -> Check {
+    let enabled = is_wanted(root, "timers.target", "stillpoint-refresh.timer");
+    let message = if enabled { REFRESH } else { NO_REFRESH };
+    message.check("node.refresh", &[])
+}
+
+/// Whether a unit is enabled: systemd keeps that as a link below its target.
+fn is_wanted(root: &Root, target: &str, unit: &str) -> bool {
+    root.path(&format!("/etc/systemd/system/{target}.wants/{unit}")).symlink_metadata().is_ok()
 }
 
 /// Whether the metrics can be written, where they are wanted.

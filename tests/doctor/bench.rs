@@ -27,8 +27,12 @@ pub fn sound() -> Node {
     node.write("run/systemd/timesync/synchronized", "").unwrap();
     std::fs::create_dir_all(node.path("run/systemd/system")).unwrap();
     std::fs::create_dir_all(node.path("var/tmp")).unwrap();
-    let wants = "etc/systemd/system/multi-user.target.wants/stillpoint-recover.service";
-    node.write(wants, "").unwrap();
+    for wanted in [
+        "multi-user.target.wants/stillpoint-recover.service",
+        "timers.target.wants/stillpoint-refresh.timer",
+    ] {
+        node.write(&format!("etc/systemd/system/{wanted}"), "").unwrap();
+    }
     for program in ["usr/sbin/sendmail", "usr/bin/systemd-run", "var/lib/vz/snippets/stillpoint"] {
         executable(&node, program);
     }

@@ -35,7 +35,7 @@ macro_rules! scenes {
 pub const SCENES: &[Scene] = scenes! {
     |_| {} =>
         "node.version" PVE, "node.programs" PROGRAMS, "node.systemd" SYSTEMD, "node.recover" RECOVER,
-        "node.mail" MAIL, "settings" SETTINGS, "node.clock" CLOCK, "node.space" SPACE,
+        "node.refresh" REFRESH, "node.mail" MAIL, "settings" SETTINGS, "node.clock" CLOCK, "node.space" SPACE,
         "vzdump.script" SCRIPT, "jobs" JOBS, "cluster.nodes" NODES, "guests.leftovers" LEFT_NOTHING,
         "state.runs" NO_RUNS, "state.verifies" VERIFIES, "state.journal" JOURNAL,
         "guest.9001.engine" ENGINE, "guests.start" LOOKED_AFTER;
@@ -50,6 +50,8 @@ pub const SCENES: &[Scene] = scenes! {
     |node| fs::remove_dir(node.path("run/systemd/system")).unwrap() => "node.systemd" NO_SYSTEMD;
     |node| remove(node, "etc/systemd/system/multi-user.target.wants/stillpoint-recover.service") =>
         "node.recover" NO_RECOVER;
+    |node| remove(node, "etc/systemd/system/timers.target.wants/stillpoint-refresh.timer") =>
+        "node.refresh" NO_REFRESH;
     |node| remove(node, "usr/sbin/sendmail") => "node.mail" NO_MAIL;
     |node| node.write("etc/stillpoint/config.toml", "[quiesce]\nhold-limit = 5\n").unwrap() =>
         "settings" SETTINGS_BROKEN;
