@@ -2,57 +2,18 @@
 
 use super::check::Check;
 use super::storage_subject::Subject;
-use crate::journal::Journal;
 use crate::pbs::look::DatastoreStatus;
 use crate::sys::Root;
-use crate::sys::text::bytes;
+use crate::verify;
 
-/// Below this part of the whole it is time to make room.
-const LEAST: f64 = 0.05;
-
-/// The newest records, in which a backup of this storage was verified if any was lately.
-const MOST_RECORDS: usize = 5_000;
-
-/// A warning where less than 5 % of the datastore is free, or less than the last backup took. A datastore in an object
-/// store speaks of its cache only, and a login without the right is told zeros.
+/// A warning where there is too little of it.
 pub fn room(about: Subject<'_>, root: &Root, status: &DatastoreStatus) -> Option<Check> {
-    if status.is_s3() || status.total == 0 {
-        return None;
-    }
-    let last = last_size(root, about.id).unwrap_or(0);
-    let part = status.avail as f64 / status.total as f64;
-    if part >= LEAST && status.avail >= last {
-        return None;
-    }
-    let than = match status.avail < last {
-        true => format!(", less than the last backup took ({})", bytes(last)),
-        false => String::new(),
-    };
-    let text = format!(
-        "{} of {} are free on the datastore ({:.0} %){than}: on a full one no backup is made, and no verify is written down",
-        bytes(status.avail),
-        bytes(status.total),
-        part * 100.0
-    );
+    let text = verify::shortage(root, about.id, status)?;
     Some(
         about
             .warn("space", text)
             .fix("make room on the datastore: prune there, then collect garbage"),
     )
-}
-
-/// The size in bytes of the last backup on a storage that a verify tells of.
-fn last_size(root: &Root, storage: &str) -> Option<u64> {
-    let (mut seen, mut size) = (0, None);
-    let read = Journal::of(root).read_newest_first(|record| {
-        seen += 1;
-        if record["kind"] == "verify" && record["storage"] == storage {
-            size = record["size"].as_u64();
-        }
-        size.is_none() && seen < MOST_RECORDS
-    });
-    // Without a journal the part that is free decides.
-    read.ok().and(size)
 }
 
 /// What a verify costs where the datastore lies in an object store.

@@ -1,7 +1,7 @@
 //! Looking again at what counts as proven: a server verifies by itself, prunes, and may find a backup damaged long after
 //! we have. One small request a guest; nothing is verified.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use super::ending::{self, End};
 use super::judge::{Retry, Verdict, of_manifest, unanswered};
 use super::pending::{Ended, Pending};
 use super::queue::Queue;
+use super::room::shortage;
 use super::servers::Servers;
 use crate::guest::members;
 use crate::journal::{Journal, Record, Verify, VerifyOutcome};
@@ -41,6 +42,9 @@ pub struct Looks {
     /// By VMID.
     #[serde(default)]
     pub unseen: BTreeMap<u32, Unseen>,
+    /// By storage: in words, where its datastore has too little room for the next backups.
+    #[serde(default)]
+    pub tight: BTreeMap<String, String>,
 }
 
 /// Why a guest's proof could not be looked at again.
@@ -61,7 +65,7 @@ impl Looks {
 
     fn write(&self, root: &Root) -> Result<()> {
         let path = root.path(LOOKS);
-        if self.unseen.is_empty() {
+        if self.unseen.is_empty() && self.tight.is_empty() {
             return Ok(file::remove(&path)?);
         }
         let parent = path.parent().context("it has no directory")?;
@@ -101,6 +105,7 @@ pub fn look(root: &Root) -> Result<bool> {
             look.at_guest(*vmid, past)?;
         }
     }
+    look.at_room(&history);
     if look.after != before {
         look.after.write(root).with_context(|| root.path(LOOKS).display().to_string())?;
     }
@@ -190,6 +195,22 @@ fn nothing(reason: &str) -> Seen {
 }
 
 impl Look<'_> {
+    /// Looks how much room there is on the datastores that backups of this node lie on. One that does not say so, or does
+    /// not answer, is no reason for a warning: the guests' own looks tell that.
+    fn at_room(&mut self, history: &History) {
+        let verifies = history.guests.values().filter_map(|past| past.proven.first());
+        let used: BTreeSet<&String> = verifies.map(|(_, verify)| &verify.storage).collect();
+        for storage in used {
+            let Ok(pbs) = Pbs::open(self.root, storage) else { continue };
+            let Ok(status) = pbs.datastore_status(Instant::now() + QUESTION_LIMIT) else {
+                continue;
+            };
+            if let Some(words) = shortage(self.root, storage, &status) {
+                self.after.tight.insert(storage.clone(), words);
+            }
+        }
+    }
+
     /// Looks at what is known of a guest's last backup; where that is nothing, at its newest one that is proven.
     fn at_guest(&mut self, vmid: Vmid, past: &Past) -> Result<()> {
         let is_last = past.verdict.is_some();

@@ -22,6 +22,7 @@ mod late;
 mod look;
 mod pending;
 mod queue;
+mod room;
 mod servers;
 mod start;
 
@@ -34,6 +35,7 @@ use anyhow::Result;
 pub use collect::{Collected, Over};
 pub use look::{Looks, look};
 pub use pending::Pending;
+pub use room::shortage;
 pub use start::start;
 
 use self::collect::{Collection, Collector};

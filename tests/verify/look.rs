@@ -59,7 +59,7 @@ fn what_the_servers_own_job_finds_damaged_is_reported_like_a_failure_of_our_own(
     assert_eq!(check(&world).0, 0, "nobody has looked yet");
     let asked = world.pbs.requests().len();
     assert_eq!(refresh(&world), (0, String::new()));
-    assert_eq!(world.pbs.requests().len() - asked, 1, "one small request");
+    assert_eq!(world.pbs.requests().len() - asked, 2, "about the snapshot, and the datastore");
     let record = world.verifies().pop().unwrap();
     assert_eq!((&record["outcome"], &record["by"]), (&json!("failed"), &json!("server")));
     assert_eq!((&record["run"], &record["verify_state"]), (&Value::Null, &json!("failed")));
@@ -85,6 +85,21 @@ fn what_the_servers_own_job_finds_damaged_is_reported_like_a_failure_of_our_own(
         (0, json!("ok"))
     );
     assert_eq!(world.mails(), mail, "good news is no mail");
+}
+
+#[test]
+fn a_datastore_without_room_is_warned_of_until_there_is_some() {
+    let (world, ..) = proven();
+    let free = |bytes| {
+        world.pbs.edit(|server| server.add_datastore(STORE).space = [1000 << 30, 0, bytes]);
+    };
+    free(40 << 30);
+    refresh(&world);
+    let (code, line) = check(&world);
+    assert!(code == 1 && line.contains("storage offsite: 40.0 GiB of"), "{code} {line}");
+    free(60 << 30);
+    refresh(&world);
+    assert_eq!(check(&world).0, 0);
 }
 
 #[test]

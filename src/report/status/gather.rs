@@ -336,6 +336,9 @@ fn of_node(root: &Root, settings: &Settings, history: &History) -> Vec<Problem> 
     if let Some(complaint) = metrics::complaint(root, settings) {
         messages.push(printable(&complaint, 1000));
     }
+    for (storage, words) in Looks::read(root).tight {
+        messages.push(printable(&format!("storage {storage}: {words}"), 300));
+    }
     if let Some(first) = &history.first_damage {
         let lines = count(history.damaged, "line");
         messages.push(format!("the journal has {lines} that can't be read, the first: {first}"));
