@@ -93,12 +93,11 @@ fn in_directory(root: &Root, directory: &Path, vmid: Vmid) -> State {
         return State::Stopped;
     }
     let place = Place::Directory(guest.join("root"));
-    let tree = Tree::new(place, None, watched(root, vmid));
     let boot = fs::metadata(guest.join("running")).map_or(String::new(), |marker| {
         format!("{}:{}:{}", marker.ino(), marker.mtime(), marker.mtime_nsec())
     });
     State::Running(Guest {
-        tree,
+        tree: Tree::new(place, None, watched(root, vmid), &boot),
         boot,
         freezer: Freezer::of_marker(guest.join("frozen")),
         processes: Source::File(guest.join("processes")),
@@ -154,7 +153,7 @@ fn opened(root: &Root, vmid: Vmid, pid: i32) -> Result<State> {
     let watched = watched(root, vmid).of_init(init.process);
     let place = Place::Init { pid, users: init.ids.map(IdMap::into_users).unwrap_or_default() };
     Ok(State::Running(Guest {
-        tree: Tree::new(place, Some(pidfd.into()), watched),
+        tree: Tree::new(place, Some(pidfd.into()), watched, &format!("{boot}:{}", init.root)),
         boot,
         freezer: Freezer::of(&init.cgroups, vmid),
         processes,
@@ -174,6 +173,8 @@ fn watched_processes(root: &Root, vmid: Vmid, init: &Process) -> Watched {
 struct Init {
     process: Process,
     cgroups: String,
+    /// The path of its root, which changes where it goes into another.
+    root: String,
     mounts: PathBuf,
     users: PathBuf,
     ids: Option<IdMap>,
@@ -186,6 +187,7 @@ impl Init {
         Ok(Init {
             process: Process::find(pid)?,
             cgroups: read("cgroup")?,
+            root: fs::read_link(proc.join("root"))?.display().to_string(),
             mounts: fs::read_link(proc.join("ns/mnt"))?,
             users: fs::read_link(proc.join("ns/user"))?,
             ids: IdMap::of_process(&read("uid_map")?, &read("gid_map")?),

@@ -10,7 +10,7 @@ use crate::identity;
 use crate::quiesce::{self, BroughtBack, Errand, Noted, Quiesced};
 use crate::report::lines::{self, say};
 use crate::run::{Archive, By, Run, Runs, VerifyStart};
-use crate::sys::{Root, clock, failpoint, signal};
+use crate::sys::{Root, clock, failpoint, look, signal};
 use crate::verify;
 use crate::vzdump::{Call, GuestType, Job, Mode, Phase, Subject, TaskLog};
 
@@ -49,6 +49,7 @@ impl GuestCall<'_> {
     pub fn perform(&self, due: &[Duty]) -> u8 {
         let vmid = self.subject.vmid;
         let runs = Runs::of(self.root);
+        let _keeping = look::keep();
         let _lock = match runs.lock_first(vmid, self.budget.lock_deadline(LOCK_LIMIT)) {
             Ok(lock) => lock,
             Err(error) => return self.left_to_others(due, &error),

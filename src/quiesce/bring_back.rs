@@ -9,7 +9,7 @@ use super::resume::{look_again, resume};
 use crate::journal::{Journal, Record};
 use crate::report::not_back::Partly;
 use crate::run::{Archive, Damaged, Run, Runs};
-use crate::sys::Root;
+use crate::sys::{Root, look};
 use crate::vzdump::Vmid;
 
 /// What bringing back a guest's containers came to.
@@ -69,6 +69,7 @@ pub fn bring_back_locked(
     deadline: Instant,
     errand: Errand<'_>,
 ) -> Result<BroughtBack> {
+    let _keeping = look::keep();
     let runs = Runs::of(root);
     let mut run = match runs.load(vmid) {
         Ok(None) => return Ok(BroughtBack::Nothing),

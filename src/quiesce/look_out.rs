@@ -13,8 +13,8 @@ use super::revive::left_behind;
 use crate::journal::{Journal, Record};
 use crate::report::log;
 use crate::run::{Run, Runs};
-use crate::sys::Root;
 use crate::sys::text::count;
+use crate::sys::{Root, look};
 use crate::vzdump::Vmid;
 
 /// How often is looked: a container that has given up is down for so long and no longer.
@@ -37,6 +37,7 @@ const NOT_BACK: &str = "not everything was back after the backup";
 /// Looks once whether what this run has started is up. What has given up is open again afterwards; a run of which nothing
 /// is left to look at is ended, where its backup is over.
 pub fn look_once(root: &Root, run: &Run) -> Result<()> {
+    let _keeping = look::keep();
     let runs = Runs::of(root);
     let Ok(_lock) = runs.lock(run.vmid, Instant::now() + LOCK_LIMIT) else { return Ok(()) };
     let now = runs.load(run.vmid)?.filter(|now| now.id == run.id && now.is_looked_at());

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::look::{Answer, Identity, Looker, Place, Reply, Request, Watched};
+use super::look::{Answer, Identity, Looker, Place, Reply, Request, Watched, looker};
 
 /// A look at a name takes microseconds, unless the guest makes it hang.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
@@ -14,7 +14,8 @@ const LOOK_LIMIT: Duration = Duration::from_secs(5);
 /// For reading, writing or removing one file.
 const FILE_LIMIT: Duration = Duration::from_secs(10);
 
-/// A guest's root directory. Clones share one process, which is started when it is first needed.
+/// A guest's root directory. Clones share one process, which is started when it is first needed, and so do all that are made during
+/// one piece of work ([`keep`](super::look::keep)).
 #[derive(Clone)]
 pub struct Tree {
     looker: Arc<Looker>,
@@ -23,9 +24,9 @@ pub struct Tree {
 
 impl Tree {
     /// The tree at that place; `init` is the pidfd of the process that it names, `watched` what it is called and where it is
-    /// remembered that it hangs.
-    pub fn new(place: Place, init: Option<OwnedFd>, watched: Watched) -> Tree {
-        Tree { looker: Arc::new(Looker::new(place, init, watched)), deadline: None }
+    /// remembered that it hangs, `start` which of the guest's starts and roots it is.
+    pub fn new(place: Place, init: Option<OwnedFd>, watched: Watched, start: &str) -> Tree {
+        Tree { looker: looker(place, init, watched, start), deadline: None }
     }
 
     /// The same tree for several looks that take no longer than `limit` together.
@@ -210,7 +211,7 @@ mod tests {
 
         fn tree(&self) -> Tree {
             let watched = Watched::new(&Root::at(&self.0), "guest-1", "guest 1", "Restart it.");
-            Tree::new(Place::Directory(self.0.join("root")), None, watched)
+            Tree::new(Place::Directory(self.0.join("root")), None, watched, "")
         }
     }
 

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::sys::lock::{self, Lock};
 use crate::sys::process::Process;
 use crate::sys::{Root, file};
 
@@ -57,6 +58,27 @@ impl Watched {
         &self.name
     }
 
+    /// Waits at most `limit` until nobody else looks: two who look at once would both be left behind, and one of them hears from
+    /// the other's marker that it hangs. `None` where no lock can be had: a look without one is better than none.
+    ///
+    /// # Errors
+    /// `TimedOut` where somebody else looked all the while.
+    pub fn alone(&self, limit: Duration) -> io::Result<Option<Lock>> {
+        match lock::take(&self.marker.with_extension("lock"), Instant::now() + limit) {
+            Ok(lock) => Ok(Some(lock)),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                let error = format!(
+                    "{} does not answer: another look at it has not ended within {} s. {}",
+                    self.name,
+                    limit.as_secs_f32(),
+                    self.advice
+                );
+                Err(io::Error::new(io::ErrorKind::TimedOut, error))
+            }
+            Err(_) => Ok(None),
+        }
+    }
+
     /// The error of a look that is not begun, because an earlier one still hangs.
     pub fn earlier(&self) -> Option<io::Error> {
         let text = file::read_text(&self.marker, LIMIT).ok()??;
@@ -96,6 +118,7 @@ impl Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::look::{Looker, Place, Request};
 
     #[test]
     fn a_look_is_refused_only_while_the_one_before_it_hangs() {
@@ -117,6 +140,29 @@ mod tests {
         assert!(watched.marker.exists());
         assert!(watched.earlier().is_none());
         assert!(!watched.marker.exists());
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn who_looks_at_once_hears_of_the_others_hang() {
+        let name = format!("stillpoint-hung-{}", crate::sys::text::token());
+        let directory = std::env::temp_dir().join(name);
+        let guard = Watched::new(&Root::at(&directory), "guest 9001", "guest 9001", "Restart it.");
+        let place = Place::Directory(std::env::temp_dir());
+        let hook = Looker::new(place, None, guard.clone());
+        let look = |limit| hook.ask(&Request::Owner, &[], limit);
+        look(Duration::from_secs(60)).unwrap();
+        let alone = guard.alone(Duration::ZERO).unwrap();
+        let said = look(Duration::ZERO).err().unwrap().to_string();
+        assert!(said.contains("another look at it has not ended within 0 s"), "{said}");
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| look(Duration::from_secs(60)));
+            let own = Process::find(std::process::id().cast_signed()).unwrap();
+            guard.left_behind(Some(own), Duration::from_secs(5));
+            drop(alone);
+            let said = waiting.join().unwrap().err().unwrap().to_string();
+            assert!(said.contains("still waits for it, and no other is started"), "{said}");
+        });
         std::fs::remove_dir_all(directory).unwrap();
     }
 }

@@ -19,6 +19,12 @@ use nix::unistd::{UnlinkatFlags, fchdir, fsync, unlinkat};
 use super::rights;
 use super::wire::{Identity, Place};
 
+/// A socket that was asked for.
+struct Found {
+    inode: (u64, u64),
+    socket: OwnedFd,
+}
+
 /// The root of a guest, held open by a process that has the rights of its owner.
 pub struct Inside {
     root: OwnedFd,
@@ -28,7 +34,7 @@ pub struct Inside {
     /// The user id of the guest's root on the node.
     owner: u32,
     users: Vec<[u32; 3]>,
-    sockets: Vec<OwnedFd>,
+    sockets: Vec<Found>,
 }
 
 impl Inside {
@@ -69,9 +75,15 @@ impl Inside {
         if kind(&stat) != SFlag::S_IFSOCK {
             return Err(invalid("not a socket"));
         }
-        self.sockets.push(socket);
+        let inode = (stat.st_dev, stat.st_ino);
+        // Held open, so that no other socket gets its inode.
+        let known = self.sockets.iter().position(|found| found.inode == inode);
+        let place = known.unwrap_or_else(|| {
+            self.sockets.push(Found { inode, socket });
+            self.sockets.len() - 1
+        });
         let owner = on_node(&self.users, stat.st_uid);
-        Ok(Some((self.sockets.len() - 1, Identity { inode: (stat.st_dev, stat.st_ino), owner })))
+        Ok(Some((first_number() + place, Identity { inode, owner })))
     }
 
     /// The names in the directory at `path`, at most so many, sorted; `None` where there is none. What is not UTF-8 is left out.
@@ -97,7 +109,9 @@ impl Inside {
 
     /// Connects to a socket that was found, without waiting for room in its backlog.
     pub fn connect(&self, number: usize) -> io::Result<OwnedFd> {
-        let found = self.sockets.get(number).ok_or_else(|| invalid("an unknown socket"))?;
+        let place = number.checked_sub(first_number());
+        let found = place.and_then(|place| self.sockets.get(place));
+        let Found { socket: found, .. } = found.ok_or_else(|| invalid("an unknown socket"))?;
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
         let address = UnixAddr::new(found.as_raw_fd().to_string().as_str())?;
@@ -185,7 +199,7 @@ impl Inside {
 /// The root of a guest's init, which is still that very process and does not see the node's own files.
 fn root_of(pid: i32, init: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let root = directory(Path::new(&format!("/proc/{pid}/root")))?;
-    if ended(init) {
+    if has_ended(init) {
         return Err(io::Error::other("the guest's init has ended"));
     }
     let (node, guest) = (nix::sys::stat::stat("/")?, fstat(&root)?);
@@ -205,9 +219,14 @@ fn on_node(users: &[[u32; 3]], user: u32) -> u32 {
 }
 
 /// A pidfd can be read once its process has ended.
-fn ended(init: BorrowedFd<'_>) -> bool {
+pub fn has_ended(init: BorrowedFd<'_>) -> bool {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     poll(&mut [PollFd::new(init, PollFlags::POLLIN)], PollTimeout::ZERO) != Ok(0)
+}
+
+/// Of this process's sockets. Whoever looks after it, should it end, does not know its numbers.
+fn first_number() -> usize {
+    (std::process::id() as usize) << 16
 }
 
 fn namespace(pid: &str) -> io::Result<std::path::PathBuf> {

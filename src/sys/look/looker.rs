@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::hung::Watched;
+use super::inside::has_ended;
 use super::spawn::{self, Child};
 use super::wire::{self, Answer, Place, Reply, Request};
 
@@ -34,7 +35,15 @@ impl Looker {
         Looker { place, init, watched, state: Mutex::new(State::Idle) }
     }
 
-    /// Asks, and gives the answer within `limit`, beside the time until other threads have theirs.
+    /// Whether another handle of the guest can use it too: one that hangs is not asked again, but another looker finds out whether
+    /// it hangs still.
+    pub fn is_usable(&self) -> bool {
+        // Who looks at this moment has not given up.
+        self.state.try_lock().map_or(true, |state| !matches!(*state, State::Hung(_)))
+    }
+
+    /// Asks, and gives the answer within `limit`, beside the time until other threads have theirs, and as much for other
+    /// processes.
     ///
     /// # Errors
     /// `TimedOut` where it did not come, or where an earlier look at this guest still hangs.
@@ -43,9 +52,11 @@ impl Looker {
         if let State::Hung(why) = &*state {
             return Err(io::Error::new(io::ErrorKind::TimedOut, why.clone()));
         }
-        let child = match std::mem::replace(&mut *state, State::Idle) {
-            State::Looking(child) => Ok(child),
-            _ => self.enter(),
+        let _alone = self.watched.alone(limit)?;
+        let child = match (self.watched.earlier(), std::mem::replace(&mut *state, State::Idle)) {
+            (Some(error), _) => Err(error),
+            (None, State::Looking(child)) => Ok(child),
+            (None, _) => self.enter(),
         };
         let answered = child.and_then(|child| self.exchange(child, request, content, limit));
         match answered {
@@ -66,9 +77,6 @@ impl Looker {
     }
 
     fn enter(&self) -> io::Result<Child> {
-        if let Some(error) = self.watched.earlier() {
-            return Err(error);
-        }
         let apart = matches!(self.place, Place::Init { .. }) && nix::unistd::geteuid().is_root();
         let init = self.init.as_ref().map(AsFd::as_fd);
         let child = spawn::looking(self.watched.name(), init, apart)?;
@@ -93,6 +101,10 @@ impl Looker {
             Ok(answer) => Ok((child, answer)),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 Err(child.leave(&self.watched, limit))
+            }
+            Err(_) if self.init.as_ref().is_some_and(|init| has_ended(init.as_fd())) => {
+                let text = format!("{} is gone: the guest has stopped", self.watched.name());
+                Err(io::Error::other(text))
             }
             Err(error) => {
                 let text =

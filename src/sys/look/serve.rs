@@ -6,7 +6,10 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
-use super::inside::Inside;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::inside::{Inside, has_ended};
 use super::spawn;
 use super::wire::{self, Answer, Reply, Request};
 
@@ -35,11 +38,28 @@ fn given(number: RawFd) -> Option<OwnedFd> {
     open.then(|| unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Answers until the other end is closed.
+/// Waits for something to read. Not needed any more is who looks into a guest that has stopped: as long as a process is in its
+/// mount namespace, its volumes stay mounted.
+fn is_needed(channel: &UnixStream, init: Option<&OwnedFd>) -> bool {
+    let on = |fd| PollFd::new(fd, PollFlags::POLLIN);
+    let mut fds: Vec<PollFd<'_>> = init.map(|init| on(init.as_fd())).into_iter().collect();
+    fds.push(on(channel.as_fd()));
+    loop {
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            Err(_) => return false,
+            Ok(_) => return !init.is_some_and(|init| has_ended(init.as_fd())),
+        }
+    }
+}
+
+/// Answers until the other end is closed, or the guest's init has ended.
 pub fn serve(channel: OwnedFd, init: Option<OwnedFd>) {
     let mut channel = UnixStream::from(channel);
     let mut inside = None;
-    while let Ok(Some((request, content))) = wire::take(&mut channel) {
+    while is_needed(&channel, init.as_ref())
+        && let Ok(Some((request, content))) = wire::take(&mut channel)
+    {
         let answer = match request {
             Request::Enter(place) => {
                 Inside::enter(place, init.as_ref().map(AsFd::as_fd)).map(|entered| {
@@ -92,4 +112,27 @@ fn answer(inside: &mut Inside, request: Request, content: &[u8]) -> io::Result<A
             Answer { descriptor, ..Answer::from(Reply::Connected) }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::process::Pidfd;
+    use std::process::Command;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn who_looks_ends_with_the_guests_init() {
+        let mut init = Command::new("sleep").arg("600").spawn().unwrap();
+        let pidfd = OwnedFd::from(Pidfd::open(init.id().cast_signed()).unwrap());
+        let child = spawn::looking("guest 9001", Some(pidfd.as_fd()), false).unwrap();
+        let soon = Instant::now() + Duration::from_secs(60);
+        wire::ask(child.channel.as_fd(), &Request::Owner, &[], soon).unwrap();
+        let answer = wire::answer(child.channel.as_fd(), soon).unwrap();
+        assert!(matches!(answer.reply, Reply::Failed(_)), "nothing was entered, but it answers");
+        init.kill().unwrap();
+        init.wait().unwrap();
+        let rest = wire::deadline_read(child.channel.as_fd(), soon).unwrap();
+        assert!(rest.is_empty());
+    }
 }

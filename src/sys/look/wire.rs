@@ -22,7 +22,7 @@ const WORD: usize = 64 << 10;
 const BYTES: usize = 32 << 20;
 
 /// Whose files are looked at.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Place {
     /// A directory that stands in for a guest's root (tests/README.md).
     Directory(PathBuf),
