@@ -46,7 +46,7 @@ pub fn trial(root: &Root, vmid: Vmid) -> Result<u8> {
             Err(error) => {
                 status = 1;
                 tell(&format!(
-                    "Guest {vmid}, engine at {socket}: {error:#}. Backups do not stop its containers, because they \
+                    "Guest {vmid}: {error:#}. Backups do not stop its containers, because they \
                      might not start again."
                 ))?;
             }
