@@ -35,10 +35,10 @@ pub fn reach(root: &super::Root, name: &str) {
 #[cfg(not(debug_assertions))]
 pub fn reach(_root: &super::Root, _name: &str) {}
 
-/// A time that a test's node has shortened, in ms: the file `failpoint-NAME` in the node's directory holds it.
+/// A time that a test's node has shortened, in ms: the file `/failpoint-NAME` of the node holds it.
 #[cfg(debug_assertions)]
 pub fn milliseconds(root: &super::Root, name: &str) -> Option<u64> {
-    let path = root.directory()?.join(format!("failpoint-{name}"));
+    let path = root.path(&format!("/failpoint-{name}"));
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
