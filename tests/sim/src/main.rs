@@ -33,6 +33,9 @@ enum Action {
         /// The hook to call, its sibling programs beside it
         #[arg(long)]
         hook: Option<PathBuf>,
+        /// Let no verify on the backup server end before the job has
+        #[arg(long)]
+        verifies_outlast_job: bool,
         /// Print the end state as JSON
         #[arg(long)]
         json: bool,
@@ -53,7 +56,7 @@ fn run(arguments: Arguments) -> Result<()> {
     let Some(action) = arguments.command else {
         return stillpoint_sim::story::tell(&Binaries::built()?);
     };
-    let Action::Replay { trace, scenario, root, hook, json } = action;
+    let Action::Replay { trace, scenario, root, hook, verifies_outlast_job, json } = action;
     let binaries = match hook {
         Some(hook) => Binaries::beside(&hook)?,
         None => Binaries::built()?,
@@ -62,8 +65,11 @@ fn run(arguments: Arguments) -> Result<()> {
     let node = stage(&scenario, root.as_deref(), &binaries, &|_| {})?;
     // Failpoints of a test build are set by whoever starts the replay.
     let failpoint = |(name, _): &(String, String)| name.starts_with("STILLPOINT_FAIL");
-    let options =
-        Options { env: std::env::vars().filter(failpoint).collect(), ..Options::default() };
+    let options = Options {
+        env: std::env::vars().filter(failpoint).collect(),
+        verifies_outlast_jobs: verifies_outlast_job,
+        ..Options::default()
+    };
     let report = replay(&node, &scenario, &options)?;
     if json {
         let report = serde_json::to_string(&report).context("writing the report")?;

@@ -5,8 +5,10 @@ use crate::pbs::{Backup, Config, SimPbs, SnapshotId};
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::fs::Permissions;
+use std::mem;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// The datastore of the node's storages.
 pub const DATASTORE: &str = "backups";
@@ -14,6 +16,9 @@ pub const DATASTORE: &str = "backups";
 pub const TOKEN: &str = "stillpoint@pbs!node";
 /// Its secret.
 pub const SECRET: &str = "2c6f7e6d-0000-4000-8000-5111b01d0000";
+
+/// Longer than any test.
+const FOR_EVER: Duration = Duration::from_secs(24 * 3600);
 
 /// A backup server with the node as its client.
 pub struct BackupServer {
@@ -128,6 +133,19 @@ impl BackupServer {
     pub fn connection_lost(&self) {
         for id in self.writing().drain(..) {
             self.pbs.edit(|state| state.remove_snapshot(&id));
+        }
+    }
+
+    /// From now on no verify ends; returns how long one took so far.
+    pub fn hold_verifies(&self) -> Duration {
+        self.pbs.edit(|state| mem::replace(&mut state.verify_time, FOR_EVER))
+    }
+
+    /// Ends all that are held, and has others take that long.
+    pub fn release_verifies(&self, usual: Duration) {
+        self.pbs.edit(|state| state.verify_time = usual);
+        for task in self.tasks().iter().filter(|task| task["status"] == "running") {
+            task["upid"].as_str().map(|upid| self.pbs.finish(upid));
         }
     }
 

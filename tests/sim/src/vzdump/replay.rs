@@ -6,6 +6,7 @@ use super::report::{CallReport, Report};
 use super::result;
 use super::trace::Scenario;
 use crate::node::Node;
+use crate::node::backups::BackupServer;
 use anyhow::Result;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -76,6 +77,8 @@ pub struct Options {
     pub hang: Duration,
     /// How long a call may take before the replay gives up: vzdump itself would wait for ever.
     pub patience: Duration,
+    /// No verify on the backup server ends before the jobs have, however slow the machine is.
+    pub verifies_outlast_jobs: bool,
     /// Told what happens, while it happens.
     pub observer: Option<Observer>,
 }
@@ -89,6 +92,7 @@ impl Default for Options {
             grace: Duration::from_secs(5),
             hang: Duration::from_secs(1),
             patience: Duration::from_secs(180),
+            verifies_outlast_jobs: false,
             observer: None,
         }
     }
@@ -117,7 +121,12 @@ pub fn replay(node: &Node, scenario: &Scenario, options: &Options) -> Result<Rep
     let begin = Instant::now();
     let before = result::running(node);
     let mut director = Director::new(node, scenario, options)?;
+    let held = node.backup_server().filter(|_| options.verifies_outlast_jobs);
+    let usual = held.map(BackupServer::hold_verifies);
     director.run_jobs()?;
+    if let (Some(held), Some(usual)) = (held, usual) {
+        held.release_verifies(usual);
+    }
     let settled_ms = director.settle(Instant::now())?;
     let done = director.finish();
     let log = done.upid.as_deref();
