@@ -23,6 +23,10 @@ pub enum Detached {
 /// systemd-run answers in some 20 ms; on a node under heavy load this is still no reason to wait for ever.
 const UNIT_LIMIT: Duration = Duration::from_secs(5);
 
+/// Whatever the work is at, it may die: what it has written down is gone on with. One that waits for an `/etc/pve` that does not
+/// answer gets no signal, and a shutdown of the node waits twice as long for it.
+const STOP_LIMIT: &str = "TimeoutStopSec=10s";
+
 /// Starts the `stillpoint` command with `arguments` where nothing of vzdump reaches it.
 ///
 /// `unit` names the transient unit. The work has no standard streams and no descriptor of ours, so that it
@@ -46,6 +50,7 @@ fn start_unit(root: &Root, unit: &str, arguments: &[&str]) -> Result<()> {
     systemd_run
         .args(["--quiet", "--collect", "--no-ask-password", "--unit", unit])
         .args(["--property", "Type=exec", "--property", "OOMScoreAdjust=-500"])
+        .args(["--property", STOP_LIMIT])
         .args(root.directory().map(|dir| format!("--setenv=STILLPOINT_ROOT={}", dir.display())))
         .arg("--")
         .arg(program)
