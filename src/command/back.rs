@@ -44,7 +44,7 @@ pub fn recover(root: &Root) -> Result<()> {
             print(&format!("no mail could be sent: {error:#}"))?;
         }
     }
-    report::later(root, &Settings::load(root));
+    report::later(root, &Settings::load_bounded(root));
     if verify::left(root)? > 0 {
         detach::start(root, "stillpoint-collect-boot", &["collect"])?;
     }
@@ -67,7 +67,7 @@ pub fn resume(root: &Root, vmid: Vmid) -> Result<()> {
         let _lock = Runs::of(root).lock(vmid, deadline)?;
         quiesce::try_again(root, vmid, deadline, (errand.by, errand.reason))?
     };
-    report::later(root, &Settings::load(root));
+    report::later(root, &Settings::load_bounded(root));
     if before > left.len() {
         let back = count(before - left.len(), "container");
         print(&format!("Guest {vmid}: {back} of an earlier backup back."))?;
@@ -85,7 +85,7 @@ pub fn resume(root: &Root, vmid: Vmid) -> Result<()> {
 /// Lets go of what could not be brought back after a backup.
 pub fn forget(root: &Root, vmid: Vmid) -> Result<()> {
     let containers = count(quiesce::forget(root, vmid)?, "container");
-    report::later(root, &Settings::load(root));
+    report::later(root, &Settings::load_bounded(root));
     print(&format!("Guest {vmid}: {containers} no longer asked for."))
 }
 

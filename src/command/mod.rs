@@ -97,7 +97,7 @@ pub fn detached(root: &Root, arguments: &[String]) -> Option<u8> {
 /// Watches over a guest's backup to its end.
 fn guard(root: &Root, vmid: Vmid) -> Result<()> {
     let guarded = quiesce::guard(root, vmid);
-    report::later(root, &Settings::load(root));
+    report::later(root, &Settings::load_bounded(root));
     guarded
 }
 
@@ -105,7 +105,7 @@ fn guard(root: &Root, vmid: Vmid) -> Result<()> {
 fn collect(root: &Root) -> Result<()> {
     let began = clock::now();
     let collected = crate::verify::collect_all(root);
-    report::after_verifies(root, &Settings::load(root), began);
+    report::after_verifies(root, &Settings::load_bounded(root), began);
     collected
 }
 
@@ -114,7 +114,7 @@ fn look_again(root: &Root) -> Result<()> {
     let began = clock::now();
     let failed =
         crate::verify::look(root).context("what is proven could not be looked at again")?;
-    for error in report::tell_later(root, &Settings::load(root), began) {
+    for error in report::tell_later(root, &Settings::load_bounded(root), began) {
         eprintln!("stillpoint: {error:#}");
     }
     if failed {

@@ -1,7 +1,9 @@
 //! The settings files: what each says, where, and what is wrong with it.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::ops::Range;
+use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -10,14 +12,18 @@ use toml::{Table, Value};
 
 use super::keys::{KEYS, Kind, kind, nearest};
 use super::written::Written;
+use crate::sys::look::Watched;
 use crate::sys::text::{excerpt, printable};
-use crate::sys::{Root, file};
+use crate::sys::{Root, bounded, file};
 
 /// This node's file is the second: what it says holds against the cluster's.
 const PLACES: [&str; 2] = ["/etc/pve/stillpoint/config.toml", "/etc/stillpoint/config.toml"];
 
 /// A file in pmxcfs is no longer than this.
 const LIMIT: u64 = 1 << 20;
+
+/// pmxcfs answers in microseconds, unless it hangs.
+const CLUSTER_LIMIT: Duration = Duration::from_secs(5);
 
 /// Nobody reads more of them at once.
 const MOST_FAULTS: usize = 20;
@@ -71,9 +77,27 @@ pub struct Setting {
 impl Layers {
     /// Reads the files of a node.
     pub fn read(root: &Root) -> Layers {
+        Layers::read_by(|place| file::read_text(&root.path(place), LIMIT))
+    }
+
+    /// As [`Layers::read`]; a cluster's file that cannot be read within [`CLUSTER_LIMIT`] is not used.
+    pub fn read_bounded(root: &Root) -> Layers {
+        Layers::read_by(|place| {
+            let read = || file::read_text(&root.path(place), LIMIT);
+            match place.starts_with("/etc/pve/") {
+                true => bounded::within(&Watched::cluster(root), CLUSTER_LIMIT, || {
+                    read().map_err(|error| error.to_string())
+                })?
+                .map_err(io::Error::other),
+                false => read(),
+            }
+        })
+    }
+
+    fn read_by(read: impl Fn(&str) -> io::Result<Option<String>>) -> Layers {
         let mut layers = Layers::default();
         for place in PLACES {
-            let read = match file::read_text(&root.path(place), LIMIT) {
+            let read = match read(place) {
                 Ok(None) => continue,
                 Ok(Some(text)) => entries(&text, place),
                 Err(error) => Err(vec![Fault { line: None, message: error.to_string() }]),

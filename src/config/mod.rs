@@ -247,6 +247,11 @@ impl Settings {
         Settings::of(&Layers::read(root))
     }
 
+    /// As [`Settings::load`], for who has to go on where `/etc/pve` does not answer: the cluster's file is then not used.
+    pub fn load_bounded(root: &Root) -> Settings {
+        Settings::of(&Layers::read_bounded(root))
+    }
+
     /// What files that were read come to.
     pub fn of(layers: &Layers) -> Settings {
         let complaint = layers.complaint();

@@ -73,12 +73,11 @@ fn bring_back_leftovers(root: &Root, settings: &Settings, job: &Job) {
 /// Tells the other nodes of the cluster what this one has of Stillpoint, where there is something new to tell. What keeps
 /// it from being written (no quorum) concerns no backup.
 fn leave_note(root: &Root) {
-    let watched =
-        Watched::new(root, "cluster", "/etc/pve", "systemctl status pve-cluster tells more.");
-    let written = bounded::within(&watched, NOTE_LIMIT, || match nodes::is_mounted(root) {
-        true => nodes::leave_note(root).map_err(|error| format!("{error:#}")),
-        false => Ok(()),
-    });
+    let written =
+        bounded::within(&Watched::cluster(root), NOTE_LIMIT, || match nodes::is_mounted(root) {
+            true => nodes::leave_note(root).map_err(|error| format!("{error:#}")),
+            false => Ok(()),
+        });
     let told = |error: String| anyhow::anyhow!(error);
     if let Err(error) = written.map_err(anyhow::Error::from).and_then(|done| done.map_err(told)) {
         say(&format!("the other nodes can't be told of this one: {error:#}"));

@@ -53,7 +53,7 @@ pub fn guard(root: &Root, vmid: Vmid) -> Result<()> {
         // Without the lock there may be two guards; without a guard there is none.
         other => other.ok(),
     };
-    let settings = Settings::load(root);
+    let settings = Settings::load_bounded(root);
     let runs = Runs::of(root);
     let armed = Instant::now();
     failpoint::reach(root, "guard-armed");

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::conditions::{self, Checks};
@@ -19,7 +20,8 @@ use crate::engine::{Container, Engines, Error, Health};
 use crate::guest::{Place, State};
 use crate::report::not_back::still_open;
 use crate::run::{By, Fate, Run, Runs, Step};
-use crate::sys::{Root, clock, failpoint, text};
+use crate::sys::look::Watched;
+use crate::sys::{Root, bounded, clock, failpoint, text};
 use crate::vzdump::Vmid;
 
 /// A container that cannot start is reported as failed after so many tries, over all who try, and so long: an
@@ -45,6 +47,9 @@ const PING_LIMIT: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(100);
 const LATER_LOOK: Duration = Duration::from_millis(500);
 const LATER: Duration = Duration::from_secs(15);
+
+/// For a look at the guest's configuration: microseconds, unless pmxcfs hangs.
+const CLUSTER_LIMIT: Duration = Duration::from_secs(5);
 
 /// Brings back what the run says was running; what is back or given up already is not touched again, so it may
 /// be called at any time and any number of times. The caller holds the guest's lock.
@@ -171,11 +176,17 @@ fn shared_of(root: &Root, run: &Run) -> Option<Shared> {
     Shared::of(root, run.vmid, run.noted, Some(&guest))
 }
 
-/// Why the run's guest is not the one that is here now: gone, moved, or another under the same VMID.
+/// Why the run's guest is not the one that is here now: gone, moved, or another under the same VMID. An `/etc/pve` that does not
+/// answer is not waited for: the guest runs without it.
 pub fn not_here(root: &Root, run: &Run) -> Option<String> {
     // A run that never saw a configuration can't tell.
     let root_volume = run.root_volume.as_ref()?;
-    match Place::of(root, run.vmid) {
+    let why = || why_not_here(Place::of(root, run.vmid), root_volume);
+    bounded::within(&Watched::cluster(root), CLUSTER_LIMIT, why).ok().flatten()
+}
+
+fn why_not_here(place: Result<Place>, root_volume: &str) -> Option<String> {
+    match place {
         Ok(Place::Gone) => Some("the guest is gone".to_string()),
         Ok(Place::Elsewhere(node)) => {
             Some(format!("the guest has moved to node {}", text::printable(&node, 63)))

@@ -48,6 +48,11 @@ impl Watched {
         }
     }
 
+    /// `/etc/pve`, a file system of the daemon pmxcfs.
+    pub fn cluster(root: &Root) -> Watched {
+        Watched::new(root, "cluster", "/etc/pve", "systemctl status pve-cluster tells more.")
+    }
+
     /// As a file system that ends with the guest of this init.
     pub fn of_init(self, init: Process) -> Watched {
         Watched { init: Some(init), ..self }
