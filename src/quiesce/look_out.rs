@@ -63,6 +63,7 @@ pub fn look_once(root: &Root, run: &Run) -> Result<()> {
 /// Stays with a run whose backup is over until everything is back and has been seen to stay up, or something is to be done
 /// for the guest itself.
 pub fn stand_by(root: &Root, vmid: Vmid, id: &str) -> Result<()> {
+    let _keeping = look::keep();
     let began = Instant::now();
     let errand = Errand { by: "guard", reason: NOT_BACK, close: true, run: Some(id) };
     let mut told = Told::default();
@@ -125,6 +126,7 @@ impl Told {
 /// As [`stand_by`], for a run that was made from the note in a guest, and which the record tells of already. Ends where a
 /// backup of the guest begins, and at `deadline`.
 pub fn stand_by_note(root: &Root, mut run: Run, deadline: Instant) -> Result<()> {
+    let _keeping = look::keep();
     let runs = Runs::of(root);
     while (run.is_looked_at() || run.is_open()) && Instant::now() < deadline {
         thread::sleep(LOOK);
