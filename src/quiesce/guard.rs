@@ -41,11 +41,12 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Where that fails (a cluster without quorum) it is tried again, with growing pauses up to this.
 const LONGEST_FAILING_PAUSE: Duration = Duration::from_secs(60);
 
-/// For the guard of an earlier run to see that there is a new one.
-const SUCCESSION_LIMIT: Duration = Duration::from_secs(5);
+/// For the guard of an earlier run to see that there is a new one: it may be asking an engine that does not answer.
+const SUCCESSION_LIMIT: Duration = Duration::from_secs(10);
 
 /// Watches over one guest's run until it is closed: resumes when the vzdump worker dies, when the hook has
-/// given up, or when containers were held longer than the hold limit. There is one guard for a guest.
+/// given up, or when containers were held longer than the hold limit. There is one guard for a guest. What an earlier backup
+/// has set aside without an answer of its engine is tried afterwards.
 pub fn guard(root: &Root, vmid: Vmid) -> Result<()> {
     let place = root.path(&format!("/run/stillpoint/guard-{vmid}.lock"));
     let _only = match lock::take(&place, Instant::now() + SUCCESSION_LIMIT) {
@@ -53,6 +54,11 @@ pub fn guard(root: &Root, vmid: Vmid) -> Result<()> {
         // Without the lock there may be two guards; without a guard there is none.
         other => other.ok(),
     };
+    watch_over(root, vmid)?;
+    see_to_left(root, vmid)
+}
+
+fn watch_over(root: &Root, vmid: Vmid) -> Result<()> {
     let settings = Settings::load_bounded(root);
     let runs = Runs::of(root);
     let armed = Instant::now();
@@ -111,7 +117,7 @@ pub fn guard(root: &Root, vmid: Vmid) -> Result<()> {
 }
 
 /// Whether an engine with containers that are not back answers.
-fn an_engine_answers(root: &Root, run: &Run) -> bool {
+pub fn an_engine_answers(root: &Root, run: &Run) -> bool {
     let wanted = run.engines_of_open();
     let silent = await_engines(root, run.vmid, &wanted, &run.opened, Instant::now());
     silent.len() < wanted.len()
@@ -261,7 +267,45 @@ fn back(run: Option<&Run>, all: usize, started: usize) -> String {
 pub fn told_of(root: &Root, vmid: Vmid, reason: &str, after: &str, partly: &Partly) -> Result<()> {
     let of = format!("{reason}; {}", partly.numbers());
     if left::tell(root, vmid, &of, Instant::now() + TRY_LIMIT)?.is_empty() {
-        tell_back(root, vmid, reason, after, &all_back(partly.all, 0));
+        let subject = format!("Stillpoint: guest {vmid} misses no container {after}");
+        let all = text::count(partly.all, "container");
+        let message = format!(
+            "{reason}; of its {all} none is missing: each is back, or somebody has dealt with it"
+        );
+        log::alarm(root, vmid, &subject, &message);
+    }
+    Ok(())
+}
+
+/// Tries what was set aside because its engine did not answer, until the engine has said something to it: its run is
+/// closed, and nobody else waits for the engine.
+fn see_to_left(root: &Root, vmid: Vmid) -> Result<()> {
+    let (began, mut pause, mut told) = (Instant::now(), FIRST_PAUSE, false);
+    // The next backup has its own guard.
+    while matches!(Runs::of(root).load(vmid), Ok(None)) {
+        let left = run::Left::load(root, vmid)?;
+        if !left.containers.iter().any(|left| left.untried) {
+            break;
+        }
+        // Asked without the lock, as long as the engine does not answer.
+        let wanted = left.engines();
+        let silent = await_engines(root, vmid, &wanted, &left.as_note().time, Instant::now());
+        if silent.len() < wanted.len()
+            && let Ok(_lock) = Runs::of(root).lock(vmid, Instant::now() + LOOK)
+            && matches!(Runs::of(root).load(vmid), Ok(None))
+        {
+            let errand = ("guard", "its engine did not answer before");
+            left::try_again(root, vmid, Instant::now() + TRY_LIMIT, errand)?;
+        }
+        if !told && began.elapsed() >= PATIENCE {
+            told = true;
+            left::tell(root, vmid, "the backup is over", Instant::now() + TRY_LIMIT)?;
+        }
+        let until = Instant::now() + pause;
+        pause = (pause * 3 / 2).min(LONGEST_FAILING_PAUSE);
+        while Instant::now() < until && matches!(Runs::of(root).load(vmid), Ok(None)) {
+            thread::sleep(FIRST_PAUSE);
+        }
     }
     Ok(())
 }

@@ -27,6 +27,9 @@ const LOOK: Duration = Duration::from_millis(500);
 /// An engine that does not answer within this is as good as not up.
 const PING_LIMIT: Duration = Duration::from_secs(2);
 
+/// For the guest's lock before a look: another look takes less, and whoever brings something back takes longer.
+const SIGHT_LOCK_LIMIT: Duration = Duration::from_secs(1);
+
 /// For the lock of a guest that nobody waits for.
 const LOCK_LIMIT: Duration = Duration::from_secs(5);
 
@@ -70,7 +73,8 @@ pub fn sight(root: &Root, vmid: Vmid, deadline: Instant) -> Result<Vec<LeftConta
     if Left::load(root, vmid)?.containers.is_empty() {
         return Ok(Vec::new());
     }
-    let Ok(_lock) = Runs::of(root).lock(vmid, Instant::now()) else {
+    let Ok(_lock) = Runs::of(root).lock(vmid, deadline.min(Instant::now() + SIGHT_LOCK_LIMIT))
+    else {
         return Ok(Left::load(root, vmid)?.containers);
     };
     sight_locked(root, vmid, deadline)
@@ -164,12 +168,12 @@ pub fn take_out(
             continue;
         }
         let why = step.trouble.clone().unwrap_or_else(|| entry.why.clone());
-        left.containers.push(LeftContainer { why, ..entry.clone() });
+        let untried = entry.untried && step.failures == 0;
+        left.containers.push(LeftContainer { why, untried, ..entry.clone() });
     }
     if left.containers == before {
         return Ok(left.containers);
     }
-    left.save(root)?;
     changed.sort();
     changed.dedup();
     for id in changed {
@@ -177,13 +181,24 @@ pub fn take_out(
         of_run.id.clone_from(&id);
         if let Some(quiesce) = of_run.quiesce.as_mut() {
             let of_it = before.iter().filter(|entry| entry.run == id);
-            let its = of_it.filter_map(|entry| steps.get(&entry.container.id));
-            quiesce.steps = its.map(|step| (*step).clone()).collect();
+            let its = of_it.filter_map(|entry| Some((entry, steps.get(&entry.container.id)?)));
+            quiesce.steps = its.map(|(entry, step)| outcome(entry, step)).collect();
         }
         Journal::of(root).append(&Record::Recovered(recovered(&of_run, by, reason)))?;
     }
+    // Whoever reads both finds it in one of them at any time.
+    left.save(root)?;
     leave_note(root, left.vmid, &left.run.clone(), &left);
     Ok(left.containers)
+}
+
+/// How a container that was left down is journalled: one that somebody has removed since is nobody's loss.
+fn outcome(entry: &LeftContainer, step: &Step) -> Step {
+    let mut step = step.clone();
+    if step.fate == Fate::Gone && !entry.removed {
+        step.fate = Fate::Left("somebody has removed it since".to_string());
+    }
+    step
 }
 
 /// Lets go of all that is left of a guest, on a person's word. Returns how many containers that were.

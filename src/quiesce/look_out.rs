@@ -7,9 +7,10 @@ use anyhow::Result;
 
 use super::bring_back::{BroughtBack, Errand, bring_back};
 use super::finish::{finish, recovered, settled};
-use super::guard::told_of;
-use super::resume::{look_again, resume};
+use super::guard::{an_engine_answers, told_of};
+use super::resume::{look_again, not_here, resume};
 use super::revive::left_behind;
+use crate::guest::State;
 use crate::journal::{Journal, Record};
 use crate::report::log;
 use crate::run::{Run, Runs};
@@ -76,6 +77,13 @@ pub fn stand_by(root: &Root, vmid: Vmid, id: &str) -> Result<()> {
         if run.is_looked_at() && !run.is_open() {
             // What it could not learn it learns at the next look.
             let _ = look_once(root, &run);
+        } else if is_silent(root, &run) {
+            told.not_yet(
+                root,
+                vmid,
+                "its container engine does not answer".into(),
+                began.elapsed(),
+            );
         } else {
             match bring_back(root, vmid, Instant::now() + TRY_LIMIT, errand) {
                 Ok(BroughtBack::Nothing) => {}
@@ -89,6 +97,14 @@ pub fn stand_by(root: &Root, vmid: Vmid, id: &str) -> Result<()> {
         }
         thread::sleep(LOOK);
     }
+}
+
+/// Whether the engines of what is not back are there and do not answer. Asked without the guest's lock, which the hook of
+/// the next backup may want meanwhile.
+fn is_silent(root: &Root, run: &Run) -> bool {
+    let is_up =
+        matches!(State::of(root, run.vmid), Ok(State::Running(guest)) if !guest.is_frozen());
+    run.is_open() && is_up && not_here(root, run).is_none() && !an_engine_answers(root, run)
 }
 
 /// What has been told of a guest that was not back when its backup was over.

@@ -73,10 +73,11 @@ pub fn resume(
         return None;
     }
     let until = Instant::now() + engine_wait;
-    let mut engines = match reach(root, run.vmid, &run.engines_of_open(), &run.opened, until) {
-        Ok(engines) => engines,
-        Err(why) => return Some(why),
-    };
+    let mut engines =
+        match reach(root, run.vmid, &run.engines_of_open(), &run.opened, until, deadline) {
+            Ok(engines) => engines,
+            Err(why) => return Some(why),
+        };
     if let Some(quiesce) = run.quiesce.as_mut() {
         let now = clock::boot_ms();
         // In another boot its clock has begun anew.
@@ -97,7 +98,7 @@ pub fn resume(
         if missing.is_empty() || Instant::now() >= deadline {
             break;
         }
-        match reach(root, run.vmid, &missing, &run.opened, until) {
+        match reach(root, run.vmid, &missing, &run.opened, until, deadline) {
             Ok(more) => engines = more,
             Err(_) => break,
         }
@@ -218,17 +219,19 @@ pub fn await_engines(
     until: Instant,
 ) -> BTreeSet<String> {
     // What stood in the way is found again by whoever asks an engine for something.
-    let engines = reach(root, vmid, wanted, since, until).unwrap_or_default();
+    let engines = reach(root, vmid, wanted, since, until, until + PING_LIMIT).unwrap_or_default();
     wanted.iter().filter(|engine| engines.at(engine).is_err()).cloned().collect()
 }
 
-/// The guest's engines, as soon as one of those that are wanted answers. They ran at `since` (RFC 3339).
+/// The guest's engines, as soon as one of those that are wanted answers. They ran at `since` (RFC 3339). None is waited
+/// for beyond `until`, and no answer beyond `deadline`.
 fn reach(
     root: &Root,
     vmid: Vmid,
     wanted: &BTreeSet<String>,
     since: &str,
     until: Instant,
+    deadline: Instant,
 ) -> Result<Engines, String> {
     let began = Instant::now();
     loop {
@@ -240,7 +243,7 @@ fn reach(
             Ok(State::Running(guest)) => match Engines::of(&guest) {
                 Ok(engines) => {
                     let docker = may_wake(guest.started(), since, clock::now());
-                    match answering(engines.woken(wanted, docker), wanted) {
+                    match answering(engines.woken(wanted, docker), wanted, deadline) {
                         Ok(engines) => return Ok(engines),
                         Err(why) => why,
                     }
@@ -266,8 +269,13 @@ fn may_wake(started: Option<DateTime<Utc>>, since: &str, now: DateTime<Utc>) -> 
 }
 
 /// The engines that answer, where one of the wanted is among them; else why none of them does.
-fn answering(engines: Engines, wanted: &BTreeSet<String>) -> Result<Engines, String> {
-    let engines = engines.answering(PING_LIMIT);
+fn answering(
+    engines: Engines,
+    wanted: &BTreeSet<String>,
+    deadline: Instant,
+) -> Result<Engines, String> {
+    let limit = deadline.saturating_duration_since(Instant::now()).min(PING_LIMIT);
+    let engines = engines.answering(limit);
     let reasons: Vec<String> = wanted
         .iter()
         .filter_map(|engine| engines.at(engine).err())
@@ -432,7 +440,8 @@ pub fn look_again(root: &Root, run: &mut Run, deadline: Instant) {
     }
     let started = quiesce.steps.iter().filter(|step| stay_up::is_started(step));
     let wanted = started.map(|step| step.engine.clone()).collect();
-    let engines = reach(root, run.vmid, &wanted, &run.opened, Instant::now()).unwrap_or_default();
+    let engines =
+        reach(root, run.vmid, &wanted, &run.opened, Instant::now(), deadline).unwrap_or_default();
     let inspect = |step: &Step| Some(engines.at(&step.engine).ok()?.inspect(&step.id, deadline));
     stay_up::look(&mut quiesce.steps, inspect, fail);
 }
@@ -441,7 +450,9 @@ pub fn look_again(root: &Root, run: &mut Run, deadline: Instant) {
 pub fn note_unhealthy(root: &Root, run: &mut Run, deadline: Instant) {
     let steps: Vec<Step> = run.quiesce.iter().flat_map(|quiesce| quiesce.steps.clone()).collect();
     let wanted = steps.iter().map(|step| step.engine.clone()).collect();
-    let Ok(engines) = reach(root, run.vmid, &wanted, &run.opened, Instant::now()) else { return };
+    let Ok(engines) = reach(root, run.vmid, &wanted, &run.opened, Instant::now(), deadline) else {
+        return;
+    };
     for step in steps.iter().filter(|step| step.fate == Fate::Back) {
         let Ok(engine) = engines.at(&step.engine) else { continue };
         let health = engine.inspect(&step.id, deadline).ok().and_then(|found| found.health);

@@ -67,8 +67,8 @@ pub fn note_running(
     run: &mut Run,
     deadline: Instant,
 ) -> Result<Noted> {
-    let deadline = deadline.min(Instant::now() + SURVEY_LIMIT);
     let looked = look(root, settings, run, deadline)?;
+    let deadline = deadline.min(Instant::now() + SURVEY_LIMIT);
     for why in looked.unreachable {
         run.note(format!("{why}: which of its containers run is not written down"));
     }
@@ -131,7 +131,7 @@ enum Prepared {
 }
 
 fn prepare(root: &Root, settings: &Settings, run: &mut Run, deadline: Instant) -> Result<Prepared> {
-    let looked = look(root, settings, run, deadline.min(Instant::now() + SURVEY_LIMIT))?;
+    let looked = look(root, settings, run, deadline)?;
     if settings.quiesce.on_error == OnError::Fail && !looked.unreachable.is_empty() {
         let reasons: Vec<String> = looked.unreachable.iter().map(ToString::to_string).collect();
         anyhow::bail!(reasons.join("; "));
@@ -170,7 +170,7 @@ fn look(root: &Root, settings: &Settings, run: &mut Run, deadline: Instant) -> R
     };
     anyhow::ensure!(!guest.is_frozen(), "the guest is frozen");
     let engines = Engines::of(&guest)?;
-    let survey = survey(&engines, deadline)
+    let survey = survey(&engines, deadline.min(Instant::now() + SURVEY_LIMIT))
         .any()
         .context("the guest's container engines can't be asked what runs")?;
     let config = match Place::of(root, run.vmid) {
@@ -181,7 +181,7 @@ fn look(root: &Root, settings: &Settings, run: &mut Run, deadline: Instant) -> R
     let mut plan = plan(run.vmid, &survey.containers, settings, &volumes);
     plan.notes.extend(note);
     plan.see_clients(&survey);
-    plan.see_engines(&engines, &volumes, Instant::now() + SURVEY_LIMIT);
+    plan.see_engines(&engines, &volumes, deadline.min(Instant::now() + SURVEY_LIMIT));
     run.incomplete = plan.incomplete.take();
     let found = match (engines.is_empty(), plan.steps.is_empty()) {
         (true, _) => Found::Nothing("the guest has no container engine".to_string()),

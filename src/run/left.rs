@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -45,6 +46,9 @@ pub struct LeftContainer {
     pub removed: bool,
     /// The command that makes its stack anew in the guest.
     pub way_back: Option<String>,
+    /// Its engine has never refused to start it: it did not answer, or there was no time to ask it.
+    #[serde(default)]
+    pub untried: bool,
     /// A mail has told of it.
     pub told: bool,
     #[serde(flatten)]
@@ -126,6 +130,7 @@ impl Left {
                 since: since.clone(),
                 why: step.why_not_back(),
                 removed: step.is_removed(),
+                untried: step.failures == 0 && !step.is_removed(),
                 way_back: step.way_back.clone(),
                 told: false,
                 // What it depends on is in another list.
@@ -135,7 +140,10 @@ impl Left {
         for new in left {
             let known = self.containers.iter_mut().find(|it| it.container.id == new.container.id);
             match known {
-                Some(known) => known.why = new.why,
+                Some(known) => {
+                    known.why = new.why;
+                    known.untried &= new.untried;
+                }
                 None => self.containers.push(new),
             }
         }
@@ -151,6 +159,12 @@ impl Left {
     /// Their ids, in their order.
     pub fn ids(&self) -> Vec<String> {
         self.containers.iter().map(|left| left.container.id.clone()).collect()
+    }
+
+    /// The engines, by their sockets, of those that there is something to start of.
+    pub fn engines(&self) -> BTreeSet<String> {
+        let left = self.containers.iter().filter(|left| !left.removed);
+        left.map(|left| left.container.engine.clone()).collect()
     }
 
     /// All of them as a note, in their order.

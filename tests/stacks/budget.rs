@@ -116,3 +116,15 @@ fn a_stack_that_takes_longer_than_half_of_the_budget_to_stop_is_brought_back() {
     assert_eq!(backup[0]["grade"], "crash-consistent", "{}", report.text());
     assert!(report.runs_left.is_empty() && all_run(scene.guest()), "{}", report.text());
 }
+
+/// What runs and what versions there are is asked first.
+#[test]
+fn an_engine_that_never_says_what_it_is_holds_up_the_job_for_no_longer_than_the_budget() {
+    let scene = scene();
+    scene.engine().configure(|engine| engine.hostile = Some(Hostile::Secretive));
+    let report = scene.play(Vec::new());
+    is_within(&report);
+    let pre_stop = report.calls.iter().find(|call| call.argv[0] == "pre-stop").unwrap();
+    assert!(Duration::from_millis(pre_stop.ms) < Duration::from_secs(15), "{}", report.text());
+    assert!(report.runs_left.is_empty() && all_run(scene.guest()), "{}", report.text());
+}

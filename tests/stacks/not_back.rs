@@ -172,6 +172,33 @@ fn a_stack_that_is_gone_for_good_is_let_go_of_on_a_persons_word() {
 }
 
 #[test]
+fn what_could_not_be_started_and_is_removed_by_somebody_is_no_alarm_any_more() {
+    let scene = at_rest(|guest| refuse(guest, "db", Some((404, MISSING))));
+    scene.play(Vec::new());
+    assert!(check(&scene).starts_with("CRITICAL"));
+    scene.engine().remove("db").unwrap();
+    let line = check(&scene);
+    assert!(line.starts_with("OK"), "{line}");
+    assert!(left(&scene).is_empty() && noted(&scene).is_empty());
+}
+
+/// The next backup has closed the run of the earlier one without an answer of the engine.
+#[test]
+fn the_guard_tries_what_was_set_aside_untried() {
+    let scene = at_rest(|guest| refuse(guest, "db", Some((404, MISSING))));
+    scene.play(Vec::new());
+    refuse(scene.guest(), "db", None);
+    said(&scene, &["guard", "9001"]);
+    assert!(!runs(scene.guest(), "db"), "what was refused is tried by others");
+    let file = scene.node.path("var/lib/stillpoint/left/9001.json");
+    let mut list: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    list["containers"][0]["untried"] = true.into();
+    fs::write(&file, list.to_string()).unwrap();
+    said(&scene, &["guard", "9001"]);
+    assert!(runs(scene.guest(), "db") && left(&scene).is_empty());
+}
+
+#[test]
 fn a_container_that_somebody_removes_between_backups_is_no_alarm() {
     let scene = at_rest(|_| {});
     scene.play(Vec::new());

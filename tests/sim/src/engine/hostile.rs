@@ -28,6 +28,8 @@ pub enum Hostile {
     DeafToStop,
     /// The same with start requests.
     DeafToStart,
+    /// Never says anything of itself: its `/info`.
+    Secretive,
 }
 
 /// The hostile answer, where this request gets one.
@@ -39,6 +41,7 @@ pub fn answer(inner: &Inner, hostile: Hostile, request: &Request) -> Option<Answ
         Hostile::Silent => Some(never(inner)),
         Hostile::DeafToStop => stops.then(|| never(inner)),
         Hostile::DeafToStart => (changes && request.path.ends_with("/start")).then(|| never(inner)),
+        Hostile::Secretive => request.path.ends_with("/info").then(|| never(inner)),
         Hostile::Trickle => {
             let list = inner.lock().containers.iter().map(json::entry).collect();
             let bytes = serde_json::Value::Array(list).to_string().into_bytes();
