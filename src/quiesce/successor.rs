@@ -13,7 +13,7 @@ pub fn is_successor(container: &Container, name: &str, began: Option<DateTime<Ut
     let is_new = began.is_some_and(|began| container.is_younger_than(began));
     let had_ended = container.status == Status::Exited
         && began.is_none_or(|began| container.ended_before(began));
-    (is_new || container.name == name) && !container.is_one_off() && !had_ended
+    (is_new || container.name == name && !had_ended) && !container.is_one_off()
 }
 
 #[cfg(test)]
@@ -38,6 +38,8 @@ mod tests {
         let ended = container(Status::Exited, "23:01:00", "23:01:05");
         assert!(is_successor(&ended, "shop-web-1", began()));
         assert!(!is_successor(&made, "shop-web-1", None));
+        let never_ran = container(Status::Exited, "23:01:00", "00:00:00");
+        assert!(is_successor(&never_ran, "shop-web-1", began()));
     }
 
     #[test]

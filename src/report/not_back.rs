@@ -67,7 +67,7 @@ impl Partly {
 
     /// `1 of 3 containers is back`
     pub fn numbers(&self) -> String {
-        let is = if self.back == 1 { "is" } else { "are" };
+        let is = if self.back == 1 || self.all == 1 { "is" } else { "are" };
         format!("{} of {} {is} back", self.back, count(self.all, "container"))
     }
 
@@ -169,6 +169,8 @@ mod tests {
             "1 of 3 containers is back. NOT back: db (permission denied), web (no\\u{1b}). \
              To try again: stillpoint resume 9001"
         );
+        let one = Partly { back: 0, all: 1, ..refused };
+        assert_eq!(one.numbers(), "0 of 1 container is back");
         let removed = vec![lost("db", "it was removed", Some("cd /opt/x && docker compose up -d"))];
         assert_eq!(
             advice(Vmid(9001), &removed),
