@@ -123,8 +123,9 @@ pub fn adopt(root: &Root, vmid: Vmid) -> Result<()> {
 pub fn pre_start(root: &Root, vmid: Vmid) -> Result<()> {
     match identity::pre_start(root, vmid) {
         Ok(lines) => lines.iter().try_for_each(|line| tell(line))?,
+        // What could not be read now is not tried a second time: where it hangs, one process is left behind, no more.
         Err(error) => {
-            tell(&format!("guest {vmid} starts with the identity that it has: {error:#}"))?;
+            return tell(&format!("guest {vmid} starts with the identity that it has: {error:#}"));
         }
     }
     quiesce::shared_mount_points(root, vmid).iter().try_for_each(|claimed| {

@@ -45,6 +45,7 @@ impl Place<'_> {
             let mut found = replicas.filter_map(|id| self.engine.inspect(id, self.deadline).ok());
             let waits = found.any(|other| {
                 !other.is_one_off()
+                    && self.comes_before(&other, container)
                     && !self.was_ill(&other, dependency.condition)
                     && pends(dependency.condition, &other, self.will_start(&other), || {
                         self.is_healthy(&other)
@@ -59,6 +60,18 @@ impl Place<'_> {
                 }
             })
         })
+    }
+
+    /// Whether the plan starts `first` before `second`. It has cut open what depends on each other in a circle, and on
+    /// itself: there nobody would ever be started. What is not in the plan waits for nobody.
+    fn comes_before(&self, first: &Container, second: &Container) -> bool {
+        let step = |id: &str| self.steps.iter().position(|step| step.id == id);
+        match (step(&first.id), step(&second.id)) {
+            (Some(first), Some(second)) => {
+                first != second && self.steps[first].after.contains(&second)
+            }
+            _ => first.id != second.id,
+        }
     }
 
     /// Whether a container that is down is one that this run still has to bring back. One that failed to start may fail for

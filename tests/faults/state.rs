@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use stillpoint::quiesce::{Errand, bring_back};
 use stillpoint::sys::Root;
 use stillpoint::vzdump::Vmid;
-use stillpoint_sim::engine::container::Status;
+use stillpoint_sim::engine::container::{Restart, Status};
 use stillpoint_sim::node::Guest;
 use stillpoint_sim::vzdump::replay::{Moment, Victim};
 
@@ -48,6 +48,8 @@ impl AtRest {
         let scene = Scene::new("lxc-snapshot-1vol", &|guest| {
             for container in &mut guest.containers {
                 (container.stop_takes, container.start_takes) = (Duration::ZERO, Duration::ZERO);
+                // Else a guard would look for a while whether it stays up.
+                container.restart = Restart::UnlessStopped;
             }
         });
         let mut options = scene.options();
