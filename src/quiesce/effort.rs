@@ -31,15 +31,15 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
 /// What bringing back one container came to.
 pub enum Back {
-    /// It runs; and what went wrong with its command for being back, if so.
-    Already(Option<String>),
-    /// Started (or unpaused) under this id, in so many ms; likewise. Where its engine does not start it again should it
+    /// It runs.
+    Already(Said),
+    /// Started (or unpaused) under this id, in so many ms. Where its engine does not start it again should it
     /// give up, it is looked at for as long as `looked_at`.
     Started {
         id: String,
         ms: u64,
         looked_at: Option<Duration>,
-        trouble: Option<String>,
+        said: Said,
     },
     /// The end of it.
     Fate(Fate),
@@ -52,6 +52,15 @@ pub enum Back {
     /// it is started: more often than not it runs on.
     NotKnown,
     Failed(Error),
+}
+
+/// What there is to say of a container that is back.
+#[derive(Default)]
+pub struct Said {
+    /// What is wrong, such as a command for being back that failed.
+    pub trouble: Option<String>,
+    /// What it only reads and another guest has too: nothing is wrong with that.
+    pub reads: Option<String>,
 }
 
 /// What is known to everybody who brings back one of a run's containers that this engine has.
@@ -84,7 +93,7 @@ impl Effort {
         if step.fate != Fate::Open
             || step.action == Strategy::None && self.by == By::Stillpoint && untouched
         {
-            return Back::Already(None);
+            return Back::Already(Said::default());
         }
         self.try_to(index).unwrap_or_else(Back::Failed)
     }
@@ -159,12 +168,12 @@ impl Effort {
     /// A container runs; that of a copy may have been started by its engine, by its restart policy.
     fn runs(&self, container: &Container, trouble: Option<String>) -> Result<Back, Error> {
         let name = text::printable(&container.name, 80);
-        let shares = match self.verdict(container)? {
-            Verdict::Free => None,
-            Verdict::Reads(what) => Some(what),
-            Verdict::Held(why) => Some(format!("{name} runs already, and {why}")),
+        let (writes, reads) = match self.verdict(container)? {
+            Verdict::Free => (None, None),
+            Verdict::Reads(what) => (None, Some(what)),
+            Verdict::Held(why) => (Some(format!("{name} runs already, and {why}")), None),
         };
-        Ok(Back::Already(both(trouble, shares)))
+        Ok(Back::Already(Said { trouble: both(trouble, writes), reads }))
     }
 
     fn start(&self, index: usize, container: Container) -> Result<Back, Error> {
@@ -184,8 +193,8 @@ impl Effort {
         let began = Instant::now();
         match self.engine.start(&container.id, self.deadline) {
             Ok(()) => Ok(match self.started(step, &container, began) {
-                Back::Started { id, ms, looked_at, trouble } => {
-                    Back::Started { id, ms, looked_at, trouble: both(trouble, reads) }
+                Back::Started { id, ms, looked_at, said } => {
+                    Back::Started { id, ms, looked_at, said: Said { reads, ..said } }
                 }
                 other => other,
             }),
@@ -230,10 +239,10 @@ impl Effort {
 
     fn started(&self, step: &Step, container: &Container, began: Instant) -> Back {
         let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let trouble = self.run_after(step, container);
+        let said = Said { trouble: self.run_after(step, container), reads: None };
         let stopped = step.action == Strategy::Stop;
         let looked_at = stay_up::looked_at(container).filter(|_| stopped);
-        Back::Started { id: container.id.clone(), ms, looked_at, trouble }
+        Back::Started { id: container.id.clone(), ms, looked_at, said }
     }
 
     /// Runs what a container asks to be run once it is back, and returns what went wrong. Whoever is killed between

@@ -8,7 +8,7 @@ use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::conditions::{self, Checks};
-use super::effort::{Back, Effort};
+use super::effort::{Back, Effort, Said};
 use super::free::{Refused, free};
 use super::order::{Event, in_order};
 use super::prove::prove;
@@ -393,18 +393,18 @@ fn record(root: &Root, run: &mut Run, index: usize, result: Back) -> bool {
         return false;
     }
     match result {
-        Back::Already(trouble) => {
+        Back::Already(said) => {
             step.fate = Fate::Back;
-            trouble.into_iter().for_each(|trouble| run.note(trouble));
+            take_down(run, said);
         }
-        Back::Started { id, ms, looked_at, trouble } => {
+        Back::Started { id, ms, looked_at, said } => {
             step.looked_at_until_ms = looked_at.map(|time| stay_up::until(root, time));
             step.waiting_since_ms = None;
             step.id = id;
             step.start_ms = Some(ms);
             step.fate = Fate::Back;
             quiesce.resumed_ms = Some(clock::boot_ms());
-            trouble.into_iter().for_each(|trouble| run.note(trouble));
+            take_down(run, said);
         }
         Back::Fate(fate) => step.fate = fate,
         Back::NotKnown | Back::Waits(_) | Back::Taken(..) => return false,
@@ -416,6 +416,16 @@ fn record(root: &Root, run: &mut Run, index: usize, result: Back) -> bool {
         }
     }
     true
+}
+
+fn take_down(run: &mut Run, said: Said) {
+    said.trouble.into_iter().for_each(|trouble| run.note(trouble));
+    if let Some(reads) = said.reads {
+        if !run.reads.contains(&reads) {
+            run.reads.push(reads.clone());
+        }
+        run.note(reads);
+    }
 }
 
 /// Counts a start that failed; after enough of them it is given up.

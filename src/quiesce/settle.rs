@@ -196,7 +196,7 @@ fn bring_up(
     }
     let record =
         Settled { lost: lost(root, run), ..settled(run, waited, began.elapsed(), left.clone()) };
-    tell(root, &record);
+    tell(root, &record, &run.reads);
     failpoint::reach(root, "settled");
     // A full disk is no reason to go through it again at the next start.
     let journalled = Journal::of(root).append(&Record::Settled(record));
@@ -215,17 +215,18 @@ fn bring_up(
     journalled.map(|()| BroughtBack::All { started, all })
 }
 
-/// Nobody watches when a guest starts: what did not come up is told where people look.
-fn tell(root: &Root, record: &Settled) {
+/// Nobody watches when a guest starts: what did not come up is told where people look. What is only read is named.
+fn tell(root: &Root, record: &Settled, reads: &[String]) {
     let started = record.containers.iter().filter(|container| container.start_ms.is_some()).count();
-    let complaints = complaints(record);
+    let complaints = complaints(record, reads);
     if complaints.is_empty() {
-        let words = format!(
+        let mut words = format!(
             "{} that ran when it was backed up {} started in {}",
             count(started, "container"),
             if started == 1 { "was" } else { "were" },
             seconds(record.took_ms)
         );
+        reads.iter().take(20).for_each(|reads| words.push_str(&format!("; {reads}")));
         return log::notice(record.vmid, &words);
     }
     let message = format!("not everything that ran when it was backed up is up: {complaints}");
@@ -238,8 +239,8 @@ fn tell(root: &Root, record: &Settled) {
     }
 }
 
-/// What did not come up, and why; empty where everything did.
-fn complaints(record: &Settled) -> String {
+/// What did not come up, and why; empty where everything did. A note of `reads` is no complaint.
+fn complaints(record: &Settled, reads: &[String]) -> String {
     let failed = |container: &ContainerRecord| match container.fate.as_str() {
         "failed" => Some(format!(
             "{} could not be started: {}",
@@ -260,7 +261,8 @@ fn complaints(record: &Settled) -> String {
     let mut complaints: Vec<String> = record.containers.iter().filter_map(failed).collect();
     complaints.truncate(20);
     complaints.extend(record.lost.iter().cloned());
-    complaints.extend(record.notes.iter().take(20).cloned());
+    let wrong = record.notes.iter().filter(|note| !reads.contains(note));
+    complaints.extend(wrong.take(20).cloned());
     complaints.extend(record.left.clone());
     complaints.join("; ")
 }

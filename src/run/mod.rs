@@ -63,6 +63,9 @@ pub struct Run {
     pub unrest: Vec<String>,
     /// What a person should know about this backup.
     pub notes: Vec<String>,
+    /// Those of the notes that only name what a container of a copy reads: nothing is wrong with it.
+    #[serde(default)]
+    pub reads: Vec<String>,
     pub archive: Archive,
     /// The guest's data has been copied: what is brought back now no longer disturbs the backup.
     pub data_copied: bool,
@@ -259,6 +262,7 @@ impl Run {
             quiesce: None,
             unrest: Vec::new(),
             notes: Vec::new(),
+            reads: Vec::new(),
             archive: Archive::Pending,
             data_copied: false,
             looked_at: false,

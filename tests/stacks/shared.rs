@@ -1,6 +1,7 @@
 //! A restored copy beside its original: Proxmox VE keeps bind mounts, and two databases never write to one directory.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -90,6 +91,18 @@ impl Pair {
         self.node.write("etc/stillpoint/config.toml", text).unwrap();
     }
 
+    fn keep_mail(&self) {
+        let script = format!("#!/bin/sh\nexec /bin/cat >>{}\n", self.node.path("mail").display());
+        self.node.write("usr/sbin/sendmail", &script).unwrap();
+        let executable = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(self.node.path("usr/sbin/sendmail"), executable).unwrap();
+    }
+
+    /// What was mailed so far.
+    fn mail(&self) -> String {
+        fs::read_to_string(self.node.path("mail")).unwrap_or_default()
+    }
+
     fn stillpoint(&self, arguments: &[&str]) -> String {
         let mut command = Command::new(env!("CARGO_BIN_EXE_stillpoint"));
         command.args(arguments).env("STILLPOINT_ROOT", self.node.root());
@@ -174,10 +187,17 @@ fn what_is_only_read_is_started_and_named() {
         (BIND, "/var/lib/postgresql/data:ro"),
     ] {
         let pair = Pair::with(BIND, line, &[("/srv/pg/data", volume)]);
-        let (_, record) = pair.settle();
+        pair.keep_mail();
+        let check = pair.stillpoint(&["restore-check", "9002", "--json"]);
+        let check: Value = serde_json::from_str(&check).unwrap();
+        assert!(check["shared_notes"].to_string().contains("pg reads /tank/pg"), "{check}");
+        let (said, record) = pair.settle();
         assert_eq!(pair.status("pg"), Status::Running, "{line}");
         let notes = record["notes"].to_string();
         assert!(notes.contains("pg reads /tank/pg/data"), "{notes}");
+        // Everything is up: nobody is alarmed.
+        assert!(!said.contains("not everything"), "{said}");
+        assert_eq!(pair.mail(), "");
     }
 }
 
@@ -245,10 +265,12 @@ fn a_volume_that_is_mounted_only_while_it_is_used_is_looked_through() {
 #[test]
 fn what_its_engine_started_by_itself_is_named() {
     let pair = Pair::new(BIND, BIND);
+    pair.keep_mail();
     pair.copy.engine.as_ref().unwrap().modify("pg", |pg| pg.status = Status::Running);
     let (said, record) = pair.settle();
     assert!(record["notes"].to_string().contains("pg runs already, and it writes to /tank/pg"));
     assert!(said.contains("pg runs already"), "{said}");
+    assert!(pair.mail().contains("pg runs already"), "{}", pair.mail());
 }
 
 #[test]
