@@ -14,15 +14,18 @@ use crate::guest::{
 use crate::identity::{Copied, copied_from};
 use crate::sys::Root;
 use crate::sys::text::printable;
+use crate::sys::tree::Tree;
 use crate::vzdump::Vmid;
 
 /// So many shared places of one container are named.
 const MOST_NAMED: usize = 5;
 
 /// What a copy shares with others.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Shared {
     vmid: Vmid,
+    /// The files of the copy, where it runs: a container's data may lie behind links of the guest.
+    tree: Option<Tree>,
     /// The guest that was backed up, in words, where it is there still.
     original: Option<String>,
     /// The guests that were there first, in words, with what their configurations mount.
@@ -85,6 +88,7 @@ impl Shared {
         let own = config.mounts.iter().map(|mount| sites.of_source(&mount.source, None)).collect();
         let mut shared = Shared {
             vmid,
+            tree: guest.map(|guest| guest.tree.clone()),
             original: None,
             others: Vec::new(),
             config,
@@ -165,15 +169,27 @@ impl Shared {
     }
 
     /// What a container has that another guest has too.
-    fn of_data(&self, data: &Data, backing: &Backing) -> Vec<Claimed> {
+    ///
+    /// # Errors
+    /// When the copy's file system does not tell where its links lead.
+    fn of_data(&self, data: &Data, backing: &Backing) -> Result<Vec<Claimed>, Error> {
         let path = match backing {
             Backing::Itself => data.path.as_str(),
             Backing::Directory(path) => path.as_str(),
             Backing::Elsewhere(source) => {
                 let (holder, path) = server(source).unwrap_or((source.clone(), "/".to_string()));
                 let site = Site { holder: Holder::Server(holder), path };
-                return self.of_server(&data.path, site, data.writable).into_iter().collect();
+                return Ok(self.of_server(&data.path, site, data.writable).into_iter().collect());
             }
+        };
+        let path = match &self.tree {
+            Some(tree) => &tree.followed(path).map_err(|error| {
+                Error::Failed(format!(
+                    "cannot determine where {} leads: {error}",
+                    printable(path, 200)
+                ))
+            })?,
+            None => path,
         };
         let mut claimed: Vec<Claimed> = self.at(path, data.writable).into_iter().collect();
         let writable = data.writable && path != "/";
@@ -182,13 +198,13 @@ impl Shared {
         let below = |point: &&str| *point != path && Path::new(point).starts_with(path);
         let points: BTreeSet<&str> = set.chain(mounted).filter(below).collect();
         claimed.extend(points.into_iter().filter_map(|point| self.at(point, writable)));
-        claimed
+        Ok(claimed)
     }
 
     /// What is to become of a container of this engine.
     ///
     /// # Errors
-    /// When the engine does not say what stands behind a volume.
+    /// When the engine does not say what stands behind a volume, or the guest's file system where its links lead.
     pub fn verdict(
         &self,
         container: &Container,
@@ -201,7 +217,7 @@ impl Shared {
                 Some(volume) => engine.backing(volume, deadline)?,
                 None => Backing::Itself,
             };
-            claimed.extend(self.of_data(data, &backing));
+            claimed.extend(self.of_data(data, &backing)?);
         }
         let sentence = |writable: bool| {
             let of = claimed.iter().filter(|it| it.writable == writable).take(MOST_NAMED);

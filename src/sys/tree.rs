@@ -70,6 +70,19 @@ impl Tree {
         }
     }
 
+    /// Where an absolute path leads once its symbolic links are followed, as the guest sees it. What is not there is taken as
+    /// written.
+    ///
+    /// # Errors
+    /// When the tree does not answer, and where links lead in a circle.
+    pub fn followed(&self, path: &str) -> io::Result<String> {
+        let answer = self.ask(&Request::Followed { path: path.to_string() }, LOOK_LIMIT)?;
+        match answer.reply {
+            Reply::Content => String::from_utf8(answer.content).map_err(io::Error::other),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Whether there is a directory at `path`.
     ///
     /// # Errors

@@ -159,6 +159,23 @@ fn a_database_on_a_directory_of_the_original_is_held_back_and_named() {
 }
 
 #[test]
+fn a_link_in_the_guest_hides_nothing() {
+    for (link, target) in [("opt/pg", "/srv/pg"), ("opt/pg", "../srv/./pg"), ("opt", "srv")] {
+        let pair = Pair::with(BIND, BIND, &[("/opt/pg/data", "/var/lib/postgresql/data")]);
+        let link = pair.copy.dir().join("root").join(link);
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(target, link).unwrap();
+        let (said, record) = pair.settle();
+        assert_eq!(fate(&record, "pg").0, "held-back", "{target}: {said}");
+        assert_eq!(pair.status("pg"), Status::Exited, "{target}");
+        assert!(said.contains("/tank/pg/data"), "{target}: {said}");
+    }
+    let pair = Pair::with(BIND, BIND, &[("/opt/pg/data", "/var/lib/postgresql/data")]);
+    pair.settle();
+    assert_eq!(pair.status("pg"), Status::Running, "without the link it lies elsewhere");
+}
+
+#[test]
 fn one_below_the_other_is_the_same_directory() {
     let pair =
         Pair::new("mp0: /tank,mp=/data\n", "lxc.mount.entry: /tank/pg srv/pg none bind 0 0\n");

@@ -11,11 +11,12 @@ use std::path::Path;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, renameat};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat, renameat};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, mkdirat};
 use nix::unistd::{UnlinkatFlags, fchdir, fsync, unlinkat};
 
+use super::links::followed;
 use super::rights;
 use super::wire::{Identity, Place};
 
@@ -84,6 +85,20 @@ impl Inside {
         });
         let owner = on_node(&self.users, stat.st_uid);
         Ok(Some((first_number() + place, Identity { inode, owner })))
+    }
+
+    /// Where `path` leads once the links on it are followed, in the tree.
+    pub fn followed(&self, path: &str) -> io::Result<String> {
+        followed(path, |path| {
+            let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
+            // What is not there, or closed to the guest itself, is no link.
+            let Ok(here) = self.resolve(path, flags) else { return Ok(None) };
+            if kind(&fstat(&here)?) != SFlag::S_IFLNK {
+                return Ok(None);
+            }
+            let target = readlinkat(&here, "")?;
+            target.into_string().map(Some).map_err(|_| invalid("a link that is not UTF-8"))
+        })
     }
 
     /// The names in the directory at `path`, at most so many, sorted; `None` where there is none. What is not UTF-8 is left out.

@@ -12,6 +12,7 @@ mod cgroup;
 mod hung;
 mod inside;
 mod kept;
+mod links;
 mod looker;
 mod rights;
 mod serve;

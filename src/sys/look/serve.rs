@@ -84,6 +84,10 @@ fn answer(inside: &mut Inside, request: Request, content: &[u8]) -> io::Result<A
         Request::Enter(_) => return Err(io::Error::other("entered already")),
         Request::Owner => Answer::from(Reply::User(inside.owner())),
         Request::IsDirectory { path } => Answer::from(Reply::Is(inside.is_directory(&path))),
+        Request::Followed { path } => {
+            let content = inside.followed(&path)?.into_bytes();
+            Answer { content, ..Answer::from(Reply::Content) }
+        }
         Request::Read { path, limit } => match inside.read(&path, limit)? {
             Some(content) => Answer { content, ..Answer::from(Reply::Content) },
             None => Answer::from(Reply::Nothing),

@@ -45,6 +45,10 @@ pub enum Request {
         path: String,
         most: usize,
     },
+    /// Where it leads once its links are followed.
+    Followed {
+        path: String,
+    },
     Read {
         path: String,
         limit: u64,
@@ -76,7 +80,7 @@ pub enum Reply {
     /// There is nothing at that path.
     Nothing,
     Is(bool),
-    /// With the content of the file, or the names in JSON.
+    /// With the content of the file, the names in JSON, or the path.
     Content,
     /// A user id on the node.
     User(u32),
