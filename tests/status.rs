@@ -317,6 +317,56 @@ fn a_run_that_nobody_ends_is_critical_and_says_the_way_out() {
     assert_eq!(node.json(&["status", "--json"])["now"], json!([]));
 }
 
+/// Becomes the worker of a task, which ends with its input. `$0` is the kind and the VMID; a start time is the 22nd field of a
+/// process's `stat`, and the 20th behind its name.
+const WORKER: &str = r#"stat=$(</proc/$$/stat); set -- ${stat##*) }
+exec -a "$(printf 'task UPID:sim:%08X:%08X:6B02265C:%s:root@pam:' $$ "${20}" "$0")" cat"#;
+
+fn worker(kind: &str, vmid: u32) -> std::process::Child {
+    let mut worker = Command::new("bash");
+    worker.args(["-c", WORKER, &format!("{kind}:{vmid}")]);
+    worker.stdin(Stdio::piped()).stdout(Stdio::null());
+    let worker = worker.spawn().unwrap();
+    let title = format!("/proc/{}/cmdline", worker.id());
+    while !fs::read_to_string(&title).unwrap().starts_with("task UPID:") {
+        thread::sleep(Duration::from_millis(5));
+    }
+    worker
+}
+
+#[test]
+fn a_lock_that_nobody_works_under_is_a_warning_with_the_command() {
+    let node = node();
+    let path = "etc/pve/lxc/9001.conf";
+    let config = node.read(path);
+    for lock in ["backup", "snapshot", "snapshot-delete"] {
+        node.write(path, &format!("lock: {lock}\n{config}"));
+        let (code, said) = node.said(&["status", "--check"]);
+        let words = format!(
+            "it is locked ({lock}) and no backup is under way, so the next one fails: \
+             pct unlock 9001"
+        );
+        assert!(code == 1 && said.contains(&words), "{code}: {said}");
+    }
+    // Who works under it takes it away.
+    for kind in ["vzsnapshot", "vzdelsnapshot"] {
+        let mut worker = worker(kind, 9001);
+        assert_eq!(node.said(&["status", "--check"]).0, 0, "{kind}");
+        drop(worker.stdin.take());
+        worker.wait().unwrap();
+    }
+    let mut of_another = worker("vzsnapshot", 900);
+    assert_eq!(node.said(&["status", "--check"]).0, 1);
+    drop(of_another.stdin.take());
+    of_another.wait().unwrap();
+    // A migration is no backup's business.
+    node.write(path, &format!("lock: migrate\n{config}"));
+    assert_eq!(node.said(&["status", "--check"]).0, 0);
+    node.write("etc/pve/qemu-server/102.conf", "name: vm\nlock: backup\n");
+    let (code, said) = node.said(&["status", "--check"]);
+    assert!(code == 1 && said.contains("qm unlock 102"), "{code}: {said}");
+}
+
 /// What Prometheus's text format asks of each line, and of the order of lines.
 fn well_formed(page: &str) -> Vec<(String, String)> {
     let mut samples = Vec::new();

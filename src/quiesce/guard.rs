@@ -12,14 +12,15 @@ use super::finish::{is_made, why_over};
 use super::left;
 use super::look_out::{self, look_once, stand_by};
 use super::resume::await_engines;
-use super::revive::{Left, left_behind, revive};
+use super::revive::{Left, left_behind, lock_in_words, revive};
 use super::trial;
 use crate::config::Settings;
 use crate::guest::State;
 use crate::report::log;
 use crate::report::not_back::{Partly, all_back};
 use crate::run::{self, By, Damaged, Run, Runs};
-use crate::sys::{Root, detach, failpoint, lock, text};
+use crate::sys::look::Watched;
+use crate::sys::{Root, bounded, detach, failpoint, lock, text};
 use crate::vzdump::{Mode, Vmid};
 
 /// How often the guard looks at the run while vzdump lives; its end wakes it at once.
@@ -40,6 +41,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Where that fails (a cluster without quorum) it is tried again, with growing pauses up to this.
 const LONGEST_FAILING_PAUSE: Duration = Duration::from_secs(60);
+
+/// `/etc/pve` answers in milliseconds, or not at all where its daemon is dead; no mail waits longer for it.
+const CLUSTER_LIMIT: Duration = Duration::from_secs(5);
 
 /// For the guard of an earlier run to see that there is a new one: it may be asking an engine that does not answer.
 const SUCCESSION_LIMIT: Duration = Duration::from_secs(10);
@@ -251,7 +255,15 @@ fn ended(root: &Root, run: &Run) -> String {
 
 fn tell_back(root: &Root, vmid: Vmid, reason: &str, after: &str, back: &str) {
     let subject = format!("Stillpoint: guest {vmid} is back {after}");
-    log::alarm(root, vmid, &subject, &format!("{reason}; {back}"));
+    log::alarm(root, vmid, &subject, &format!("{reason}; {back}{}", still_locked(root, vmid)));
+}
+
+/// The lock that stays at the guest, with the command that takes it away, as a sentence that follows another; nothing where
+/// there is none, or where `/etc/pve` does not answer.
+fn still_locked(root: &Root, vmid: Vmid) -> String {
+    let words = || lock_in_words(root, vmid).ok().flatten();
+    let words = bounded::within(&Watched::cluster(root), CLUSTER_LIMIT, words).ok().flatten();
+    words.map_or(String::new(), |words| format!(". {words}"))
 }
 
 /// `the guest was unlocked and started; all 3 containers are back; 1 was started again`
@@ -265,12 +277,13 @@ fn back(run: Option<&Run>, all: usize, started: usize) -> String {
 
 /// Tells of what is not back, and of what has come back by itself meanwhile.
 pub fn told_of(root: &Root, vmid: Vmid, reason: &str, after: &str, partly: &Partly) -> Result<()> {
-    let of = format!("{reason}; {}", partly.numbers());
+    let locked = still_locked(root, vmid);
+    let of = format!("{reason}; {}{locked}", partly.numbers());
     if left::tell(root, vmid, &of, Instant::now() + TRY_LIMIT)?.is_empty() {
         let subject = format!("Stillpoint: guest {vmid} misses no container {after}");
         let all = text::count(partly.all, "container");
         let message = format!(
-            "{reason}; of its {all} none is missing: each is back, or somebody has dealt with it"
+            "{reason}; of its {all} none is missing: each is back, or somebody has dealt with it{locked}"
         );
         log::alarm(root, vmid, &subject, &message);
     }

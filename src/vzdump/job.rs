@@ -67,6 +67,18 @@ impl Job {
         at_work(root, vmid, |_, _| true)
     }
 
+    /// Whether a snapshot of this guest is being made or deleted by a task of its own (`vzsnapshot`, `vzdelsnapshot`,
+    /// `qmsnapshot`, `qmdelsnapshot`), which locks the guest as vzdump does.
+    pub fn snapshot_at(root: &Root, vmid: Vmid) -> bool {
+        let Ok(tasks) = process::with_title("task UPID:") else { return true };
+        tasks
+            .into_iter()
+            .filter_map(|(pid, title)| Some((pid, Upid::from_command_line(&title)?)))
+            .filter(|(_, upid)| upid.kind().ends_with("snapshot"))
+            .filter(|(_, upid)| upid.subject() == vmid.to_string())
+            .any(|(pid, upid)| worker_of(root, pid, &upid).is_some())
+    }
+
     /// The mode that was asked for: the task log's first line, else `mode:` of `/etc/vzdump.conf`, else
     /// snapshot.
     pub fn mode_asked(&self, root: &Root) -> Mode {

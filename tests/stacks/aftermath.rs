@@ -136,6 +136,11 @@ fn a_kill_in_stop_mode_is_told_as_it_was() {
 fn a_person_may_keep_the_lock_and_is_given_the_command() {
     let scene = killed_in("lxc-snapshot-1vol", "[resume]\nunlock = false\n");
     assert_eq!(lock(&scene).as_deref(), Some("backup"));
+    let mail = scene.mail();
+    assert!(mail.contains("all 3 containers are back; 3 were started again. Guest 9001"), "{mail}");
+    assert!(mail.contains("is locked (backup)") && mail.contains("pct unlock 9001"), "{mail}");
+    let said = output_of(&scene, &["status", "--check"]);
+    assert!(said.contains("it is locked (backup)") && said.contains("pct unlock 9001"), "{said}");
     let said = output_of(&scene, &["resume", "9001"]);
     assert!(said.contains("is locked (backup)") && said.contains("pct unlock 9001"), "{said}");
     // Another lock than that of a backup is not taken away by anybody.
@@ -143,6 +148,18 @@ fn a_person_may_keep_the_lock_and_is_given_the_command() {
     let said = output_of(&scene, &["resume", "9001"]);
     assert!(said.contains("is locked (migrate)") && said.contains("pct unlock 9001"), "{said}");
     assert_eq!(lock(&scene).as_deref(), Some("migrate"));
+}
+
+#[test]
+fn a_lock_that_is_no_backups_is_in_the_mail_with_the_command() {
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    scene.keep_mail();
+    scene.when(At::Ended("pre-stop"), |guest| guest.set_lock(Some("snapshot-delete")).unwrap());
+    scene.play(vec![kill("pre-stop", Moment::End, Victim::Group)]);
+    assert_eq!(lock(&scene).as_deref(), Some("snapshot-delete"));
+    let mail = scene.mail();
+    assert!(mail.contains("Guest 9001 is locked (snapshot-delete)"), "{mail}");
+    assert!(mail.contains("pct unlock 9001"), "{mail}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use anyhow::Result;
 use chrono::{DateTime, Utc};
 
 use super::judge::{self, Limits};
+use super::locked::{left_locked, level_of_lock};
 use super::words::{age, ago};
 use super::{
     Backup, Guest, HeldBack, Level, Moment, NotBack, Now, OnStart, Problem, Settled, Status,
@@ -56,6 +57,11 @@ pub fn gather(root: &Root, settings: &Settings, limits: &Limits) -> Result<Statu
         let started = Started::load(root, vmid);
         guest.start_refused = started.refusal().map(|refusal| printable(&refusal.reason, REASON));
         guest.problems = judge::problems(&guest, &going_on, limits);
+        if let Some(message) = left_locked(root, vmid, guest_type, &config) {
+            let level = level_of_lock(guest.backup.as_ref());
+            guest.problems.push(Problem { level, message });
+            guest.problems.sort_by_key(|problem| std::cmp::Reverse(problem.level));
+        }
         guest.level = judge::worst(&guest.problems);
         guests.push(guest);
     }

@@ -4,6 +4,7 @@ mod check;
 mod gather;
 mod held_back;
 mod judge;
+mod locked;
 mod table;
 mod words;
 

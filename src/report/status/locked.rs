@@ -1,0 +1,48 @@
+//! A lock that a backup or a snapshot left at a guest.
+
+use super::{Backup, Level};
+use crate::guest::{Config, Place};
+use crate::journal::Outcome;
+use crate::sys::Root;
+use crate::sys::text::printable;
+use crate::vzdump::{GuestType, Job, Vmid};
+
+/// The locks under which vzdump and a snapshot work on a guest.
+const LOCKS: [&str; 3] = ["backup", "snapshot", "snapshot-delete"];
+
+/// What is wrong with a guest that has such a lock while nobody works under it; `config` as it was read before.
+pub fn left_locked(
+    root: &Root,
+    vmid: Vmid,
+    guest_type: GuestType,
+    config: &Config,
+) -> Option<String> {
+    let lock = config.lock.as_deref().filter(|lock| LOCKS.contains(lock))?;
+    if Job::any_at(root, vmid) || Job::snapshot_at(root, vmid) {
+        return None;
+    }
+    // Whoever worked under it may have ended since the configuration was read.
+    let Ok(Place::Here(now)) = Place::of(root, vmid) else { return None };
+    (now.lock.as_deref() == Some(lock)).then(|| words(vmid, guest_type, lock))
+}
+
+/// As bad as a failed backup where the last one failed: the lock keeps the next one from making up for it, and who reads
+/// only the worst has to read the way out.
+pub fn level_of_lock(last: Option<&Backup>) -> Level {
+    match last {
+        Some(last) if last.outcome == Outcome::Failed => Level::Critical,
+        _ => Level::Warning,
+    }
+}
+
+fn words(vmid: Vmid, guest_type: GuestType, lock: &str) -> String {
+    let lock = printable(lock, 60);
+    let program = match guest_type {
+        GuestType::Lxc => "pct",
+        GuestType::Qemu => "qm",
+    };
+    format!(
+        "it is locked ({lock}) and no backup is under way, so the next one fails: \
+         {program} unlock {vmid}"
+    )
+}
