@@ -133,27 +133,35 @@ pub fn try_now(root: &Root, vmid: Vmid, guest: &Guest, engine: &Engine) -> Resul
 }
 
 /// Notes what bringing back a guest's containers has shown of its engines: in these versions they start containers, or
-/// let them go on. `before` is how the steps were then. The caller holds the guest's lock.
+/// let them go on, or have refused every start, which takes away what an earlier start had shown. `before` is how the
+/// steps were then. The caller holds the guest's lock.
 pub fn learn(root: &Root, run: &Run, before: &[Step], engines: &Engines, deadline: Instant) {
     let steps = run.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
     let is_new = |(step, before): &(&Step, &Step)| {
         step.start_ms.is_some() && before.start_ms.is_none() && step.fate == Fate::Back
     };
+    let refused: BTreeSet<&str> = (steps.clone().zip(before))
+        .filter(|(step, before)| step.failures > before.failures)
+        .map(|(step, _)| step.engine.as_str())
+        .collect();
     let new: BTreeSet<(&str, bool)> = steps
         .zip(before)
         .filter(is_new)
         .map(|(step, _)| (step.engine.as_str(), step.action == Strategy::Pause))
         .collect();
-    if new.is_empty() {
+    if new.is_empty() && refused.is_empty() {
         return;
     }
     // What can't be learned now is tried before the next stop.
     let Ok(State::Running(guest)) = State::of(root, run.vmid) else { return };
     let deadline = deadline.min(Instant::now() + LEARN_LIMIT);
     let mut started = Started::load_of(root, run.vmid, &guest.boot);
+    let versions = |path| engines.at(path).and_then(|engine| engine.versions(deadline)).ok();
+    for path in refused.into_iter().filter(|path| !new.contains(&(path, false))) {
+        versions(path).into_iter().for_each(|versions| started.doubt(&versions));
+    }
     for (path, paused) in new {
-        let Ok(engine) = engines.at(path) else { continue };
-        let Ok(versions) = engine.versions(deadline) else { continue };
+        let Some(versions) = versions(path) else { continue };
         match paused {
             true => started.saw_unpause(&versions),
             false => started.saw_start(&versions),

@@ -126,6 +126,13 @@ impl Started {
         self.answered(versions);
     }
 
+    /// These versions have refused what they had started before: they are tried before the next stop.
+    pub fn doubt(&mut self, versions: &Versions) {
+        if let Some(seen) = self.seen.iter_mut().find(|seen| seen.versions == *versions) {
+            seen.started = None;
+        }
+    }
+
     /// Notes that it has let a paused container go on just now.
     pub fn saw_unpause(&mut self, versions: &Versions) {
         self.latest(versions).unpaused = Some(clock::rfc3339(clock::now()));

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 use stillpoint_sim::engine::container::{Restart, Spec, Status};
@@ -143,6 +144,28 @@ fn starting_what_a_backup_had_stopped_is_evidence_too() {
     assert_eq!(tries(&scene), 1);
     backup(&scene);
     assert_eq!(tries(&scene), 1, "runc 1.3.4 has started three containers");
+}
+
+#[test]
+fn what_starts_no_more_is_no_evidence_any_longer() {
+    let scene = snapshot();
+    backup(&scene);
+    // The same versions, and something else is broken now.
+    scene.when(At::Ended("pre-stop"), |guest| {
+        let engine = guest.engine.as_ref().unwrap();
+        engine.configure(|engine| engine.refuses_starts = Some(WORDS.to_owned()));
+    });
+    let evidence = scene.node.path("var/lib/stillpoint/started/9001.json");
+    let then = Arc::new(Mutex::new(String::new()));
+    let seen = Arc::clone(&then);
+    scene.when(At::Ended("job-end"), move |guest| {
+        *seen.lock().unwrap() = fs::read_to_string(&evidence).unwrap();
+        guest.engine.as_ref().unwrap().configure(|engine| engine.refuses_starts = None);
+    });
+    backup(&scene);
+    let then: Value = serde_json::from_str(&then.lock().unwrap()).unwrap();
+    assert_eq!(then["seen"][0]["started"], Value::Null, "{then:#}");
+    assert!(STACK.iter().all(|name| running(&scene, name)));
 }
 
 #[test]
