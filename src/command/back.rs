@@ -28,7 +28,7 @@ const ENGINE_WAIT: Duration = Duration::from_secs(60);
 const START_LIMIT: Duration = Duration::from_secs(120);
 const START_LOOK: Duration = Duration::from_millis(200);
 
-/// For a last look at what was removed, before it is told of.
+/// For a last look at removed containers, before they are reported.
 const TELL_LIMIT: Duration = Duration::from_secs(30);
 
 /// Brings back, at boot, what interrupted backups left at rest.
