@@ -80,7 +80,7 @@ impl Layers {
         Layers::read_by(|place| file::read_text(&root.path(place), LIMIT))
     }
 
-    /// As [`Layers::read`]; a cluster's file that cannot be read within [`CLUSTER_LIMIT`] is not used.
+    /// As [`Layers::read`]; a cluster's file that cannot be read within five seconds is not used.
     pub fn read_bounded(root: &Root) -> Layers {
         Layers::read_by(|place| {
             let read = || file::read_text(&root.path(place), LIMIT);

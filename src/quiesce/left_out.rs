@@ -49,7 +49,7 @@ impl Paths<'_> {
 }
 
 impl Plan {
-    /// Asks all engines where they keep their containers, for [`Plan::see_engine`].
+    /// Asks all engines where they keep their containers, and takes their answers into the plan.
     pub fn see_engines(&mut self, engines: &Engines, volumes: &Volumes, deadline: Instant) {
         let reachable: Vec<Engine> = engines.reachable().cloned().collect();
         let answers = at_once(&reachable, |engine| engine.info(deadline));
