@@ -11,8 +11,12 @@ use stillpoint::config::KEYS;
 
 mod directory;
 
+fn in_tree(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
 fn packaging(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging").join(path)
+    in_tree("packaging").join(path)
 }
 
 fn read(path: &str) -> String {
@@ -133,7 +137,7 @@ fn every_example_file_is_in_the_settings_page() {
 #[test]
 fn every_link_leads_somewhere() {
     let mut pages = files("doc");
-    pages.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"));
+    pages.extend(["README.md", "src/DESIGN.md", ".github/CONTRIBUTING.md"].map(in_tree));
     for page in pages {
         let text = fs::read_to_string(&page).unwrap();
         for link in text.split("](").skip(1) {
@@ -142,6 +146,97 @@ fn every_link_leads_somewhere() {
                 let target = page.parent().unwrap().join(link);
                 assert!(target.exists(), "{}: {link}", page.display());
             }
+        }
+    }
+}
+
+/// Every file below `directory` whose contents are text.
+fn texts(directory: &Path) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(texts(&path));
+        } else if let Ok(text) = fs::read_to_string(&path) {
+            found.push((path, text));
+        }
+    }
+    found
+}
+
+/// The titles of a page's sections.
+fn titles(page: &str) -> Vec<&str> {
+    let titles = page.lines().filter(|line| line.starts_with('#'));
+    titles.map(|line| line.trim_start_matches('#').split(" (").next().unwrap().trim()).collect()
+}
+
+/// Whether the words after `DESIGN.md, ` or `FACTS-PVE.md, ` begin with the title of a section.
+fn names_a_section(page: &str, words: &str) -> bool {
+    titles(page).iter().any(|title| words.starts_with(title))
+}
+
+#[test]
+fn every_page_and_section_that_a_comment_names_is_there() {
+    let homes = ["", "src", "tests", "tests/fixtures", "packaging/doc", ".github"].map(in_tree);
+    let find = |name: &str| homes.iter().map(|home| home.join(name)).find(|path| path.exists());
+    let mut sections = 0;
+    for (path, text) in
+        ["src", "bin", "hooks", "tests"].map(in_tree).iter().flat_map(|it| texts(it))
+    {
+        let seed_or_recording = ["fuzz/seeds", "fuzz/artifacts", "fuzz/corpus", "fuzz/target"];
+        if path == in_tree("tests/docs.rs")
+            || seed_or_recording.iter().any(|it| path.to_str().unwrap().contains(it))
+        {
+            continue;
+        }
+        // Comments are wrapped: a title may go on in the next line.
+        let lines = text.lines().map(|line| line.trim_start().trim_start_matches(['/', '!', '#']));
+        let flat = lines.collect::<Vec<_>>().join(" ").replace("  ", " ");
+        for old in ["`facts/", " facts/", "facts: ", "table of the design"] {
+            assert!(!flat.contains(old), "{}: '{old}' leads nowhere", path.display());
+        }
+        for (at, _) in flat.match_indices(".md") {
+            let start =
+                flat[..at].rfind(|it: char| !(it.is_alphanumeric() || "-_./*".contains(it)));
+            let name = flat[start.map_or(0, |start| start + 1)..at + 3]
+                .trim_start_matches("../")
+                .trim_start_matches('/');
+            if name.contains('*')
+                || name == ".md"
+                || flat[at + 3..].starts_with(char::is_alphanumeric)
+            {
+                continue;
+            }
+            let page = find(name).unwrap_or_else(|| panic!("{}: {name}", path.display()));
+            let Some(words) = flat[at + 3..].strip_prefix(", ") else { continue };
+            let has_sections = name.contains("FACTS-") || name.ends_with("DESIGN.md");
+            if has_sections && !words.starts_with('`') && !words.starts_with("tests/") {
+                let page = fs::read_to_string(page).unwrap();
+                assert!(names_a_section(&page, words), "{}: {name}, {words:.40}", path.display());
+                sections += 1;
+            }
+        }
+    }
+    assert!(sections > 2, "{sections}");
+}
+
+#[test]
+fn the_contributors_page_names_suites_and_files_that_there_are() {
+    let page = fs::read_to_string(in_tree(".github/CONTRIBUTING.md")).unwrap();
+    let mut words = page.split([' ', '`', '\n']).peekable();
+    let mut suites = 0;
+    while let Some(word) = words.next() {
+        if word == "--test" {
+            let suite = format!("tests/{}.rs", words.peek().unwrap());
+            assert!(in_tree(&suite).exists(), "{suite}");
+            suites += 1;
+        }
+    }
+    assert!(suites > 8, "{suites}");
+    for name in page.split('`').skip(1).step_by(2) {
+        let in_a_directory = ["src/", "tests/", "packaging/"].iter().any(|it| name.starts_with(it));
+        if in_a_directory && !name.contains([' ', '*']) && !name.contains("...") {
+            assert!(in_tree(name).exists(), "{name}");
         }
     }
 }

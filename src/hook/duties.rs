@@ -35,10 +35,10 @@ pub enum Duty {
     Summarize,
 }
 
-/// What is due in a call: the table of the design, phase by phase.
+/// What is due in a call: the table in DESIGN.md, Phases.
 ///
-/// job-init has no duty, for another job may be in the middle of a guest; pre-restart has none, for a failure
-/// there leaves a guest frozen or down. A VM is never quiesced.
+/// job-init has no duty, because another job may be in the middle of a guest. pre-restart has none, because a
+/// failure there leaves a guest frozen or down (FACTS-PVE.md, Exit status). A VM is never quiesced.
 pub fn duties(call: &Call) -> &'static [Duty] {
     use Duty::*;
     let subject = call.subject.as_ref();

@@ -2,7 +2,7 @@
 //!
 //! It is started anew once, under its final name: its command line is the task id and nothing
 //! else, and the task id holds its own pid and start time. It leads a session of its own, stands in
-//! `/`, and leaks descriptors 6, 7 and 11 into the hook.
+//! `/`, and leaks descriptors 6, 7 and 11 into the hook (FACTS-PVE.md, Process and pipes).
 
 use super::daemon::{JOB, reap};
 use super::wire::{Ended, Job, News, Order, Wire};
