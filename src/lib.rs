@@ -10,6 +10,7 @@ pub mod identity;
 pub mod inventory;
 pub mod journal;
 pub mod pbs;
+pub mod pve;
 pub mod quiesce;
 pub mod report;
 pub mod run;

@@ -4,8 +4,8 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::{print_json, tell};
-use crate::guest::Place;
 use crate::identity::{self, Change, Outlook, Verdict};
+use crate::pve::Place;
 use crate::quiesce;
 use crate::setup::{drop_in, snippet};
 use crate::sys::Root;

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::{print, print_json};
-use crate::guest::node_name;
 use crate::inventory::{self, Item, Place};
-use crate::pbs::storage::Attached;
 use crate::pbs::{BackupType, Choice, Pbs};
+use crate::pve::node_name;
+use crate::pve::storage::Attached;
 use crate::sys::text::{count, printable};
 use crate::sys::{Root, terminal};
 use crate::vzdump::Vmid;

@@ -4,7 +4,8 @@ use anyhow::{Context, Result, bail};
 
 use super::tell;
 use crate::engine::Engines;
-use crate::guest::{Place, State};
+use crate::guest::State;
+use crate::pve::Place;
 use crate::quiesce;
 use crate::run::Runs;
 use crate::sys::Root;

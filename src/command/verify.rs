@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::print;
-use crate::guest::node_name;
 use crate::inventory::{self, volid};
 use crate::journal::VerifyOutcome;
-use crate::pbs::storage::Attached;
 use crate::pbs::{BackupType, Choice, Entry, Pbs, Snapshot, Upid};
+use crate::pve::node_name;
+use crate::pve::storage::Attached;
 use crate::sys::text::{count, printable, token};
 use crate::sys::{Root, detach, signal};
 use crate::verify;

@@ -12,7 +12,7 @@ use super::messages::{
     NO_NOTE, NO_QUORUM, NODE_DAMAGED, NODE_NO_SNIPPET, NODE_OTHER, NODE_WITHOUT, NODES,
     NODES_UNKNOWN, QUORUM,
 };
-use crate::guest::{Member, members, node_name};
+use crate::pve::{Member, members, node_name};
 use crate::setup::{nodes, snippet, storages};
 use crate::sys::text::count;
 use crate::sys::{Root, file};

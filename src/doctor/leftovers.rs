@@ -3,7 +3,7 @@
 use super::check::Check;
 use super::message::Values;
 use super::messages::{GUESTS_UNKNOWN, LEFT_NOTHING, LOCKED, NO_CONFIG, SNAPSHOT};
-use crate::guest::{Config, Member, members};
+use crate::pve::{Config, Member, members};
 use crate::sys::{Root, file};
 use crate::vzdump::{GuestType, Job};
 

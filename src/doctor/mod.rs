@@ -40,8 +40,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::config::Settings;
-use crate::guest::node_name;
-use crate::pbs;
+use crate::pve;
+use crate::pve::node_name;
 use crate::sys::Root;
 
 /// The version of the report's shape.
@@ -128,7 +128,7 @@ pub fn examine_storage(root: &Root, id: &str, limit: Duration) -> Report {
     let about = format!("storage.{id}");
     let found = {
         let (root, id) = (root.clone(), id.to_string());
-        ask(&about, limit, move || pbs::storage::find(&root, &id))
+        ask(&about, limit, move || pve::storage::find(&root, &id))
     };
     let checks = match found.answer() {
         Err(none) => vec![none],
@@ -172,7 +172,7 @@ fn storages(
 ) -> Result<Vec<Question<Vec<Check>>>, Check> {
     let listed = {
         let root = root.clone();
-        ask("storages", limit, move || pbs::storage::read(&root))
+        ask("storages", limit, move || pve::storage::read(&root))
     };
     let all = listed
         .answer()?

@@ -8,7 +8,8 @@ use super::{
     storage_files, storage_owner, storage_prune, storage_rights, storage_server, storage_space,
 };
 use crate::config::Settings;
-use crate::pbs::{self, Error, Pbs};
+use crate::pbs::{Error, Pbs};
+use crate::pve;
 use crate::sys::Root;
 
 /// One question to the server; six are asked at the most, and none after one that had no answer.
@@ -20,7 +21,7 @@ pub fn storage(root: &Root, settings: &Settings, id: &str) -> Vec<Check> {
     let pbs = match Pbs::open(root, id) {
         Ok(pbs) => pbs,
         Err(error) => {
-            let fix = match pbs::storage::secret(root, id) {
+            let fix = match pve::storage::secret(root, id) {
                 Err(_) => format!("pvesm set {id} --password   # asks for the secret"),
                 Ok(_) => format!(
                     "sed -n '/^pbs: {id}$/,/^$/p' /etc/pve/storage.cfg   # and mend it there"

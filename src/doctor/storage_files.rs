@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use super::check::Check;
 use super::storage_subject::Subject;
 use crate::config::Settings;
-use crate::pbs::storage::Target;
+use crate::pve::storage::Target;
 use crate::sys::Root;
 
 const SECRETS: &str = "/etc/pve/priv/storage";

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use super::check::Check;
 use super::storage_subject::Subject;
-use crate::guest::members;
 use crate::pbs::{BackupType, Error, Pbs};
+use crate::pve::members;
 use crate::sys::Root;
 use crate::sys::text::printable;
 use crate::vzdump::GuestType;

@@ -6,7 +6,7 @@ use super::check::Check;
 use super::storage_subject::Subject;
 use super::{jobs, vzdump};
 use crate::pbs::look::{MODIFY, PRUNE};
-use crate::pbs::storage::{self, Target};
+use crate::pve::storage::{self, Target};
 use crate::sys::Root;
 use crate::sys::text::printable;
 

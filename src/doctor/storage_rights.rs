@@ -6,7 +6,7 @@ use super::check::Check;
 use super::storage_subject::Subject;
 use crate::pbs::Error;
 use crate::pbs::look::{AUDIT, BACKUP, MODIFY, PRUNE, VERIFY};
-use crate::pbs::storage::Target;
+use crate::pve::storage::Target;
 
 /// The least role with which backups can be made, listed and verified.
 const ROLE: &str = "DatastoreBackup";

@@ -5,9 +5,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::check::Check;
 use super::storage_rights;
 use super::storage_subject::Subject;
-use crate::pbs::storage::Target;
 use crate::pbs::tls::Fingerprint;
 use crate::pbs::{Certificate, Error, SECOND_FACTOR};
+use crate::pve::storage::Target;
 use crate::sys::clock;
 
 /// A certificate that the server made for itself is renewed by hand.

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Place, State};
+use super::State;
+use crate::pve::Place;
 use crate::sys::{Root, program};
 use crate::vzdump::Vmid;
 

@@ -6,8 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::mounts::{Medium, Mounted, Mounts};
-use super::node_name;
-use crate::pbs::storage;
+use crate::pve::{node_name, storage};
 use crate::sys::look::Watched;
 use crate::sys::{Root, bounded, file};
 

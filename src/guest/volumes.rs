@@ -3,9 +3,10 @@
 
 use std::path::Path;
 
+use super::Guest;
 use super::mounts::{Medium, Mounted, Mounts};
-use super::{Config, Guest};
 use crate::engine::Data;
+use crate::pve::Config;
 use crate::sys::text::excerpt;
 
 /// So many paths of one mount of a container are named: nobody reads more of them at once.

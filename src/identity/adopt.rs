@@ -8,9 +8,10 @@ use super::change::Change;
 use super::copies;
 use super::owner::{NetLine, Outward, Owned, Records};
 use super::survey::{Survey, running};
-use crate::guest::edit::write_together;
-use crate::guest::{Family, Net, Place, State};
+use crate::guest::State;
 use crate::journal::{Identity, IdentityOutcome, Journal, Record};
+use crate::pve::edit::write_together;
+use crate::pve::{Family, Net, Place};
 use crate::sys::{Root, lock, text};
 use crate::vzdump::Vmid;
 

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::restores::Restored;
-use crate::guest::{Config, Family, Mac, Member, Net};
+use crate::pve::{Config, Family, Mac, Member, Net};
 use crate::sys::text::printable;
 use crate::vzdump::{GuestType, Vmid};
 

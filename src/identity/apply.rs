@@ -8,9 +8,9 @@ use super::copies::{self, Copy};
 use super::decide::Due;
 use super::owner::{Changed, Owned, Records};
 use crate::config::Restore;
-use crate::guest::Mac;
-use crate::guest::edit::{Grammar, Rewrite, write_together};
 use crate::journal::{Identity, IdentityOutcome, Journal, Record, SettingChange};
+use crate::pve::Mac;
+use crate::pve::edit::{Grammar, Rewrite, write_together};
 use crate::sys::{Root, clock, failpoint};
 use crate::vzdump::Vmid;
 

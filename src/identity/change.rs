@@ -6,8 +6,8 @@ use super::appearance::Appearance;
 use super::decide::Due;
 use super::owner::{NetLine, Outward};
 use crate::config::{Address, Restore};
-use crate::guest::edit::Edit;
-use crate::guest::{Family, Mac, Net};
+use crate::pve::edit::Edit;
+use crate::pve::{Family, Mac, Net};
 use crate::vzdump::Vmid;
 
 /// Proxmox VE's own, where the datacenter has no other.

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::guest::Config;
+use crate::pve::Config;
 use crate::sys::{Root, file, text};
 use crate::vzdump::Vmid;
 

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use super::appearance::{Appearance, Rival};
 use super::restores::Restored;
 use crate::config::Identity;
-use crate::guest::Mac;
+use crate::pve::Mac;
 use crate::vzdump::Vmid;
 
 /// All that the decision hangs on.
@@ -299,7 +299,7 @@ impl Case {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::Net;
+    use crate::pve::Net;
     use crate::vzdump::GuestType;
 
     const MAC: &str = "BC:24:11:00:00:01";

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::appearance::Appearance;
 use super::owner::Records;
 use super::restores::{Restored, Restores};
-use crate::guest::{Config, Member};
+use crate::pve::{Config, Member};
 use crate::sys::Root;
 use crate::vzdump::Vmid;
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::appearance::{Appearance, Known};
 use super::decide::Recorded;
-use crate::guest::{Mac, Net, Place};
+use crate::pve::{Mac, Net, Place};
 use crate::sys::{Root, clock, file, text};
 use crate::vzdump::Vmid;
 

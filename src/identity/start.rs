@@ -12,7 +12,8 @@ use super::owner::Records;
 use super::restores::Restored;
 use super::survey::Survey;
 use crate::config::{Restore, Settings};
-use crate::guest::{Mac, State};
+use crate::guest::State;
+use crate::pve::Mac;
 use crate::sys::{Root, file, lock, random};
 use crate::vzdump::Vmid;
 

@@ -10,7 +10,8 @@ use super::doubt;
 use super::owner::Records;
 use super::restores::{Restored, Restores};
 use crate::config::Settings;
-use crate::guest::{State, members, reported};
+use crate::guest::State;
+use crate::pve::{members, reported};
 use crate::sys::{Root, text};
 use crate::vzdump::{GuestType, Vmid};
 

@@ -2,8 +2,8 @@ use chrono::{DateTime, SecondsFormat};
 use serde::{Serialize, Serializer};
 
 use super::Place;
-use crate::pbs::storage::Attached;
 use crate::pbs::{BackupType, Entry, Snapshot, Verification, VerifyState};
+use crate::pve::storage::Attached;
 use crate::sys::text::printable;
 
 /// A snapshot on a backup server, with the names that the journal has for the same.

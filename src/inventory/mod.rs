@@ -8,7 +8,7 @@ use std::io;
 
 use serde::Serialize;
 
-use crate::pbs::storage::{self, Attached};
+use crate::pve::storage::{self, Attached};
 use crate::sys::Root;
 
 /// A storage of Proxmox VE that leads to a backup server.

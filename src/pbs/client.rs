@@ -10,8 +10,8 @@ use rustls::ClientConfig;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::storage::{self, Secret, Target};
 use super::{fields, tls};
+use crate::pve::storage::{self, Secret, Target};
 use crate::sys::Root;
 use crate::sys::http::{Body, Client, Failure, Incoming, Limit, Method, Request};
 use crate::sys::text;

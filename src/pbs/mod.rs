@@ -1,4 +1,4 @@
-//! Proxmox Backup Server: the storage that PVE knows, a client for it, its snapshots and its tasks.
+//! Proxmox Backup Server: a client for it, its snapshots and its tasks.
 
 mod certificate;
 mod client;
@@ -8,7 +8,6 @@ mod progress;
 #[cfg(test)]
 mod recorded;
 mod snapshot;
-pub mod storage;
 mod task;
 pub mod tls;
 mod words;

@@ -133,7 +133,8 @@ impl Plan {
 mod tests {
     use super::*;
     use crate::config::Settings;
-    use crate::guest::{Config, Mounts};
+    use crate::guest::Mounts;
+    use crate::pve::Config;
     use crate::run::QuiescedContainer;
     use crate::vzdump::Vmid;
     use serde_json::json;

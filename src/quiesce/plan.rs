@@ -238,7 +238,8 @@ impl Plan {
 mod tests {
     use super::*;
     use crate::engine::Data;
-    use crate::guest::{Config, Mounts};
+    use crate::guest::Mounts;
+    use crate::pve::Config;
 
     fn container(name: &str, labels: &[(&str, &str)]) -> Container {
         Container {

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::config::Settings;
-use crate::guest::{self, Config, Place, State};
+use crate::guest::{self, State};
+use crate::pve::{Config, Place};
 use crate::report::{log, mail};
 use crate::run::{Run, Runs};
 use crate::sys::text::printable;

@@ -8,10 +8,10 @@ use std::time::Instant;
 use crate::config::{Restore, Settings};
 use crate::engine::{Backing, Container, Data, Engine, Error};
 use crate::guest::{
-    Config, Guest, Holder, LeftOut, Medium, Member, Mounted, Place, Site, Sites, Volumes, members,
-    of_mounted, server,
+    Guest, Holder, LeftOut, Medium, Mounted, Site, Sites, Volumes, of_mounted, server,
 };
 use crate::identity::{Copied, copied_from};
+use crate::pve::{Config, Member, Place, members};
 use crate::sys::Root;
 use crate::sys::text::printable;
 use crate::sys::tree::Tree;

@@ -12,7 +12,8 @@ use super::survey::survey;
 use super::trial;
 use crate::config::{OnError, Settings, Strategy};
 use crate::engine::{Engine, Engines, Error, Unreachable, at_once};
-use crate::guest::{Guest, Place, State, Volumes};
+use crate::guest::{Guest, State, Volumes};
+use crate::pve::Place;
 use crate::run::{By, Fate, Quiesce, Run, Runs, Step};
 use crate::sys::{Root, clock, detach, failpoint, signal, text};
 

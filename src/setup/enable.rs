@@ -4,8 +4,9 @@ use anyhow::{Context, Result, bail};
 
 use super::{kept, nodes, snippet, storages};
 use crate::config::Settings;
-use crate::guest::{self, Config, Member, Place};
+use crate::guest;
 use crate::identity;
+use crate::pve::{self, Config, Member, Place};
 use crate::setup::storages::Storage;
 use crate::sys::Root;
 use crate::vzdump::{GuestType, Vmid};
@@ -46,9 +47,9 @@ impl Which<'_> {
             }
             Which::All => {
                 let here = |member: &Member| {
-                    member.node.is_none() || member.node.as_deref() == Some(&guest::node_name(root))
+                    member.node.is_none() || member.node.as_deref() == Some(&pve::node_name(root))
                 };
-                let members = guest::members(root)?.into_iter();
+                let members = pve::members(root)?.into_iter();
                 Ok(members
                     .filter(|member| member.guest_type == GuestType::Lxc && here(member))
                     .map(|member| member.vmid)

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::nodes::write;
 use super::storages;
-use crate::guest::{Config, Mac, Net, Place};
 use crate::identity::{Appearance, Changed, Records};
+use crate::pve::{Config, Mac, Net, Place};
 use crate::sys::{Root, file};
 use crate::vzdump::Vmid;
 

@@ -10,7 +10,6 @@ pub mod nodes;
 mod register;
 pub mod snippet;
 pub mod storages;
-mod vzdump_conf;
 
 pub use enable::{Told, Which, disable, enable};
 pub use register::{chained_script, register, unregister};

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::snippet;
 use super::storages::{Storage, directories};
-use crate::guest::node_name;
+use crate::pve::node_name;
 use crate::sys::{Root, clock, file};
 
 const DIRECTORY: &str = "/etc/pve/stillpoint/nodes";

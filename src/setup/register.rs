@@ -7,8 +7,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use anyhow::{Context, Result, bail};
 
 use super::enable::Which;
-use super::{drop_in, nodes, snippet, storages, vzdump_conf};
+use super::{drop_in, nodes, snippet, storages};
 use crate::identity;
+use crate::pve::vzdump_conf;
 use crate::sys::outside::Place;
 use crate::sys::{Root, file};
 

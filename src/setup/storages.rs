@@ -5,8 +5,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::guest::node_name;
-use crate::pbs::storage::{self, Section};
+use crate::pve::node_name;
+use crate::pve::storage::{self, Section};
 use crate::sys::Root;
 
 /// Where PVE's own storage `local` lies; storage.cfg need not name it.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::pending::Pending;
-use crate::pbs::storage::Target;
+use crate::pve::storage::Target;
 
 /// What a person can do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,8 +4,8 @@ use super::judge::Verdict;
 use super::pending::{Ended, Pending};
 use super::queue::Queue;
 use crate::journal::{BY_SERVER, Journal, Record, Verify, VerifyOutcome};
-use crate::pbs::storage::Target;
 use crate::pbs::{Pbs, State, encrypted};
+use crate::pve::storage::Target;
 use crate::sys::Root;
 
 /// The end of a verify, with what the server says of the snapshot.

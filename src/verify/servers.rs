@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::pending::{Pending, datastore};
-use crate::pbs::storage::{self, Secret, Target};
 use crate::pbs::{Error, Pbs};
+use crate::pve::storage::{self, Secret, Target};
 use crate::sys::Root;
 
 /// The backup servers of a collection: one connection for each storage, and one attempt in each round for a server

@@ -7,7 +7,8 @@ use super::due::not_due;
 use super::pending::{Pending, Purpose};
 use super::queue::Queue;
 use crate::config::Settings;
-use crate::pbs::{Snapshot, storage};
+use crate::pbs::Snapshot;
+use crate::pve::storage;
 use crate::run::{Run, VerifyStart};
 use crate::sys::Root;
 

@@ -4,7 +4,8 @@ use super::lines;
 use crate::doctor::check::Check;
 use crate::doctor::message::Names;
 use crate::doctor::messages::{FUSE_ALLOWED, FUSE_MOUNTED};
-use crate::guest::{Config, Mounts};
+use crate::guest::Mounts;
+use crate::pve::Config;
 use crate::vzdump::Vmid;
 
 pub fn fuse(vmid: Vmid, text: &str, config: &Config, mounts: &Mounts) -> Option<Check> {

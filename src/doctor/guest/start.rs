@@ -15,7 +15,7 @@ use crate::doctor::messages::{
 };
 use crate::doctor::node::is_executable;
 use crate::engine::{Container, Restart};
-use crate::guest::{Config, Member};
+use crate::pve::{Config, Member};
 use crate::run::Step;
 use crate::setup::drop_in;
 use crate::setup::snippet::is_ours;

@@ -11,8 +11,9 @@ use anyhow::{Result, bail};
 
 use self::services::{Kind, Services};
 use super::copies::{self, Copy};
-use crate::guest::{Config, Guest, Place, State};
+use crate::guest::{Guest, State};
 use crate::journal::{Journal, Record, Renewed};
+use crate::pve::{Config, Place};
 use crate::report::{log, mail};
 use crate::sys::{Root, failpoint, lock, text};
 use crate::vzdump::Vmid;

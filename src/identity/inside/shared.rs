@@ -5,7 +5,8 @@ use std::io;
 use anyhow::Result;
 
 use super::copies::Copy;
-use crate::guest::{Guest, Place, State};
+use crate::guest::{Guest, State};
+use crate::pve::Place;
 use crate::report::log;
 use crate::sys::Root;
 use crate::sys::tree::Tree;

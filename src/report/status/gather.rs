@@ -12,7 +12,8 @@ use super::{
     Verify, What, held_back,
 };
 use crate::config::Settings;
-use crate::guest::{Config, members, node_name, way_to_start};
+use crate::guest::way_to_start;
+use crate::pve::{Config, members, node_name};
 use crate::report::history::{History, LastBackup, Past, Proof};
 use crate::report::metrics;
 use crate::report::not_back::{Lost, on_the_node};

@@ -1,8 +1,8 @@
 //! A lock that a backup or a snapshot left at a guest.
 
 use super::{Backup, Level};
-use crate::guest::{Config, Place};
 use crate::journal::Outcome;
+use crate::pve::{Config, Place};
 use crate::sys::Root;
 use crate::sys::text::printable;
 use crate::vzdump::{GuestType, Job, Vmid};

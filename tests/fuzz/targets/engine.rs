@@ -6,6 +6,7 @@ use std::path::Path;
 use stillpoint::config::{Settings, Strategy};
 use stillpoint::engine::{Container, Info, Status};
 use stillpoint::guest;
+use stillpoint::pve::Config;
 use stillpoint::quiesce::{self, Plan, start_order};
 use stillpoint::vzdump::Vmid;
 
@@ -65,7 +66,7 @@ pub fn plan(input: &[u8]) {
         }
     }
     let mounts = guest::Mounts::parse(&config);
-    let volumes = guest::Volumes::new(Some(guest::Config::parse(&config)), mounts);
+    let volumes = guest::Volumes::new(Some(Config::parse(&config)), mounts);
     let settings = Settings::default();
     let plan = quiesce::plan(Vmid(9001), &containers, &settings, &volumes);
 

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use stillpoint::config::Settings;
-use stillpoint::guest::edit::{Edit, Grammar, edited};
-use stillpoint::guest::{Config, Mount, Net};
-use stillpoint::pbs::{storage, tls};
+use stillpoint::pbs::tls;
+use stillpoint::pve::edit::{Edit, Grammar, edited};
+use stillpoint::pve::{Config, Mount, Net, storage};
 use stillpoint::vzdump::{TaskLog, Upid, Vmid};
 
 use super::{Node, assert_sayable, assert_short_words};

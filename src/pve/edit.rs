@@ -85,7 +85,7 @@ impl Rewrite {
     /// # Errors
     /// When it can't be read, or is larger than a file in `/etc/pve` can be.
     pub fn read(path: &Path, grammar: Grammar, edits: &[Edit]) -> Result<Option<Rewrite>> {
-        let old = match file::read(path, super::config::LIMIT) {
+        let old = match file::read(path, super::guest::LIMIT) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             other => other.with_context(|| path.display().to_string())?,
         };
@@ -113,12 +113,12 @@ impl Rewrite {
     }
 
     fn is_in_place(&self) -> bool {
-        file::read(&self.path, super::config::LIMIT).is_ok_and(|now| now == self.new)
+        file::read(&self.path, super::guest::LIMIT).is_ok_and(|now| now == self.new)
     }
 
     /// Nobody but us may have written meanwhile.
     fn is_unchanged(&self) -> Result<()> {
-        let now = file::read(&self.path, super::config::LIMIT)
+        let now = file::read(&self.path, super::guest::LIMIT)
             .with_context(|| self.path.display().to_string())?;
         if now != self.old {
             bail!("{} was changed meanwhile: nothing is written", self.path.display());

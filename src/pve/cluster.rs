@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use super::config::{self, Config};
+use super::guest::{self, Config};
 use crate::sys::Root;
 use crate::vzdump::{GuestType, Vmid};
 
@@ -21,7 +21,7 @@ pub struct Member {
 impl Member {
     /// Reads its configuration; `None` where the guest was removed or migrated meanwhile.
     pub fn config(&self) -> Result<Option<Config>> {
-        config::read(&self.path)
+        guest::read(&self.path)
     }
 }
 
