@@ -186,12 +186,20 @@ pub fn is_in_our_pid_namespace(pid: i32) -> io::Result<bool> {
     Ok(its == fs::read_link("/proc/self/ns/pid")?)
 }
 
-/// The processes of the node whose first argument begins with `prefix`.
-pub fn with_title(prefix: &str) -> io::Result<Vec<(i32, String)>> {
+/// The processes of the node that are wholly of that user and whose first argument begins with `prefix`.
+///
+/// A command line lies in the memory of its process, and a process in a guest can keep its memory locked for ever: then
+/// whoever reads the command line waits for ever. So only those of the user, in our pid namespace, are read.
+pub fn with_title(prefix: &str, uid: u32) -> io::Result<Vec<(i32, String)>> {
+    let ours = fs::read_link("/proc/self/ns/pid")?;
+    let is_ours = |pid| fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|its| its == ours);
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let name = entry?.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        if !is_ours(pid) || !is_of_user(pid, uid).unwrap_or(false) {
+            continue;
+        }
         // A process that ended since the directory was read is none.
         let title = arguments(pid).ok().and_then(|arguments| arguments.into_iter().next());
         found.extend(title.filter(|title| title.starts_with(prefix)).map(|title| (pid, title)));

@@ -70,7 +70,7 @@ impl Job {
     /// Whether a snapshot of this guest is being made or deleted by a task of its own (`vzsnapshot`, `vzdelsnapshot`,
     /// `qmsnapshot`, `qmdelsnapshot`), which locks the guest as vzdump does.
     pub fn snapshot_at(root: &Root, vmid: Vmid) -> bool {
-        let Ok(tasks) = process::with_title("task UPID:") else { return true };
+        let Ok(tasks) = process::with_title("task UPID:", worker_user(root)) else { return true };
         tasks
             .into_iter()
             .filter_map(|(pid, title)| Some((pid, Upid::from_command_line(&title)?)))
@@ -110,20 +110,22 @@ fn task_above(root: &Root, mut pid: i32, session: i32) -> Option<(Process, Upid)
 
 /// The process behind a title, where it is what the title says. Any user, and any process in a guest, can have itself
 /// shown as `task UPID:...`; a worker has the pid and the start time of its UPID, is root's, and is in our pid namespace.
-///
-/// On a simulated node, which need not be root's, it is a process of our own user.
 fn worker_of(root: &Root, pid: i32, upid: &Upid) -> Option<Process> {
     let process = Process::find(pid).ok()?;
-    let user = root.directory().map_or(0, |_| nix::unistd::geteuid().as_raw());
     let is_worker = upid.worker() == Some((pid, process.started))
-        && process::is_of_user(pid, user).ok()?
+        && process::is_of_user(pid, worker_user(root)).ok()?
         && process::is_in_our_pid_namespace(pid).ok()?;
     // What was read of it is its own only if it is still there.
     (is_worker && process.alive()).then_some(process)
 }
 
+/// Whose a worker is: root's, and on a simulated node, which need not be root's, our own user's.
+fn worker_user(root: &Root) -> u32 {
+    root.directory().map_or(0, |_| nix::unistd::geteuid().as_raw())
+}
+
 fn at_work(root: &Root, vmid: Vmid, counts: impl Fn(i32, &Upid) -> bool) -> bool {
-    let Ok(tasks) = process::with_title("task UPID:") else { return true };
+    let Ok(tasks) = process::with_title("task UPID:", worker_user(root)) else { return true };
     tasks
         .into_iter()
         .filter_map(|(pid, title)| Some((pid, Upid::from_command_line(&title)?)))
