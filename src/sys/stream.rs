@@ -4,10 +4,12 @@
 //! Time limits per read or write (`SO_RCVTIMEO`, `SO_SNDTIMEO`) start anew with every byte, and the standard library's
 //! connect to a Unix socket waits for ever when the listener's backlog is full.
 
+mod unix;
+
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,6 +19,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv, send};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
+
+use unix::UnixSocket;
 
 /// The longest that one of the steps before the answer (name resolution, connect, TLS handshake, sending) may take.
 /// The answer itself may take until the caller's deadline, since stopping a container legitimately takes minutes.
@@ -158,13 +162,16 @@ fn resolve(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, 
 
 /// A connected, non-blocking stream socket.
 #[derive(Debug)]
-struct Socket(OwnedFd);
+enum Socket {
+    Tcp(OwnedFd),
+    Unix(UnixSocket),
+}
 
 impl Socket {
     fn unix(dial: &Dial, deadline: Instant) -> Result<Socket, Fault> {
         loop {
             match dial() {
-                Ok(socket) => return Ok(Socket(socket)),
+                Ok(socket) => return Ok(Socket::Unix(socket.into())),
                 // The backlog is full: poll cannot tell when it no longer is.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     thread::sleep(BACKLOG_PAUSE.min(left(deadline)?));
@@ -184,7 +191,7 @@ impl Socket {
                 Ok(stream) => {
                     stream.set_nonblocking(true)?;
                     stream.set_nodelay(true)?;
-                    return Ok(Socket(stream.into()));
+                    return Ok(Socket::Tcp(stream.into()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
                 Err(error) => fault = Fault::Io(error),
@@ -199,7 +206,7 @@ impl Socket {
             // One millisecond more, since poll rounds down and would spin at the end.
             let time = left(deadline)? + Duration::from_millis(1);
             let time = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
-            match poll(&mut [PollFd::new(self.0.as_fd(), events)], time) {
+            match poll(&mut [PollFd::new(self.as_fd(), events)], time) {
                 Ok(0) | Err(Errno::EINTR) => {}
                 Ok(_) => return Ok(()),
                 Err(error) => return Err(error.into()),
@@ -216,17 +223,29 @@ fn left(deadline: Instant) -> Result<Duration, Fault> {
     }
 }
 
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Socket::Tcp(socket) => socket.as_fd(),
+            Socket::Unix(socket) => socket.as_fd(),
+        }
+    }
+}
+
 /// Never waits: `WouldBlock` says that there is nothing to read yet.
 impl Read for &Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        Ok(recv(self.0.as_raw_fd(), buffer, MsgFlags::empty())?)
+        match self {
+            Socket::Tcp(socket) => Ok(recv(socket.as_raw_fd(), buffer, MsgFlags::empty())?),
+            Socket::Unix(socket) => socket.read(buffer),
+        }
     }
 }
 
 /// Never waits: `WouldBlock` says that the peer takes no more for now.
 impl Write for &Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(send(self.0.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?)
+        Ok(send(self.as_fd().as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -329,7 +348,7 @@ impl Stream {
     pub fn is_idle(&mut self) -> bool {
         let Some(tls) = &mut self.tls else {
             let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-            return recv(self.socket.0.as_raw_fd(), &mut [0], flags) == Err(Errno::EAGAIN);
+            return recv(self.socket.as_fd().as_raw_fd(), &mut [0], flags) == Err(Errno::EAGAIN);
         };
         // Session tickets may arrive at any time; who sends more than a few records of such is not idle.
         for _ in 0..8 {
