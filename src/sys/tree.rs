@@ -250,6 +250,47 @@ mod tests {
         assert!(!guest.0.join("quiesced.json").exists());
     }
 
+    /// Most guests of a node have the same user ids there.
+    #[test]
+    fn what_another_guest_has_on_its_way_keeps_no_socket_from_being_handed_back() {
+        let guest = Guest::new();
+        let engine = guest.0.join("root/run/docker.sock");
+        let _engine = UnixListener::bind(&engine).unwrap();
+        guest.shift();
+        std::fs::set_permissions(&engine, PermissionsExt::from_mode(0o666)).unwrap();
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        // The limits that most programs are started with, vzdump among them.
+        let mut limit = nix::libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: these write and read the structure, which outlives them.
+        unsafe {
+            assert_eq!(nix::libc::getrlimit(nix::libc::RLIMIT_NOFILE, &raw mut limit), 0);
+            limit.rlim_cur = 1024;
+            assert_eq!(nix::libc::setrlimit(nix::libc::RLIMIT_NOFILE, &raw const limit), 0);
+        }
+        // A process of that user with 8000 descriptors in sockets that nobody reads.
+        let script = "import os, resource, socket, sys\n\
+            resource.setrlimit(resource.RLIMIT_NOFILE, (8192, 8192)); os.setgid(100000); os.setuid(100000)\n\
+            pairs = [socket.socketpair() for _ in range(100)]; file = os.open('/dev/null', os.O_RDONLY)\n\
+            for pair in pairs: socket.send_fds(pair[0], [b'x'], [file] * 80)\n\
+            print('sent', flush=True); sys.stdin.read()";
+        let mut neighbour = std::process::Command::new("/usr/bin/python3");
+        neighbour.args(["-c", script]).stdin(std::process::Stdio::piped());
+        let Ok(mut neighbour) = neighbour.stdout(std::process::Stdio::piped()).spawn() else {
+            return;
+        };
+        let mut said = String::new();
+        let output = neighbour.stdout.take().unwrap();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut said).unwrap();
+        assert_eq!(said, "sent\n");
+        let socket = guest.tree().socket("/run/docker.sock").unwrap().unwrap();
+        let connected = socket.connect();
+        drop(neighbour.stdin.take());
+        neighbour.wait().unwrap();
+        connected.unwrap();
+    }
+
     #[test]
     fn a_symlink_inside_the_guest_is_followed() {
         let guest = Guest::new();

@@ -41,6 +41,7 @@ pub struct Inside {
 impl Inside {
     /// Opens the root, makes sure that it is not the node's, and takes the rights. `init` is the pidfd of a guest's init.
     pub fn enter(place: Place, init: Option<BorrowedFd<'_>>) -> io::Result<Inside> {
+        rights::prepare()?;
         if init.is_some() {
             rights::leave_mounts_of_the_caller();
         }

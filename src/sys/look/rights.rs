@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::{set_dumpable, set_no_new_privs};
@@ -57,7 +58,31 @@ fn become_user(uid: Uid, gid: Gid) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives up every other capability, also for what might be executed, and hides the memory from who has the same rights.
+/// What has to be done before the rights of a guest are taken.
+///
+/// Its root has the rights to trace a process of its own user namespace, and gets hold of this one by a connection that it
+/// makes (`SO_PEERPIDFD`): from the first moment there it can be neither traced nor robbed of its descriptors.
+///
+/// Descriptors on their way between processes count for their user, which is the same one in most guests of a node, and above
+/// the limit of open files none can be sent: with the highest limit that there is, no guest keeps a socket from being handed
+/// back from another. Who may not raise it (no CAP_SYS_RESOURCE) has as much as its caller may have.
+pub fn prepare() -> io::Result<()> {
+    set_dumpable(false)?;
+    let most = std::fs::read_to_string("/proc/sys/fs/nr_open")?;
+    let most = most.trim().parse().map_err(io::Error::other)?;
+    let mut limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+    // SAFETY: these read and write the structure, which outlives them.
+    unsafe {
+        if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) != 0 {
+            Errno::result(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit))?;
+            limit.rlim_cur = limit.rlim_max;
+            Errno::result(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit))?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives up every other capability, also for what might be executed.
 fn keep_only(kept: &[u32]) -> io::Result<()> {
     set_no_new_privs()?;
     set_dumpable(false)?;
