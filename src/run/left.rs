@@ -82,7 +82,7 @@ impl Left {
             if self.containers.is_empty() {
                 return Ok(file::remove(&path)?);
             }
-            fs::create_dir_all(root.path(DIRECTORY))?;
+            file::own_directory(&root.path(DIRECTORY))?;
             let bytes = serde_json::to_vec_pretty(self)?;
             ensure!(bytes.len() as u64 <= LIMIT, "it would be larger than {LIMIT} bytes");
             Ok(file::replace(&path, &bytes, 0o600)?)

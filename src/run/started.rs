@@ -104,7 +104,7 @@ impl Started {
     pub fn save(&self, root: &Root, vmid: Vmid) -> Result<()> {
         let path = path(root, vmid);
         let write = || -> Result<()> {
-            fs::create_dir_all(directory(root))?;
+            file::own_directory(&directory(root))?;
             Ok(file::replace(&path, &serde_json::to_vec_pretty(self)?, 0o600)?)
         };
         write().with_context(|| path.display().to_string())

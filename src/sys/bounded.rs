@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::look::{Watched, deadline_read, fork};
+use super::look::{Watched, deadline_read, fork, is_apart};
 
 /// Runs `work` in a process of its own and waits at most `limit` for its result.
 ///
 /// What is looked at may hang for ever, beyond the reach of any signal: a storage whose server is gone, `/etc/pve` without its
-/// daemon. The process is then left behind, and none is started for the same while it lives. What `work` changes in memory is
+/// daemon. The process is then left behind, and none is started for the same while it lives; of several callers one looks at a time. What `work` changes in memory is
 /// not seen by the caller. It uses no standard streams.
 ///
 /// # Errors
@@ -23,6 +23,8 @@ pub fn within<T>(watched: &Watched, limit: Duration, work: impl FnOnce() -> T) -
 where
     T: Serialize + DeserializeOwned,
 {
+    // What runs in such a process already has the lock of whoever waits for it.
+    let _alone = if is_apart() { None } else { watched.alone(limit)? };
     if let Some(error) = watched.earlier() {
         return Err(error);
     }
@@ -66,5 +68,23 @@ mod tests {
     fn work_that_panics_is_an_error() {
         let result = within(&watched(), Duration::from_secs(60), || -> u8 { panic!("on purpose") });
         assert!(result.is_err());
+    }
+
+    #[test]
+    fn of_several_who_look_at_once_one_looks_at_a_time() {
+        let (watched, limit) = (watched(), Duration::from_secs(60));
+        let place = std::env::temp_dir().join(crate::sys::text::token());
+        let alone = || {
+            let is_alone = std::fs::create_dir(&place).is_ok();
+            std::thread::sleep(Duration::from_millis(50));
+            is_alone && std::fs::remove_dir(&place).is_ok()
+        };
+        std::thread::scope(|scope| {
+            let looks = [(); 4].map(|()| scope.spawn(|| within(&watched, limit, alone)));
+            assert_eq!(looks.map(|look| look.join().unwrap().unwrap()), [true; 4]);
+        });
+        // Who looks already has the lock, and does not wait for it.
+        let twice = within(&watched, limit, || within(&watched, limit, || 7).unwrap_or_default());
+        assert_eq!(twice.unwrap(), 7);
     }
 }

@@ -2,7 +2,6 @@
 //! we have. One small request a guest; nothing is verified.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -69,7 +68,7 @@ impl Looks {
             return Ok(file::remove(&path)?);
         }
         let parent = path.parent().context("it has no directory")?;
-        fs::create_dir_all(parent)?;
+        file::own_directory(parent)?;
         Ok(file::replace(&path, &serde_json::to_vec_pretty(self)?, 0o600)?)
     }
 }

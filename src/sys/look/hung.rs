@@ -110,7 +110,7 @@ impl Watched {
         );
         if let Some(child) = child {
             let hung = serde_json::to_vec(&Hung { child, init: self.init.clone() });
-            let directory = self.marker.parent().map(std::fs::create_dir_all);
+            let directory = self.marker.parent().map(file::own_directory);
             if let (Ok(hung), Some(Ok(()))) = (hung, directory) {
                 // Without it the next look costs the limit again, and that is all.
                 let _ = file::replace(&self.marker, &hung, 0o600);

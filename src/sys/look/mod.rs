@@ -23,7 +23,7 @@ pub use hung::Watched;
 pub use kept::{keep, looker};
 pub use looker::Looker;
 pub use serve::serve_if_asked;
-pub(super) use spawn::fork;
+pub(super) use spawn::{fork, is_apart};
 
 pub(super) use wire::deadline_read;
 pub use wire::{Answer, Identity, Place, Reply, Request};

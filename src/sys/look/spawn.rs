@@ -32,6 +32,9 @@ const FREE: RawFd = 10;
 /// `linux/sched.h`
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
+/// This process is one that [`fork`] has made.
+static APART: AtomicBool = AtomicBool::new(false);
+
 static THIS_PROGRAM_LOOKS: AtomicBool = AtomicBool::new(false);
 
 /// Children that had not ended when they were let go. Whoever makes another one looks whether they have.
@@ -40,6 +43,11 @@ static LEFT: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 /// This program's `main` knows what to do under the name [`TITLE`]. Any other, as a test's, is forked and not started again.
 pub fn this_program_looks() {
     THIS_PROGRAM_LOOKS.store(true, Ordering::Relaxed);
+}
+
+/// Whether this process is one that [`fork`] has made.
+pub fn is_apart() -> bool {
+    APART.load(Ordering::Relaxed)
 }
 
 /// A process that looks, and our end of the socket pair. Once dropped, its end is closed, and it ends when it reads the
@@ -121,6 +129,7 @@ pub fn fork(
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => Ok(Child { pid: child, channel: ours }),
         ForkResult::Child => {
+            APART.store(true, Ordering::Relaxed);
             if place(theirs.as_raw_fd(), other).is_ok() {
                 // SAFETY: `place` has put them there, and nothing else in this process knows of them.
                 let owned = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
