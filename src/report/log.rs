@@ -15,6 +15,9 @@ const IDENT: &CStr = c"stillpoint";
 /// A mail system with a full spool tries for ever.
 const MAIL_LIMIT: Duration = Duration::from_secs(30);
 
+/// The longest line of a mail, in characters.
+const LINE: usize = 10_000;
+
 /// Something a person may like to know.
 pub fn notice(vmid: Vmid, message: &str) {
     write(Severity::LOG_NOTICE, vmid, message);
@@ -50,7 +53,8 @@ pub fn mail(root: &Root, subject: &str, body: &str) -> Result<()> {
         return Ok(());
     }
     let subject = text::printable(subject, 200);
-    let letter = format!("To: root\nSubject: {subject}\n\n{body}\n");
+    let body: Vec<String> = body.lines().map(|line| text::printable(line, LINE)).collect();
+    let letter = format!("To: root\nSubject: {subject}\n\n{}\n", body.join("\n"));
     let mut command = Command::new(&sendmail);
     command.args(["-i", "root"]);
     program::run_with_input(&mut command, letter.as_bytes(), MAIL_LIMIT)

@@ -172,7 +172,7 @@ mod tests {
         for number in 1..=5 {
             about(&root, Vmid(9001), &format!("subject {number}"), "body").unwrap();
         }
-        about(&root, Vmid(9002), "subject of another", "body").unwrap();
+        about(&root, Vmid(9002), "subject of another", "two\nlines, \u{1b}[2J").unwrap();
         let subjects = || -> Vec<String> {
             let mail = fs::read_to_string(&box_).unwrap();
             mail.lines()
@@ -181,6 +181,7 @@ mod tests {
         };
         let first = ["subject 1", "subject 2", "subject 3", "subject of another"];
         assert_eq!(subjects(), first);
+        assert!(fs::read_to_string(&box_).unwrap().ends_with("\n\ntwo\nlines, \\u{1b}[2J\n"));
         tell_of_held_back(&root).unwrap();
         assert_eq!(subjects(), first, "the hour is not over");
         change(&root, |mails| {

@@ -12,10 +12,14 @@ use chrono::{DateTime, Utc};
 use super::status::{Guest, Limits, Moment, OnStart, Status, What, gather};
 use crate::config::Settings;
 use crate::journal::{Grade, Outcome};
+use crate::sys::text::printable;
 use crate::sys::{Root, lock, outside};
 
 /// Read by node_exporter, which is nobody in particular.
 const MODE: u32 = 0o644;
+
+/// The longest value of a label, in characters.
+const LABEL: usize = 255;
 
 /// For another process that writes them: what it writes is as new as ours would be.
 const LOCK_LIMIT: Duration = Duration::from_secs(5);
@@ -220,8 +224,10 @@ impl Page {
     }
 }
 
-/// A label's value: the text format knows three escapes.
+/// A label's value: the text format knows three escapes. Nothing in it moves the cursor of who looks into the file.
 fn escaped(text: &str) -> String {
+    let lines: Vec<String> = text.split('\n').map(|line| printable(line, LABEL)).collect();
+    let text = lines.join("\n");
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
@@ -276,6 +282,7 @@ mod tests {
     #[test]
     fn a_label_can_hold_anything() {
         assert_eq!(escaped("a\"b\\c\nd"), "a\\\"b\\\\c\\nd");
+        assert_eq!(escaped("a\u{9b}2J\u{202e}"), "a\\\\u{9b}2J\\\\u{202e}");
         let mut page = Page(String::new());
         page.sample("up", &[("name", "a\"b")], 1.0);
         page.sample("up", &[], 1_795_303_376.5);
