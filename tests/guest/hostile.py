@@ -3,18 +3,24 @@
 
 fuse PID HANG       as the root of the guest with that init: a FUSE file system on /mnt/fuse and an overlay over it on /mnt/overlay.
                     It answers until the file HANG is there, and then takes every request and answers none.
+memory PID FILE     as the root of the guest with that init, in a pid namespace of its own: a process whose memory stays locked, so that
+                    whoever reads its command line waits. Its pid on the node goes into FILE.
+rob PID SOCKET FILE as the root of the guest with that init: a listener that takes what it can get of whoever connects, and adds to
+                    FILE what it got.
 listen SOCKET FILE  a listener that adds a line to FILE for each connection.
 squat VMID          answers at LXC's command socket of that guest, in the place of its monitor, and names itself as its init.
 """
 
 import ctypes
+import mmap
 import os
+import signal
 import socket
 import struct
 import sys
 
 libc = ctypes.CDLL(None, use_errno=True)
-NEWNS, NEWUSER = 0x20000, 0x10000000
+NEWNS, NEWUSER, NEWPID = 0x20000, 0x10000000, 0x20000000
 
 
 def check(result):
@@ -27,15 +33,21 @@ def mount(source, target, kind, options):
     check(libc.mount(source.encode(), target.encode(), kind.encode(), 0, options.encode()))
 
 
-def fuse(pid, hang):
+def become_root_of(pid):
+    """Returns an open /dev/fuse, which guests with the feature have."""
     users, mounts = (os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY) for name in ("user", "mnt"))
-    node = os.open("/", os.O_PATH)
     check(libc.setns(users, NEWUSER))
     device = os.open("/dev/fuse", os.O_RDWR)
     check(libc.setns(mounts, NEWNS))
     os.setgroups([])
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
+    return device
+
+
+def fuse(pid, hang):
+    node = os.open("/", os.O_PATH)
+    device = become_root_of(pid)
     for name in ("fuse", "empty", "overlay"):
         os.makedirs(f"/mnt/{name}", exist_ok=True)
     mount("hung", "/mnt/fuse", "fuse", f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other")
@@ -79,6 +91,85 @@ def serve(device, hangs):
         os.write(device, struct.pack("<IiQ", 16 + len(answer), -error, number) + answer)
 
 
+def memory(pid, file):
+    """One process reads a page that is never answered for, and so keeps it locked. Another maps the file in a way that throws out what is
+    cached of it, and waits for that page with its own memory locked."""
+    # Until it is over, no `ps` on this machine comes back.
+    signal.alarm(240)
+    with open(file, "w") as told:
+        device = become_root_of(pid)
+        os.makedirs("/mnt/memory", exist_ok=True)
+        mount("memory", "/mnt/memory", "fuse", f"fd={device},rootmode=40000,user_id=0,group_id=0")
+        check(libc.unshare(NEWPID))
+        path, opened, mapping = "/mnt/memory/file", 0, False
+        if os.fork() == 0:
+            os.close(device)
+            try:
+                os.read(os.open(path, os.O_RDONLY), 1)
+            finally:
+                os._exit(0)
+        while True:
+            request = os.read(device, 1 << 20)
+            _, operation, number, node = struct.unpack_from("<IIQQ", request)
+            error, answer = 0, b""
+            if operation == 26:  # INIT
+                answer = struct.pack("<IIII", 7, 31, 65536, 0) + struct.pack("<HHII", 12, 9, 4096, 1) + bytes(36)
+            elif operation == 3:  # GETATTR
+                answer = struct.pack("<QII", 0, 0, 0) + attributes_of(node)
+            elif operation == 1:  # LOOKUP
+                answer = struct.pack("<QQQQII", 2, 0, 100, 100, 0, 0) + attributes_of(2)
+            elif operation == 14:  # OPEN; from the second on with FOPEN_DIRECT_IO and FOPEN_KEEP_CACHE
+                opened += 1
+                answer = struct.pack("<QII", opened, 3 if opened > 1 else 0, 0)
+            elif operation == 15 and not mapping:  # READ
+                mapping = True
+                if (child := os.fork()) == 0:
+                    os.close(device)
+                    mmap.mmap(os.open(path, os.O_RDONLY), 4096, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+                    os._exit(0)
+                told.write(f"{child}\n")
+                told.flush()
+                continue
+            elif operation in (2, 15, 36, 42):  # FORGET, READ, INTERRUPT, BATCH_FORGET
+                continue
+            else:
+                error = 38
+            os.write(device, struct.pack("<IiQ", 16 + len(answer), -error, number) + answer)
+
+
+def attributes_of(node):
+    size, mode = (4096, 0o100644) if node == 2 else (0, 0o40755)
+    return struct.pack("<QQQQQQIIIIIIIIII", node, size, 8, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
+
+
+def rob(pid, path, file):
+    numbers = {"get a descriptor": (438, 0, 0), "kill": (424, signal.SIGKILL, None, 0)}
+    with open(file, "a") as told, socket.socket(socket.AF_UNIX) as listener:
+        pids = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY)
+        users, mounts = (os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY) for name in ("user", "mnt"))
+        check(libc.setns(users, NEWUSER))
+        check(libc.setns(pids, NEWPID))
+        check(libc.setns(mounts, NEWNS))
+        os.setgroups([])
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+        if os.fork():
+            os.wait()
+            return
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        listener.bind(path)
+        listener.listen()
+        told.write("listens\n")
+        while True:
+            told.flush()
+            connection, _ = listener.accept()
+            peer = connection.getsockopt(socket.SOL_SOCKET, 77)  # SO_PEERPIDFD
+            for name, (call, *arguments) in numbers.items():
+                got = libc.syscall(call, peer, *arguments)
+                told.write(f"{name}: {'no' if got < 0 else 'yes'}\n")
+            connection.close()
+
+
 def listen(path, file):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
@@ -109,4 +200,4 @@ def squat(vmid):
 
 
 if __name__ == "__main__":
-    {"fuse": fuse, "listen": listen, "squat": squat}[sys.argv[1]](*sys.argv[2:])
+    {"fuse": fuse, "memory": memory, "rob": rob, "listen": listen, "squat": squat}[sys.argv[1]](*sys.argv[2:])
