@@ -414,11 +414,14 @@ impl GuestCall<'_> {
             run.note(words);
         }
         if self.budget.is_spent() {
-            // The guard closes it.
-            return quiesce::journal(self.root, run);
+            quiesce::journal(self.root, run)?;
+            return quiesce::watch_again(self.root, run.vmid);
         }
         quiesce::look_for_removed(self.root, run, self.budget.deadline(LEFT_LIMIT));
-        quiesce::finish(self.root, run).map(drop)
+        match quiesce::finish(self.root, run)? {
+            None if !run.is_looked_at() => Ok(()),
+            _ => quiesce::watch_again(self.root, run.vmid),
+        }
     }
 
     fn task_log(&self) -> Option<TaskLog> {

@@ -1,6 +1,7 @@
 //! The guard: a process outside vzdump that brings everything back when vzdump no longer can.
 
 use std::io;
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -52,14 +53,30 @@ const SUCCESSION_LIMIT: Duration = Duration::from_secs(10);
 /// given up, or when containers were held longer than the hold limit. There is one guard for a guest. What an earlier backup
 /// has set aside without an answer of its engine is tried afterwards.
 pub fn guard(root: &Root, vmid: Vmid) -> Result<()> {
-    let place = root.path(&format!("/run/stillpoint/guard-{vmid}.lock"));
-    let _only = match lock::take(&place, Instant::now() + SUCCESSION_LIMIT) {
+    let _only = match lock::take(&lock_of(root, vmid), Instant::now() + SUCCESSION_LIMIT) {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(()),
         // Without the lock there may be two guards; without a guard there is none.
         other => other.ok(),
     };
     watch_over(root, vmid)?;
     see_to_left(root, vmid)
+}
+
+/// Held by the guard of a guest as long as it lives.
+fn lock_of(root: &Root, vmid: Vmid) -> PathBuf {
+    root.path(&format!("/run/stillpoint/guard-{vmid}.lock"))
+}
+
+/// Starts a guard for a run that is left to it, where the one that was armed is dead.
+pub fn watch_again(root: &Root, vmid: Vmid) -> Result<()> {
+    match lock::take(&lock_of(root, vmid), Instant::now()) {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(()),
+        // The new guard takes the lock itself.
+        other => {
+            drop(other);
+            watch(root, vmid)
+        }
+    }
 }
 
 fn watch_over(root: &Root, vmid: Vmid) -> Result<()> {

@@ -39,7 +39,7 @@ pub use bring_back::{BroughtBack, Errand, bring_back, bring_back_locked};
 pub use finish::{finish, give_up, journal, recovered};
 pub use foresee::{Outlook, foresee, shared_mount_points};
 pub use grade::grade;
-pub use guard::{bring_back_and_unlock, guard, recover, recover_guest, watch};
+pub use guard::{bring_back_and_unlock, guard, recover, recover_guest, watch, watch_again};
 pub use left::{forget, look_for_removed, sight, sight_locked, tell, try_again};
 pub use note::run_of;
 pub use plan::{Plan, plan};

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use stillpoint::quiesce::{BroughtBack, Errand, bring_back};
 use stillpoint::sys::Root;
 use stillpoint::vzdump::Vmid;
+use stillpoint_sim::engine::container::Restart;
 use stillpoint_sim::engine::{Hostile, What};
 use stillpoint_sim::hooks::Binaries;
 use stillpoint_sim::node::{Guest, Node};
@@ -30,6 +31,11 @@ pub fn cases() -> Vec<Case> {
         Case::always(FAULT, "a stop outlives its client", stop_outlives_its_client),
         Case::always(FAULT, "a stop that may yet come is waited for only once", waited_for_once),
         Case::always(FAULT, "guard killed, and its guest not back at the job's end", guard_anew),
+        Case::always(
+            FAULT,
+            "guard killed, and what was started has to stay up",
+            guard_for_the_look,
+        ),
         Case::always(FAULT, "many resumers at once", many_resumers),
         Case::always(FAULT, "a resumer beside post-restart", resumer_beside_the_hook),
         Case::always(FAULT, "killed, and killed again by the next", killed_twice),
@@ -185,6 +191,16 @@ fn guard_anew() -> Result<Ended> {
     };
     scene.when(At::Called("post-restart"), move |guest| answers(guest, false));
     scene.when(At::Ended("job-end"), move |guest| answers(guest, true));
+    let report = scene.play(vec![kill("pre-stop", Moment::End, Victim::Guard)]);
+    Promise::of(&scene, &report).kept()
+}
+
+/// A container that nobody but us would start again is looked at for longer than the job lasts, and the guard is dead.
+fn guard_for_the_look() -> Result<Ended> {
+    let scene = Scene::new("lxc-snapshot-1vol", &|guest| {
+        guest.containers.iter_mut().for_each(|spec| spec.restart = Restart::No);
+    });
+    scene.node.write("failpoint-stays-up", "5000")?;
     let report = scene.play(vec![kill("pre-stop", Moment::End, Victim::Guard)]);
     Promise::of(&scene, &report).kept()
 }

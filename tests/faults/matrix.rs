@@ -255,6 +255,14 @@ impl Fault {
             options.settle = std::time::Duration::ZERO;
         }
         let report = scene.play_with(options);
+        if let Boundary::Failpoint("closing", _) = self.boundary
+            && scene.fault().is_err()
+            && !report.runs_left.is_empty()
+        {
+            // A start that was slow is still looked at: the guard ends the run, after this replay.
+            let skipped = Some("the run was not ended in the job".to_owned());
+            return Ok(Ended { skipped, ..Ended::default() });
+        }
         scene.fault()?;
         let report = match (everything, self.after) {
             (false, _) => self.next_job_finds_the_rest(scene, report)?,
