@@ -163,6 +163,57 @@ fn systemd_is_told_of_every_container_and_of_none_again() {
 }
 
 #[test]
+fn a_drop_in_that_calls_nothing_looks_after_nobody() {
+    let node = with_guest(9001);
+    let json = |arguments: &str| -> serde_json::Value {
+        serde_json::from_slice(&stillpoint(&node, arguments).stdout).unwrap()
+    };
+    let told = || {
+        let status = json("status --json")["guests"][0]["on_start"].clone();
+        let doctor = json("doctor --json")["checks"].clone();
+        let all = doctor.as_array().unwrap().iter().any(|check| check["about"] == "guests.start");
+        (status, all, json("restore-check 9001 --json")["called"].clone())
+    };
+    let path = "etc/systemd/system/pve-container@.service.d/stillpoint.conf";
+    done(&node, "register --all-guests");
+    assert_eq!(told(), ("node".into(), true, true.into()));
+    let commented: String = read(&node, path).lines().map(|line| format!("#{line}\n")).collect();
+    for text in ["# It was here.\n", &commented, "[Service]\nExecStartPre=/bin/true\n"] {
+        node.write(path, text).unwrap();
+        assert_eq!(told(), ("none".into(), false, false.into()), "{text}");
+    }
+    let mine =
+        "[Service]\n# Mine.\nExecStartPre=-/usr/libexec/stillpoint/guest-hook %i pre-start unit\n";
+    node.write(path, mine).unwrap();
+    assert_eq!(told(), ("node".into(), true, true.into()), "what it says counts");
+}
+
+#[test]
+fn our_hook_behind_a_link_is_ours_for_every_command() {
+    let node = node();
+    std::os::unix::fs::symlink(node.path("usr/libexec/stillpoint"), node.path("opt")).unwrap();
+    let conf = "script: /opt/vzdump-hook\n";
+    node.write("etc/vzdump.conf", conf).unwrap();
+    node.write("etc/pve/jobs.cfg", "vzdump: a\n\tscript /opt/vzdump-hook\n").unwrap();
+    assert!(done(&node, "register").contains("already"));
+    assert_eq!(read(&node, "etc/vzdump.conf"), conf);
+    let said = text(&stillpoint(&node, "doctor"));
+    let script = said.lines().find(|line| line.contains("vzdump.script")).unwrap();
+    assert!(script.starts_with("ok"), "{said}");
+    assert!(!said.contains("job.a.script"), "{said}");
+    script_beside(&node, &format!("#kept by stillpoint, which calls it: script: /mine\n{conf}"));
+    hook(&node, "job-init");
+    assert_eq!(called(&node).len(), 1, "what it stands in for is called");
+    done(&node, "unregister");
+    assert_eq!(read(&node, "etc/vzdump.conf"), "script: /mine\n");
+}
+
+fn script_beside(node: &Node, conf: &str) {
+    script(node, "mine");
+    node.write("etc/vzdump.conf", conf).unwrap();
+}
+
+#[test]
 fn looking_after_all_guests_records_whose_identity_each_has() {
     let node = with_guest(9001);
     let record = "etc/pve/stillpoint/guests/9001.json";

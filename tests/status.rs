@@ -176,7 +176,8 @@ fn who_looks_after_a_start_is_told() {
         guest(&status, vmid)["on_start"].as_str().unwrap().to_string()
     };
     assert_eq!((on_start(9001).as_str(), on_start(101).as_str()), ("hookscript", "none"));
-    node.write("etc/systemd/system/pve-container@.service.d/stillpoint.conf", "[Service]\n");
+    let drop_in = "[Service]\nExecStartPre=-/usr/libexec/stillpoint/guest-hook %i pre-start unit\n";
+    node.write("etc/systemd/system/pve-container@.service.d/stillpoint.conf", drop_in);
     node.write("etc/pve/qemu-server/200.conf", "name: vm\n");
     assert_eq!((on_start(9001).as_str(), on_start(101).as_str()), ("hookscript", "node"));
     assert_eq!(on_start(200), "none", "a VM");

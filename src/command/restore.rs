@@ -5,12 +5,11 @@ use serde_json::json;
 
 use super::{print_json, tell};
 use crate::identity::{self, Change, Outlook, Verdict};
-use crate::pve::Place;
+use crate::pve::{OnStart, Place, drop_in_calls};
 use crate::quiesce;
-use crate::setup::{drop_in, snippet};
 use crate::sys::Root;
 use crate::sys::text::printable;
-use crate::vzdump::Vmid;
+use crate::vzdump::{GuestType, Vmid};
 
 /// Says what the next start of a guest would do about its identity, and why; touches nothing.
 pub fn check(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
@@ -107,8 +106,7 @@ fn tell_shared(shared: &quiesce::Outlook) -> Result<()> {
 /// Whether its hookscript or the unit of its start calls us.
 fn is_called(root: &Root, vmid: Vmid) -> Result<bool> {
     let Place::Here(config) = Place::of(root, vmid)? else { return Ok(false) };
-    Ok(config.hookscript.is_some_and(|volume| snippet::is_ours(&volume))
-        || drop_in::installed(root))
+    Ok(OnStart::of(GuestType::Lxc, &config, drop_in_calls(root)) != OnStart::None)
 }
 
 /// Gives a copy the identity of its original.

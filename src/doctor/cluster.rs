@@ -1,59 +1,41 @@
 //! Stillpoint on the other nodes of the cluster: what their notes ([`nodes`]) say.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-
-use anyhow::{Context, Result};
-use serde::Deserialize;
 
 use super::check::Check;
 use super::messages::{
     NO_NOTE, NO_QUORUM, NODE_DAMAGED, NODE_NO_SNIPPET, NODE_OTHER, NODE_WITHOUT, NODES,
     NODES_UNKNOWN, QUORUM,
 };
-use crate::pve::{Member, members, node_name};
+use crate::pve::{Member, Nodes, is_our_snippet, members, node_name};
 use crate::setup::{nodes, snippet, storages};
+use crate::sys::Root;
 use crate::sys::text::count;
-use crate::sys::{Root, file};
 
-const LIMIT: u64 = 1 << 20;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-
-/// The members of the cluster as `/etc/pve/.members` has them; a node by itself has no list.
-#[derive(Debug, Default, Deserialize)]
-struct Members {
-    cluster: Option<Quorum>,
-    #[serde(default)]
-    nodelist: BTreeMap<String, serde::de::IgnoredAny>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Quorum {
-    quorate: u8,
-}
 
 pub fn cluster(root: &Root) -> Vec<Check> {
     let mut checks = Vec::new();
     if let Err(error) = nodes::leave_note(root) {
         checks.push(NO_NOTE.check("cluster.note", &[("reason", &format!("{error:#}"))]));
     }
-    let members = match listed(root) {
-        Ok(members) => members,
+    let members = match Nodes::read(root) {
+        Ok(members) => members.unwrap_or_default(),
         Err(error) => {
             checks.push(NODES_UNKNOWN.check("cluster.nodes", &[("reason", &format!("{error:#}"))]));
             return checks;
         }
     };
-    let quorate = members.cluster.as_ref().map(|cluster| cluster.quorate != 0);
-    match quorate {
+    match members.quorate {
         Some(false) => checks.push(NO_QUORUM.check("cluster.quorum", &[])),
         _ if is_read_only(root) => checks.push(NO_QUORUM.check("cluster.quorum", &[])),
         Some(true) => checks.push(QUORUM.check("cluster.quorum", &[])),
         None => {}
     }
     let own = node_name(root);
-    let others: Vec<&String> = members.nodelist.keys().filter(|node| **node != own).collect();
+    let others: Vec<&String> = members.names.iter().filter(|node| **node != own).collect();
     let wanted = wanted_snippets(root);
     let odd: Vec<Check> = others.iter().flat_map(|node| of_node(root, node, &wanted)).collect();
     if odd.is_empty() {
@@ -94,7 +76,7 @@ fn of_node(root: &Root, node: &str, wanted: &BTreeSet<String>) -> Vec<Check> {
 fn wanted_snippets(root: &Root) -> BTreeSet<String> {
     let Ok(members) = members(root) else { return BTreeSet::new() };
     let hookscript = |member: &Member| member.config().ok().flatten()?.hookscript;
-    let ours = members.iter().filter_map(hookscript).filter(|volume| snippet::is_ours(volume));
+    let ours = members.iter().filter_map(hookscript).filter(|volume| is_our_snippet(volume));
     let storages = storages::directories(root).unwrap_or_default();
     let shared = |volume: &String| {
         storages.iter().any(|storage| storage.shared && snippet::volume(storage) == *volume)
@@ -107,30 +89,9 @@ fn is_read_only(root: &Root) -> bool {
     fs::metadata(root.path("/etc/pve/nodes")).is_ok_and(|meta| meta.mode() & 0o200 == 0)
 }
 
-fn listed(root: &Root) -> Result<Members> {
-    let path = root.path("/etc/pve/.members");
-    let text = file::read_text(&path, LIMIT).context("/etc/pve/.members")?;
-    match text {
-        None => Ok(Members::default()),
-        Some(text) => serde_json::from_str(&text).context("/etc/pve/.members"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_members_are_read_as_pmxcfs_writes_them() {
-        let text = r#"{"nodename": "a", "version": 4,
-            "cluster": { "name": "c", "version": 2, "nodes": 2, "quorate": 1 },
-            "nodelist": {"a": { "id": 1, "online": 1, "ip": "10.0.0.1"}, "b": { "id": 2, "online": 0}}}"#;
-        let members: Members = serde_json::from_str(text).unwrap();
-        assert_eq!(members.cluster.unwrap().quorate, 1);
-        assert_eq!(members.nodelist.keys().collect::<Vec<_>>(), ["a", "b"]);
-        let alone: Members = serde_json::from_str(r#"{"nodename": "a", "version": 0}"#).unwrap();
-        assert!(alone.cluster.is_none() && alone.nodelist.is_empty());
-    }
 
     #[test]
     fn only_a_hookscript_in_a_storage_of_the_nodes_own_is_wanted_on_each() {

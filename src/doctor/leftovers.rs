@@ -4,14 +4,8 @@ use super::check::Check;
 use super::message::Values;
 use super::messages::{GUESTS_UNKNOWN, LEFT_NOTHING, LOCKED, NO_CONFIG, SNAPSHOT};
 use crate::pve::{Config, Member, members};
-use crate::sys::{Root, file};
+use crate::sys::Root;
 use crate::vzdump::{GuestType, Job};
-
-/// A file in pmxcfs is at most 1 MiB.
-const LIMIT: u64 = 1 << 20;
-
-/// The name of the snapshot that vzdump makes of a container.
-const VZDUMP: &str = "[vzdump]";
 
 /// What a backup puts into a guest's configuration and takes away at its end.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -56,22 +50,22 @@ fn of_guest(root: &Root, member: &Member) -> Vec<Check> {
 }
 
 fn marks(member: &Member) -> Result<Marks, Check> {
-    match file::read_text(&member.path, LIMIT) {
+    match member.config() {
         // Removed or migrated meanwhile: it has none.
-        Ok(text) => Ok(text.map_or_else(Marks::default, |text| found(&text))),
+        Ok(config) => Ok(config.map_or_else(Marks::default, found)),
         Err(error) => {
             let about = format!("guest.{}.config", member.vmid);
             let path = member.path.display();
-            Err(NO_CONFIG.check(about, &[("path", &path), ("reason", &error)]))
+            let reason = error.root_cause();
+            Err(NO_CONFIG.check(about, &[("path", &path), ("reason", &reason)]))
         }
     }
 }
 
-fn found(text: &str) -> Marks {
-    let lock = Config::parse(text).lock;
+fn found(config: Config) -> Marks {
     Marks {
-        lock: lock.filter(|lock| matches!(lock.as_str(), "backup" | "snapshot")),
-        snapshot: text.lines().any(|line| line.trim_end() == VZDUMP),
+        lock: config.lock.filter(|lock| matches!(lock.as_str(), "backup" | "snapshot")),
+        snapshot: config.vzdump_snapshot,
     }
 }
 
@@ -89,6 +83,7 @@ mod tests {
 
     #[test]
     fn only_what_a_backup_puts_there_counts() {
+        let found = |text| found(Config::parse(text));
         let marked = |lock: &str| Marks { lock: Some(lock.into()), snapshot: false };
         assert_eq!(found("lock: backup\n"), marked("backup"));
         assert_eq!(found("lock: snapshot\n"), marked("snapshot"));

@@ -11,6 +11,7 @@ use super::messages::{
     PROGRAMS, PVE, PVE_UNTRIED, RECOVER, REFRESH, SETTINGS, SETTINGS_BROKEN, SYSTEMD,
 };
 use crate::config::Settings;
+use crate::pve::{GUEST_HOOK, VZDUMP_HOOK};
 use crate::sys::{Root, outside, program};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -21,11 +22,7 @@ const TRIED: [&str; 2] = ["8", "9"];
 /// pveversion is written in Perl, which takes half a second to start on a node with nothing else to do.
 const PVEVERSION_LIMIT: Duration = Duration::from_secs(20);
 
-const PROGRAM_FILES: [&str; 3] = [
-    "/usr/bin/stillpoint",
-    "/usr/libexec/stillpoint/vzdump-hook",
-    "/usr/libexec/stillpoint/guest-hook",
-];
+const PROGRAM_FILES: [&str; 3] = ["/usr/bin/stillpoint", VZDUMP_HOOK, GUEST_HOOK];
 
 /// Whether the settings' file is in use.
 pub fn settings(settings: &Settings) -> Check {

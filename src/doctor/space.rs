@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::check::Check;
 use super::messages::{LITTLE_SPACE, NO_SPACE, NO_TMPDIR, READ_ONLY, SPACE, SPACE_UNKNOWN};
-use super::vzdump;
+use crate::pve::vzdump_conf::VzdumpConf;
 use crate::sys::text::bytes;
 use crate::sys::{Root, file};
 
@@ -21,7 +21,7 @@ pub fn look(root: &Root) -> Vec<Check> {
     let state = measured(root, STATE);
     let mut checks = vec![space("node.space", STATE, "journal and state", state)];
     let about = "node.tmpdir";
-    match vzdump::setting(root, "tmpdir") {
+    match VzdumpConf::read(root).map(|conf| conf.tmpdir) {
         Ok(Some(path)) if !root.path(&path).is_dir() => {
             checks.push(NO_TMPDIR.check(about, &[("path", &path)]));
         }

@@ -7,10 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use super::check::Check;
 use super::storage_subject::Subject;
 use crate::config::Settings;
-use crate::pve::storage::Target;
+use crate::pve::storage::{SECRETS, Target};
 use crate::sys::Root;
-
-const SECRETS: &str = "/etc/pve/priv/storage";
 
 /// Who but root can read the secret.
 pub fn secret(root: &Root, about: Subject<'_>) -> Vec<Check> {

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use super::check::Check;
 use super::storage_subject::Subject;
-use super::{jobs, vzdump};
 use crate::pbs::look::{MODIFY, PRUNE};
+use crate::pve::jobs::{self, BackupJob};
 use crate::pve::storage::{self, Target};
+use crate::pve::vzdump_conf::{self, VzdumpConf};
 use crate::sys::Root;
 use crate::sys::text::printable;
 
@@ -22,21 +23,20 @@ pub fn pruning(
         return None;
     }
     let (mut places, mut fixes) = (Vec::new(), Vec::new());
-    let text = storage::text(root).unwrap_or_default();
-    let sections = storage::sections(&text);
-    let section = sections.iter().find(|section| section.kind == "pbs" && section.id == about.id);
-    let of_storage = section.and_then(|section| section.get("prune-backups"));
-    if of_storage.is_some_and(prunes) {
+    let of_storage = storage::find(root, about.id).ok().flatten().and_then(|found| found.prunes);
+    if of_storage == Some(true) {
         places.push("the storage".to_string());
         fixes.push(format!("pvesm set {} --delete prune-backups", about.id));
     }
-    for job in jobs::pruning(root, about.id) {
-        places.push(format!("the job {}", printable(&job, 60)));
-        fixes.push(format!("pvesh set /cluster/backup/{job} --delete prune-backups"));
+    let writes_here = |job: &BackupJob| job.storage.as_deref() == Some(about.id);
+    let jobs = jobs::read(root).unwrap_or_default().jobs;
+    for job in jobs.into_iter().filter(|job| job.enabled && job.prunes && writes_here(job)) {
+        places.push(format!("the job {}", printable(&job.id, 60)));
+        fixes.push(format!("pvesh set /cluster/backup/{} --delete prune-backups", job.id));
     }
-    let of_node = vzdump::setting(root, "prune-backups").ok().flatten();
-    if of_storage.is_none() && of_node.as_deref().is_some_and(prunes) {
-        places.push("/etc/vzdump.conf".to_string());
+    let of_node = VzdumpConf::read(root).ok().and_then(|conf| conf.prunes);
+    if of_storage.is_none() && of_node == Some(true) {
+        places.push(vzdump_conf::PATH.to_string());
         fixes.push("sed -i '/^prune-backups:/d' /etc/vzdump.conf".to_string());
     }
     if places.is_empty() {
@@ -55,24 +55,4 @@ pub fn pruning(
         "on the backup server: proxmox-backup-manager prune-job create {store}-daily --store {store}{namespace} \
          --schedule daily --keep-daily 7 --keep-weekly 4   # as many as you want"
     )))
-}
-
-/// `keep-last=3,keep-daily=7`; not `keep-all=1`, nor where nothing is said.
-pub fn prunes(value: &str) -> bool {
-    let keep = |part: &str| part.trim().starts_with("keep-") && !part.trim().ends_with("=0");
-    let all = |part: &str| part.trim() == "keep-all=1";
-    value.split(',').any(keep) && !value.split(',').any(all)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keeping_all_is_no_pruning() {
-        assert!(prunes("keep-last=3,keep-daily=7"));
-        for value in ["", "keep-all=1", "keep-all=0", "keep-all=1,keep-last=3"] {
-            assert!(!prunes(value), "{value}");
-        }
-    }
 }

@@ -1,7 +1,6 @@
 //! A guest that runs: its processes, its mounts, its freezer.
 
 mod cgroup;
-mod idmap;
 mod mounts;
 mod processes;
 mod reboot;

@@ -8,19 +8,16 @@ use anyhow::{Context, Result, bail};
 use chrono::{DateTime, Utc};
 
 use super::cgroup::{self, Freezer};
-use super::idmap::IdMap;
 use super::processes::{Processes, Source};
+use crate::pve::lxc::{self, IdMap};
 use crate::sys::look::{Place, Watched};
 use crate::sys::process::{Pidfd, Process};
 use crate::sys::tree::Tree;
-use crate::sys::{Root, clock, file, program};
+use crate::sys::{Root, clock, program};
 use crate::vzdump::Vmid;
 
 /// lxc-info asks the guest's monitor, which answers in milliseconds also when the guest is frozen.
 const LXC_INFO_LIMIT: Duration = Duration::from_secs(5);
-
-/// LXC's configuration of a guest has some fifty lines.
-const CONFIG_LIMIT: u64 = 1 << 20;
 
 /// Whether a guest runs.
 pub enum State {
@@ -201,9 +198,8 @@ impl Init {
         if self.mounts == own("mnt")? {
             bail!("it sees the node's own files");
         }
-        let path = root.path(&format!("/var/lib/lxc/{vmid}/config"));
-        let name = path.display().to_string();
-        let config = file::read_text(&path, CONFIG_LIMIT).context(name.clone())?;
+        let name = lxc::path(root, vmid).display().to_string();
+        let config = lxc::read(root, vmid).context(name.clone())?;
         let config = config.with_context(|| format!("{name} is missing"))?;
         let asked = IdMap::asked_for(&config).with_context(|| format!("{name}: lxc.idmap"))?;
         let has_them = match asked.is_none() {

@@ -90,7 +90,7 @@ impl Sites {
         let mounts = file::read_text(&root.path("/proc/self/mountinfo"), MOUNTS_LIMIT);
         let mounts =
             mounts.ok().flatten().map_or_else(Mounts::default, |text| Mounts::parse(&text));
-        let storages = storage::text(root).map(|text| shared(&text)).unwrap_or_default();
+        let storages = storage::read(root).map(shared).unwrap_or_default();
         Sites { root: root.clone(), node: node_name(root), mounts, storages }
     }
 
@@ -183,26 +183,14 @@ pub fn server(source: &str) -> Option<(String, String)> {
     (!server.is_empty()).then(|| (server.to_ascii_lowercase(), format!("/{directory}")))
 }
 
-/// The storages in storage.cfg that every node has, and that have a directory.
-fn shared(text: &str) -> Vec<Shared> {
-    let of = |section: &storage::Section<'_>| {
-        let server = |directory: Option<String>| {
-            Some((section.get("server")?.to_ascii_lowercase(), directory?))
-        };
-        let server = match section.kind {
-            "nfs" => server(section.get("export").map(plain)),
-            "cifs" => server(section.get("share").map(|share| {
-                let below = section.get("subdir").unwrap_or_default();
-                plain(&format!("/{share}/{below}"))
-            })),
-            "cephfs" | "glusterfs" => None,
-            _ if section.get("shared") == Some("1") && section.get("path").is_some() => None,
-            _ => return None,
-        };
-        let path = section.get("path").map_or_else(|| format!("/mnt/pve/{}", section.id), plain);
-        Some(Shared { id: section.id.to_string(), path, server })
+/// The storages that are a directory which every node has.
+fn shared(storages: Vec<storage::Storage>) -> Vec<Shared> {
+    let of = |storage: storage::Storage| {
+        let directory = storage.directory.filter(|directory| directory.shared)?;
+        let server = directory.served.map(|(server, path)| (server, plain(&path)));
+        Some(Shared { id: storage.id, path: plain(&directory.path), server })
     };
-    storage::sections(text).iter().filter_map(of).collect()
+    storages.into_iter().filter_map(of).collect()
 }
 
 /// A path without `.`, `..` and needless slashes.
@@ -236,7 +224,7 @@ mod tests {
             root: Root::at(Path::new("/nowhere/at/all")),
             node: "one".to_string(),
             mounts: Mounts::parse(MOUNTS),
-            storages: shared(STORAGES),
+            storages: shared(storage::parse(STORAGES)),
         }
     }
 

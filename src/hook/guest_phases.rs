@@ -7,7 +7,7 @@ use super::{Duty, LOCK_LIMIT};
 use crate::config::{OnError, Settings};
 use crate::guest::State;
 use crate::identity;
-use crate::pve::Place;
+use crate::pve::{Place, vzdump_conf};
 use crate::quiesce::{self, BroughtBack, Errand, Noted, Quiesced};
 use crate::report::lines::{self, say};
 use crate::run::{Archive, By, Run, Runs, VerifyStart};
@@ -149,7 +149,7 @@ impl GuestCall<'_> {
             self.job.clone(),
             self.subject.mode,
         );
-        run.mode_asked = self.job.mode_asked(self.root);
+        run.mode_asked = vzdump_conf::mode_asked(self.root, &self.job);
         if let Ok(Place::Here(config)) = Place::of(self.root, self.subject.vmid) {
             run.root_volume = config.root_volume;
             run.hostname = config.hostname;

@@ -1,5 +1,3 @@
-use std::path::PathBuf;
-
 use anyhow::{Context, Result, bail};
 
 use super::appearance::Known;
@@ -9,8 +7,8 @@ use super::decide::Due;
 use super::owner::{Changed, Owned, Records};
 use crate::config::Restore;
 use crate::journal::{Identity, IdentityOutcome, Journal, Record, SettingChange};
-use crate::pve::Mac;
 use crate::pve::edit::{Grammar, Rewrite, write_together};
+use crate::pve::{Mac, lxc};
 use crate::sys::{Root, clock, failpoint};
 use crate::vzdump::Vmid;
 
@@ -94,7 +92,7 @@ pub fn mend(root: &Root, known: &Known, owned: &Owned) -> Result<Option<String>>
     if !change.is_in(&known.appearance) {
         return Ok(None);
     }
-    let lxc = Rewrite::read(&lxc_config(root, vmid), Grammar::Lxc, &change.lxc_edits())?;
+    let lxc = Rewrite::read(&lxc::path(root, vmid), Grammar::Lxc, &change.lxc_edits())?;
     let Some(lxc) = lxc.filter(|lxc| !lxc.is_idle()) else { return Ok(None) };
     write_together(&[lxc])?;
     Ok(Some(format!("guest {vmid} starts with the identity that it was given before")))
@@ -112,12 +110,8 @@ pub fn rewrites(root: &Root, vmid: Vmid, change: &Change) -> Result<Vec<Rewrite>
     if let Some(key) = pve.missed().first() {
         bail!("{}: '{key}' was changed meanwhile", path.display());
     }
-    let lxc = Rewrite::read(&lxc_config(root, vmid), Grammar::Lxc, &change.lxc_edits())?;
+    let lxc = Rewrite::read(&lxc::path(root, vmid), Grammar::Lxc, &change.lxc_edits())?;
     Ok(std::iter::once(pve).chain(lxc).collect())
-}
-
-fn lxc_config(root: &Root, vmid: Vmid) -> PathBuf {
-    root.path(&format!("/var/lib/lxc/{vmid}/config"))
 }
 
 /// What changes, setting by setting.

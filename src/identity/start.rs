@@ -13,8 +13,8 @@ use super::restores::Restored;
 use super::survey::Survey;
 use crate::config::{Restore, Settings};
 use crate::guest::State;
-use crate::pve::Mac;
-use crate::sys::{Root, file, lock, random};
+use crate::pve::{Mac, datacenter};
+use crate::sys::{Root, lock, random};
 use crate::vzdump::Vmid;
 
 /// Another call for the same start is done long before that; the hook waits a second longer for this one.
@@ -198,12 +198,7 @@ fn is_its_own(root: &Root, vmid: Vmid, case: &Case) -> bool {
 
 /// Hardware addresses with the datacenter's prefix, each another, and none of them `taken`.
 fn fresh_macs(root: &Root, mut taken: BTreeSet<Mac>) -> Result<impl FnMut() -> Result<Mac>> {
-    const DATACENTER: &str = "/etc/pve/datacenter.cfg";
-    let text = file::read_text(&root.path(DATACENTER), 1 << 20).context(DATACENTER)?;
-    let prefix = text.and_then(|text| {
-        let line = text.lines().find_map(|line| line.strip_prefix("mac_prefix:"))?;
-        Some(line.trim().to_string())
-    });
+    let prefix = datacenter::mac_prefix(root).context(datacenter::PATH)?;
     Ok(move || {
         let mac = new_mac(prefix.as_deref(), &taken, || random::bytes().context("/dev/urandom"))?;
         taken.insert(mac);

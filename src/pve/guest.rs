@@ -3,11 +3,15 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use super::options::is_on;
 use crate::sys::{Root, file};
 use crate::vzdump::Vmid;
 
 /// A file in pmxcfs is at most 1 MiB.
 pub(super) const LIMIT: u64 = 1 << 20;
+
+/// The section of the snapshot that vzdump makes of a container.
+const VZDUMP_SNAPSHOT: &str = "[vzdump]";
 
 /// Where the cluster keeps a guest.
 #[derive(Debug)]
@@ -37,15 +41,21 @@ pub struct Config {
     pub hookscript: Option<String>,
     /// Whether the guest's root is nobody on the node.
     pub unprivileged: bool,
-    /// What the guest may do beyond a plain container, such as `nesting` or `fuse`.
-    pub features: Vec<String>,
+    /// What the guest may do beyond a plain container, as it is written: `nesting=1,fuse=1`.
+    pub features: Option<String>,
     /// The values of `net0`, `net1`, ..., with their numbers.
     pub nets: Vec<(u32, String)>,
+    /// There is a snapshot under the name that vzdump gives its own.
+    pub vzdump_snapshot: bool,
 }
 
 /// A mount point of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
+    /// Such as `mp0`; `None` for what LXC's own setting `lxc.mount.entry` mounts.
+    pub key: Option<String>,
+    /// As it is written.
+    pub value: String,
     /// Where it is mounted in the guest.
     pub path: String,
     /// Whether vzdump puts it into the archive: `backup=1`, and no bind mount or device.
@@ -87,14 +97,18 @@ pub(super) fn read(path: &Path) -> Result<Option<Config>> {
 }
 
 impl Config {
-    /// Reads a guest's configuration; lines that are not understood are passed over, as PVE does.
+    /// Reads a guest's configuration; lines that are not understood are passed over, and of two lines with the same key
+    /// the last counts, as for Proxmox VE. What is pending and the snapshots are sections below the current settings.
     pub fn parse(text: &str) -> Config {
         let mut config = Config::default();
+        let mut disks: Vec<(&str, &str)> = Vec::new();
         for line in text.lines().take_while(|line| !line.starts_with('[')) {
             // LXC's own settings are also written with an equals sign.
             config.mounts.extend(line.strip_prefix("lxc.mount.entry").and_then(entry));
             let Some((key, value)) = line.split_once(':') else { continue };
-            let value = value.trim();
+            // One without a value is no setting.
+            let value = Some(value.trim()).filter(|value| !value.is_empty());
+            let Some(value) = value else { continue };
             match key {
                 "hostname" | "name" => config.hostname = Some(value.to_string()),
                 "onboot" => config.onboot = is_on(value),
@@ -102,21 +116,44 @@ impl Config {
                 "rootfs" => config.root_volume = volume(value),
                 "hookscript" => config.hookscript = Some(value.to_string()),
                 "unprivileged" => config.unprivileged = is_on(value),
-                "features" => config.features = features(value),
+                "features" => config.features = Some(value.to_string()),
                 _ if is_numbered(key, "net") => {
                     let Ok(number) = key[3..].parse::<u32>() else { continue };
-                    // Of lines with the same key Proxmox VE takes the last.
                     config.nets.retain(|(other, _)| *other != number);
                     config.nets.push((number, value.to_string()));
                 }
-                _ if is_numbered(key, "mp") => config.mounts.extend(mount(value)),
-                _ if is_disk(key) && config.root_volume.is_none() => {
-                    config.root_volume = volume(value).filter(|volume| volume != "none");
+                _ if is_numbered(key, "mp") => {
+                    config.mounts.retain(|mount| mount.key.as_deref() != Some(key));
+                    config.mounts.extend(mount(key, value));
                 }
+                _ if is_disk(key) => match disks.iter_mut().find(|(other, _)| *other == key) {
+                    Some(disk) => disk.1 = value,
+                    None => disks.push((key, value)),
+                },
                 _ => {}
             }
         }
+        let mut volumes = disks.iter().filter_map(|(_, value)| volume(value));
+        let first = volumes.find(|volume| volume != "none");
+        config.root_volume = config.root_volume.or(first);
+        config.vzdump_snapshot = text.lines().any(|line| line.trim_end() == VZDUMP_SNAPSHOT);
         config
+    }
+
+    /// Whether a container may use a feature, such as `fuse`.
+    pub fn has_feature(&self, name: &str) -> bool {
+        self.feature_parts().any(|part| feature(part) == Some((name, true)))
+    }
+
+    /// `features` without one of them; `None` where nothing is left.
+    pub fn features_without(&self, name: &str) -> Option<String> {
+        let is_it = |part: &&str| feature(part).is_some_and(|(other, _)| other == name);
+        let left: Vec<&str> = self.feature_parts().filter(|part| !is_it(part)).collect();
+        (!left.is_empty()).then(|| left.join(","))
+    }
+
+    fn feature_parts(&self) -> impl Iterator<Item = &str> {
+        self.features.iter().flat_map(|features| features.split(','))
     }
 
     /// The mount point that `path` in the guest lies on; `None` where it lies on the root file system.
@@ -138,23 +175,28 @@ fn volume(value: &str) -> Option<String> {
     Some(first.strip_prefix("volume=").unwrap_or(first).to_string())
 }
 
-fn features(value: &str) -> Vec<String> {
-    value.split(',').filter_map(|part| Some(part.strip_suffix("=1")?.to_string())).collect()
+/// `nesting=1` as its name, and whether it is on.
+fn feature(part: &str) -> Option<(&str, bool)> {
+    part.split_once('=').map(|(name, value)| (name, is_on(value)))
 }
 
-fn mount(value: &str) -> Option<Mount> {
+fn mount(key: &str, value: &str) -> Option<Mount> {
     let option =
         |name: &str| value.split(',').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
     let path = option("mp")?.trim_end_matches('/').to_string();
     let source = volume(value)?;
     let in_backup = !source.starts_with('/') && option("backup").is_some_and(is_on);
-    Some(Mount { path, in_backup, read_only: option("ro").is_some_and(is_on), source })
+    let (key, value) = (Some(key.to_string()), value.to_string());
+    Some(Mount { key, value, path, in_backup, read_only: option("ro").is_some_and(is_on), source })
 }
 
 /// What LXC mounts beside Proxmox VE's mount points, as in fstab: `/tank/media mnt/media none bind,create=dir 0 0`. A
 /// device, and what is mounted in the guest's `/proc`, `/sys` and `/run`, is no data.
 fn entry(setting: &str) -> Option<Mount> {
-    let value = setting.trim_start().strip_prefix([':', '='])?;
+    let value = match setting.strip_prefix(':') {
+        Some(value) => value,
+        None => setting.trim_start().strip_prefix('=')?,
+    };
     let mut fields = value.split_whitespace().map(|field| field.replace("\\040", " "));
     let (source, target) = (fields.next()?, fields.next()?);
     let read_only = fields.nth(1).is_some_and(|options| options.split(',').any(|it| it == "ro"));
@@ -163,12 +205,9 @@ fn entry(setting: &str) -> Option<Mount> {
     let path = format!("/{}", target.trim_matches('/'));
     let is_data =
         !["/dev", "/proc", "/sys", "/run"].iter().any(|no| Path::new(&path).starts_with(no));
-    let mount = Mount { path, in_backup: false, read_only, source };
+    let value = value.to_string();
+    let mount = Mount { key: None, value, path, in_backup: false, read_only, source };
     (mount.source.starts_with('/') && is_data).then_some(mount)
-}
-
-fn is_on(value: &str) -> bool {
-    matches!(value, "1" | "yes" | "on" | "true")
 }
 
 fn is_numbered(key: &str, prefix: &str) -> bool {
@@ -198,6 +237,43 @@ mod tests {
         assert_eq!(config.hostname.as_deref(), Some("prod-docker"));
         assert_eq!(config.lock.as_deref(), Some("backup"));
         assert_eq!(config.root_volume.as_deref(), Some("local:subvol-9001-disk-0"));
+    }
+
+    #[test]
+    fn of_two_lines_with_the_same_key_the_last_counts() {
+        let config = Config::parse(
+            "hostname: a\nhostname: b\nlock: backup\nlock:\nonboot: 1\nonboot: 0\nunprivileged: Yes\n\
+            mp0: local:a,mp=/srv,backup=1\nmp1: local:b,mp=/data\nmp0: local:a,mp=/srv\n hostname: c\n\
+            rootfs: local:x\nrootfs: local:y\nfeatures: fuse=1\nfeatures: nesting=1,keyctl=0,fuse=0\n",
+        );
+        assert_eq!(config.hostname.as_deref(), Some("b"));
+        assert_eq!(config.lock.as_deref(), Some("backup"), "a key without a value says nothing");
+        assert_eq!(config.root_volume.as_deref(), Some("local:y"));
+        assert!(!config.onboot && config.unprivileged);
+        assert_eq!(config.mounts.len(), 2);
+        assert!(config.left_out("/srv/pg"), "its last line is without backup=1");
+        assert!(config.has_feature("nesting") && !config.has_feature("fuse"));
+        assert!(!config.has_feature("keyctl"));
+        let vm = Config::parse("scsi0: local:a\nsata0: local:b\nscsi0: local:c,size=4G\n");
+        assert_eq!(vm.root_volume.as_deref(), Some("local:c"));
+    }
+
+    #[test]
+    fn what_is_pending_and_the_snapshots_do_not_count() {
+        let config = Config::parse(
+            "hostname: a\n# [vzdump]\n\n[pve:pending]\nhostname: b\ndelete: lock\n[vzdump]\nlock: x\n",
+        );
+        assert_eq!((config.hostname.as_deref(), config.lock), (Some("a"), None));
+        assert!(config.vzdump_snapshot);
+        let other = Config::parse("#[vzdump]\n[vzdump-2]\n");
+        assert!(!other.vzdump_snapshot);
+    }
+
+    #[test]
+    fn the_other_features_stay() {
+        let config = Config::parse("features: fuse=1,mount=nfs;cifs,nesting=1\n");
+        assert_eq!(config.features_without("fuse").unwrap(), "mount=nfs;cifs,nesting=1");
+        assert_eq!(Config::parse("features: fuse=1\n").features_without("fuse"), None);
     }
 
     #[test]

@@ -6,13 +6,23 @@ use std::io;
 
 use serde::Serialize;
 
+use super::options::{is_on, prunes};
+use super::sections::{Section, Sections};
 use crate::sys::{Root, process};
 
 const CONFIG: &str = "/etc/pve/storage.cfg";
 /// Here PVE keeps `ID.pw` (password or token secret) and `ID.enc` (the key of client-side encryption).
-const SECRETS: &str = "/etc/pve/priv/storage";
+pub const SECRETS: &str = "/etc/pve/priv/storage";
 /// The port of the PBS API where storage.cfg names none.
 const PORT: u16 = 8007;
+
+/// Proxmox VE's own storage, which storage.cfg need not name, and where it lies.
+pub const LOCAL: &str = "local";
+pub const LOCAL_PATH: &str = "/var/lib/vz";
+
+/// Storages that are a directory: on the node, or mounted from a server.
+const DIRECTORIES: [&str; 2] = ["dir", "btrfs"];
+const MOUNTED: [&str; 4] = ["nfs", "cifs", "cephfs", "glusterfs"];
 
 /// One storage of storage.cfg.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +33,29 @@ pub struct Storage {
     pub disabled: bool,
     /// The nodes of the cluster that use it; empty is all.
     pub nodes: Vec<String>,
+    /// Whether Proxmox VE prunes it after each backup; `None` where it does not say.
+    pub prunes: Option<bool>,
+    /// Of a storage that is a directory: where it is.
+    pub directory: Option<Directory>,
     /// For kind `pbs`: what it points at. None for other kinds, and where server or datastore are missing.
     pub target: Option<Target>,
+}
+
+/// The directory that a storage is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directory {
+    /// An absolute path of each node that has it.
+    pub path: String,
+    /// Its snippets lie here, as an absolute path.
+    pub snippets: String,
+    /// What it may hold, as storage.cfg has it.
+    pub content: String,
+    /// Every node that has it sees the same files.
+    pub shared: bool,
+    /// It has to be mounted to be used: the place to look at.
+    pub mount: Option<String>,
+    /// The server and the directory there, of NFS and CIFS.
+    pub served: Option<(String, String)>,
 }
 
 /// Whether a node uses a storage.
@@ -116,7 +147,8 @@ impl fmt::Debug for Secret {
 /// # Errors
 /// Only when storage.cfg cannot be read. What cannot be understood in it is left out.
 pub fn read(root: &Root) -> io::Result<Vec<Storage>> {
-    let mut storages = parse(&text(root)?);
+    let text = fs::read(root.path(CONFIG))?;
+    let mut storages = parse(&String::from_utf8_lossy(&text));
     for storage in &mut storages {
         if let Some(target) = &mut storage.target {
             let key = root.path(&format!("{SECRETS}/{}.enc", storage.id));
@@ -156,119 +188,89 @@ fn is_id(id: &str) -> bool {
     !id.is_empty() && !id.starts_with('.') && !id.contains('/')
 }
 
-fn parse(text: &str) -> Vec<Storage> {
-    sections(text).into_iter().map(Section::storage).collect()
+/// Reads the text of storage.cfg. Of several storages with one id the last counts.
+pub fn parse(text: &str) -> Vec<Storage> {
+    let mut storages: Vec<Storage> = Vec::new();
+    for section in Sections::parse(text).sections.iter().filter(|section| is_id(&section.id)) {
+        storages.retain(|storage| storage.id != section.id);
+        storages.push(storage(section));
+    }
+    storages
 }
 
-/// The text of storage.cfg.
-///
-/// # Errors
-/// As [`read`].
-pub fn text(root: &Root) -> io::Result<String> {
-    Ok(String::from_utf8_lossy(&fs::read(root.path(CONFIG))?).into_owned())
+fn storage(section: &Section) -> Storage {
+    let kind = section.kind.to_ascii_lowercase();
+    let separators = [',', ';', ' ', '\t'];
+    let nodes = section.value("nodes").unwrap_or_default().split(separators);
+    Storage {
+        id: section.id.clone(),
+        disabled: section.flag("disable") == Some(true),
+        nodes: nodes.filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+        prunes: section.value("prune-backups").map(prunes),
+        directory: directory(section, &kind),
+        target: target(section, &kind),
+        kind,
+    }
 }
 
-/// Reads the section format that PVE writes: `KIND: ID`, then indented `key value` lines, until an empty line.
-pub fn sections(text: &str) -> Vec<Section<'_>> {
-    let mut sections: Vec<Section<'_>> = Vec::new();
-    let mut section: Option<Section<'_>> = None;
-    for line in text.lines() {
-        if line.trim_start().starts_with('#') {
-            continue;
-        }
-        let indented = line.starts_with(char::is_whitespace);
-        if !indented || line.trim().is_empty() {
-            sections.extend(section.take());
-        }
-        if !indented {
-            section = Section::header(line);
-        } else if let Some(section) = &mut section {
-            let line = line.trim();
-            let (key, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-            if !key.is_empty() {
-                section.properties.push((key, value.trim_start()));
-            }
-        }
+fn directory(section: &Section, kind: &str) -> Option<Directory> {
+    let mounted = MOUNTED.contains(&kind);
+    if !mounted && !DIRECTORIES.contains(&kind) {
+        return None;
     }
-    sections.extend(section);
-    sections
+    let path = match (section.text("path"), section.id.as_str()) {
+        (Some(path), _) => path.trim_end_matches('/').to_string(),
+        (None, LOCAL) => LOCAL_PATH.to_string(),
+        (None, id) if mounted => format!("/mnt/pve/{id}"),
+        (None, _) => return None,
+    };
+    let below = section.text("content-dirs").and_then(|dirs| named(dirs, "snippets"));
+    let mount = match section.text("is_mountpoint") {
+        Some(place) if place.starts_with('/') => Some(place.to_string()),
+        Some(value) if is_on(value) => Some(path.clone()),
+        _ => mounted.then(|| path.clone()),
+    };
+    let server = |directory: &str| {
+        Some((section.value("server")?.to_ascii_lowercase(), directory.to_string()))
+    };
+    let served = match kind {
+        "nfs" => section.value("export").and_then(server),
+        "cifs" => section.value("share").and_then(|share| {
+            server(&format!("/{share}/{}", section.value("subdir").unwrap_or_default()))
+        }),
+        _ => None,
+    };
+    Some(Directory {
+        snippets: format!("{path}/{}", below.unwrap_or("snippets").trim_matches('/')),
+        content: section.text("content").unwrap_or("images").to_string(),
+        shared: mounted || section.flag("shared") == Some(true),
+        path,
+        mount,
+        served,
+    })
 }
 
-/// One storage as it is written.
-pub struct Section<'a> {
-    /// `pbs`, `dir`, `zfspool`, ...
-    pub kind: &'a str,
-    pub id: &'a str,
-    properties: Vec<(&'a str, &'a str)>,
+/// The value of `name` in `a=b,c=d`.
+fn named<'a>(list: &'a str, name: &str) -> Option<&'a str> {
+    let mut pairs = list.split(',').filter_map(|pair| pair.split_once('='));
+    pairs.find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim())
 }
 
-impl<'a> Section<'a> {
-    fn header(line: &'a str) -> Option<Section<'a>> {
-        let (kind, id) = line.split_once(':')?;
-        let (kind, id) = (kind.trim(), id.trim());
-        let one_word = |text: &str| !text.is_empty() && !text.contains(char::is_whitespace);
-        (one_word(kind) && one_word(id) && is_id(id)).then(|| Section {
-            kind,
-            id,
-            properties: Vec::new(),
-        })
+fn target(section: &Section, kind: &str) -> Option<Target> {
+    let text = |key: &str| section.text(key).map(str::to_owned);
+    if kind != "pbs" {
+        return None;
     }
-
-    /// The value of a property.
-    pub fn get(&self, key: &str) -> Option<&'a str> {
-        let found = self.properties.iter().find(|(name, _)| *name == key);
-        found.map(|(_, value)| *value)
-    }
-
-    /// The value of a property, None if it is empty.
-    fn text(&self, key: &str) -> Option<String> {
-        self.get(key).filter(|value| !value.is_empty()).map(str::to_owned)
-    }
-
-    /// Whether the storage is switched off.
-    pub fn disabled(&self) -> bool {
-        self.get("disable").is_some_and(|value| value != "0")
-    }
-
-    fn storage(self) -> Storage {
-        Storage {
-            id: self.id.to_owned(),
-            kind: self.kind.to_owned(),
-            disabled: self.disabled(),
-            nodes: self.nodes(),
-            target: self.target(),
-        }
-    }
-
-    /// The nodes of the cluster that use it; empty is all.
-    pub fn nodes(&self) -> Vec<String> {
-        let text = self.get("nodes").unwrap_or_default();
-        let names = text.split([',', ';', ' ', '\t']).filter(|name| !name.is_empty());
-        names.map(str::to_owned).collect()
-    }
-
-    fn target(&self) -> Option<Target> {
-        if self.kind != "pbs" {
-            return None;
-        }
-        Some(Target {
-            server: self.text("server")?,
-            port: self.port()?,
-            datastore: self.text("datastore")?,
-            namespace: self.text("namespace"),
-            username: self.text("username").unwrap_or_else(|| "root@pam".to_owned()),
-            fingerprint: self.text("fingerprint"),
-            encryption_key: self.text("encryption-key").is_some(),
-        })
-    }
-
-    /// A port that is written but is none must not silently become another one.
-    fn port(&self) -> Option<u16> {
-        match self.text("port") {
-            Some(port) => port.parse().ok(),
-            None => Some(PORT),
-        }
-    }
+    Some(Target {
+        server: text("server")?,
+        // A port that is written but is none must not silently become another one.
+        port: section.text("port").map_or(Ok(PORT), str::parse).ok()?,
+        datastore: text("datastore")?,
+        namespace: text("namespace"),
+        username: text("username").unwrap_or_else(|| "root@pam".to_owned()),
+        fingerprint: text("fingerprint"),
+        encryption_key: section.text("encryption-key").is_some(),
+    })
 }
 
 #[cfg(test)]
@@ -310,8 +312,10 @@ pbs: odd
 \tdatastore d
 \tserver s
 \tport 99999
+
 future-type: x
 \tdatastore y
+
 pbs: ../../shadow
 \tdatastore d
 \tserver s";

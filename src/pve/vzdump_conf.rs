@@ -1,24 +1,75 @@
-//! The `script:` line of `/etc/vzdump.conf`, changed without touching another byte of the file.
+//! The node's settings for vzdump, `/etc/vzdump.conf`: read, and its `script:` line changed without touching another
+//! byte of the file.
 //!
 //! A script that is there already is kept in the file itself, as a comment above ours: whoever edits or replaces the
 //! file has both before them, and no second file can disagree with it.
 
+use std::io;
+
 use anyhow::{Result, bail};
 
-/// The hook, as it stands in the file.
-pub const HOOK: &str = "/usr/libexec/stillpoint/vzdump-hook";
+use super::callers::VZDUMP_HOOK;
+use super::options::{last, pair, prunes};
+use crate::sys::{Root, file};
+use crate::vzdump::{Job, Mode};
+
+/// Where it is.
+pub const PATH: &str = "/etc/vzdump.conf";
+
+const LIMIT: u64 = 1 << 20;
 
 /// Stands before the line that was there before ours.
 const KEPT: &[u8] = b"#kept by stillpoint, which calls it: ";
 
+/// What the file says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VzdumpConf {
+    /// What vzdump calls in each phase.
+    pub script: Option<String>,
+    /// `None` also for a mode that vzdump does not have: it goes by its default then.
+    pub mode: Option<Mode>,
+    pub tmpdir: Option<String>,
+    /// Whether storages are pruned after each backup; `None` where it does not say.
+    pub prunes: Option<bool>,
+}
+
+impl VzdumpConf {
+    /// Reads the file; one that is missing says nothing.
+    pub fn read(root: &Root) -> io::Result<VzdumpConf> {
+        Ok(VzdumpConf::parse(&text(root)?))
+    }
+
+    fn parse(text: &[u8]) -> VzdumpConf {
+        VzdumpConf {
+            script: script(text),
+            mode: last(text, "mode").and_then(|word| Mode::from_word(&word)),
+            tmpdir: last(text, "tmpdir"),
+            prunes: last(text, "prune-backups").as_deref().map(prunes),
+        }
+    }
+}
+
+/// The text of the file; empty where it is missing.
+pub fn text(root: &Root) -> io::Result<Vec<u8>> {
+    match file::read(&root.path(PATH), LIMIT) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+/// The mode that a job was asked for: by its own command line, else by the file, else snapshot.
+pub fn mode_asked(root: &Root, job: &Job) -> Mode {
+    job.mode_asked(root).or_else(|| VzdumpConf::read(root).ok()?.mode).unwrap_or(Mode::Snapshot)
+}
+
 /// The file with our hook as its script, and `None` where it is so already.
 ///
-/// PVE reads the last of several `script:` lines, so that is the one to replace. `is_ours` tells a path that leads to
-/// our hook by another name: it is no script to keep, for we would call ourselves.
+/// PVE reads the last of several `script:` lines, so that is the one to replace. `is_ours`: whether a path leads to
+/// our hook, by whatever name ([`super::is_vzdump_hook`]). That is no script to keep, for we would call ourselves.
 pub fn register(text: &[u8], is_ours: impl Fn(&str) -> bool) -> Result<Option<Vec<u8>>> {
     let lines = lines(text);
     let Some((number, value)) = effective(&lines) else { return Ok(Some(appended(text))) };
-    if value == HOOK || is_ours(&value) {
+    if is_ours(&value) {
         return Ok(None);
     }
     if !value.is_empty() && !value.starts_with('/') {
@@ -36,7 +87,7 @@ pub fn register(text: &[u8], is_ours: impl Fn(&str) -> bool) -> Result<Option<Ve
 /// The file as it was before [`register`], whatever else was written into it since; `None` where our hook is not in it.
 pub fn unregister(text: &[u8], is_ours: impl Fn(&str) -> bool) -> Option<Vec<u8>> {
     let lines = lines(text);
-    let ours = |line: &[u8]| value(line).is_some_and(|value| value == HOOK || is_ours(&value));
+    let ours = |line: &[u8]| value(line).is_some_and(|value| is_ours(&value));
     if !lines.iter().any(|line| ours(line)) {
         return None;
     }
@@ -56,10 +107,10 @@ pub fn unregister(text: &[u8], is_ours: impl Fn(&str) -> bool) -> Option<Vec<u8>
 }
 
 /// The script that was there before ours and is called by it, where ours is the one in force.
-pub fn chained(text: &[u8]) -> Option<String> {
+pub fn chained(text: &[u8], is_ours: impl Fn(&str) -> bool) -> Option<String> {
     let lines = lines(text);
     let (number, script) = effective(&lines)?;
-    if script != HOOK {
+    if !is_ours(&script) {
         return None;
     }
     value(kept_above(&lines, number)?).filter(|script| !script.is_empty())
@@ -67,7 +118,7 @@ pub fn chained(text: &[u8]) -> Option<String> {
 
 /// The script in force.
 pub fn script(text: &[u8]) -> Option<String> {
-    effective(&lines(text)).map(|(_, script)| script).filter(|script| !script.is_empty())
+    last(text, "script")
 }
 
 fn appended(text: &[u8]) -> Vec<u8> {
@@ -78,7 +129,7 @@ fn appended(text: &[u8]) -> Vec<u8> {
 }
 
 fn own_line() -> Vec<u8> {
-    format!("script: {HOOK}").into_bytes()
+    format!("script: {VZDUMP_HOOK}").into_bytes()
 }
 
 fn lines(text: &[u8]) -> Vec<&[u8]> {
@@ -94,10 +145,9 @@ fn effective(lines: &[&[u8]]) -> Option<(usize, String)> {
     lines.iter().enumerate().rev().find_map(|(number, line)| Some((number, value(line)?)))
 }
 
-/// The value of a `script:` line; blanks around it do not count (PVE reads `KEY: VALUE` with blanks trimmed).
+/// The value of a `script:` line.
 fn value(line: &[u8]) -> Option<String> {
-    let value = line.trim_ascii().strip_prefix(b"script:")?;
-    Some(String::from_utf8_lossy(value.trim_ascii()).into_owned())
+    pair(line).filter(|(key, _)| *key == b"script").map(|(_, value)| value)
 }
 
 fn kept(line: &[u8]) -> Option<&[u8]> {
@@ -112,12 +162,16 @@ fn kept_above<'a>(lines: &[&'a [u8]], number: usize) -> Option<&'a [u8]> {
 mod tests {
     use super::*;
 
+    fn is_ours(path: &str) -> bool {
+        path == VZDUMP_HOOK
+    }
+
     /// Registers, unregisters and compares; gives what stood between.
     fn there_and_back(text: &[u8]) -> Vec<u8> {
-        let registered = register(text, |_| false).unwrap().unwrap();
-        assert_eq!(script(&registered).as_deref(), Some(HOOK));
-        assert_eq!(register(&registered, |_| false).unwrap(), None, "twice changes nothing");
-        let back = unregister(&registered, |_| false).unwrap();
+        let registered = register(text, is_ours).unwrap().unwrap();
+        assert_eq!(script(&registered).as_deref(), Some(VZDUMP_HOOK));
+        assert_eq!(register(&registered, is_ours).unwrap(), None, "twice changes nothing");
+        let back = unregister(&registered, is_ours).unwrap();
         assert_eq!(String::from_utf8_lossy(&back), String::from_utf8_lossy(text));
         assert_eq!(back, text);
         registered
@@ -128,7 +182,7 @@ mod tests {
         let text = b"# caf\xe9 \t\r\n\n mode: stop \n#script: FILENAME\nbwlimit: 1000";
         let registered = there_and_back(text);
         assert!(registered.starts_with(text));
-        assert_eq!(chained(&registered), None);
+        assert_eq!(chained(&registered, is_ours), None);
         for text in [&b""[..], b"\n", b"\n\n", b"# x", b"mode: stop\n"] {
             there_and_back(text);
         }
@@ -143,18 +197,18 @@ mod tests {
             b"script: /old\nscript: /usr/local/bin/mine\n",
         ] {
             let registered = there_and_back(text);
-            assert_eq!(chained(&registered).as_deref(), Some("/usr/local/bin/mine"));
+            assert_eq!(chained(&registered, is_ours).as_deref(), Some("/usr/local/bin/mine"));
         }
         let nothing = there_and_back(b"script:\nmode: stop\n");
-        assert_eq!(chained(&nothing), None);
+        assert_eq!(chained(&nothing, is_ours), None);
     }
 
     #[test]
     fn what_was_written_since_stays() {
-        let registered = register(b"script: /mine\n", |_| false).unwrap().unwrap();
+        let registered = register(b"script: /mine\n", is_ours).unwrap().unwrap();
         let edited = [&b"# mine too\n"[..], &registered, b"mode: stop\n"].concat();
         assert_eq!(
-            unregister(&edited, |_| false).unwrap(),
+            unregister(&edited, is_ours).unwrap(),
             b"# mine too\nscript: /mine\nmode: stop\n"
         );
     }
@@ -162,25 +216,41 @@ mod tests {
     #[test]
     fn a_script_of_somebody_else_is_not_touched_and_nothing_is_called_for_it() {
         let theirs = b"#kept by stillpoint, which calls it: script: /mine\nscript: /theirs\n";
-        assert_eq!(unregister(theirs, |_| false), None);
-        assert_eq!(chained(theirs), None);
+        assert_eq!(unregister(theirs, is_ours), None);
+        assert_eq!(chained(theirs, is_ours), None);
         let later = format!(
-            "#kept by stillpoint, which calls it: script: /mine\nscript: {HOOK}\nscript: /theirs\n"
+            "#kept by stillpoint, which calls it: script: /mine\nscript: {VZDUMP_HOOK}\nscript: /theirs\n"
         );
-        assert_eq!(chained(later.as_bytes()), None);
+        assert_eq!(chained(later.as_bytes(), is_ours), None);
     }
 
     #[test]
     fn our_hook_by_another_name_is_no_script_to_keep() {
         let text = b"script: /root/link-to-stillpoint\n";
-        let is_ours = |path: &str| path == "/root/link-to-stillpoint";
+        let is_ours = |path: &str| is_ours(path) || path == "/root/link-to-stillpoint";
         assert_eq!(register(text, is_ours).unwrap(), None);
         assert_eq!(unregister(text, is_ours).unwrap(), b"");
+        let kept = b"#kept by stillpoint, which calls it: script: /mine\nscript: /root/link-to-stillpoint\n";
+        assert_eq!(chained(kept, is_ours).as_deref(), Some("/mine"));
+    }
+
+    #[test]
+    fn of_two_lines_with_the_same_key_the_last_counts() {
+        let conf = VzdumpConf::parse(
+            b"mode: stop\n#mode: suspend\n mode: suspend\r\ntmpdir: /a\ntmpdir: /b\nprune-backups: keep-last=1\n\
+            script: /a\nscript: /b\nprune-backups: keep-all=1\n",
+        );
+        assert_eq!(conf.mode, Some(Mode::Suspend));
+        assert_eq!((conf.tmpdir.as_deref(), conf.script.as_deref()), (Some("/b"), Some("/b")));
+        assert_eq!(conf.prunes, Some(false));
+        let odd = VzdumpConf::parse(b"mode: stop\nmode: halt\n");
+        assert_eq!(odd.mode, None, "vzdump drops what it does not know and goes by its default");
+        assert_eq!(VzdumpConf::parse(b""), VzdumpConf::default());
     }
 
     #[test]
     fn a_path_that_depends_on_where_vzdump_was_started_is_refused() {
-        let error = register(b"script: mine.sh\n", |_| false).unwrap_err().to_string();
+        let error = register(b"script: mine.sh\n", is_ours).unwrap_err().to_string();
         assert!(error.contains("mine.sh"), "{error}");
     }
 }

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 
-use super::status::{Guest, Limits, Moment, OnStart, Status, What, gather};
+use super::status::{Guest, Limits, Moment, Status, What, gather};
 use crate::config::Settings;
 use crate::journal::{Grade, Outcome};
+use crate::pve::OnStart;
 use crate::sys::text::printable;
 use crate::sys::{Root, lock, outside};
 

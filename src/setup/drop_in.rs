@@ -8,53 +8,50 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::pve::{DROP_INS, GUEST_HOOK};
 use crate::sys::{Root, file, outside, program};
-
-/// The second is used for `pct start --debug` and guests with `debug: 1`.
-pub const PATHS: [&str; 2] = [
-    "/etc/systemd/system/pve-container@.service.d/stillpoint.conf",
-    "/etc/systemd/system/pve-container-debug@.service.d/stillpoint.conf",
-];
 
 /// `-` forgives a failure and a missing program, but not a time-out of the unit's own (`TimeoutStartSec`, 90 s by default,
 /// would fail the start), so the limits are here and far below it. `unit` tells the hook who calls.
-const TEXT: &str = "\
-# Written by `stillpoint register --all-guests`, taken away by `stillpoint unregister`.
-[Service]
-ExecStartPre=-/usr/bin/timeout --kill-after=5 20 /usr/libexec/stillpoint/guest-hook %i pre-start unit
-ExecStartPost=-/usr/bin/timeout --kill-after=5 10 /usr/libexec/stillpoint/guest-hook %i post-start unit
-";
+fn text() -> String {
+    format!(
+        "# Written by `stillpoint register --all-guests`, taken away by `stillpoint unregister`.\n\
+         [Service]\n\
+         ExecStartPre=-/usr/bin/timeout --kill-after=5 20 {GUEST_HOOK} %i pre-start unit\n\
+         ExecStartPost=-/usr/bin/timeout --kill-after=5 10 {GUEST_HOOK} %i post-start unit\n"
+    )
+}
 
 const SYSTEMCTL_LIMIT: Duration = Duration::from_secs(60);
 
 /// Whether the drop-ins are as they should be.
 pub fn installed(root: &Root) -> bool {
-    PATHS.iter().all(|path| {
-        file::read_text(&root.path(path), 1 << 20).is_ok_and(|text| text.as_deref() == Some(TEXT))
+    DROP_INS.iter().all(|path| {
+        file::read_text(&root.path(path), 1 << 20).is_ok_and(|there| there == Some(text()))
     })
 }
 
 /// Whether there is any of them.
 pub fn any(root: &Root) -> bool {
-    PATHS.iter().any(|path| root.path(path).exists())
+    DROP_INS.iter().any(|path| root.path(path).exists())
 }
 
 /// Writes the drop-ins and has systemd read them.
 pub fn install(root: &Root) -> Result<()> {
-    for path in PATHS {
+    for path in DROP_INS {
         let place = root.path(path);
         if let Some(directory) = place.parent() {
             outside::directory(directory, 0o755)
                 .with_context(|| directory.display().to_string())?;
         }
-        outside::replace(&place, TEXT.as_bytes(), 0o644).context(path)?;
+        outside::replace(&place, text().as_bytes(), 0o644).context(path)?;
     }
     reload(root)
 }
 
 /// Takes the drop-ins away and has systemd read that.
 pub fn remove(root: &Root) -> Result<()> {
-    for path in PATHS {
+    for path in DROP_INS {
         let place = root.path(path);
         file::remove(&place).context(path)?;
         if let Some(directory) = place.parent() {

@@ -6,7 +6,7 @@ use super::{kept, nodes, snippet, storages};
 use crate::config::Settings;
 use crate::guest;
 use crate::identity;
-use crate::pve::{self, Config, Member, Place};
+use crate::pve::{self, Config, Member, Place, is_our_snippet};
 use crate::setup::storages::Storage;
 use crate::sys::Root;
 use crate::vzdump::{GuestType, Vmid};
@@ -139,7 +139,7 @@ fn step_to_enable(config: &Config, kept: Option<String>, chain: bool) -> Result<
         // One that could not be put back when it was last disabled.
         (None, Some(theirs)) if chain => Ok(Step::Chain(theirs)),
         (None, _) => Ok(Step::Set),
-        (Some(volume), _) if snippet::is_ours(volume) => Ok(Step::Nothing),
+        (Some(volume), _) if is_our_snippet(volume) => Ok(Step::Nothing),
         (Some(volume), _) if chain => Ok(Step::Chain(volume.clone())),
         (Some(volume), _) => bail!(
             "it has the hookscript {volume}, and `restore.chain` is false: Stillpoint would take its place"
@@ -149,7 +149,7 @@ fn step_to_enable(config: &Config, kept: Option<String>, chain: bool) -> Result<
 
 fn step_to_disable(config: &Config, kept: Option<String>) -> Step {
     match (&config.hookscript, kept) {
-        (Some(volume), kept) if snippet::is_ours(volume) => kept.map_or(Step::Unset, Step::PutBack),
+        (Some(volume), kept) if is_our_snippet(volume) => kept.map_or(Step::Unset, Step::PutBack),
         _ => Step::Nothing,
     }
 }

@@ -1,7 +1,6 @@
 //! What each node of the cluster has of Stillpoint: a note of its own below `/etc/pve`, for no node can look at another's
 //! disk.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 
@@ -10,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::snippet;
 use super::storages::{Storage, directories};
-use crate::pve::node_name;
+use crate::pve::{Nodes, node_name};
 use crate::sys::{Root, clock, file};
 
 const DIRECTORY: &str = "/etc/pve/stillpoint/nodes";
@@ -34,24 +33,13 @@ pub struct Note {
 /// `/etc/pve/.members` has them; where that can't be read, the directories of `/etc/pve/nodes`.
 pub fn others(root: &Root) -> Result<Vec<String>> {
     let own = node_name(root);
-    let mut names = match members(root) {
-        Some(names) => names,
-        None => directories_of_nodes(root)?,
+    let mut names = match Nodes::read(root) {
+        Ok(Some(nodes)) => nodes.names,
+        Ok(None) | Err(_) => directories_of_nodes(root)?,
     };
     names.retain(|name| *name != own);
     names.sort_unstable();
     Ok(names)
-}
-
-/// pmxcfs leaves `nodelist` out on a node that is in no cluster.
-fn members(root: &Root) -> Option<Vec<String>> {
-    #[derive(Deserialize)]
-    struct Members {
-        #[serde(default)]
-        nodelist: BTreeMap<String, serde_json::Value>,
-    }
-    let text = file::read_text(&root.path("/etc/pve/.members"), 1 << 20).ok()??;
-    Some(serde_json::from_str::<Members>(&text).ok()?.nodelist.into_keys().collect())
 }
 
 fn directories_of_nodes(root: &Root) -> Result<Vec<String>> {

@@ -2,44 +2,46 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Context, Result, bail};
 
 use super::enable::Which;
 use super::{drop_in, nodes, snippet, storages};
 use crate::identity;
-use crate::pve::vzdump_conf;
+use crate::pve::{DROP_INS, VZDUMP_HOOK, is_vzdump_hook, vzdump_conf};
+use crate::sys::Root;
 use crate::sys::outside::Place;
-use crate::sys::{Root, file};
 
-const VZDUMP_CONF: &str = "/etc/vzdump.conf";
 const RECOVER: &str = "stillpoint-recover.service";
-const LIMIT: u64 = 1 << 20;
 
 /// Registers the hook; with `all_guests` the drop-in too. Gives what was done, or with `dry_run` what would be, in
 /// sentences.
 pub fn register(root: &Root, all_guests: bool, dry_run: bool) -> Result<Vec<String>> {
     let mut said = Vec::new();
-    let hook = root.path(vzdump_conf::HOOK);
+    let hook = root.path(VZDUMP_HOOK);
     if !fs::metadata(&hook).is_ok_and(|hook| hook.permissions().mode() & 0o111 != 0) {
         bail!(
             "{} is missing, and vzdump fails where its script is: install the package",
-            vzdump_conf::HOOK
+            VZDUMP_HOOK
         );
     }
     let text = read(root)?;
-    match vzdump_conf::register(&text, |path| is_hook(root, path)).context(VZDUMP_CONF)? {
-        None => said.push(format!("{VZDUMP_CONF}: vzdump calls Stillpoint already.")),
+    match vzdump_conf::register(&text, |path| is_vzdump_hook(root, path))
+        .context(vzdump_conf::PATH)?
+    {
+        None => said.push(format!("{}: vzdump calls Stillpoint already.", vzdump_conf::PATH)),
         Some(written) => {
             if !dry_run {
                 write(root, &written)?;
             }
             said.push(format!(
-                "{VZDUMP_CONF}: vzdump {} Stillpoint in every backup of this node.",
+                "{}: vzdump {} Stillpoint in every backup of this node.",
+                vzdump_conf::PATH,
                 verb(dry_run, "calls")
             ));
-            if let Some(script) = vzdump_conf::chained(&written) {
+            if let Some(script) = vzdump_conf::chained(&written, |path| is_vzdump_hook(root, path))
+            {
                 said.push(format!("{script} is kept: Stillpoint calls it in each phase."));
                 if !root.path(&script).exists() {
                     said.push(format!("{script} does not exist; Stillpoint goes on without it."));
@@ -56,7 +58,7 @@ pub fn register(root: &Root, all_guests: bool, dry_run: bool) -> Result<Vec<Stri
             true => "systemd calls Stillpoint on every start of a container already.".to_string(),
             false => format!(
                 "{}: systemd {} Stillpoint on every start of a container.",
-                drop_in::PATHS[0],
+                DROP_INS[0],
                 verb(dry_run, "calls")
             ),
         });
@@ -109,14 +111,15 @@ fn record_owners(root: &Root) -> Result<()> {
 pub fn unregister(root: &Root, dry_run: bool) -> Result<Vec<String>> {
     let mut said = Vec::new();
     let text = read(root)?;
-    match vzdump_conf::unregister(&text, |path| is_hook(root, path)) {
-        None => said.push(format!("{VZDUMP_CONF}: vzdump does not call Stillpoint.")),
+    match vzdump_conf::unregister(&text, |path| is_vzdump_hook(root, path)) {
+        None => said.push(format!("{}: vzdump does not call Stillpoint.", vzdump_conf::PATH)),
         Some(written) => {
             if !dry_run {
                 write(root, &written)?;
             }
             said.push(format!(
-                "{VZDUMP_CONF}: vzdump no longer {} Stillpoint.",
+                "{}: vzdump no longer {} Stillpoint.",
+                vzdump_conf::PATH,
                 verb(dry_run, "calls")
             ));
             if let Some(script) = vzdump_conf::script(&written) {
@@ -140,33 +143,20 @@ fn verb(dry_run: bool, verb: &str) -> String {
     if dry_run { format!("would {}", verb.trim_end_matches('s')) } else { verb.to_string() }
 }
 
-/// Whether a path leads to our hook by another name.
-fn is_hook(root: &Root, path: &str) -> bool {
-    let same = || {
-        let (theirs, ours) =
-            (fs::metadata(root.path(path)).ok()?, fs::metadata(root.path(vzdump_conf::HOOK)).ok()?);
-        Some((theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()))
-    };
-    path.starts_with('/') && same() == Some(true)
-}
-
 fn read(root: &Root) -> Result<Vec<u8>> {
-    match file::read(&root.path(VZDUMP_CONF), LIMIT) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        other => other.context(VZDUMP_CONF),
-    }
+    vzdump_conf::text(root).context(vzdump_conf::PATH)
 }
 
 fn write(root: &Root, text: &[u8]) -> Result<()> {
     // The file may be a link to one that is kept elsewhere.
     let write = || -> io::Result<()> {
-        let place = Place::behind(&root.path(VZDUMP_CONF))?;
+        let place = Place::behind(&root.path(vzdump_conf::PATH))?;
         place.replace(text, place.mode()?.unwrap_or(0o644))
     };
-    write().context(VZDUMP_CONF)
+    write().context(vzdump_conf::PATH)
 }
 
 /// The script that the one in `/etc/vzdump.conf` stands in for.
 pub fn chained_script(root: &Root) -> Result<Option<String>> {
-    Ok(vzdump_conf::chained(&read(root)?))
+    Ok(vzdump_conf::chained(&read(root)?, |path| is_vzdump_hook(root, path)))
 }

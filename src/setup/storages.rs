@@ -6,15 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::pve::node_name;
-use crate::pve::storage::{self, Section};
+use crate::pve::storage::{self, LOCAL, LOCAL_PATH};
 use crate::sys::Root;
-
-/// Where PVE's own storage `local` lies; storage.cfg need not name it.
-const LOCAL: &str = "/var/lib/vz";
-
-/// Storages that are a directory: on the node, or mounted from a server.
-const DIRECTORIES: [&str; 2] = ["dir", "btrfs"];
-const MOUNTED: [&str; 4] = ["nfs", "cifs", "cephfs", "glusterfs"];
 
 /// A storage with a directory for snippets, enabled on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,20 +36,25 @@ impl Storage {
 
 /// The storages of this node that are directories, whether or not they hold snippets.
 pub fn directories(root: &Root) -> Result<Vec<Storage>> {
-    let text = match storage::text(root) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+    let storages = match storage::read(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         other => other.context("/etc/pve/storage.cfg")?,
     };
-    Ok(parse(&text, &node_name(root)))
+    Ok(of_node(storages, &node_name(root)))
 }
 
-fn parse(text: &str, node: &str) -> Vec<Storage> {
-    let sections = storage::sections(text);
-    let mut storages: Vec<Storage> = Vec::new();
-    if !sections.iter().any(|section| section.id == "local") {
-        storages.push(Storage {
-            id: "local".to_string(),
-            directory: format!("{LOCAL}/snippets"),
+fn of_node(storages: Vec<storage::Storage>, node: &str) -> Vec<Storage> {
+    let is_local = |storage: &storage::Storage| {
+        let path = storage.directory.as_ref().map(|directory| directory.path.as_str());
+        storage.id == LOCAL && storage.kind == "dir" && path == Some(LOCAL_PATH)
+    };
+    let mut found: Vec<Storage> = Vec::new();
+    // Proxmox VE puts its own in the place of one that is missing or lies elsewhere.
+    let has_local = storages.iter().any(is_local);
+    if !has_local {
+        found.push(Storage {
+            id: LOCAL.to_string(),
+            directory: format!("{LOCAL_PATH}/snippets"),
             has_snippets: true,
             content: "backup,images,iso,rootdir,snippets,vztmpl".to_string(),
             shared: false,
@@ -64,48 +62,24 @@ fn parse(text: &str, node: &str) -> Vec<Storage> {
             nodes: Vec::new(),
         });
     }
-    let enabled = sections.iter().filter(|section| !section.disabled());
-    storages.extend(enabled.filter_map(read).filter(|storage| storage.on(node)));
-    storages
+    let enabled = storages.into_iter().filter(|storage| !storage.disabled);
+    let listed = enabled.filter(|storage| has_local || storage.id != LOCAL).filter_map(listed);
+    found.extend(listed.filter(|storage| storage.on(node)));
+    found
 }
 
-fn read(section: &Section<'_>) -> Option<Storage> {
-    let mounted = MOUNTED.contains(&section.kind);
-    if !mounted && !DIRECTORIES.contains(&section.kind) {
-        return None;
-    }
-    let text = |key: &str| section.get(key).filter(|value| !value.is_empty()).map(str::to_owned);
-    let path = text("path").or_else(|| match section.id {
-        "local" => Some(LOCAL.to_string()),
-        id => mounted.then(|| format!("/mnt/pve/{id}")),
-    })?;
-    let path = path.trim_end_matches('/').to_string();
-    let below = text("content-dirs")
-        .and_then(|dirs| named(&dirs, "snippets"))
-        .unwrap_or_else(|| "snippets".to_string());
-    let content = text("content").unwrap_or_else(|| "images".to_string());
-    let is_on = |value: &str| !matches!(value, "0" | "no" | "off" | "false");
-    let mount = match text("is_mountpoint") {
-        Some(place) if place.starts_with('/') => Some(place),
-        Some(value) if is_on(&value) => Some(path.clone()),
-        _ => mounted.then(|| path.clone()),
-    };
+fn listed(storage: storage::Storage) -> Option<Storage> {
+    let directory = storage.directory?;
     Some(Storage {
-        id: section.id.to_owned(),
-        directory: format!("{path}/{}", below.trim_matches('/')),
-        has_snippets: content.split(',').any(|kind| kind.trim() == "snippets"),
-        content,
-        shared: mounted || section.get("shared").is_some_and(is_on),
-        mount,
         // PVE passes over what is written for `local`: it is on every node.
-        nodes: if section.id == "local" { Vec::new() } else { section.nodes() },
+        nodes: if storage.id == LOCAL { Vec::new() } else { storage.nodes },
+        id: storage.id,
+        directory: directory.snippets,
+        has_snippets: directory.content.split(',').any(|kind| kind.trim() == "snippets"),
+        content: directory.content,
+        shared: directory.shared,
+        mount: directory.mount,
     })
-}
-
-/// The value of `name` in `a=b,c=d`.
-fn named(list: &str, name: &str) -> Option<String> {
-    let mut pairs = list.split(',').filter_map(|pair| pair.split_once('='));
-    pairs.find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim().to_string())
 }
 
 /// The file of a volume such as `local:snippets/NAME`, as an absolute path of the node; `None` where this node has no
@@ -178,6 +152,10 @@ lvmthin: thin
 \tthinpool data
 \tcontent rootdir
 ";
+
+    fn parse(text: &str, node: &str) -> Vec<Storage> {
+        of_node(storage::parse(text), node)
+    }
 
     #[test]
     fn the_directories_of_this_node_are_known() {

@@ -4,7 +4,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{Mode, TaskLog, Upid, Vmid};
 use crate::sys::Root;
-use crate::sys::file;
 use crate::sys::process::{self, Process};
 
 /// More scripts than these do not stand between vzdump and its hook.
@@ -79,15 +78,9 @@ impl Job {
             .any(|(pid, upid)| worker_of(root, pid, &upid).is_some())
     }
 
-    /// The mode that was asked for: the task log's first line, else `mode:` of `/etc/vzdump.conf`, else
-    /// snapshot.
-    pub fn mode_asked(&self, root: &Root) -> Mode {
-        self.upid
-            .as_ref()
-            .and_then(|upid| TaskLog::read(root, upid).ok())
-            .and_then(|log| log.mode_asked())
-            .or_else(|| configured_mode(root))
-            .unwrap_or(Mode::Snapshot)
+    /// The mode that the job's command line asks for, as the first line of its log has it.
+    pub fn mode_asked(&self, root: &Root) -> Option<Mode> {
+        TaskLog::read(root, self.upid.as_ref()?).ok()?.mode_asked()
     }
 }
 
@@ -135,9 +128,4 @@ fn at_work(root: &Root, vmid: Vmid, counts: impl Fn(i32, &Upid) -> bool) -> bool
             Ok(log) => log.is_at(vmid),
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         })
-}
-
-fn configured_mode(root: &Root) -> Option<Mode> {
-    let text = file::read_text(&root.path("/etc/vzdump.conf"), 1 << 20).ok()??;
-    text.lines().find_map(|line| Mode::from_word(line.strip_prefix("mode:")?.trim()))
 }

@@ -1,6 +1,6 @@
 //! vzdump, typed: what it says when it calls the hook, and the job that the call belongs to.
 //!
-//! Pure but for reading the parent's command line, the task log and `/etc/vzdump.conf`.
+//! Pure but for reading the parent's command line and the task log.
 
 mod call;
 mod job;

@@ -151,7 +151,8 @@ pub const SCENES: &[Scene] = scenes! {
         "guest.9001.data./var/lib/docker" ENGINE_MOUNTED;
     |node| {
         edit(node, "hookscript: local:snippets/stillpoint\n", "");
-        node.write("etc/systemd/system/pve-container@.service.d/stillpoint.conf", "").unwrap();
+        let text = "[Service]\nExecStartPre=-/usr/libexec/stillpoint/guest-hook %i pre-start\n";
+        node.write("etc/systemd/system/pve-container@.service.d/stillpoint.conf", text).unwrap();
     } => "guests.start" DROP_IN;
     |node| edit(node, "hookscript: local:snippets/stillpoint\n", "") =>
         "guest.9001.start" NOT_LOOKED_AFTER;

@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Stacks, lines};
+use super::Stacks;
 use crate::doctor::check::Check;
 use crate::doctor::message::{Message, Names, Values, quoted};
 use crate::doctor::messages::{
     BIND_MOUNT, ENGINE_BIND_MOUNT, ENGINE_LEFT_OUT, ENGINE_MOUNTED, LEFT_OUT, MOUNTED,
 };
 use crate::guest::LeftOut;
+use crate::pve::Config;
 
 /// A mount point of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,7 +53,7 @@ fn check(stacks: &Stacks<'_>, left_out: &LeftOut<'_>, names: Option<Names<'_>>) 
     let all = names.is_none();
     let names = names.unwrap_or(Names(Vec::new()));
     let (path, mounted) = match left_out {
-        LeftOut::MountPoint(path) => match mount_point(stacks.text, path) {
+        LeftOut::MountPoint(path) => match mount_point(stacks.config, path) {
             Some(point) => {
                 let messages =
                     if all { (ENGINE_LEFT_OUT, ENGINE_BIND_MOUNT) } else { (LEFT_OUT, BIND_MOUNT) };
@@ -88,15 +89,13 @@ fn said(
     volume.check(about, values).fix(format!("pct set {} --{} {value}", stacks.vmid, point.key))
 }
 
-/// The mount point that a path in the guest lies on.
-fn mount_point<'a>(text: &'a str, path: &str) -> Option<MountPoint<'a>> {
-    lines(text)
-        .filter(|(key, _)| {
-            key.strip_prefix("mp").is_some_and(|number| number.parse::<u32>().is_ok())
-        })
-        .filter_map(|(key, value)| {
-            let path = value.split(',').find_map(|part| part.strip_prefix("mp="))?;
-            Some(MountPoint { key, value, path: path.trim_end_matches('/') })
+/// The mount point of Proxmox VE's that a path in the guest lies on.
+fn mount_point<'a>(config: &'a Config, path: &str) -> Option<MountPoint<'a>> {
+    config
+        .mounts
+        .iter()
+        .filter_map(|mount| {
+            Some(MountPoint { key: mount.key.as_deref()?, value: &mount.value, path: &mount.path })
         })
         .filter(|point| Path::new(path).starts_with(point.path))
         .max_by_key(|point| Path::new(point.path).components().count())
@@ -116,7 +115,8 @@ mod tests {
     fn the_innermost_mount_point_holds_a_path() {
         let text =
             "mp0: local:a,mp=/srv,size=8G\nmp10: /mnt/bulk,mp=/srv/bulk/\nmpx: b,mp=/srv/bulk\n";
-        let key = |path| mount_point(text, path).map(|point| point.key);
+        let config = Config::parse(text);
+        let key = |path| mount_point(&config, path).map(|point| point.key);
         assert_eq!(key("/srv/pg"), Some("mp0"));
         assert_eq!(key("/srv/bulk/pg"), Some("mp10"));
         assert_eq!(key("/srvx"), None);

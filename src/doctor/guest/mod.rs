@@ -19,8 +19,8 @@ use crate::engine::{Container, Engine, Engines, Info, Unreachable, at_once};
 use crate::guest::{Guest, State, Volumes};
 use crate::pve::{Config, Member, members};
 use crate::quiesce::{self, Plan, Survey};
+use crate::sys::Root;
 use crate::sys::text::count;
-use crate::sys::{Root, file};
 use crate::vzdump::{GuestType, Job, Vmid};
 
 /// For all that is asked of one guest. lxc-info and each look into the guest's file system have 5 s of their own.
@@ -32,17 +32,12 @@ const ENGINE_LIMIT: Duration = Duration::from_secs(10);
 /// So many guests are asked at once.
 const AT_ONCE: usize = 32;
 
-/// A file in pmxcfs is at most 1 MiB.
-const CONFIG_LIMIT: u64 = 1 << 20;
-
 /// Engines, with what each says of itself.
 type Known = Vec<(Engine, Info)>;
 
 /// What is known of a guest with engines that answer.
 struct Stacks<'a> {
     vmid: Vmid,
-    /// The current section of its configuration, as text and as read.
-    text: &'a str,
     config: &'a Config,
     volumes: Volumes,
     /// Those that answer.
@@ -119,13 +114,11 @@ fn listed(root: &Root) -> (Vec<Member>, Start) {
 
 fn guest(root: &Root, settings: &Settings, start: &Start, member: &Member) -> Looked {
     let mut looked = Looked { checks: Vec::new(), engine: None };
-    let text = match file::read_text(&member.path, CONFIG_LIMIT) {
-        Ok(Some(text)) => text,
+    let config = match member.config() {
+        Ok(Some(config)) => config,
         // Removed or migrated meanwhile; one that can't be read is told of with the leftovers.
         Ok(None) | Err(_) => return looked,
     };
-    let text = current(&text);
-    let config = Config::parse(text);
     looked.checks.extend(start.can_start(member, &config));
     let vmid = member.vmid;
     let running = match running(root, member) {
@@ -140,7 +133,7 @@ fn guest(root: &Root, settings: &Settings, start: &Start, member: &Member) -> Lo
         }
     };
     let (volumes, note) = Volumes::of(Some(config.clone()), &running);
-    looked.checks.extend(fuse::fuse(vmid, text, &config, volumes.mounts()));
+    looked.checks.extend(fuse::fuse(vmid, &config, volumes.mounts()));
     match ask_engines(&running) {
         Ok(None) => looked.engine = Some(false),
         Ok(Some((engines, survey))) => {
@@ -149,8 +142,7 @@ fn guest(root: &Root, settings: &Settings, start: &Start, member: &Member) -> Lo
             plan.see_clients(&survey);
             let Survey { containers, unreachable, .. } = survey;
             let config = &config;
-            let stacks =
-                Stacks { vmid, text, config, volumes, engines, unreachable, containers, plan };
+            let stacks = Stacks { vmid, config, volumes, engines, unreachable, containers, plan };
             looked.engine = Some(true);
             looked.checks.extend(engine::engine(&stacks, settings));
             looked.checks.push(trial::starts(root, vmid, &running));
@@ -216,20 +208,4 @@ fn ask_engines(guest: &Guest) -> anyhow::Result<Option<(Known, Survey)>> {
     }
     Ok(Some((known, survey))
         .filter(|(known, survey)| !known.is_empty() || !survey.unreachable.is_empty()))
-}
-
-/// The configuration without its snapshots' sections.
-fn current(text: &str) -> &str {
-    match text.starts_with('[') {
-        true => "",
-        false => text.find("\n[").map_or(text, |end| &text[..=end]),
-    }
-}
-
-/// The keys and values of a configuration.
-fn lines(text: &str) -> impl Iterator<Item = (&str, &str)> {
-    text.lines().filter_map(|line| {
-        let (key, value) = line.split_once(':')?;
-        Some((key, value.trim()))
-    })
 }

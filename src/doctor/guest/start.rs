@@ -15,11 +15,10 @@ use crate::doctor::messages::{
 };
 use crate::doctor::node::is_executable;
 use crate::engine::{Container, Restart};
-use crate::pve::{Config, Member};
+use crate::pve::{Config, Member, OnStart, drop_in_calls, is_our_snippet};
 use crate::run::Step;
-use crate::setup::drop_in;
-use crate::setup::snippet::is_ours;
 use crate::sys::{Root, program};
+use crate::vzdump::GuestType;
 
 /// pvesm is written in Perl, which takes a second to start.
 const PVESM_LIMIT: Duration = Duration::from_secs(20);
@@ -49,7 +48,7 @@ impl Start {
                 snippets.entry(volume).or_insert_with_key(|volume| snippet(root, volume));
             }
         }
-        Start { drop_in: drop_in::any(root), snippets }
+        Start { drop_in: drop_in_calls(root), snippets }
     }
 
     /// Whether the guest's hookscript keeps it from starting.
@@ -60,7 +59,7 @@ impl Start {
         let known: Values<'_> = &[("script", script), ("vmid", &member.vmid), ("tool", &tool)];
         match self.snippets.get(script)? {
             Snippet::There => None,
-            Snippet::Missing if is_ours(script) => Some(NO_SNIPPET.check(about, known)),
+            Snippet::Missing if is_our_snippet(script) => Some(NO_SNIPPET.check(about, known)),
             Snippet::Missing => Some(NO_OTHER_SNIPPET.check(about, known)),
             Snippet::Unknown(reason) => {
                 Some(SNIPPET_UNKNOWN.check(about, &[known, &[("reason", reason)]].concat()))
@@ -71,7 +70,7 @@ impl Start {
     /// Whether a guest with these stacks is looked after.
     pub fn is_looked_after(&self, stacks: &Stacks<'_>) -> Option<Check> {
         let script = stacks.config.hookscript.as_deref();
-        if self.drop_in || script.is_some_and(is_ours) {
+        if OnStart::of(GuestType::Lxc, stacks.config, self.drop_in) != OnStart::None {
             return None;
         }
         let vmid = stacks.vmid;

@@ -8,12 +8,12 @@ use super::judge::{self, Limits};
 use super::locked::{left_locked, level_of_lock};
 use super::words::{age, ago};
 use super::{
-    Backup, Guest, HeldBack, Level, Moment, NotBack, Now, OnStart, Problem, Settled, Status,
-    Verify, What, held_back,
+    Backup, Guest, HeldBack, Level, Moment, NotBack, Now, Problem, Settled, Status, Verify, What,
+    held_back,
 };
 use crate::config::Settings;
 use crate::guest::way_to_start;
-use crate::pve::{Config, members, node_name};
+use crate::pve::{Config, OnStart, drop_in_calls, members, node_name};
 use crate::report::history::{History, LastBackup, Past, Proof};
 use crate::report::metrics;
 use crate::report::not_back::{Lost, on_the_node};
@@ -31,12 +31,6 @@ const MOST_NOT_BACK: usize = 20;
 /// What is shown of a reason, in characters: the words of an engine or a server stand at its end.
 const REASON: usize = 600;
 
-/// The drop-in that calls Stillpoint at the start of every guest of the node.
-const DROP_IN: &str = "/etc/systemd/system/pve-container@.service.d/stillpoint.conf";
-
-/// The name of Stillpoint's hookscript in whatever storage holds it.
-const SNIPPET: &str = "snippets/stillpoint";
-
 /// How the guests of this node stand now.
 ///
 /// # Errors
@@ -44,7 +38,7 @@ const SNIPPET: &str = "snippets/stillpoint";
 pub fn gather(root: &Root, settings: &Settings, limits: &Limits) -> Result<Status> {
     let now = clock::now();
     let history = History::read(root)?;
-    let drop_in = root.path(DROP_IN).exists();
+    let drop_in = drop_in_calls(root);
     let going_on = going_on(root, &history, now)?;
     let mut guests = Vec::new();
     for (vmid, guest_type, config) in known(root, &history)? {
@@ -53,7 +47,7 @@ pub fn gather(root: &Root, settings: &Settings, limits: &Limits) -> Result<Statu
         let lost = not_back(root, vmid);
         let start = if lost.is_empty() { None } else { way_to_start(root, vmid) };
         take_in(&mut guest, &lost, start.as_ref());
-        guest.on_start = on_start(guest_type, &config, drop_in);
+        guest.on_start = OnStart::of(guest_type, &config, drop_in);
         guest.settled = past.and_then(|past| settled(root, vmid, past, now));
         let started = Started::load(root, vmid);
         guest.start_refused = started.refusal().map(|refusal| printable(&refusal.reason, REASON));
@@ -215,16 +209,6 @@ fn moment(time: DateTime<Utc>, now: DateTime<Utc>) -> Moment {
     // A clock that was set back makes nothing younger than now.
     let age_s = u64::try_from((now - time).num_seconds()).unwrap_or(0);
     Moment { time: clock::rfc3339(time), age_s }
-}
-
-fn on_start(guest_type: GuestType, config: &Config, drop_in: bool) -> OnStart {
-    let named = config.hookscript.as_deref().and_then(|volume| volume.split_once(':'));
-    match named {
-        _ if guest_type == GuestType::Qemu => OnStart::None,
-        Some((_, SNIPPET)) => OnStart::Hookscript,
-        _ if drop_in => OnStart::Node,
-        _ => OnStart::None,
-    }
 }
 
 fn going_on(root: &Root, history: &History, now: DateTime<Utc>) -> Result<Vec<Now>> {

@@ -149,8 +149,9 @@ fn of_verify(verify: &Verify) -> Option<(Level, String)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Moment, OnStart};
+    use super::super::Moment;
     use super::*;
+    use crate::pve::OnStart;
     use crate::vzdump::{GuestType, Mode, Vmid};
 
     fn moment(age_s: u64) -> Moment {

@@ -16,6 +16,7 @@ pub use table::{Paper, table};
 use serde::Serialize;
 
 use crate::journal::{Grade, Outcome};
+use crate::pve::OnStart;
 use crate::vzdump::{GuestType, Mode, Vmid};
 
 /// How bad something is.
@@ -68,6 +69,7 @@ pub struct Guest {
     pub verify: Option<Verify>,
     /// When a backup of this guest was last proven to be good.
     pub last_verified: Option<Moment>,
+    /// What calls Stillpoint when it starts, as after a restore.
     pub on_start: OnStart,
     /// What its last start after a restore left to say.
     pub settled: Option<Settled>,
@@ -145,18 +147,6 @@ pub struct Verify {
     #[serde(flatten)]
     pub moment: Option<Moment>,
     pub reason: Option<String>,
-}
-
-/// Who looks after a guest when it starts, as after a restore.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnStart {
-    /// Its own hookscript.
-    Hookscript,
-    /// The drop-in for all guests of this node.
-    Node,
-    /// Nobody, or a VM, which needs nobody.
-    None,
 }
 
 /// Something that is going on, or was left over.

@@ -1,8 +1,9 @@
 use chrono::{DateTime, Local};
 
 use super::words::{age, ago, called};
-use super::{Guest, Level, Moment, OnStart, Status};
+use super::{Guest, Level, Moment, Status};
 use crate::journal::{Grade, Outcome};
+use crate::pve::OnStart;
 use crate::sys::terminal::Style;
 use crate::sys::text::{count, seconds, wrapped};
 

@@ -1,4 +1,24 @@
-//! Which users of the node a guest's users are: what its configuration asks for, and what its init has.
+//! LXC's own configuration of a guest, which Proxmox VE writes at each start: `/var/lib/lxc/VMID/config`. From it come
+//! the users of the node that the guest's users are.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::sys::{Root, file};
+use crate::vzdump::Vmid;
+
+/// It has some fifty lines.
+const LIMIT: u64 = 1 << 20;
+
+/// Where it lies.
+pub fn path(root: &Root, vmid: Vmid) -> PathBuf {
+    root.path(&format!("/var/lib/lxc/{vmid}/config"))
+}
+
+/// Its text; `None` before the guest's first start.
+pub fn read(root: &Root, vmid: Vmid) -> io::Result<Option<String>> {
+    file::read_text(&path(root, vmid), LIMIT)
+}
 
 /// A range of ids: the first in the guest, the first on the node, how many.
 pub type Range = [u32; 3];
@@ -11,8 +31,7 @@ pub struct IdMap {
 }
 
 impl IdMap {
-    /// What LXC's own configuration of the guest asks for (`/var/lib/lxc/VMID/config`, which Proxmox VE writes at each
-    /// start): `lxc.idmap = u 0 100000 65536`. `None` where a line of it is not understood.
+    /// What the configuration asks for: `lxc.idmap = u 0 100000 65536`. `None` where a line of it is not understood.
     pub fn asked_for(config: &str) -> Option<IdMap> {
         let mut map = IdMap::default();
         for line in config.lines() {
