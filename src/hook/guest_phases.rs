@@ -10,7 +10,7 @@ use crate::identity;
 use crate::pve::{Place, vzdump_conf};
 use crate::quiesce::{self, BroughtBack, Errand, Noted, Quiesced};
 use crate::report::lines::{self, say};
-use crate::run::{Archive, By, Run, Runs, VerifyStart};
+use crate::run::{Archive, By, GuestBefore, Run, Runs, VerifyStart};
 use crate::sys::{Root, clock, failpoint, look, signal};
 use crate::verify;
 use crate::vzdump::{Call, GuestType, Job, Mode, Phase, Subject, TaskLog};
@@ -88,7 +88,7 @@ impl GuestCall<'_> {
             Duty::OpenRun => self.open(run)?,
             Duty::Quiesce => return Ok(self.quiesce(run)),
             Duty::NoteRunning => return Ok(self.note_running(run)),
-            Duty::SeeRunning => run.was_running = true,
+            Duty::SeeRunning => run.guest_before = GuestBefore::Running,
             Duty::DataCopied => self.data_copied(run),
             Duty::Resume => self.resume(run),
             Duty::NoteComplete => run.archive = Archive::Complete,
@@ -154,7 +154,7 @@ impl GuestCall<'_> {
             run.root_volume = config.root_volume;
             run.hostname = config.hostname;
         }
-        run.was_running = match self.subject.guest_type {
+        let runs = match self.subject.guest_type {
             // vzdump calls pre-stop and post-restart only for a guest that runs; the mode of one that does
             // not is stop.
             GuestType::Qemu => self.subject.mode != Mode::Stop,
@@ -162,6 +162,9 @@ impl GuestCall<'_> {
                 State::of(self.root, self.subject.vmid).map_or(true, |state| state.is_running())
             }
         };
+        if runs {
+            run.guest_before = GuestBefore::Running;
+        }
         run
     }
 
@@ -191,7 +194,7 @@ impl GuestCall<'_> {
     }
 
     fn quiesce(&self, run: &mut Run) -> u8 {
-        run.looked_at = true;
+        run.pre_stop.look();
         let deadline = self.budget.deadline(Duration::MAX);
         self.see_left(deadline);
         let quiesced = match self.armed(run) {
@@ -219,8 +222,7 @@ impl GuestCall<'_> {
         run.disturb(reason.clone());
         let touched = run.is_open();
         if let Some(quiesce) = run.quiesce.as_mut() {
-            quiesce.over = true;
-            quiesce.requests_ended_ms = Some(clock::boot_ms());
+            quiesce.give_up(clock::boot_ms());
         }
         // Whoever looks now knows that everything has to come back.
         self.save(run);
@@ -255,8 +257,8 @@ impl GuestCall<'_> {
     }
 
     fn note_running(&self, run: &mut Run) -> u8 {
-        run.looked_at = true;
-        run.was_running = true;
+        run.pre_stop.look();
+        run.guest_before = GuestBefore::Running;
         if let Err(error) = self.armed(run) {
             say(&format!("{}: {error:#}", run.guest()));
         }
@@ -290,11 +292,9 @@ impl GuestCall<'_> {
                 run.note(note);
             }
         }
-        run.handed_over = self.job.worker.alive();
-        run.shutdown_ms = Some(clock::boot_ms());
-        if let Some(quiesce) = run.quiesce.as_mut() {
-            quiesce.requests_ended_ms = Some(clock::boot_ms());
-            quiesce.over = !run.handed_over;
+        match self.job.worker.alive() {
+            true => run.shutdown.hand_over(clock::boot_ms()),
+            false => run.shutdown.withhold(clock::boot_ms()),
         }
         self.save(run);
         0
@@ -302,24 +302,23 @@ impl GuestCall<'_> {
 
     fn data_copied(&self, run: &mut Run) {
         // An interrupted vzdump calls post-restart also while the guest is still on its way down.
-        run.guest_returned |=
-            self.call.phase == Phase::PostRestart && (!run.subject_to_stop() || run.seen_down);
+        let returned = self.call.phase == Phase::PostRestart
+            && (!run.subject_to_stop() || run.shutdown.was_down());
         if run.subject_to_stop() {
             // Here the guest is down until its archive is complete; later calls see it up again.
             match State::of(self.root, run.vmid) {
-                Ok(State::Stopped) => run.seen_down = true,
-                Ok(State::Running(_)) => run.note_restarted(),
+                Ok(State::Stopped) => run.shutdown.see_down(),
+                Ok(State::Running(_)) => run.shutdown.start(clock::boot_ms()),
                 Err(_) => {}
             }
-            if let Some(quiesce) = run.quiesce.as_mut() {
-                // What runs after that has been started since.
-                quiesce.over |= run.seen_down;
-            }
-        } else if !run.data_copied && !run.proof_due {
+        } else if !run.data_copy.is_done() && run.is_at_rest() {
             // Done with the first look at the engine, so that it costs the containers no time of its own.
-            run.proof_due = run.is_at_rest();
+            run.proof.fall_due();
         }
-        run.data_copied = true;
+        match returned {
+            true => run.data_copy.return_guest(),
+            false => run.data_copy.done(),
+        }
     }
 
     fn resume(&self, run: &mut Run) {

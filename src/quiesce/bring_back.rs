@@ -8,7 +8,7 @@ use super::left::look_for_removed;
 use super::resume::{look_again, resume};
 use crate::journal::{Journal, Record};
 use crate::report::not_back::Partly;
-use crate::run::{Archive, Damaged, Run, Runs};
+use crate::run::{Archive, Damaged, Runs};
 use crate::sys::{Root, look};
 use crate::vzdump::Vmid;
 
@@ -93,10 +93,9 @@ pub fn bring_back_locked(
         left = resume(root, &mut run, deadline, Duration::ZERO, Duration::ZERO);
     }
     let moved = run.fates() != before.fates();
-    let requests_ended = |run: &Run| run.quiesce.as_ref().map(|quiesce| quiesce.requests_ended_ms);
     // What may yet be stopped by a request is waited for from then on, however often it is tried.
-    let learned = moved || requests_ended(&run) != requests_ended(&before);
-    if moved && run.archive == Archive::Pending && !run.data_copied {
+    let learned = moved || run.requests_ended_ms() != before.requests_ended_ms();
+    if moved && run.archive == Archive::Pending && !run.data_copy.is_done() {
         let reason = errand.reason;
         run.disturb(format!(
             "its containers were brought back before its data was copied: {reason}"

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::engine::{Condition, Container, Engine, Health, Status};
-use crate::run::{Fate, Step};
+use crate::run::{Failures, Fate, HealthBefore, Step};
 use crate::sys::text;
 
 /// How long a container waits for the one that is to be healthy before it. A health check that says nothing until
@@ -77,13 +77,13 @@ impl Place<'_> {
     /// Whether a container that is down is one that this run still has to bring back. One that failed to start may fail for
     /// long: nobody waits for it.
     fn will_start(&self, container: &Container) -> bool {
-        let may_start = |step: &Step| step.fate == Fate::Open && step.failures == 0;
+        let may_start = |step: &Step| step.fate == Fate::Open && step.failures == Failures::None;
         self.steps.iter().any(|step| step.id == container.id && may_start(step))
     }
 
     /// Whether it was not healthy when all this ran: to wait for that now would be new downtime.
     fn was_ill(&self, container: &Container, condition: Condition) -> bool {
-        let ill = |step: &Step| step.id == container.id && step.unhealthy;
+        let ill = |step: &Step| step.id == container.id && step.health_before == HealthBefore::Ill;
         condition == Condition::Healthy && self.steps.iter().any(ill)
     }
 

@@ -35,6 +35,6 @@ pub fn reconstruct(root: &Root, vmid: Vmid, damaged: &Damaged) -> Result<Option<
         Err(error) => format!("{damaged}; no copy is kept: {error:#}"),
     });
     // Whose backup it was is not known, so there is none to journal.
-    run.journalled = true;
+    run.journalled.done();
     Ok(Some(run))
 }

@@ -135,7 +135,7 @@ impl Effort {
     /// Until when (boot clock, ms) a container that runs may yet go down: by a request of ours whose answer nobody
     /// saw, or with its guest, where that was asked to shut down and the container has not been started since.
     fn window(&self, step: &Step, container: &Container) -> u64 {
-        let unanswered = step.stop_ms.is_none() && (step.requested || !self.over);
+        let unanswered = step.stop.ms().is_none() && (step.stop.is_unanswered() || !self.over);
         let limit = match (self.by, step.action) {
             (By::Stillpoint, Strategy::Stop) if unanswered => {
                 Duration::from_secs(step.stop_timeout).saturating_add(STOP_MARGIN)
@@ -218,7 +218,8 @@ impl Effort {
         let matters = self.by == By::Note || !container.is_kept_up();
         let longest = u64::try_from(conditions::LONGEST_WAIT.as_millis()).unwrap_or(u64::MAX);
         let too_long = step
-            .waiting_since_ms
+            .start
+            .waiting_since_ms()
             .is_some_and(|since| clock::boot_ms().saturating_sub(since) >= longest);
         if !matters || too_long || self.awaited.get(index) == Some(&true) {
             return None;
@@ -263,7 +264,7 @@ impl Effort {
     /// Whether a container may have been asked to prepare itself. A hook that was killed has not written down the last
     /// ones, and what was begun in one has to be ended.
     fn may_be_prepared(&self, step: &Step) -> bool {
-        step.prepared || !self.over
+        step.stop.was_prepared() || !self.over
     }
 
     /// The container that stands in a removed one's place: of the same compose service, none of those we know already,

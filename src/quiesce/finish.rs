@@ -12,7 +12,7 @@ use crate::config::Strategy;
 use crate::journal::{
     Backup, ContainerRecord, Entry, Journal, Outcome, Record, Recovered, Settled,
 };
-use crate::run::{Archive, By, Fate, Run, Runs, Step};
+use crate::run::{Archive, By, Fate, Journalled, Run, Runs, Step};
 use crate::sys::{Root, clock, failpoint};
 use crate::vzdump::TaskLog;
 
@@ -44,16 +44,20 @@ pub fn journal(root: &Root, run: &mut Run) -> Result<()> {
 }
 
 fn record(root: &Root, run: &mut Run) -> Result<()> {
-    let known = run.journalled || run.journalling && is_journalled(root, run)?;
+    let known = match run.journalled {
+        Journalled::No => false,
+        Journalled::Writing => is_journalled(root, run)?,
+        Journalled::Yes => true,
+    };
     if !known {
         // Known to whoever goes on when this process dies between the record and the run. On a full disk it is not,
         // and the record may then be there twice, which is better than not at all.
-        run.journalling = true;
+        run.journalled.begin();
         let _ = Runs::of(root).save(run);
         Journal::of(root).append(&Record::Backup(backup_record(run)))?;
         failpoint::reach(root, "journalled");
     }
-    run.journalled = true;
+    run.journalled.done();
     Ok(())
 }
 
@@ -75,7 +79,7 @@ pub fn give_up(root: &Root, run: &mut Run, why: &str) -> Result<Option<String>> 
         None | Some(Left::Locked) => {}
         Some(left) => return Ok(Some(left.to_string())),
     }
-    let known = run.journalled;
+    let known = run.journalled.is_done();
     for step in run.quiesce.iter_mut().flat_map(|quiesce| &mut quiesce.steps) {
         if step.fate == Fate::Open {
             step.fate = Fate::Failed(step.trouble.clone().unwrap_or_else(|| why.to_string()));
@@ -137,7 +141,7 @@ fn backup_record(run: &Run) -> Backup {
 
 /// Why a run is ended by somebody else than its own vzdump.
 pub fn why_over(run: &Run) -> &'static str {
-    match (run.journalled, run.job.worker.is_of_this_boot()) {
+    match (run.journalled.is_done(), run.job.worker.is_of_this_boot()) {
         (true, _) => "the backup is over",
         (false, false) => "the node went down during the backup",
         (false, true) => "the job that quiesced it is dead",
@@ -206,8 +210,8 @@ fn container_records(run: &Run) -> Vec<ContainerRecord> {
             stack: step.project.clone(),
             service: step.service.clone(),
             action: action.to_string(),
-            stop_ms: step.stop_ms,
-            start_ms: step.start_ms,
+            stop_ms: step.stop.ms(),
+            start_ms: step.start.ms(),
             fate: fate.to_string(),
             error,
             not_back: step.is_not_back(),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::resume::fail;
 use super::taken::{holder, may_yield};
 use crate::engine::{Container, Engine, Engines};
-use crate::run::{By, Fate, Run, Runs};
+use crate::run::{By, Fate, Room, Run, Runs};
 use crate::sys::{Root, clock, text};
 
 /// What an engine needs beyond a container's stop timeout to kill it and to clean up after it.
@@ -40,11 +40,12 @@ pub fn free(
     let mut yields = None;
     if let Some(holder) = &found {
         why = format!("{why} ({} has it)", text::printable(&holder.name, 80));
-        yields = may_yield(holder, container, &quiesce.steps).filter(|_| !step.room_made);
+        yields =
+            may_yield(holder, container, &quiesce.steps).filter(|_| step.room == Room::NotMade);
     }
     fail(&mut quiesce.steps[index], why);
     let (Some(engine), Some(holder), Some(yields)) = (engine, found, yields) else { return false };
-    quiesce.steps[index].room_made = true;
+    quiesce.steps[index].room.make();
     take_from(root, run, &engine, &holder, yields, deadline)
 }
 
@@ -61,12 +62,10 @@ fn take_from(
     let before = step.clone();
     step.fate = Fate::Open;
     step.started_at.clone_from(&holder.started_at);
-    step.looked_at_until_ms = None;
-    step.requested = true;
-    step.stop_ms = None;
-    step.start_ms = None;
+    step.start.end();
+    step.stop.ask_to_yield();
     let limit = Duration::from_secs(step.stop_timeout).saturating_add(STOP_MARGIN);
-    quiesce.requests_ended_ms = Some(clock::boot_ms());
+    quiesce.resuming.request_again(clock::boot_ms());
     let durable = quiesce.by == By::Note || Runs::of(root).save(run).is_ok();
     let stopped = durable && engine.stop(&holder.id, deadline.min(Instant::now() + limit)).is_ok();
     let Some(quiesce) = run.quiesce.as_mut() else { return false };
@@ -74,8 +73,7 @@ fn take_from(
     if !durable {
         *step = before;
     } else if stopped {
-        // What it took to bring it to rest for the backup is what counts.
-        step.stop_ms = before.stop_ms;
+        step.stop.yield_up();
     }
     stopped
 }

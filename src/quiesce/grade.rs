@@ -1,6 +1,6 @@
 use crate::config::Strategy;
 use crate::journal::Grade;
-use crate::run::{Archive, Killed, Run};
+use crate::run::{Archive, Killed, PreStop, Proof, Run};
 use crate::sys::text;
 use crate::vzdump::{GuestType, Mode};
 
@@ -12,17 +12,19 @@ pub fn grade(run: &Run) -> (Option<Grade>, Vec<String>) {
         return (None, run.unrest.clone());
     }
     let mut reasons = run.unrest.clone();
-    if !run.looked_at {
+    if run.pre_stop == PreStop::NotCome {
         reasons.push("nothing was done before its data was copied, as far as is known".to_string());
     }
-    if run.proof_due {
+    if run.proof == Proof::Due {
         reasons.push("it was not seen whether the containers stayed at rest".to_string());
     }
     let grade = match (&run.quiesce, run.guest_type, run.mode_used) {
-        _ if !run.was_running => Grade::Offline,
+        _ if !run.was_running() => Grade::Offline,
         (_, GuestType::Qemu, _) => Grade::None,
-        (_, GuestType::Lxc, Mode::Stop) if run.seen_down && run.unrest.is_empty() => Grade::Clean,
-        (_, GuestType::Lxc, Mode::Stop) if run.seen_down => Grade::CrashConsistent,
+        (_, GuestType::Lxc, Mode::Stop) if run.shutdown.was_down() && run.unrest.is_empty() => {
+            Grade::Clean
+        }
+        (_, GuestType::Lxc, Mode::Stop) if run.shutdown.was_down() => Grade::CrashConsistent,
         (_, GuestType::Lxc, Mode::Stop) => {
             reasons.push("the guest was not seen shut down while its archive was made".to_string());
             Grade::CrashConsistent
@@ -35,7 +37,7 @@ pub fn grade(run: &Run) -> (Option<Grade>, Vec<String>) {
                 steps.map(|step| text::printable(&step.name, 80)).collect()
             };
             let running = names(Strategy::None);
-            let paused = names(Strategy::Pause).len() + usize::from(quiesce.paused_before);
+            let paused = names(Strategy::Pause).len() + quiesce.paused_before;
             match (running.is_empty(), names(Strategy::Stop).len(), paused) {
                 (false, ..) => {
                     reasons.push(format!("left running by its setting: {}", running.join(", ")));
@@ -66,7 +68,7 @@ pub fn grade(run: &Run) -> (Option<Grade>, Vec<String>) {
 fn killed(run: &Run) -> Vec<String> {
     let steps = run.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
     steps
-        .filter(|step| step.killed == Some(Killed::WithData))
+        .filter(|step| step.stop.killed() == Some(Killed::WithData))
         .map(|step| step.kill_in_words())
         .collect()
 }

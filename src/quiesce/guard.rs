@@ -19,7 +19,7 @@ use crate::config::Settings;
 use crate::guest::State;
 use crate::report::log;
 use crate::report::not_back::{Partly, all_back};
-use crate::run::{self, By, Damaged, Run, Runs};
+use crate::run::{self, By, Damaged, DataCopy, Run, Runs};
 use crate::sys::look::Watched;
 use crate::sys::{Root, bounded, detach, failpoint, lock, text};
 use crate::vzdump::{Mode, Vmid};
@@ -104,7 +104,7 @@ fn watch_over(root: &Root, vmid: Vmid) -> Result<()> {
             continue;
         };
         // Its backup is over, and whether vzdump lives does not matter any more.
-        if run.journalled && left_behind(root, run).is_none() {
+        if run.journalled.is_done() && left_behind(root, run).is_none() {
             stand_by(root, vmid, &run.id)?;
             continue;
         }
@@ -123,7 +123,7 @@ fn watch_over(root: &Root, vmid: Vmid) -> Result<()> {
             let _ = bring_back(root, vmid, Instant::now() + TRY_LIMIT, errand);
         }
         // vzdump goes on with other guests; this one's lock is gone.
-        if run.journalled
+        if run.journalled.is_done()
             && let Some(left @ Left::Rebooting) = left_behind(root, run)
         {
             revivals.attempt(root, &settings, run, left);
@@ -148,7 +148,7 @@ pub fn an_engine_answers(root: &Root, run: &Run) -> bool {
 fn due(settings: &Settings, run: &Run, armed: Instant) -> Option<String> {
     let quiesce = run.quiesce.as_ref().filter(|_| run.is_open())?;
     let hold_limit = settings.quiesce.hold_limit;
-    if run.guest_returned {
+    if run.data_copy == DataCopy::GuestReturned {
         return Some("not everything was back after the backup".to_string());
     }
     if quiesce.by != By::Stillpoint {
@@ -157,7 +157,7 @@ fn due(settings: &Settings, run: &Run, armed: Instant) -> Option<String> {
     if armed.elapsed() >= hold_limit {
         return Some(format!("they were held for {} s", hold_limit.as_secs()));
     }
-    quiesce.over.then(|| "the hook gave up bringing the guest to rest".to_string())
+    quiesce.rest.is_given_up().then(|| "the hook gave up bringing the guest to rest".to_string())
 }
 
 fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>) -> Result<()> {
@@ -169,7 +169,7 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>)
         Some(run) => ended(root, run),
         None => "the run's file is damaged".to_string(),
     };
-    let over = |run: &Run| run.journalled || is_made(root, run);
+    let over = |run: &Run| run.journalled.is_done() || is_made(root, run);
     let after = match known.as_ref().is_some_and(over) {
         true => "after its backup",
         false => "after a backup that died",
@@ -264,7 +264,7 @@ impl Revivals {
 
 /// Why the guard acts. It wakes too when vzdump has ended well and not everything was back by then.
 fn ended(root: &Root, run: &Run) -> String {
-    match run.journalled || is_made(root, run) {
+    match run.journalled.is_done() || is_made(root, run) {
         true => "the backup is over".to_string(),
         false => format!("vzdump (process {}) died", run.job.worker.pid),
     }
@@ -367,8 +367,8 @@ impl Told {
 fn may_still_go_down(run: &Run, died: Instant) -> bool {
     run.mode_used == Mode::Stop
         && run.job.worker.is_of_this_boot()
-        && run.handed_over
-        && !run.data_copied
+        && run.shutdown.may_still_come()
+        && !run.data_copy.is_done()
         && (died.elapsed() < SHUTDOWN_LIMIT || run.job.alive())
 }
 

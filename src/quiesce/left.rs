@@ -14,7 +14,7 @@ use crate::guest::{Guest, State};
 use crate::journal::{Journal, Record};
 use crate::report::log;
 use crate::report::not_back::{Lost, advice};
-use crate::run::{By, Fate, Left, LeftContainer, Quiesced, Run, Runs, Step};
+use crate::run::{By, Failures, Fate, Left, LeftContainer, Quiesced, Run, Runs, Step};
 use crate::sys::{Root, clock};
 use crate::vzdump::Vmid;
 
@@ -168,7 +168,7 @@ pub fn take_out(
             continue;
         }
         let why = step.trouble.clone().unwrap_or_else(|| entry.why.clone());
-        let untried = entry.untried && step.failures == 0;
+        let untried = entry.untried && step.failures == Failures::None;
         left.containers.push(LeftContainer { why, untried, ..entry.clone() });
     }
     if left.containers == before {

@@ -49,11 +49,11 @@ pub fn look_once(root: &Root, run: &Run) -> Result<()> {
     if steps(&run) == steps(&before) {
         return Ok(());
     }
-    if run.journalled && !run.is_open() {
+    if run.journalled.is_done() && !run.is_open() {
         return finish(root, &mut run).map(drop);
     }
     runs.save(&run)?;
-    if run.journalled && run.is_open() {
+    if run.journalled.is_done() && run.is_open() {
         // The record of the backup says that it is back.
         let record = recovered(&run, "guard", NOT_BACK);
         Journal::of(root).append(&Record::Recovered(record))?;

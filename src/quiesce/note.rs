@@ -6,7 +6,9 @@ use std::io::ErrorKind;
 use anyhow::Result;
 
 use crate::guest::Guest;
-use crate::run::{By, Left, QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesce, Quiesced, Run, Step};
+use crate::run::{
+    By, GuestBefore, Left, QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesce, Quiesced, Run, Step,
+};
 use crate::sys::Root;
 use crate::sys::process::Process;
 use crate::vzdump::{GuestType, Job, Mode, Vmid};
@@ -82,7 +84,7 @@ pub fn run_of(note: Quiesced, vmid: Vmid, by: By) -> Run {
         id: note.run,
         opened: note.time,
         noted,
-        was_running: true,
+        guest_before: GuestBefore::Running,
         quiesce: Some(quiesce),
         ..Run::new(
             vmid,

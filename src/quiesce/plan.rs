@@ -9,7 +9,7 @@ use super::way_back::way_back;
 use crate::config::{Settings, Strategy};
 use crate::engine::{Container, Health, Status};
 use crate::guest::Volumes;
-use crate::run::{MOST_DEPENDENCIES, QuiescedContainer, Step};
+use crate::run::{HealthBefore, MOST_DEPENDENCIES, QuiescedContainer, Step};
 use crate::sys::text;
 use crate::vzdump::Vmid;
 
@@ -26,8 +26,8 @@ pub const AFTER_LABEL: &str = "stillpoint.after";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     pub steps: Vec<Step>,
-    /// Somebody has paused containers before; they stay so.
-    pub paused_before: bool,
+    /// How many containers somebody has paused before; they stay so.
+    pub paused_before: usize,
     /// What a person should know about it.
     pub notes: Vec<String>,
     /// Why the backup does not hold the containers themselves, if so.
@@ -45,7 +45,7 @@ pub fn plan(vmid: Vmid, containers: &[Container], settings: &Settings, volumes: 
         ));
     }
     for container in containers.iter().filter(|container| container.status == Status::Paused) {
-        plan.paused_before = true;
+        plan.paused_before += 1;
         plan.notes.push(format!(
             "{} was paused before and is left as it is",
             text::printable(&container.name, 80)
@@ -71,7 +71,10 @@ pub fn plan(vmid: Vmid, containers: &[Container], settings: &Settings, volumes: 
         };
         plan.steps.push(Step {
             stop_timeout: container.stop_timeout,
-            unhealthy: container.health == Some(Health::Unhealthy),
+            health_before: match container.health {
+                Some(Health::Unhealthy) => HealthBefore::Ill,
+                _ => HealthBefore::NotIll,
+            },
             before: container.label(BEFORE_LABEL).map(String::from),
             way_back: way_back(container),
             ..Step::from(known)
@@ -338,8 +341,8 @@ mod tests {
     fn what_was_paused_before_is_told() {
         let container = Container { status: Status::Paused, ..service("db", "") };
         let plan = planned(&[container, service("web", "")]);
-        assert!(plan.paused_before && plan.notes[0].starts_with("db was paused before"));
-        assert!(!planned(&[service("web", "")]).paused_before);
+        assert!(plan.paused_before == 1 && plan.notes[0].starts_with("db was paused before"));
+        assert!(planned(&[service("web", "")]).paused_before == 0);
     }
 
     #[test]

@@ -31,7 +31,8 @@ pub fn prove(run: &mut Run, engines: &Engines, deadline: Instant) {
             Err(reason) => run.disturb(reason),
         }
     }
-    let began = run.quiesce.as_ref().and_then(|quiesce| quiesce.began_ms).map(clock::time_at);
+    let began =
+        run.quiesce.as_ref().and_then(|quiesce| quiesce.rest.began_ms()).map(clock::time_at);
     for engine in engines.reachable() {
         match newcomers(&steps, began, engine, deadline) {
             Ok(reasons) => reasons.into_iter().for_each(|reason| run.disturb(reason)),
@@ -46,7 +47,7 @@ pub fn prove(run: &mut Run, engines: &Engines, deadline: Instant) {
             run.disturb(format!("it can't be proven that nothing was started: {why}"));
         }
     }
-    run.proof_due = false;
+    run.proof.done();
 }
 
 /// What can be said against containers that the plan does not know: those that run, or may have run since it began.
@@ -109,7 +110,7 @@ fn killed(step: &Step, container: &Container) -> Option<Killed> {
     let whole_timeout = step.stop_timeout.saturating_mul(1000);
     let was = step.action == Strategy::Stop
         && container.exit_code == KILLED
-        && step.stop_ms.is_some_and(|ms| ms >= whole_timeout);
+        && step.stop.ms().is_some_and(|ms| ms >= whole_timeout);
     let meant = container.stops_by_kill || container.label(KILLED_LABEL) == Some("ok");
     (was && !meant).then(|| match container.data.iter().any(|data| data.writable) {
         true => Killed::WithData,
@@ -121,7 +122,7 @@ fn note_killed(run: &mut Run, index: usize, killed: Killed) {
     let Some(step) = run.quiesce.as_mut().and_then(|quiesce| quiesce.steps.get_mut(index)) else {
         return;
     };
-    step.killed = Some(killed);
+    step.stop.kill(killed);
     if killed == Killed::WithoutData {
         let note = step.kill_in_words();
         run.note(note);

@@ -20,7 +20,7 @@ use crate::engine::{Container, Engines, Error, Health};
 use crate::guest::State;
 use crate::pve::Place;
 use crate::report::not_back::still_open;
-use crate::run::{By, Fate, Run, Runs, Step};
+use crate::run::{By, Fate, Proof, Run, Runs, Step};
 use crate::sys::look::Watched;
 use crate::sys::{Root, bounded, clock, failpoint, text};
 use crate::vzdump::Vmid;
@@ -79,12 +79,8 @@ pub fn resume(
             Ok(engines) => engines,
             Err(why) => return Some(why),
         };
-    if let Some(quiesce) = run.quiesce.as_mut() {
-        let now = clock::boot_ms();
-        // In another boot its clock has begun anew.
-        quiesce.requests_ended_ms = Some(quiesce.requests_ended_ms.unwrap_or(now).min(now));
-    }
-    if run.proof_due {
+    run.begin_resuming(clock::boot_ms());
+    if run.proof == Proof::Due {
         prove(run, &engines, deadline);
         failpoint::reach(root, "proven");
     }
@@ -302,9 +298,8 @@ fn one_round(
     let StartOrder { waits_for, awaited } = StartOrder::of(&steps, engines, deadline);
     let known: Arc<HashSet<String>> = Arc::new(steps.iter().map(|step| step.id.clone()).collect());
     let by = quiesce.by;
-    // A hook that dies before it hands the guest over keeps vzdump from shutting it down.
-    let over = quiesce.over || by == By::GuestShutdown && !run.handed_over;
-    let since = quiesce.requests_ended_ms.unwrap_or(0);
+    let over = run.requests_are_known();
+    let since = run.requests_ended_ms().unwrap_or(0);
     let began = run.opened.parse().ok();
     let checks = conditions_due.then(|| Arc::new(Checks::default()));
     let mut efforts: HashMap<String, Option<Effort>> = HashMap::new();
@@ -372,9 +367,7 @@ impl Round {
                 let step = run.quiesce.as_mut().and_then(|quiesce| quiesce.steps.get_mut(index));
                 step.is_some_and(|step| {
                     step.trouble = Some(why);
-                    let is_new = step.waiting_since_ms.is_none();
-                    step.waiting_since_ms.get_or_insert_with(clock::boot_ms);
-                    is_new
+                    step.start.wait(clock::boot_ms())
                 })
             }
             Back::Taken(container, why) => {
@@ -399,12 +392,10 @@ fn record(root: &Root, run: &mut Run, index: usize, result: Back) -> bool {
             take_down(run, said);
         }
         Back::Started { id, ms, looked_at, said } => {
-            step.looked_at_until_ms = looked_at.map(|time| stay_up::until(root, time));
-            step.waiting_since_ms = None;
+            step.start.confirm(ms, looked_at.map(|time| stay_up::until(root, time)));
             step.id = id;
-            step.start_ms = Some(ms);
             step.fate = Fate::Back;
-            quiesce.resumed_ms = Some(clock::boot_ms());
+            quiesce.resuming.start(clock::boot_ms());
             take_down(run, said);
         }
         Back::Fate(fate) => step.fate = fate,
@@ -431,14 +422,10 @@ fn take_down(run: &mut Run, said: Said) {
 
 /// Counts a start that failed; after enough of them it is given up.
 pub fn fail(step: &mut Step, why: String) {
-    let now = clock::boot_ms();
-    step.failures = step.failures.saturating_add(1);
-    let since = *step.failing_since_ms.get_or_insert(now);
-    // A boot clock that has begun anew counts anew.
-    step.failing_since_ms = Some(since.min(now));
-    let long = now.saturating_sub(since) >= FAILING_FOR_MS;
+    let long = step.failures.add(clock::boot_ms()) >= FAILING_FOR_MS;
     step.trouble = Some(why.clone());
-    step.fate = if step.failures >= MOST_FAILURES && long { Fate::Failed(why) } else { Fate::Open };
+    step.fate =
+        if step.failures.count() >= MOST_FAILURES && long { Fate::Failed(why) } else { Fate::Open };
 }
 
 /// Looks at what was started whether it came up and stays up, and opens it again where it did not: a program that finds its

@@ -9,7 +9,7 @@ use crate::config::Settings;
 use crate::guest::{self, State};
 use crate::pve::{Config, Place};
 use crate::report::{log, mail};
-use crate::run::{Run, Runs};
+use crate::run::{DataCopy, Run, Runs};
 use crate::sys::text::printable;
 use crate::sys::{Root, clock, lock, process};
 use crate::vzdump::{GuestType, Job, Mode, Vmid};
@@ -50,11 +50,11 @@ impl std::fmt::Display for Left {
 ///
 /// Where the guest's state cannot be determined, nothing is left to do.
 pub fn left_behind(root: &Root, run: &Run) -> Option<Left> {
-    if !run.was_running || run.guest_type != GuestType::Lxc {
+    if !run.was_running() || run.guest_type != GuestType::Lxc {
         return None;
     }
     let this_boot = run.job.worker.is_of_this_boot();
-    let ours = this_boot && !run.guest_returned;
+    let ours = this_boot && run.data_copy != DataCopy::GuestReturned;
     match State::of(root, run.vmid).ok()? {
         State::Running(guest) if ours && guest.is_frozen() => Some(Left::Frozen),
         State::Stopped if ours && run.mode_used == Mode::Stop && !gone(root, run) => {
@@ -93,7 +93,7 @@ pub fn went_down(root: &Root, settings: &Settings, run: &Run) -> Option<String> 
 
 /// In stop mode it is vzdump that takes the guest down.
 fn is_powered_off(root: &Root, run: &Run) -> bool {
-    run.was_running
+    run.was_running()
         && run.guest_type == GuestType::Lxc
         && run.mode_used != Mode::Stop
         && run.job.worker.is_of_this_boot()
@@ -171,7 +171,7 @@ pub fn revive(root: &Root, settings: &Settings, run: &Run, left: Left) -> Result
 
 /// A living vzdump is done with a guest once the run is in the journal and the guest's lock is gone.
 fn vzdump_is_at_work(run: &Run, left: Left, locked: bool) -> bool {
-    let done = left == Left::Rebooting && run.journalled && !locked;
+    let done = left == Left::Rebooting && run.journalled.is_done() && !locked;
     !done && run.job.alive()
 }
 
@@ -259,8 +259,10 @@ fn is_of_a_backup(lock: Option<&str>) -> bool {
 fn note_revived(root: &Root, vmid: Vmid, done: &[&str]) {
     change(root, vmid, |run| {
         if done.contains(&"started") {
-            run.seen_down |= run.mode_used == Mode::Stop;
-            run.note_restarted();
+            if run.mode_used == Mode::Stop {
+                run.shutdown.see_down();
+            }
+            run.shutdown.start(clock::boot_ms());
         }
         for word in done {
             if !run.revived.iter().any(|known| known == word) {

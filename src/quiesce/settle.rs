@@ -108,7 +108,7 @@ fn end_run(root: &Root, run: &Run, deadline: Instant) -> Result<BroughtBack> {
     let why = why_over(run);
     let brought_back = bring_back_locked(root, run.vmid, deadline, errand(why))?;
     if let BroughtBack::All { started, all } = brought_back
-        && !run.journalled
+        && !run.journalled.is_done()
     {
         let subject = format!("Stillpoint: guest {} is back after an interrupted backup", run.vmid);
         log::alarm(root, run.vmid, &subject, &format!("{why}; {}", all_back(all, started)));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::addresses;
 use super::order::{Event, acyclic, in_order, turned_round};
 use crate::engine::{Container, Engines, Status};
-use crate::run::{Fate, Step};
+use crate::run::{Fate, Room, Step};
 
 /// For a look at everything that is down. What has not answered by then goes without an order of its own: a container that
 /// its engine cannot look at holds up no other.
@@ -28,8 +28,8 @@ impl StartOrder {
         let down = down(steps, engines, deadline.min(Instant::now() + LOOK_LIMIT));
         let down: Vec<Option<&Container>> = down.iter().map(Option::as_ref).collect();
         let mut first_come = addresses::first_come(&down);
-        let refused =
-            (0..steps.len()).filter(|index| steps[*index].room_made && down[*index].is_some());
+        let refused = (0..steps.len())
+            .filter(|index| steps[*index].room == Room::Made && down[*index].is_some());
         addresses::make_way(&mut first_come, &refused.collect(), &down);
         let awaited = addresses::awaited(&first_come).into();
         StartOrder { waits_for: addresses::joined(start_order(steps), &first_come), awaited }

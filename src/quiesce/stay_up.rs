@@ -48,7 +48,7 @@ enum Shown {
 /// Whether a step's container was started again and may have ended since. One that was only paused has never ended for us:
 /// to start it would be to begin anew what it does.
 pub fn is_started(step: &Step) -> bool {
-    step.fate == Fate::Back && step.start_ms.is_some() && step.action == Strategy::Stop
+    step.fate == Fate::Back && step.start.ms().is_some() && step.action == Strategy::Stop
 }
 
 /// Looks at what was started, whether it is up, and opens again what is not. `inspect` asks its engine, where that is to
@@ -60,7 +60,7 @@ pub fn look(
 ) {
     let now = clock::boot_ms();
     for step in steps.iter_mut().filter(|step| is_started(step)) {
-        let until = step.looked_at_until_ms;
+        let until = step.start.watched_until_ms();
         let over = until.is_some_and(|until| now >= until || until - now > LONGEST_MS);
         let shown = match inspect(step) {
             Some(Ok(container)) => {
@@ -85,11 +85,11 @@ pub fn look(
                     Fate::Left("it was stopped after it had been started again".to_string());
             }
             Shown::GaveUp(code) => {
-                step.start_ms = None;
+                step.start.end();
                 fail(step, format!("it ends with {code} after its start"));
             }
         }
-        step.looked_at_until_ms = None;
+        step.start.stay_up();
     }
 }
 
@@ -159,7 +159,9 @@ mod tests {
             after: Vec::new(),
             not_in_backup: Vec::new(),
         };
-        Step { fate: Fate::Back, start_ms: Some(1), looked_at_until_ms: until, ..Step::from(known) }
+        let mut step = Step { fate: Fate::Back, ..Step::from(known) };
+        step.start.confirm(1, until);
+        step
     }
 
     fn looked(step: Step, found: Option<Result<Container, Error>>) -> Step {
@@ -174,10 +176,10 @@ mod tests {
     fn what_gave_up_is_started_again_and_not_taken_for_somebody_elses() {
         let later = Some(clock::boot_ms() + 60_000);
         let gave_up = looked(step(later), Some(Ok(container(Status::Exited, 1, 15))));
-        assert_eq!((gave_up.fate, gave_up.start_ms), (Fate::Open, None));
+        assert_eq!((gave_up.fate, gave_up.start.ms()), (Fate::Open, None));
         assert_eq!(gave_up.started_at, "2026-11-21T23:00:00Z");
         let finished = looked(step(later), Some(Ok(container(Status::Exited, 0, 15))));
-        assert_eq!((finished.fate, finished.looked_at_until_ms), (Fate::Finished, None));
+        assert_eq!((finished.fate, finished.start.watched_until_ms()), (Fate::Finished, None));
         assert_eq!(looked(step(later), Some(Ok(container(Status::Running, 0, 0)))), step(later));
         let paused = Step { action: Strategy::Pause, ..step(later) };
         assert_eq!(looked(paused.clone(), Some(Ok(container(Status::Exited, 1, 15)))), paused);
@@ -187,7 +189,7 @@ mod tests {
     fn nobody_looks_for_ever() {
         let now = clock::boot_ms();
         for over in [0, now, now + 2 * LONGEST_MS] {
-            assert_eq!(looked(step(Some(over)), None).looked_at_until_ms, None);
+            assert_eq!(looked(step(Some(over)), None).start.watched_until_ms(), None);
             let up = looked(step(Some(over)), Some(Ok(container(Status::Running, 0, 0))));
             assert_eq!(up, step(None));
         }

@@ -226,7 +226,7 @@ pub(super) fn stop_all(root: &Root, run: &mut Run, engines: &Engines, limit: Dur
     let Some(quiesce) = run.quiesce.as_mut() else {
         return Quiesced::Disturbed("there is no plan".to_string());
     };
-    quiesce.began_ms = Some(clock::boot_ms());
+    quiesce.rest.begin(clock::boot_ms());
     let after: Vec<Vec<usize>> = quiesce.steps.iter().map(|step| step.after.clone()).collect();
     let given_up = Arc::new(AtomicBool::new(false));
     let work = {
@@ -275,7 +275,7 @@ pub(super) fn stop_all(root: &Root, run: &mut Run, engines: &Engines, limit: Dur
                 trouble = confirm(run, index, result);
                 missing -= 1;
                 if let Some(quiesce) = run.quiesce.as_mut().filter(|_| missing == 0) {
-                    quiesce.rested_ms = Some(clock::boot_ms());
+                    quiesce.rest.finish(clock::boot_ms());
                 }
                 failpoint::reach(root, "stop-confirmed");
             }
@@ -300,8 +300,7 @@ pub(super) fn stop_all(root: &Root, run: &mut Run, engines: &Engines, limit: Dur
 
 fn request(run: &mut Run, index: usize) {
     if let Some(step) = step(run, index) {
-        step.requested = true;
-        step.prepared = true;
+        step.stop.request();
     }
 }
 
@@ -310,13 +309,14 @@ fn confirm(run: &mut Run, index: usize, result: Result<u64, NotAtRest>) -> Optio
     let step = step(run, index)?;
     let name = text::printable(&step.name, 80);
     match result {
-        Ok(ms) => step.stop_ms = (step.action != Strategy::None).then_some(ms),
+        Ok(_) if step.action == Strategy::None => {}
+        Ok(ms) => step.stop.confirm(ms),
         // It ended by itself and was removed: what is gone is at rest.
         Err(NotAtRest::Unprepared(Error::Gone) | NotAtRest::Running(Error::Gone)) => {
             step.fate = Fate::Gone;
         }
         Err(NotAtRest::Unprepared(error)) => {
-            step.requested = false;
+            step.stop.refuse();
             return Some(format!("{BEFORE_LABEL} of {name} failed: {error}"));
         }
         Err(NotAtRest::Running(error)) => {

@@ -53,7 +53,7 @@ pub fn may_yield(holder: &Container, wanting: &Container, steps: &[Step]) -> Opt
         step.id == holder.id
             && step.action == Strategy::Stop
             && step.fate == Fate::Back
-            && step.start_ms.is_some()
+            && step.start.ms().is_some()
     };
     steps.iter().position(ours).filter(|_| yields)
 }
@@ -102,7 +102,7 @@ fn has_one_of(network: &Network, addresses: &[String]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::QuiescedContainer;
+    use crate::run::{QuiescedContainer, Start};
 
     fn container(fixed: &[&str], assigned: &[&str]) -> Container {
         let texts = |texts: &[&str]| texts.iter().map(|text| text.to_string()).collect();
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn whom_the_engine_names_yields_unless_it_has_an_address_of_its_own() {
         let (proxy, app) = (container(&[], &[]), container(&[], &[]));
-        let step = Step { fate: Fate::Back, start_ms: Some(1), ..step_of(&app) };
+        let step = Step { fate: Fate::Back, start: Start::Started { ms: 1 }, ..step_of(&app) };
         assert_eq!(may_yield(&app, &proxy, std::slice::from_ref(&step)), Some(0));
         let dns = container(&["172.30.0.3"], &["172.30.0.3"]);
         assert_eq!(may_yield(&dns, &proxy, &[step]), None);
@@ -176,9 +176,9 @@ mod tests {
     #[test]
     fn only_what_this_run_has_started_is_asked_to_yield() {
         let (proxy, app) = (container(&["172.30.0.2"], &[]), container(&[], &["172.30.0.2"]));
-        let back = Step { fate: Fate::Back, start_ms: Some(1), ..step_of(&app) };
+        let back = Step { fate: Fate::Back, start: Start::Started { ms: 1 }, ..step_of(&app) };
         assert_eq!(may_yield(&app, &proxy, std::slice::from_ref(&back)), Some(0));
-        let untouched = Step { start_ms: None, ..back.clone() };
+        let untouched = Step { start: Start::NotStarted, ..back.clone() };
         let paused = Step { action: Strategy::Pause, ..back.clone() };
         let other = Step { id: "0".to_string(), ..back };
         assert_eq!(may_yield(&app, &proxy, &[untouched, paused, other]), None);

@@ -138,10 +138,10 @@ pub fn try_now(root: &Root, vmid: Vmid, guest: &Guest, engine: &Engine) -> Resul
 pub fn learn(root: &Root, run: &Run, before: &[Step], engines: &Engines, deadline: Instant) {
     let steps = run.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
     let is_new = |(step, before): &(&Step, &Step)| {
-        step.start_ms.is_some() && before.start_ms.is_none() && step.fate == Fate::Back
+        step.start.ms().is_some() && before.start.ms().is_none() && step.fate == Fate::Back
     };
     let refused: BTreeSet<&str> = (steps.clone().zip(before))
-        .filter(|(step, before)| step.failures > before.failures)
+        .filter(|(step, before)| step.failures.count() > before.failures.count())
         .map(|(step, _)| step.engine.as_str())
         .collect();
     let new: BTreeSet<(&str, bool)> = steps

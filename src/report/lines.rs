@@ -36,8 +36,7 @@ pub fn at_rest(quiesce: &Quiesce) -> String {
     if done.is_empty() {
         return "all running containers are left running by their settings".to_string();
     }
-    let took =
-        quiesce.rested_ms.zip(quiesce.began_ms).map_or(0, |(end, begin)| end.saturating_sub(begin));
+    let took = quiesce.rest.took_ms().unwrap_or(0);
     format!(
         "{}{} in {}{}",
         done.join(" and "),
@@ -61,9 +60,9 @@ fn stacks(steps: &[Step]) -> String {
 fn slowest(quiesce: &Quiesce) -> String {
     let killed = |step: &&Step| {
         step.action == Strategy::Stop
-            && step.stop_ms.is_some_and(|ms| ms / 1000 >= step.stop_timeout)
+            && step.stop.ms().is_some_and(|ms| ms / 1000 >= step.stop_timeout)
     };
-    match quiesce.steps.iter().filter(killed).max_by_key(|step| step.stop_ms) {
+    match quiesce.steps.iter().filter(killed).max_by_key(|step| step.stop.ms()) {
         Some(step) => format!(
             " ({} did not stop by itself within its {} s)",
             printable(&step.name, 80),

@@ -6,9 +6,12 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::{By, Quiesced, QuiescedContainer, Run, SCHEMA, Step};
+use super::{By, Failures, Quiesced, QuiescedContainer, Run};
 use crate::sys::{Root, clock, file};
 use crate::vzdump::Vmid;
+
+/// The version of the list's shape.
+const SCHEMA: u32 = 1;
 
 /// A thousand containers, at some 500 bytes each and with room for long names.
 const LIMIT: u64 = 16 << 20;
@@ -130,7 +133,7 @@ impl Left {
                 since: since.clone(),
                 why: step.why_not_back(),
                 removed: step.is_removed(),
-                untried: step.failures == 0 && !step.is_removed(),
+                untried: step.failures == Failures::None && !step.is_removed(),
                 way_back: step.way_back.clone(),
                 told: false,
                 // What it depends on is in another list.
@@ -185,22 +188,6 @@ impl Left {
     }
 }
 
-impl Step {
-    /// Whether it was removed, and not by its own `--rm`.
-    pub fn is_removed(&self) -> bool {
-        self.fate == super::Fate::Gone && self.is_not_back()
-    }
-
-    /// Why it is not back.
-    pub fn why_not_back(&self) -> String {
-        match (&self.fate, &self.trouble) {
-            (super::Fate::Failed(why), _) | (_, Some(why)) => why.clone(),
-            (super::Fate::Gone, None) => "it was removed".to_string(),
-            (_, None) => "nobody has seen it run since".to_string(),
-        }
-    }
-}
-
 fn path(root: &Root, vmid: Vmid) -> PathBuf {
     root.path(DIRECTORY).join(format!("{vmid}.json"))
 }
@@ -209,7 +196,7 @@ fn path(root: &Root, vmid: Vmid) -> PathBuf {
 mod tests {
     use super::*;
     use crate::config::Strategy;
-    use crate::run::{By, Fate, Quiesce};
+    use crate::run::{By, Fate, Quiesce, Step};
     use crate::vzdump::{GuestType, Job, Mode};
 
     fn run(fates: &[(&str, Fate)]) -> Run {

@@ -5,6 +5,9 @@ use crate::config::Strategy;
 use crate::engine::MOST_CONTAINERS;
 use crate::vzdump::Vmid;
 
+/// The version of the note's shape.
+const SCHEMA: u32 = 1;
+
 /// Where the guest itself keeps what was running.
 pub const QUIESCED_DIRECTORY: &str = "/var/lib/stillpoint";
 
@@ -55,7 +58,7 @@ impl Quiesced {
     pub fn is_sound(&self) -> bool {
         let count = self.containers.len();
         let after = || self.containers.iter().flat_map(|container| &container.after);
-        self.schema == super::SCHEMA
+        self.schema == SCHEMA
             && count <= MOST_CONTAINERS
             && after().count() <= MOST_DEPENDENCIES
             && after().all(|other| *other < count)
@@ -64,7 +67,7 @@ impl Quiesced {
     /// A note that names no container.
     pub fn empty() -> Quiesced {
         Quiesced {
-            schema: super::SCHEMA,
+            schema: SCHEMA,
             run: String::new(),
             vmid: Vmid(0),
             time: String::new(),
@@ -76,7 +79,7 @@ impl Quiesced {
     pub fn of(run: &Run) -> Quiesced {
         let steps = run.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
         Quiesced {
-            schema: super::SCHEMA,
+            schema: SCHEMA,
             run: run.id.clone(),
             vmid: run.vmid,
             time: run.opened.clone(),

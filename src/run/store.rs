@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use serde::Deserialize;
 
-use super::{Run, SCHEMA};
+use super::{Run, SCHEMA, schema1};
 use crate::sys::lock::{self, Lock};
 use crate::sys::{Root, file, text};
 use crate::vzdump::Vmid;
@@ -57,8 +58,10 @@ impl Runs {
             }
             other => other.with_context(|| path.display().to_string())?,
         };
-        match serde_json::from_slice::<Run>(&bytes) {
-            Ok(run) if run.schema == SCHEMA && run.vmid == vmid => Ok(Some(run)),
+        match parse(&bytes) {
+            Ok(run) if matches!(run.schema, SCHEMA | schema1::SCHEMA) && run.vmid == vmid => {
+                Ok(Some(run))
+            }
             Ok(run) => {
                 let reason = format!("it is of schema {} and guest {}", run.schema, run.vmid);
                 Err(Damaged { path, reason }.into())
@@ -73,7 +76,12 @@ impl Runs {
         let write = || -> Result<()> {
             file::own_directory(&self.directory())?;
             let mut bytes = Bounded(Vec::new());
-            serde_json::to_writer_pretty(&mut bytes, run)?;
+            match run.schema {
+                schema1::SCHEMA => {
+                    serde_json::to_writer_pretty(&mut bytes, &schema1::Run::from(run.clone()))?;
+                }
+                _ => serde_json::to_writer_pretty(&mut bytes, run)?,
+            }
             Ok(file::replace(&path, &bytes.0, 0o600)?)
         };
         write().with_context(|| path.display().to_string())
@@ -119,6 +127,19 @@ impl Runs {
 
     fn path(&self, vmid: Vmid) -> PathBuf {
         self.directory().join(format!("{vmid}.json"))
+    }
+}
+
+fn parse(bytes: &[u8]) -> serde_json::Result<Run> {
+    #[derive(Deserialize)]
+    struct Head {
+        schema: u32,
+    }
+    match serde_json::from_slice(bytes) {
+        Ok(Head { schema: schema1::SCHEMA }) => {
+            serde_json::from_slice::<schema1::Run>(bytes).map(Run::from)
+        }
+        _ => serde_json::from_slice(bytes),
     }
 }
 

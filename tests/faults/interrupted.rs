@@ -175,7 +175,9 @@ fn waited_for_once() -> Result<Ended> {
         let back = bring_back(&root, Vmid(VMID), deadline, errand)?;
         ensure!(matches!(back, BroughtBack::NotYet(_)), "it was not waited for: {back:?}");
         let run: serde_json::Value = serde_json::from_slice(&std::fs::read(scene.run_file())?)?;
-        run["quiesce"]["requests_ended_ms"].as_u64().context("nobody knows since when")
+        run["quiesce"]["resuming"]["begun"]["requests_ended_ms"]
+            .as_u64()
+            .context("nobody knows since when")
     };
     let (first, later) = (since()?, since()?);
     ensure!(first == later, "waited for from {first} on, and then from {later} on");

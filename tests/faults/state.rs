@@ -26,7 +26,7 @@ pub fn cases() -> Vec<Case> {
         Case::always(FAULT, "the run cut off at every byte", || cut_off(1)).weighing(Weight::Long),
         Case::always(FAULT, "the run is garbage", || becomes(b"\x00\xff\x1b[2J garbage")),
         Case::always(FAULT, "the run is empty", || becomes(b"")),
-        Case::always(FAULT, "the run is of another version", || becomes(b"{\"schema\": 2}")),
+        Case::always(FAULT, "the run is of another version", || becomes(b"{\"schema\": 99}")),
         Case::always(FAULT, "the run is a thousand deep", || becomes(&[b'['; 1000])),
         Case::always(FAULT, "the run is of 20 MB", || becomes(&[b' '; 20 << 20])),
         Case::always(FAULT, "the run cut off while vzdump lives", cut_off_while_vzdump_lives),

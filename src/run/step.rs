@@ -1,0 +1,121 @@
+use serde::{Deserialize, Serialize};
+
+use super::QuiescedContainer;
+use super::state::{Failures, HealthBefore, Room, Start, Stop};
+use crate::config::Strategy;
+use crate::sys::text;
+
+/// The engine's default stop timeout, in seconds.
+const STOP_TIMEOUT: u64 = 10;
+
+/// One container of a guest that is backed up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    pub id: String,
+    /// The socket of its engine, as a path in the guest; empty in what an older version wrote: the first engine.
+    #[serde(default)]
+    pub engine: String,
+    pub name: String,
+    pub project: Option<String>,
+    pub service: Option<String>,
+    pub action: Strategy,
+    /// In seconds, the container's own.
+    pub stop_timeout: u64,
+    /// What it asks to be run in it before it is brought to rest.
+    pub before: Option<String>,
+    /// When the engine had last started it, in its words.
+    pub started_at: String,
+    /// The steps that are stopped before this one, and started after it: the containers that depend on it.
+    pub after: Vec<usize>,
+    /// Where data of this container lies that is not in the backup.
+    pub not_in_backup: Vec<String>,
+    pub health_before: HealthBefore,
+    pub stop: Stop,
+    pub start: Start,
+    pub failures: Failures,
+    /// Why the last try to bring it back failed, in the engine's words.
+    pub trouble: Option<String>,
+    /// The command that makes its stack anew in the guest, where its labels say enough.
+    pub way_back: Option<String>,
+    pub room: Room,
+    pub fate: Fate,
+}
+
+/// What became of a container after the backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fate {
+    /// Not known to be back yet.
+    Open,
+    /// Runs again, or never stopped.
+    Back,
+    /// It was started again and has done its work: it ended by itself, with 0.
+    Finished,
+    /// Removed, and not created anew.
+    Gone,
+    /// Somebody else has started it and it has ended since, or changed it in another way.
+    Left(String),
+    /// Could not be started, with the engine's last word.
+    Failed(String),
+    /// Not started, for the guest is a copy and the container would write to what another guest has too.
+    HeldBack(String),
+}
+
+impl Step {
+    /// Whether it ran before the backup and is not known to run since. One that was only paused and is gone was run with
+    /// `--rm`: its engine removes it when it ends.
+    pub fn is_not_back(&self) -> bool {
+        match self.fate {
+            Fate::Open | Fate::Failed(_) => true,
+            Fate::Gone => self.action == Strategy::Stop,
+            Fate::Back | Fate::Finished | Fate::Left(_) | Fate::HeldBack(_) => false,
+        }
+    }
+
+    /// Whether it was removed, and not by its own `--rm`.
+    pub fn is_removed(&self) -> bool {
+        self.fate == Fate::Gone && self.is_not_back()
+    }
+
+    /// Why it is not back.
+    pub fn why_not_back(&self) -> String {
+        match (&self.fate, &self.trouble) {
+            (Fate::Failed(why), _) | (_, Some(why)) => why.clone(),
+            (Fate::Gone, None) => "it was removed".to_string(),
+            (_, None) => "nobody has seen it run since".to_string(),
+        }
+    }
+
+    /// `db did not stop within 10 s and was killed`
+    pub fn kill_in_words(&self) -> String {
+        let name = text::printable(&self.name, 80);
+        format!("{name} did not stop within {} s and was killed", self.stop_timeout)
+    }
+}
+
+impl From<QuiescedContainer> for Step {
+    /// A step that nothing was done for yet, with the engine's default stop timeout.
+    fn from(container: QuiescedContainer) -> Step {
+        Step {
+            id: container.id,
+            engine: container.engine,
+            name: container.name,
+            project: container.project,
+            service: container.service,
+            action: container.action,
+            stop_timeout: STOP_TIMEOUT,
+            before: None,
+            started_at: container.started_at,
+            after: container.after,
+            not_in_backup: container.not_in_backup,
+            health_before: HealthBefore::NotIll,
+            stop: Stop::Planned,
+            start: Start::NotStarted,
+            failures: Failures::None,
+            trouble: None,
+            way_back: None,
+            room: Room::NotMade,
+            fate: Fate::Open,
+        }
+    }
+}
