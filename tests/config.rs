@@ -73,12 +73,12 @@ fn a_broken_file_is_named_with_its_lines_and_the_other_one_counts() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(
         text.contains(
-            "# /etc/stillpoint/config.toml is NOT used, line 2:\n#   there is no setting \
+            "# Settings file NOT used: /etc/stillpoint/config.toml, line 2:\n#   there is no setting \
              quiesce.hold-limt, the nearest is quiesce.hold-limit\n"
         ),
         "{text}"
     );
-    assert!(text.contains("line 3:\n#   quiesce.time-limit: '60' is no duration"), "{text}");
+    assert!(text.contains("line 3:\n#   quiesce.time-limit: '60' is not a duration"), "{text}");
     let config = node.json(&["config", "--json"]);
     assert_eq!(setting(&config, "verify.parallel")["value"], 2);
     assert_eq!(config["files"][1]["used"], false);
@@ -92,7 +92,7 @@ fn a_file_that_cannot_be_read_is_told() {
     let output = node.stillpoint(&["config"]);
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("/etc/stillpoint/config.toml is NOT used"), "{text}");
+    assert!(text.contains("Settings file NOT used: /etc/stillpoint/config.toml"), "{text}");
 }
 
 #[test]

@@ -285,7 +285,7 @@ fn a_certificate_by_somebody_else_is_not_replaced_by_a_self_signed_one() {
         let its = all.iter().find(|check| check.about == "storage.offsite.certificate");
         assert_eq!(its.is_some(), warned, "{left} of {lifetime} days: {all:#?}");
         if let Some(its) = its {
-            assert_says(its, &["acme cert order", "whoever issued it"]);
+            assert_says(its, &["acme cert order", "have its issuer renew it"]);
             let updates = |fix: &&String| fix.contains("cert update --force");
             assert_eq!(its.fix.iter().filter(updates).count(), 0, "{its:?}");
         }

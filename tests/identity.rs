@@ -376,10 +376,10 @@ fn each_copy_with_new_hardware_addresses_gets_what_is_inside_made_new() {
         scene.restore(9002, &text);
         scene.log_of_restore(9002, 9001);
         let (_, foreseen) = scene.stillpoint(&["restore-check", "9002"]);
-        assert!(foreseen.contains("machine-id: new, once it runs"), "{foreseen}");
+        assert!(foreseen.contains("machine-id: replaced by a new one once it runs"), "{foreseen}");
         let before = scene.config(9002);
         let said = scene.start(9002);
-        assert!(said.contains("a copy") && said.contains("SSH host keys of its own"), "{said}");
+        assert!(said.contains("a copy") && said.contains("SSH host keys inside"), "{said}");
         let inside = scene.inside(9002).unwrap();
         assert_eq!((&inside["machine_id"], &inside["if_shared"]), (&true.into(), &false.into()));
         assert_eq!(inside["macs"], serde_json::json!(["BC:24:11:00:00:02"]));
@@ -685,7 +685,7 @@ fn a_call_that_dies_before_the_files_lets_the_guest_start_and_the_next_does_it_a
         .output()
         .unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success() && said.contains("guest 9002 starts as it is"), "{said}");
+    assert!(output.status.success() && said.contains("guest 9002 starts unchanged"), "{said}");
     assert!(scene.record(9002).is_some(), "it died before its record");
     assert_eq!((scene.config(9002), scene.lxc(9002)), (config.clone(), lxc));
     assert!(scene.start(9002).contains("guest 9002 is a copy"));
@@ -747,7 +747,7 @@ fn a_cluster_that_hangs_keeps_no_guest_from_starting() {
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
     let before = scene.config(9002);
     let said = scene.pre_start(9002);
-    assert!(said.contains("guest 9002 starts as it is"), "{said}");
+    assert!(said.contains("guest 9002 starts unchanged"), "{said}");
     assert_eq!(scene.config(9002), before);
     // Who was killed is gone a moment later.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
@@ -861,7 +861,7 @@ fn restore_check_says_what_the_start_would_do() {
     assert_eq!((&outlook["decision"], &outlook["original"]), (&"change".into(), &9001.into()));
     assert_eq!(outlook["changes"][0]["to"], "web-9002");
     assert_eq!(scene.files(), before, "it touches nothing");
-    assert!(text.contains("Before its start: stillpoint enable 9002"), "{text}");
+    assert!(text.contains("Before you start it: stillpoint enable 9002"), "{text}");
     assert_eq!(outlook["called"], false);
     scene.restore(9002, &format!("{ORIGINAL}hookscript: share:snippets/stillpoint\n"));
     let (well, text) = scene.stillpoint(&["restore-check", "9002"]);

@@ -317,7 +317,7 @@ fn a_former_script_that_is_missing_or_calls_us_is_no_harm() {
     assert!(done(&node, "register").contains("/opt/theirs.sh does not exist"));
     let output = hook(&node, "job-end");
     assert_eq!(output.status.code(), Some(0));
-    assert!(text(&output).contains("/opt/theirs.sh can't be called"), "{}", text(&output));
+    assert!(text(&output).contains("cannot call /opt/theirs.sh"), "{}", text(&output));
 
     // One that calls the hook itself: written by hand, before there was `register`.
     let own = node.path("usr/libexec/stillpoint/vzdump-hook");
@@ -356,17 +356,17 @@ fn guests_are_enabled_and_disabled_each_by_itself() {
     assert_eq!(node.guest(9001).unwrap().config().unwrap(), before[0]);
 
     let said = refused(&node, "enable 9001 100 9009 9001");
-    assert!(said.contains("Guest 9001 is looked after."), "{said}");
-    assert!(said.contains("Guest 100 is left as it is: it is a VM"), "{said}");
-    assert!(said.contains("Guest 9009 is left as it is: there is no such guest"), "{said}");
-    assert!(said.contains("2 of 3 guests left as before: 100, 9009"), "{said}");
+    assert!(said.contains("Guest 9001: hookscript enabled."), "{said}");
+    assert!(said.contains("Guest 100: nothing changed: it is a VM"), "{said}");
+    assert!(said.contains("Guest 9009: nothing changed: there is no such guest"), "{said}");
+    assert!(said.contains("2 of 3 guests unchanged: 100, 9009"), "{said}");
     assert!(node.guest(9001).unwrap().has_hookscript().unwrap());
     assert!(!node.guest(9002).unwrap().has_hookscript().unwrap());
 
     node.guest(9002).unwrap().set_lock(Some("backup")).unwrap();
     let said = refused(&node, "enable --all");
     assert!(
-        said.contains("9001 is looked after already") && said.contains("CT is locked (backup)"),
+        said.contains("9001: hookscript already enabled") && said.contains("CT is locked (backup)"),
         "{said}"
     );
     node.guest(9002).unwrap().set_lock(None).unwrap();
@@ -409,7 +409,7 @@ fn a_former_hookscript_is_called_counts_and_is_put_back() {
     fs::rename(node.path("var/lib/vz/snippets/dns.sh"), node.path("away")).unwrap();
     let output = hookscript(&node, "9001 pre-start");
     assert_eq!(output.status.code(), Some(0));
-    assert!(text(&output).contains("local:snippets/dns.sh can't be called"), "{}", text(&output));
+    assert!(text(&output).contains("cannot call local:snippets/dns.sh"), "{}", text(&output));
     // It can't be put back either; without any the guest starts, and it is not forgotten.
     let said = done(&node, "disable 9001");
     assert!(said.contains("does not exist"), "{said}");
@@ -427,7 +427,10 @@ fn a_former_hookscript_is_called_counts_and_is_put_back() {
     assert!(refused(&node, "disable 9001").contains("chained/9001.json"));
     guest.set_config(&before).unwrap();
     done(&node, "enable 9001");
-    assert!(done(&node, "disable 9001").contains("its hookscript is local:snippets/dns.sh again"));
+    assert!(
+        done(&node, "disable 9001")
+            .contains("hookscript disabled; it is local:snippets/dns.sh again")
+    );
     assert_eq!(guest.config().unwrap(), before);
     assert!(!node.path("etc/pve/stillpoint/chained/9001.json").exists());
 }
@@ -480,9 +483,12 @@ fn one_look_at_the_cluster_records_whose_identity_each_guest_has() {
     node.guest(9003).unwrap().set_config(&third.replace(&its, &mac)).unwrap();
     node.write("etc/pve/stillpoint/guests/9003.json", "{").unwrap();
     let said = done(&node, "enable --all");
-    assert!(said.contains("9001 is looked after, but its identity can't be recorded"), "{said}");
+    assert!(
+        said.contains("9001: hookscript enabled, but its hardware addresses cannot be recorded"),
+        "{said}"
+    );
     assert!(said.contains("guests/9003.json is damaged"), "{said}");
-    assert!(said.contains("9002 is looked after."), "{said}");
+    assert!(said.contains("9002: hookscript enabled."), "{said}");
     assert!(node.path("etc/pve/stillpoint/guests/9002.json").exists());
     assert!(!node.path("etc/pve/stillpoint/guests/9001.json").exists());
 }
@@ -501,7 +507,7 @@ fn each_job_keeps_the_note_of_this_node() {
     fs::remove_file(node.path(note)).unwrap();
     fs::remove_dir(node.path("etc/pve/stillpoint/nodes")).unwrap();
     node.write("etc/pve/stillpoint/nodes", "").unwrap();
-    assert!(start().contains("the other nodes can't be told of this one"));
+    assert!(start().contains("cannot tell the other nodes that Stillpoint is on this one"));
     fs::remove_file(node.path("etc/pve/stillpoint/nodes")).unwrap();
     fs::remove_file(node.path("etc/pve/local")).unwrap();
     assert_eq!(start(), "");

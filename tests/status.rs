@@ -270,7 +270,7 @@ fn damage_in_the_journal_and_what_a_later_version_wrote_are_told_and_no_more() {
     let (_, text) = node.said(&["status"]);
     assert!(text.contains("clean"), "{text}");
     let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(flat.contains("the journal has 1 line that can't be read, the first: "), "{flat}");
+    assert!(flat.contains("the journal has 1 line that cannot be read, the first: "), "{flat}");
     assert!(flat.contains("journal.jsonl.1, line 1"), "{flat}");
     assert!(flat.contains("1 record that this version does not understand"), "{flat}");
     assert_eq!(node.said(&["status", "--check"]).0, 1);

@@ -246,7 +246,7 @@ fn who_waits_no_longer_is_told_what_goes_on() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     let rest = rest.join("\n");
     assert!(rest.contains("10 verifies not over"), "{rest}");
-    assert!(rest.contains("`stillpoint status` shows what goes on"), "{rest}");
+    assert!(rest.contains("`stillpoint status` shows the progress"), "{rest}");
     let cancel = format!("proxmox-backup-manager task stop '{upid}'");
     assert!(rest.contains(&cancel), "{rest}");
     let status = Command::new(env!("CARGO_BIN_EXE_stillpoint"))
@@ -256,7 +256,7 @@ fn who_waits_no_longer_is_told_what_goes_on() {
         .unwrap();
     let status: Value = serde_json::from_slice(&status.stdout).unwrap();
     let message = status["now"][0]["message"].as_str().unwrap();
-    assert!(message.starts_with("10 backups on storage offsite to be verified"), "{message}");
+    assert!(message.starts_with("10 backups on storage offsite being verified"), "{message}");
     assert!(message.contains("10 under way, 0 waiting"), "{message}");
     // It goes on.
     assert!(pbs(&node).finish(upid));
@@ -434,8 +434,8 @@ fn what_cannot_be_verified_is_told_at_once() {
         (&["local:backup/vzdump-lxc-9001.tar"], "is named STORAGE:backup/"),
         (&["nosuch:backup/ct/9001/2026-11-21T23:22:56Z"], "nosuch"),
         (&["100"], "guest 100 has no snapshot"),
-        (&["x\x1b[2J"], "neither a guest nor a volume"),
-        (&[VOLID, "--all"], "--all goes with a guest"),
+        (&["x\x1b[2J"], "neither a guest (VMID) nor a volume"),
+        (&[VOLID, "--all"], "--all needs a guest"),
     ] {
         let (code, stdout, stderr) = run(&node, arguments);
         assert_eq!((code, stdout.as_str()), (Some(1), ""), "{arguments:?}");

@@ -54,7 +54,7 @@ pub fn recover(root: &Root) -> Result<()> {
 /// Brings back the containers of a guest now; one that a dead backup left frozen is thawed before.
 pub fn resume(root: &Root, vmid: Vmid) -> Result<()> {
     if quiesce::thaw(root, vmid)? {
-        print(&format!("Guest {vmid} was frozen; it is thawed."))?;
+        print(&format!("Guest {vmid} was frozen. It is thawed now."))?;
     }
     let deadline = Instant::now() + PERSON_LIMIT;
     let errand = Errand { by: "person", reason: "a person asked for it", close: false, run: None };
@@ -70,7 +70,7 @@ pub fn resume(root: &Root, vmid: Vmid) -> Result<()> {
     report::later(root, &Settings::load_bounded(root));
     if before > left.len() {
         let back = count(before - left.len(), "container");
-        print(&format!("Guest {vmid}: {back} of an earlier backup back."))?;
+        print(&format!("Guest {vmid}: back from an earlier backup: {back}."))?;
     }
     if !left.is_empty() {
         let lost: Vec<Lost> = left.iter().map(Lost::from).collect();
@@ -86,7 +86,7 @@ pub fn resume(root: &Root, vmid: Vmid) -> Result<()> {
 pub fn forget(root: &Root, vmid: Vmid) -> Result<()> {
     let containers = count(quiesce::forget(root, vmid)?, "container");
     report::later(root, &Settings::load_bounded(root));
-    print(&format!("Guest {vmid}: {containers} no longer asked for."))
+    print(&format!("Guest {vmid}: Stillpoint no longer tries to start {containers}."))
 }
 
 /// Settles a guest that is being started: the drop-in of its unit calls before its init is there. Until that has a root of
@@ -119,7 +119,7 @@ pub fn settle(root: &Root, vmid: Vmid) -> Result<()> {
         Ok(renewed) => {
             renewed.with_context(|| format!("guest {vmid}: its machine-id and host keys"))?
         }
-        Err(_) => bail!("guest {vmid}: giving it a machine-id and host keys of its own panicked"),
+        Err(_) => bail!("guest {vmid}: internal error while renewing its machine-id and host keys"),
     }
     told
 }

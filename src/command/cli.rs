@@ -15,7 +15,7 @@ pub struct Arguments {
     pub command: Command,
 }
 
-/// One thing that can be asked for.
+/// What the command can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Check this node: what stands in the way of good backups, and how to mend it
@@ -33,17 +33,17 @@ pub enum Command {
     },
     /// Show how each guest stands: last backup, grade, downtime, verify
     ///
-    /// With --check the exit status is 0 where all is well, 1 for a warning, 2 where something is critical and 3
-    /// where that can't be told.
+    /// With --check the exit status is 0 where all is well, 1 for a warning, 2 where something is critical
+    /// and 3 where the state cannot be determined.
     #[command(after_help = "Examples: stillpoint status
           stillpoint status --check --max-age 26h")]
     Status {
         #[command(flatten)]
         form: StatusForm,
-        /// A last good backup that is older is a warning, and critical at twice the age
+        /// Warn if the last good backup is older than this; twice this age is critical
         #[arg(long, value_name = "DURATION", default_value = "8d", value_parser = duration)]
         max_age: Duration,
-        /// First look again at what the backup servers say of what is proven, as a timer does once a day
+        /// First ask the backup servers again about proven backups, as a timer does once a day
         #[arg(long)]
         refresh: bool,
     },
@@ -57,7 +57,7 @@ pub enum Command {
         #[arg(long, value_name = "VMID")]
         guest: Option<Vmid>,
     },
-    /// Show what a backup would stop, in which order and how; touches nothing
+    /// Show what a backup would stop, in which order and how; changes nothing
     #[command(after_help = "Example: stillpoint plan 9001")]
     Plan {
         vmid: Vmid,
@@ -65,18 +65,19 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Try whether a guest's engine can start a container, which a backup must know before it stops any
+    /// Test whether a guest's engine can start a container; a backup must know this before it stops any
     ///
-    /// A throwaway container is made from an image that is present and removed again. Its program does not exist, so
-    /// nothing in it runs. The exit status is 0 where the engine starts containers and 1 where it is not known to.
+    /// A throwaway container is made from a present image and removed again. Its program does not exist, so
+    /// nothing in it runs. The exit status is 0 if the engine starts containers, and 1 if it does not or if
+    /// that is unknown.
     #[command(after_help = "Example: stillpoint try 9001")]
     Try { vmid: Vmid },
     /// List the snapshots on the backup servers
     ///
-    /// Every storage that leads to one is named with what it is called everywhere, server:datastore#fingerprint, and
-    /// whether this node uses it. Its snapshots follow in the order in which the server lists them, which is none:
-    /// name, size, what the last verify found and when it began, p for protected, e for encrypted, the beginning of
-    /// the key's fingerprint, owner and comment. The exit status is 1 where a storage could not be listed.
+    /// For each storage of a backup server: its name, its identity (server:datastore#fingerprint, the same on
+    /// every node), and whether this node uses it. Then its snapshots, in no particular order: name, size,
+    /// result and start of the last verify, p for protected, e for encrypted, the beginning of the key's
+    /// fingerprint, owner and comment. The exit status is 1 if a storage could not be listed.
     #[command(after_help = "Example: stillpoint snapshots --storage offsite --guest 9001")]
     Snapshots {
         /// Only this storage
@@ -89,21 +90,21 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Have a backup server verify a guest's latest snapshot, or the one that is named
+    /// Have a backup server verify a guest's latest snapshot, or the given one
     #[command(after_help = "Examples: stillpoint verify 9001 --wait
           stillpoint verify offsite:backup/ct/9001/2026-11-21T23:22:56Z")]
     Verify {
         /// A guest, or a volume as `pvesm list` names it
         #[arg(value_name = "VMID|VOLID")]
         what: String,
-        /// All snapshots of the guest, by one verify of its group: what they share is read once
+        /// All snapshots of the guest, in one verify of its group, which reads shared data only once
         #[arg(long)]
         all: bool,
-        /// Wait for the outcome, and show how far the server is
+        /// Wait for the outcome and show the progress
         #[arg(long)]
         wait: bool,
     },
-    /// Say what the next start of a guest would change about its identity, and why; touches nothing
+    /// Show what the next start of a guest would change about its identity, and why; changes nothing
     #[command(after_help = "Example: stillpoint restore-check 9002")]
     RestoreCheck {
         vmid: Vmid,
@@ -113,42 +114,42 @@ pub enum Command {
     },
     /// Give a restored copy the identity of its original, which is stopped or gone
     ///
-    /// Hostname, hardware addresses and addresses come back, from the record of the change. What is inside stays as it is:
-    /// a machine-id and SSH host keys that were made new are not brought back.
+    /// Hostname, hardware addresses and IP addresses come back, from the record of the change. The machine-id
+    /// and SSH host keys inside stay as they are now.
     #[command(after_help = "Example: stillpoint adopt 9002")]
     Adopt { vmid: Vmid },
-    /// Have Stillpoint look after guests when they start
+    /// Enable Stillpoint's hookscript, which is called when these guests start
     #[command(after_help = "Example: stillpoint enable 9001 9002")]
     Enable {
         #[command(flatten)]
         guests: Guests,
-        /// Only say what would be done
+        /// Only show what would be done
         #[arg(long)]
         dry_run: bool,
     },
-    /// No longer look after guests when they start
+    /// Disable Stillpoint's hookscript; a previous hookscript is put back
     #[command(after_help = "Example: stillpoint disable --all")]
     Disable {
         #[command(flatten)]
         guests: Guests,
-        /// Only say what would be done
+        /// Only show what would be done
         #[arg(long)]
         dry_run: bool,
     },
     /// Have vzdump call Stillpoint in every backup of this node
     #[command(after_help = "Example: stillpoint register")]
     Register {
-        /// Look after every guest of this node when it starts, without a line in its configuration
+        /// Also call Stillpoint when any guest of this node starts, without a line in its configuration
         #[arg(long)]
         all_guests: bool,
-        /// Only say what would be done
+        /// Only show what would be done
         #[arg(long)]
         dry_run: bool,
     },
-    /// Undo `register`; a script that was there before is put back
+    /// Undo `register`; a previous script is put back
     #[command(after_help = "Example: stillpoint unregister")]
     Unregister {
-        /// Only say what would be done
+        /// Only show what would be done
         #[arg(long)]
         dry_run: bool,
     },
@@ -163,14 +164,14 @@ pub enum Command {
     #[command(after_help = "Example: stillpoint resume 9001")]
     Resume {
         vmid: Vmid,
-        /// Start nothing, and no longer ask for what is not back
+        /// Start nothing, and give up on the containers that are not back
         #[arg(long)]
         forget: bool,
     },
     /// Start, in a restored or moved guest, what was running when it was backed up
     #[command(after_help = "Example: stillpoint settle 9002")]
     Settle { vmid: Vmid },
-    /// The same for a guest that is being started: it is waited for (called by the hook)
+    /// The same for a guest that is starting: waits for it (called by the hook)
     #[command(hide = true)]
     Started { vmid: Vmid },
     /// Bring back everything that interrupted backups left stopped (called at boot)
@@ -182,7 +183,7 @@ pub enum Command {
     /// Collect the outcomes of verifies (called by the hook)
     #[command(hide = true)]
     Collect,
-    /// Look again at what the backup servers say of what is proven (called by a timer)
+    /// Ask the backup servers again about proven backups (called by a timer)
     #[command(hide = true)]
     Refresh,
 }
@@ -202,7 +203,7 @@ pub struct StatusForm {
     pub checkmk: bool,
 }
 
-/// Some guests, or all of this node.
+/// Some guests, or all guests of this node.
 #[derive(Args, Clone, Debug)]
 #[group(required = true, multiple = false)]
 pub struct Guests {
@@ -213,7 +214,7 @@ pub struct Guests {
     pub all: bool,
 }
 
-/// As the settings write it.
+/// A duration in the notation of the settings.
 fn duration(text: &str) -> Result<Duration, String> {
     config::duration(text).ok_or_else(|| "a whole number and its unit, as in 26h or 8d".to_string())
 }

@@ -23,16 +23,16 @@ fn lines(layers: &Layers) -> Vec<String> {
     let mut lines = Vec::new();
     for file in &layers.files {
         if file.faults.is_empty() {
-            lines.push(format!("# {} is used", file.place));
+            lines.push(format!("# Settings file: {}", file.place));
         }
         for fault in &file.faults {
             let line = fault.line.map_or(String::new(), |line| format!(", line {line}"));
-            lines.push(format!("# {} is NOT used{line}:", file.place));
+            lines.push(format!("# Settings file NOT used: {}{line}:", file.place));
             lines.push(format!("#   {}", fault.message));
         }
     }
     if layers.files.is_empty() {
-        lines.push("# There is no settings file: everything has its default.".to_string());
+        lines.push("# There is no settings file: every setting has its default.".to_string());
     }
     let mut table = String::new();
     for setting in layers.settings() {

@@ -37,7 +37,7 @@ pub fn run() -> ExitCode {
         Err(error) => {
             let denied = |cause: &std::io::Error| cause.kind() == ErrorKind::PermissionDenied;
             let of_nobody = error.chain().filter_map(|cause| cause.downcast_ref()).any(denied);
-            let hint = if of_nobody && !geteuid().is_root() { " (it takes root)" } else { "" };
+            let hint = if of_nobody && !geteuid().is_root() { " (run this as root)" } else { "" };
             eprintln!("stillpoint: {error:#}{hint}");
             ExitCode::FAILURE
         }
@@ -112,15 +112,16 @@ fn collect(root: &Root) -> Result<()> {
 /// Looks again at what counts as proven. A failure is told by the collector, as those of a verify are.
 fn look_again(root: &Root) -> Result<()> {
     let began = clock::now();
-    let failed =
-        crate::verify::look(root).context("what is proven could not be looked at again")?;
+    let failed = crate::verify::look(root).context("cannot look again at proven backups")?;
     for error in report::tell_later(root, &Settings::load_bounded(root), began) {
         eprintln!("stillpoint: {error:#}");
     }
     if failed {
         detach::start(root, &format!("stillpoint-collect-{}", token()), &["collect"])
             .map(drop)
-            .context("the failure is written down, and nobody could be started to tell of it")?;
+            .context(
+                "the failure is recorded, but the process that reports it could not be started",
+            )?;
     }
     Ok(())
 }

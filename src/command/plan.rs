@@ -19,7 +19,7 @@ pub fn plan(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
     let settings = Settings::load(root);
     let config = match Place::of(root, vmid)? {
         Place::Here(config) => Some(config),
-        Place::Elsewhere(node) => bail!("guest {vmid} is on node {node}: ask there"),
+        Place::Elsewhere(node) => bail!("guest {vmid} is on node {node}: run this command there"),
         Place::Gone => None,
     };
     let guest = match State::of(root, vmid)? {
@@ -29,7 +29,8 @@ pub fn plan(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
     };
     if guest.is_frozen() {
         bail!(
-            "guest {vmid} is frozen: `stillpoint resume {vmid}` thaws it, unless a backup is at work"
+            "guest {vmid} is frozen: `stillpoint resume {vmid}` thaws it, unless a backup of it \
+             is running"
         );
     }
     let engines = Engines::of(&guest)?;
@@ -72,7 +73,11 @@ pub fn plan(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
                 tell(&format!("  {}. {}", number + 1, step_line(step, several(&plan))))?;
             }
         }
-        print(&format!("and back in reverse. Within {} s, or none of it.", limit.as_secs()))?;
+        print(&format!(
+            "They start again in reverse order. If the stop takes longer than {} s, all are \
+             started again at once.",
+            limit.as_secs()
+        ))?;
     }
     for why in &unreachable {
         let what = "its containers run on, and the backup is crash-consistent";

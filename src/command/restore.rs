@@ -55,22 +55,26 @@ pub fn check(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
                 tell(&format!("  {}: {} -> {}", text("setting"), text("from"), text("to")))?;
             }
             for what in inside {
-                tell(&format!("  {what}: new, once it runs"))?;
+                tell(&format!("  {what}: replaced by a new one once it runs"))?;
             }
         }
         (Verdict::Change(_), _) => {
-            tell(&format!("Guest {vmid} is a copy: {reason}. The settings leave it as it is."))?;
+            tell(&format!(
+                "Guest {vmid} is a copy: {reason}. Its settings say to change nothing."
+            ))?;
         }
         (Verdict::InDoubt, _) => {
-            tell(&format!("Guest {vmid} keeps its identity, for it is in doubt: {reason}."))?;
+            tell(&format!(
+                "Guest {vmid} keeps its identity, because it is in doubt whose it is: {reason}."
+            ))?;
             tell(&format!("What to do: {}.", identity::way_out_of_doubt(vmid)))?;
         }
         (Verdict::Keep { .. }, _) => {
             tell(&format!("Guest {vmid} keeps its identity: {reason}."))?;
             if let Some(original) = compared_with {
                 tell(&format!(
-                    "It was restored from a backup of guest {original}: what it shares with that one of {} becomes new, \
-                     once both run here.",
+                    "It was restored from a backup of guest {original}. Once both run on this \
+                     node, what they share of {} is replaced in this one.",
                     inside.join(" and ")
                 ))?;
             }
@@ -78,12 +82,12 @@ pub fn check(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
     }
     tell_shared(&shared)?;
     for why in unread {
-        tell(&format!("Not looked at, for it can't be read: {why}"))?;
+        tell(&format!("Not checked, because it cannot be read: {why}"))?;
     }
     if !is_called {
         tell(&format!(
-            "Nothing calls Stillpoint when guest {vmid} starts, so it starts as it is. Before its start: stillpoint enable \
-             {vmid}"
+            "Nothing calls Stillpoint when guest {vmid} starts, so nothing will change. Before \
+             you start it: stillpoint enable {vmid}"
         ))?;
     }
     Ok(())

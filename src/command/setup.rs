@@ -27,7 +27,7 @@ pub fn register(root: &Root, all_guests: bool, dry_run: bool) -> Result<()> {
                 "Next: `stillpoint enable --all`, so that restored guests come up as they should.",
             )?;
         }
-        print("`stillpoint doctor` tells what else stands in the way of good backups.")?;
+        print("`stillpoint doctor` shows what else to fix.")?;
     }
     Ok(())
 }
@@ -61,15 +61,15 @@ fn tell(told: Vec<Told>) -> Result<()> {
     }
     for (vmid, told) in told {
         match told {
-            Ok(what) => print(&format!("Guest {vmid} {what}."))?,
+            Ok(what) => print(&format!("Guest {vmid}: {what}."))?,
             Err(error) => {
-                print(&format!("Guest {vmid} is left as it is: {error:#}."))?;
+                print(&format!("Guest {vmid}: nothing changed: {error:#}."))?;
                 left.push(vmid.to_string());
             }
         }
     }
     if !left.is_empty() {
-        bail!("{} of {} left as before: {}", left.len(), count(total, "guest"), left.join(", "));
+        bail!("{} of {} unchanged: {}", left.len(), count(total, "guest"), left.join(", "));
     }
     Ok(())
 }

@@ -55,7 +55,7 @@ fn places(root: &Root, storage: Option<&str>) -> Result<Vec<Place>> {
     };
     let Some(wanted) = storage else {
         if places.is_empty() {
-            bail!("no storage of this node leads to a backup server (`pvesm add pbs` adds one)");
+            bail!("no storage of this node is a Proxmox Backup Server (`pvesm add pbs` adds one)");
         }
         return Ok(places);
     };
@@ -77,7 +77,7 @@ fn headline(place: &Place) -> String {
         Some(name) => format!(", namespace {name}"),
         None => String::new(),
     };
-    let id = place.storage_id.as_deref().unwrap_or("no server and datastore");
+    let id = place.storage_id.as_deref().unwrap_or("server or datastore missing");
     printable(&format!("Storage {}, {attached}{namespace}: {id}", place.storage), 1000)
 }
 

@@ -18,16 +18,16 @@ const LOCK_LIMIT: Duration = Duration::from_secs(60);
 /// Tries whether the guest's engines can start a container, says so, and returns the exit status.
 pub fn trial(root: &Root, vmid: Vmid) -> Result<u8> {
     if let Place::Elsewhere(node) = Place::of(root, vmid)? {
-        bail!("guest {vmid} is on node {}: try there", printable(&node, 63));
+        bail!("guest {vmid} is on node {}: run this command there", printable(&node, 63));
     }
     let _lock = Runs::of(root)
         .lock(vmid, Instant::now() + LOCK_LIMIT)
-        .context("a backup may be at work on this guest")?;
+        .context("a backup of this guest may be running: try again when it is over")?;
     let State::Running(guest) = State::of(root, vmid)? else {
-        bail!("guest {vmid} is not running: its engine can't be tried");
+        bail!("guest {vmid} is not running: cannot test its engine");
     };
     if guest.is_frozen() {
-        bail!("guest {vmid} is frozen: its engine can't be tried");
+        bail!("guest {vmid} is frozen: cannot test its engine");
     }
     let engines = Engines::of(&guest)?;
     if engines.is_empty() {

@@ -43,9 +43,13 @@ const COLLECTOR_LOOK: Duration = Duration::from_secs(5);
 /// each is ordered, or with `wait` where each is found good.
 pub fn verify(root: &Root, what: &str, all: bool, wait: bool) -> Result<u8> {
     let (chosen, failed) = match what.split_once(':') {
-        Some(_) if all => bail!("--all goes with a guest, not with one snapshot"),
+        Some(_) if all => bail!("--all needs a guest (VMID), not one snapshot"),
         Some((storage, volume)) => (vec![named(root, storage, volume)?], false),
-        None => of_guest(root, what.parse().context("neither a guest nor a volume")?, all)?,
+        None => of_guest(
+            root,
+            what.parse().context("neither a guest (VMID) nor a volume (VOLID)")?,
+            all,
+        )?,
     };
     if chosen.is_empty() && failed {
         // What a storage that could not be asked has is not known, and why has been said.
@@ -63,7 +67,7 @@ pub fn verify(root: &Root, what: &str, all: bool, wait: bool) -> Result<u8> {
     }
     collect(root)?;
     if wait {
-        signal::watch().context("Ctrl-C cannot be watched for")?;
+        signal::watch().context("cannot watch for Ctrl-C")?;
     }
     let limit = if wait { OUTCOME_LIMIT } else { START_LIMIT };
     match watch(root, &mut watched, wait, Instant::now() + limit)? {
@@ -78,7 +82,7 @@ pub fn verify(root: &Root, what: &str, all: bool, wait: bool) -> Result<u8> {
 fn collect(root: &Root) -> Result<()> {
     detach::start(root, &format!("stillpoint-collect-{}", token()), &["collect"])
         .map(drop)
-        .context("the verify is written down, and nobody could be started to see to it")
+        .context("the verify is queued, but the process that collects it could not be started")
 }
 
 /// Snapshots of one group that are to be verified.
@@ -113,7 +117,7 @@ fn of_guest(root: &Root, vmid: Vmid, all: bool) -> Result<(Vec<Chosen>, bool)> {
     let mut places = inventory::places(root, &node_name(root)).context("/etc/pve/storage.cfg")?;
     places.retain(|place| place.attached == Attached::Enabled);
     if places.is_empty() {
-        bail!("no storage in use on this node leads to a backup server");
+        bail!("no storage that this node uses is a Proxmox Backup Server");
     }
     let mut by_place = BTreeMap::new();
     for place in &places {
@@ -257,7 +261,7 @@ fn watch(root: &Root, watched: &mut [Watched], wait: bool, deadline: Instant) ->
         }
         if (!wait && seen) || Instant::now() >= deadline {
             print(&format!(
-                "{} under way: `stillpoint journal` has the outcome in the end.",
+                "{} running: `stillpoint journal` shows the outcome when it is over.",
                 verifies(open)
             ))?;
             return Ok(Watch::Over { failed: failed || wait });
@@ -323,8 +327,8 @@ fn interrupted(root: &Root, watched: &[Watched]) -> Result<()> {
     let tasks: BTreeSet<&str> =
         open.iter().filter_map(|one| one.task.as_ref()).map(Upid::as_str).collect();
     print(&format!(
-        "{} not over; nobody has to wait: `stillpoint status` shows what goes on, and \
-         `stillpoint journal` has the outcomes in the end.",
+        "{} not over. You need not wait: `stillpoint status` shows the progress, and `stillpoint \
+         journal` the outcomes when they are over.",
         verifies(open.len())
     ))?;
     for task in tasks {

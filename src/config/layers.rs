@@ -229,7 +229,8 @@ impl Found {
             && !is_vmid(vmid)
         {
             return Err(format!(
-                "'{}' in [{name}] is no VMID: a number from 100 on, as `pct list` shows it",
+                "'{}' in [{name}] is not a VMID: write a number from 100 on, as `pct list` shows \
+                 it",
                 printable(vmid, 40)
             ));
         }
@@ -237,7 +238,7 @@ impl Found {
             (Kind::Table, DeValue::Table(inner)) => self.walk(path, inner),
             (Kind::Table, _) => return Err(format!("{name} is a table of settings: [{name}]")),
             (Kind::Setting, DeValue::Table(_)) => {
-                return Err(format!("{name} is one setting, and no table of them"));
+                return Err(format!("{name} is one setting, not a table of settings"));
             }
             (Kind::Setting, _) => self.leaves.push((path.clone(), value.span())),
             (Kind::Nothing, _) => {
@@ -297,20 +298,20 @@ mod tests {
             ("\n[quiesce]\nhold-limt = \"5min\"\n", 3, "the nearest is quiesce.hold-limit"),
             ("[quiesce]\nhold-limit = \"5\"\n", 2, "as in 90s, 5min"),
             ("[quiesce]\nhold-limit = 5\n", 2, "quiesce.hold-limit"),
-            ("[quiesce]\nhold-limit = \"0s\"\n", 2, "more than nothing"),
+            ("[quiesce]\nhold-limit = \"0s\"\n", 2, "longer than 0"),
             ("[quiesce]\nstrategy = \"halt\"\n", 2, "`stop`, `pause`, `none`"),
             ("[quiese]\nstrategy = \"stop\"\n", 1, "the nearest is quiesce"),
             ("quiesce = 1\n", 1, "[quiesce]"),
-            ("[quiesce.strategy]\nx = 1\n", 1, "no table"),
+            ("[quiesce.strategy]\nx = 1\n", 1, "not a table"),
             ("[verify]\nparallel = 0\n", 2, "verify.parallel"),
-            ("[verify]\nwhen = \"sometimes\"\n", 2, "neither always nor never"),
+            ("[verify]\nwhen = \"sometimes\"\n", 2, "must be always, never, or"),
             ("[restore]\nhostname = \"copy\"\n", 2, "{hostname}"),
             ("[restore]\nhostname = \"{hostname}-{host}\"\n", 2, "{host}"),
             ("[restore]\nhostname = \"{hostname}_{vmid}\"\n", 2, "'_'"),
             ("[report]\nping-url = \"ftp://hc.example.org/\"\n", 2, "https://"),
             ("[report]\ntextfile-directory = \"metrics\"\n", 2, "begins with /"),
-            ("[guest.web]\nstrategy = \"stop\"\n", 1, "no VMID"),
-            ("[guest.099]\n", 1, "no VMID"),
+            ("[guest.web]\nstrategy = \"stop\"\n", 1, "not a VMID"),
+            ("[guest.099]\n", 1, "not a VMID"),
             ("[guest.9001]\nverify.wen = \"7d\"\n", 2, "guest.9001.verify.when"),
             ("[storage.offsite.verify]\nwait = \"1min\"\n", 2, "the nearest is verify.wait"),
             ("[quiesce\n", 1, ""),

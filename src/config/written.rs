@@ -176,7 +176,8 @@ impl<'de> Deserialize<'de> for Span {
         let text = String::deserialize(deserializer)?;
         duration(&text).map(Span).ok_or_else(|| {
             serde::de::Error::custom(format!(
-                "'{text}' is no duration: a whole number and its unit, as in 90s, 5min, 24h, 7d or 200ms"
+                "'{text}' is not a duration: write a whole number and its unit, as in 90s, 5min, \
+                 24h, 7d or 200ms"
             ))
         })
     }
@@ -190,7 +191,8 @@ impl<'de> Deserialize<'de> for When {
             "never" => Ok(When::Never),
             age => duration(age).map(When::After).ok_or_else(|| {
                 serde::de::Error::custom(format!(
-                    "'{text}' is neither always nor never nor the least time between two verifies of a guest, as in 7d"
+                    "'{text}' must be always, never, or the shortest time between two verifies of \
+                     a guest, as in 7d"
                 ))
             }),
         }
@@ -216,7 +218,7 @@ pub fn duration(text: &str) -> Option<Duration> {
 fn more_than_nothing<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Span>, D::Error> {
     let span = Span::deserialize(deserializer)?;
     if span.0.is_zero() {
-        return Err(serde::de::Error::custom("a limit has to be more than nothing"));
+        return Err(serde::de::Error::custom("a limit must be longer than 0"));
     }
     Ok(Some(span))
 }
@@ -230,7 +232,7 @@ fn checked<'de, D: Deserializer<'de>>(
         None => Ok(Some(text)),
         Some(wrong) => {
             let text = printable(&text, 100);
-            Err(serde::de::Error::custom(format!("'{text}' does not do: {wrong}")))
+            Err(serde::de::Error::custom(format!("'{text}' cannot be used: {wrong}")))
         }
     }
 }
@@ -241,7 +243,8 @@ fn hostname<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>
 
 fn absolute<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     checked(deserializer, |path| {
-        (!path.starts_with('/')).then(|| "a directory's whole path begins with /".to_string())
+        (!path.starts_with('/'))
+            .then(|| "a directory must be a full path that begins with /".to_string())
     })
 }
 
@@ -255,7 +258,8 @@ fn places<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Strin
     if let Some(odd) = places.iter().find(|place| !is_place(place)) {
         let odd = printable(odd, 100);
         return Err(serde::de::Error::custom(format!(
-            "'{odd}' does not do: a place is a directory's whole path, /DIRECTORY, or SERVER:/DIRECTORY"
+            "'{odd}' cannot be used: write a directory's full path, /DIRECTORY, or \
+             SERVER:/DIRECTORY"
         )));
     }
     Ok(Some(places))
@@ -269,7 +273,10 @@ fn url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::
 fn wrong_with_hostname(template: &str) -> Option<String> {
     const PLACEHOLDERS: [&str; 2] = ["{hostname}", "{vmid}"];
     if !PLACEHOLDERS.iter().any(|placeholder| template.contains(placeholder)) {
-        return Some("it holds neither {hostname} nor {vmid}, so all copies had one name".into());
+        return Some(
+            "it contains neither {hostname} nor {vmid}, so all copies would have the same name"
+                .into(),
+        );
     }
     let rest =
         PLACEHOLDERS.iter().fold(template.to_string(), |rest, known| rest.replace(known, ""));
@@ -280,8 +287,8 @@ fn wrong_with_hostname(template: &str) -> Option<String> {
     let odd = rest.chars().find(|letter| !letter.is_ascii_alphanumeric() && *letter != '-');
     if let Some(odd) = odd {
         let odd = printable(&odd.to_string(), 10);
-        return Some(format!("a hostname holds letters, digits and -, but not '{odd}'"));
+        return Some(format!("a hostname may contain letters, digits and -, but not '{odd}'"));
     }
     (template.starts_with('-') || template.ends_with('-'))
-        .then(|| "a hostname neither begins nor ends with -".to_string())
+        .then(|| "a hostname must not begin or end with -".to_string())
 }

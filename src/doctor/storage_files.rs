@@ -27,8 +27,8 @@ pub fn key(root: &Root, settings: &Settings, about: Subject<'_>, target: &Target
     let id = about.id;
     let path = format!("{SECRETS}/{id}.enc");
     if !target.encryption_key {
-        let text =
-            "backups are not encrypted on this node: who has the backup server can read them";
+        let text = "backups are not encrypted on this node: whoever controls the backup server \
+                    can read them";
         return vec![
             about.warn("key", text).fix(format!("pvesm set {id} --encryption-key autogen")).fix(
                 "then keep a copy of the key elsewhere: without it no later backup can be restored",
@@ -66,14 +66,14 @@ fn copy(root: &Root, settings: &Settings, about: Subject<'_>, path: &str) -> Che
     }
     let master = root.path(&format!("{SECRETS}/{id}.master.pem")).exists();
     let check = if master {
-        let text = "each backup holds its key, locked with the master key: without the master key's private part \
-                    they are all lost with this cluster";
+        let text = "each backup holds its key, encrypted with the master key: if this cluster is \
+                    lost, only the master key's private part can restore them";
         about.warn("key.copy", text).fix(
             "keep the master key's private part (master-private.pem) and its password away from this cluster",
         )
     } else {
-        let text = "as far as is known the encryption key is nowhere but in this cluster: lost with it, \
-                    it takes every backup along";
+        let text = "no copy of the encryption key outside this cluster is known: if the cluster \
+                    is lost, no backup can be restored";
         about.warn("key.copy", text).fix(format!(
             "proxmox-backup-client key paperkey --output-format text {path}   # print it, keep it elsewhere"
         ))

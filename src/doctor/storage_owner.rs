@@ -44,7 +44,8 @@ fn foreign(about: Subject<'_>, pbs: &Pbs, group: &str, owner: &str) -> Check {
     let ours = &target.username;
     let owner = printable(owner, 120);
     let text = format!(
-        "{group} belongs to {owner} and not to {ours}: the server refuses the next backup of it, and shows none of its backups here"
+        "{group} belongs to {owner} and not to {ours}: the server refuses its next backup and \
+         does not list its backups here"
     );
     let namespace = target.namespace.as_ref().filter(|name| !name.is_empty());
     let namespace = namespace.map_or(String::new(), |name| format!(" --ns {name}"));

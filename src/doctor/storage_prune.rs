@@ -44,8 +44,8 @@ pub fn pruning(
     }
     let (username, store) = (&target.username, &target.datastore);
     let text = format!(
-        "Proxmox VE prunes after each backup (prune-backups of {}), and {username} may not: it reports each backup as \
-         failed, with a 403, though the backup is there",
+        "Proxmox VE prunes after each backup (prune-backups of {}), but {username} has no right \
+         to prune: each backup is reported as failed (403) although it exists",
         places.join(" and ")
     );
     let check = fixes.into_iter().fold(about.fail("prune", text), Check::fix);

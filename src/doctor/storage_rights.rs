@@ -87,7 +87,8 @@ pub fn deleting(about: Subject<'_>, target: &Target, held: &BTreeSet<String>) ->
     }
     let username = &target.username;
     let text = format!(
-        "{username} may delete backups ({}): whoever takes over this node, ransomware for one, can delete them all",
+        "{username} may delete backups ({}): whoever takes over this node, for example \
+         ransomware, can delete them all",
         may.join(", ")
     );
     let check = about.warn("delete", text);

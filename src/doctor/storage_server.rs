@@ -48,7 +48,8 @@ pub fn certificate(
         None => about
             .warn(
                 "fingerprint",
-                "the storage has no fingerprint: any certificate that the system's roots vouch for is taken for the server's",
+                "the storage has no fingerprint: any certificate from an issuer that this system \
+                 trusts is accepted",
             )
             .fix(READ)
             .fix(set.clone()),
@@ -62,10 +63,13 @@ fn compare(about: Subject<'_>, check: Check, seen: &Certificate) -> Check {
     check
         .fix(format!("{READ}   # on its own console, not through this network"))
         .fix(format!(
-            "pvesm set {} --fingerprint {}   # only where the console shows this very one",
+            "pvesm set {} --fingerprint {}   # only if the console shows this same fingerprint",
             about.id, seen.fingerprint
         ))
-        .fix(format!("{RELOAD}   # where the console shows a third one: it is not presented yet"))
+        .fix(format!(
+            "{RELOAD}   # if the console shows a third fingerprint: the server does not present \
+             it yet"
+        ))
 }
 
 fn expiry(about: Subject<'_>, seen: Certificate, pinned: bool, set: &str) -> Option<Check> {
@@ -77,7 +81,8 @@ fn expiry(about: Subject<'_>, seen: Certificate, pinned: bool, set: &str) -> Opt
     let day = until.format("%Y-%m-%d");
     let text = match (left < TimeDelta::zero(), pinned) {
         (true, true) => format!(
-            "the server's certificate has expired on {day}; backups go on, since the fingerprint is what counts here"
+            "the server's certificate has expired on {day}; backups go on, because only the \
+             fingerprint counts here"
         ),
         (true, false) => format!("the server's certificate has expired on {day}"),
         (false, true) => format!(
@@ -94,7 +99,8 @@ fn expiry(about: Subject<'_>, seen: Certificate, pinned: bool, set: &str) -> Opt
         // An update would replace it by a self-signed one, which nobody trusts who goes by the issuer.
         false => check
             .fix("on the backup server, where it comes from ACME: proxmox-backup-manager acme cert order")
-            .fix("else have it renewed by whoever issued it; never by `proxmox-backup-manager cert update`"),
+            .fix("otherwise have its issuer renew it; never use `proxmox-backup-manager cert \
+                  update`"),
     };
     Some(if pinned { check.fix(READ).fix(set) } else { check })
 }
@@ -144,14 +150,13 @@ pub fn login(
         }
         Err(Error::Denied { reason, .. }) if reason.contains(SECOND_FACTOR) => {
             let text = format!(
-                "the server wants a second factor of {username}, which no storage can give: an API token needs none"
+                "the server asks {username} for a second factor, which a storage cannot give: use \
+                 an API token"
             );
             return vec![storage_rights::token_instead(about, target, about.fail("login", text))];
         }
         Err(error @ Error::Denied { .. }) => {
-            let text = format!(
-                "the server does not let {username} in with the secret that is stored: {error}"
-            );
+            let text = format!("the server rejects {username} with the stored secret: {error}");
             let user = username.split('!').next().unwrap_or(username);
             return vec![
                 about
@@ -164,7 +169,7 @@ pub fn login(
         }
         Err(error) => return vec![unreachable(about, target, &error)],
     };
-    let mut checks = vec![about.ok("login", format!("the server lets {username} in"))];
+    let mut checks = vec![about.ok("login", format!("the server accepts {username}"))];
     checks.extend(ahead.map(|ahead| clocks(about, ahead)));
     checks
 }
@@ -180,7 +185,8 @@ fn clocks(about: Subject<'_>, ahead: TimeDelta) -> Check {
     let seconds = ahead.num_seconds();
     let direction = if seconds > 0 { "ahead of" } else { "behind" };
     let text = format!(
-        "the server's clock is {} s {direction} this node's: times of backups and verifies can't be compared",
+        "the server's clock is {} s {direction} this node's: times of backups and verifies cannot \
+         be compared",
         seconds.abs()
     );
     about

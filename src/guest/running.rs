@@ -196,7 +196,7 @@ impl Init {
             bail!("it is in another control group");
         }
         if self.mounts == own("mnt")? {
-            bail!("it sees the node's own files");
+            bail!("it is in the mount namespace of the node");
         }
         let name = lxc::path(root, vmid).display().to_string();
         let config = lxc::read(root, vmid).context(name.clone())?;

@@ -32,7 +32,7 @@ pub fn vzdump(root: &Root, arguments: &[String], ours: impl FnOnce() -> u8) -> u
         Ok(None) => return ours(),
         Ok(Some(script)) => script,
         Err(error) => {
-            say(&format!("whether there is another script to call can't be told: {error:#}"));
+            say(&format!("cannot determine whether there is another script to call: {error:#}"));
             return ours();
         }
     };
@@ -74,7 +74,9 @@ pub fn guest(arguments: &[String], ours: impl FnOnce() -> u8) -> u8 {
         Ok(None) => return ours(),
         Ok(Some(kept)) => kept,
         Err(error) => {
-            say(&format!("whether guest {vmid} has another hookscript can't be told: {error:#}"));
+            say(&format!(
+                "cannot determine whether guest {vmid} has another hookscript: {error:#}"
+            ));
             return ours();
         }
     };
@@ -106,7 +108,7 @@ fn caught(ours: impl FnOnce() -> u8) -> u8 {
 fn call(script: &Path, name: &str, arguments: &[String]) -> u8 {
     let name = text::printable(name, 300);
     if is_own_program(&fs::metadata(script).ok()) {
-        say(&format!("{name} is Stillpoint itself, and not called again"));
+        say(&format!("{name} is Stillpoint itself and is not called again"));
         return 0;
     }
     match Command::new(script).args(arguments).status() {
@@ -116,7 +118,7 @@ fn call(script: &Path, name: &str, arguments: &[String]) -> u8 {
             1
         }
         Err(error) => {
-            say(&format!("{name} can't be called, so it is left out: {error}"));
+            say(&format!("cannot call {name}, so it is left out: {error}"));
             0
         }
     }

@@ -77,7 +77,10 @@ impl GuestCall<'_> {
 
     /// Somebody else is at work on this guest. A later phase sees that this one has not looked at it.
     fn left_to_others(&self, due: &[Duty], error: &anyhow::Error) -> u8 {
-        say(&format!("guest {} is left to others: {error:#}", self.subject.vmid));
+        say(&format!(
+            "guest {}: nothing is done here, another process is working on it: {error:#}",
+            self.subject.vmid
+        ));
         let refused =
             due.contains(&Duty::Quiesce) && self.settings.quiesce.on_error == OnError::Fail;
         u8::from(refused)
@@ -138,7 +141,7 @@ impl GuestCall<'_> {
         if let Some(left) = quiesce::give_up(self.root, &mut run, why)? {
             anyhow::bail!("an earlier backup is not over: {left}");
         }
-        say(&format!("guest {vmid}: an earlier backup is closed, {why}"));
+        say(&format!("guest {vmid}: closed the run of an earlier backup: {why}"));
         Ok(())
     }
 
@@ -188,7 +191,10 @@ impl GuestCall<'_> {
         if run.guest_type == GuestType::Lxc
             && let Err(error) = identity::remember(self.root, run.vmid)
         {
-            say(&format!("whose identity {} has can't be recorded: {error:#}", run.guest()));
+            say(&format!(
+                "cannot record the hardware addresses of {} as its own: {error:#}",
+                run.guest()
+            ));
         }
         Ok(())
     }
@@ -286,7 +292,8 @@ impl GuestCall<'_> {
             }
             Err(error) => {
                 let note = format!(
-                    "what runs is not known, the engine's restart policies decide: {error:#}"
+                    "cannot determine what runs; after the shutdown the engine's restart policies \
+                     decide: {error:#}"
                 );
                 say(&note);
                 run.note(note);

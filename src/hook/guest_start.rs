@@ -18,7 +18,7 @@ pub fn guest(root: &Root, arguments: &[String]) -> u8 {
         "post-start" => {
             let unit = format!("stillpoint-settle-{vmid}-{}", text::token());
             if let Err(error) = detach::start(root, &unit, &["started", &vmid.to_string()]) {
-                say(&format!("what was running in guest {vmid} is not brought up: {error:#}"));
+                say(&format!("the containers that ran in guest {vmid} are not started: {error:#}"));
             }
         }
         _ => {}
@@ -34,7 +34,8 @@ fn give_identity(vmid: Vmid) {
         Ok(lines) => lines.lines().for_each(say),
         Err(error) => {
             say(&format!(
-                "guest {vmid} starts as it is, its identity was not looked at: {error:#}"
+                "guest {vmid} starts unchanged, because its identity could not be checked: \
+                 {error:#}"
             ));
         }
     }

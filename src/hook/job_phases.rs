@@ -43,7 +43,7 @@ pub fn perform(root: &Root, settings: &Settings, job: &Job, due: &[Duty]) -> u8 
             Duty::LeaveVerifies => leave_verifies(root),
             Duty::Summarize => {
                 if let Err(error) = summarize(root, job) {
-                    say(&format!("the summary can't be made: {error:#}"));
+                    say(&format!("cannot print the summary: {error:#}"));
                 }
             }
             _ => {}
@@ -59,7 +59,7 @@ pub fn perform(root: &Root, settings: &Settings, job: &Job, due: &[Duty]) -> u8 
 /// of their guest.
 fn bring_back_leftovers(root: &Root, settings: &Settings, job: &Job) {
     let guests = Runs::of(root).guests().unwrap_or_else(|error| {
-        say(&format!("the runs of earlier jobs cannot be listed: {error:#}"));
+        say(&format!("cannot list the runs of earlier jobs: {error:#}"));
         Vec::new()
     });
     let end = Instant::now() + settings.quiesce.budget;
@@ -80,7 +80,7 @@ fn leave_note(root: &Root) {
         });
     let told = |error: String| anyhow::anyhow!(error);
     if let Err(error) = written.map_err(anyhow::Error::from).and_then(|done| done.map_err(told)) {
-        say(&format!("the other nodes can't be told of this one: {error:#}"));
+        say(&format!("cannot tell the other nodes that Stillpoint is on this one: {error:#}"));
     }
 }
 
@@ -88,7 +88,7 @@ fn leave_note(root: &Root) {
 fn end_runs(root: &Root, settings: &Settings, job: &Job) {
     let runs = Runs::of(root);
     let guests = runs.guests().unwrap_or_else(|error| {
-        say(&format!("the runs can't be told: {error:#}"));
+        say(&format!("cannot list the runs of this job: {error:#}"));
         Vec::new()
     });
     for vmid in guests {
@@ -163,7 +163,7 @@ fn not_back(root: &Root, settings: &Settings, job: &Job) {
 fn collect(root: &Root, settings: &Settings, job: &Job) -> u8 {
     let deadline = Instant::now() + settings.verify.wait;
     let collected = verify::collect_job(root, job, deadline).unwrap_or_else(|error| {
-        say(&format!("the verifies can't be collected: {error:#}"));
+        say(&format!("cannot collect the verifies: {error:#}"));
         Collected::default()
     });
     leave_verifies(root);
@@ -186,13 +186,15 @@ fn leave_verifies(root: &Root) {
     let left = match verify::left(root) {
         Ok(0) => return,
         Ok(left) => left,
-        Err(error) => return say(&format!("the verifies can't be told: {error:#}")),
+        Err(error) => return say(&format!("cannot read the pending verifies: {error:#}")),
     };
     let verifies = if left == 1 { "1 verify".to_string() } else { format!("{left} verifies") };
     let unit = format!("stillpoint-collect-{}", text::token());
     match detach::start(root, &unit, &["collect"]) {
         Ok(_) => say(&format!("{verifies} will be collected when the server is done")),
-        Err(error) => say(&format!("{verifies} can't be waited for: {error:#}")),
+        Err(error) => {
+            say(&format!("cannot start the process that waits for {verifies}: {error:#}"))
+        }
     }
 }
 

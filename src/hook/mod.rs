@@ -68,7 +68,7 @@ fn called_by_vzdump(root: &Root, arguments: &[String]) -> u8 {
         |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     let Some(call) = &Call::read(arguments, environment) else { return 0 };
     if let Err(error) = signal::watch() {
-        say(&format!("an interruption will not be noticed: {error}"));
+        say(&format!("cannot watch for signals, so an interruption will not be noticed: {error}"));
     }
     let due = duties(call);
     if due.is_empty() {
@@ -79,7 +79,7 @@ fn called_by_vzdump(root: &Root, arguments: &[String]) -> u8 {
     let job = match Job::of_parent(root) {
         Ok(job) => job,
         Err(error) => {
-            say(&format!("nothing is done, for the calling vzdump is not known: {error}"));
+            say(&format!("nothing is done, because the vzdump that called is unknown: {error}"));
             return 0;
         }
     };

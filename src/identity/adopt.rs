@@ -41,7 +41,9 @@ pub fn adopt(root: &Root, vmid: Vmid) -> Result<Vec<String>> {
         .and_then(|owned| owned.changed.clone())
         .filter(|changed| changed.is_of(&known.appearance))
         .ok_or_else(|| {
-            anyhow!("nothing is recorded of an identity that guest {vmid} had before: change it with `pct set {vmid}`")
+            anyhow!(
+                "no earlier identity of guest {vmid} is recorded: change it with `pct set {vmid}`"
+            )
         })?;
     let change = back(known, &changed.from);
     if change.is_empty() {
@@ -80,12 +82,13 @@ pub fn adopt(root: &Root, vmid: Vmid) -> Result<Vec<String>> {
         .collect();
     lines.extend(owners.iter().filter(|owner| !owner.shared.is_empty()).map(|owner| {
         format!(
-            "{} counts as the copy now, and gets another identity when it is started.",
+            "{} counts as the copy now, and gets another identity at its next start.",
             sentence(&owner.name())
         )
     }));
     lines.push(
-        "Its machine-id and SSH host keys stay as they are now: who knows the original's host key is asked once."
+        "Its machine-id and SSH host keys stay as they are now: SSH clients that know the \
+         original's key will warn once."
             .to_string(),
     );
     lines.push(format!("Start it with `pct start {vmid}`."));
@@ -136,7 +139,8 @@ fn must_not_run(root: &Root, owner: &Rival) -> Result<()> {
             bail!("{name} is running{place}: stop it first, with `pct shutdown {vmid}` there")
         }
         None => bail!(
-            "whether {name} runs{place} can't be told: migrate it to this node, or remove it, first"
+            "cannot determine whether {name} runs{place}: migrate it to this node, or remove it, \
+             first"
         ),
     }
 }

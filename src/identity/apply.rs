@@ -65,7 +65,9 @@ pub fn apply(
         let back = back.and_then(|()| copies::forget(root, vmid));
         return Err(match back {
             Ok(()) => error.context("nothing is touched"),
-            Err(second) => error.context(format!("its record is ahead of it ({second:#})")),
+            Err(second) => {
+                error.context(format!("the record of the change could not be removed ({second:#})"))
+            }
         });
     }
     let mut lines = told(vmid, change, restore, reason);
@@ -157,7 +159,7 @@ pub fn told(vmid: Vmid, change: &Change, restore: &Restore, reason: &str) -> Vec
     }
     let inside = inside(restore);
     if !inside.is_empty() {
-        new.push(format!("inside {} of its own", inside.join(" and ")));
+        new.push(format!("new {} inside", inside.join(" and ")));
     }
     let mut lines = vec![format!(
         "guest {vmid} is a copy and gets its own identity ({reason}): {}",

@@ -80,13 +80,13 @@ pub fn find(root: &Root, vmid: Vmid) -> Result<Option<Copy>> {
     match serde_json::from_slice::<Copy>(&bytes) {
         Ok(copy) if copy.schema == SCHEMA && copy.vmid == vmid => Ok(Some(copy)),
         Ok(copy) => bail!(
-            "{} is of schema {} and guest {}: remove it to have no more of this",
+            "{} has schema {} and is of guest {}: remove the file to end this message",
             path.display(),
             copy.schema,
             copy.vmid
         ),
         Err(error) => bail!(
-            "{} is damaged ({}): remove it to have no more of this",
+            "{} is damaged ({}): remove the file to end this message",
             path.display(),
             text::excerpt(&error, 300)
         ),
@@ -133,7 +133,7 @@ mod tests {
         fs::write(path(&root, Vmid(9003)), serde_json::to_vec(&copy()).unwrap()).unwrap();
         assert!(find(&root, Vmid(9003)).is_err(), "it is another guest's");
         fs::write(path(&root, Vmid(9003)), b"{").unwrap();
-        assert!(find(&root, Vmid(9003)).unwrap_err().to_string().contains("remove it"));
+        assert!(find(&root, Vmid(9003)).unwrap_err().to_string().contains("remove the file"));
         forget(&root, Vmid(9002)).unwrap();
         forget(&root, Vmid(9002)).unwrap();
         assert_eq!(find(&root, Vmid(9002)).unwrap(), None);

@@ -112,13 +112,13 @@ impl Records {
         match serde_json::from_slice::<Owned>(&bytes) {
             Ok(owned) if owned.schema == SCHEMA && owned.vmid == vmid => Ok(Some(owned)),
             Ok(owned) => bail!(
-                "{} is of schema {} and guest {}: remove it, and it is written anew",
+                "{} has schema {} and is of guest {}: remove the file, and it is written again",
                 path.display(),
                 owned.schema,
                 owned.vmid
             ),
             Err(error) => bail!(
-                "{} is damaged ({}): remove it, and it is written anew",
+                "{} is damaged ({}): remove the file, and it is written again",
                 path.display(),
                 text::excerpt(&error, 300)
             ),
@@ -141,7 +141,7 @@ impl Records {
             bytes.push(b'\n');
             Ok(file::replace(&path, &bytes, 0o640)?)
         };
-        write().with_context(|| format!("{} can't be written", path.display()))
+        write().with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// Writes that a guest is itself, where that is not written already. Since when and how it came to its identity
@@ -163,7 +163,7 @@ impl Records {
     /// Drops a record.
     pub fn drop_record(&self, vmid: Vmid) -> Result<()> {
         let path = self.path(vmid);
-        file::remove(&path).with_context(|| format!("{} can't be removed", path.display()))
+        file::remove(&path).with_context(|| format!("cannot remove {}", path.display()))
     }
 
     /// Drops the records of guests that are nowhere in the cluster; `exists` are those that are known to be.

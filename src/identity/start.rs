@@ -43,7 +43,7 @@ pub fn pre_start(root: &Root, vmid: Vmid) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     let _lock = match lock::take(&lock, Instant::now() + LOCK_LIMIT) {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-            return Err(error).context("an earlier call has not come to its end");
+            return Err(error).context("an earlier call has not ended");
         }
         Err(error) => {
             lines.push(format!("{}: {error}", lock.display()));
@@ -57,12 +57,13 @@ pub fn pre_start(root: &Root, vmid: Vmid) -> Result<Vec<String>> {
     let records = Records::of(root);
     lines.extend(settings.complaint.iter().cloned());
     if let Err(error) = records.drop_gone(&survey.vmids()) {
-        lines.push(format!("records of guests that are gone stay: {error:#}"));
+        lines.push(format!("cannot remove the records of guests that are gone: {error:#}"));
     }
     let case = survey.case(known, &settings)?;
     let Decision { verdict, reason } = decide(&case);
     let not_read = |lines: &mut Vec<String>| {
-        lines.extend(survey.unread.iter().map(|why| format!("a guest was not looked at: {why}")));
+        lines
+            .extend(survey.unread.iter().map(|why| format!("a guest could not be checked: {why}")));
     };
     if verdict != Verdict::InDoubt {
         doubt::clear(root, vmid)?;
@@ -80,12 +81,16 @@ pub fn pre_start(root: &Root, vmid: Vmid) -> Result<Vec<String>> {
                 apply::leave_to_compare(root, known, original, &restore)?;
             }
             if remember {
-                records.remember(known).context("whose identity this is can't be recorded")?;
+                records
+                    .remember(known)
+                    .context("cannot record its hardware addresses as its own")?;
             }
         }
         Verdict::InDoubt => {
             not_read(&mut lines);
-            lines.push(format!("guest {vmid} keeps its identity, for it is in doubt: {reason}"));
+            lines.push(format!(
+                "guest {vmid} keeps its identity, because it is in doubt whose it is: {reason}"
+            ));
             lines.push(way_out_of_doubt(vmid));
             if let Err(error) = doubt::mark(root, vmid, reason) {
                 lines.push(format!("{error:#}"));
@@ -99,7 +104,9 @@ pub fn pre_start(root: &Root, vmid: Vmid) -> Result<Vec<String>> {
                 Change::plan(vmid, &case.own, &due, &restore, fresh_macs(root, taken.collect())?)?;
             if change.is_empty() && apply::inside(&restore).is_empty() {
                 // A copy that the settings leave as it is.
-                records.remember(known).context("whose identity this is can't be recorded")?;
+                records
+                    .remember(known)
+                    .context("cannot record its hardware addresses as its own")?;
             } else {
                 lines.extend(apply::apply(root, known, &due, &change, &restore, &reason)?);
             }
@@ -122,9 +129,10 @@ fn restore_of(settings: &Settings, case: &Case) -> Restore {
 /// What a person can do about a guest in doubt.
 pub fn way_out_of_doubt(vmid: Vmid) -> String {
     format!(
-        "if guest {vmid} is the one to stay, set restore.identity = \"never\" for it, [guest.{vmid}] in \
-        /etc/stillpoint/config.toml, and start it again; if it is a copy that was restored on this node, start the other one \
-        first; else give it another MAC in its network settings"
+        "if guest {vmid} is the original, set restore.identity = \"never\" for it, [guest.{vmid}] \
+         in /etc/stillpoint/config.toml, and start it again; if it is a copy that was restored on \
+         this node, start the other one first; otherwise give it another MAC in its network \
+         settings"
     )
 }
 

@@ -56,10 +56,10 @@ impl Survey {
         match known.map(|known| (known, known.member.guest_type, &known.member.node)) {
             Some((known, GuestType::Lxc, None)) => Ok(known),
             Some((_, GuestType::Lxc, Some(node))) => {
-                bail!("guest {vmid} is on node {node}: ask there")
+                bail!("guest {vmid} is on node {node}: run this command there")
             }
             Some(_) => bail!("guest {vmid} is a VM: Stillpoint leaves the identity of VMs alone"),
-            None => bail!("there is no guest {vmid} here, or its configuration can't be read"),
+            None => bail!("there is no guest {vmid} here, or its configuration cannot be read"),
         }
     }
 

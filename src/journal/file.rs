@@ -168,7 +168,7 @@ impl Journal {
                     Ok(value) if value.get("kind").is_some_and(Value::is_string) => {
                         Entry::Record(value)
                     }
-                    Ok(_) => damaged(&path, line, "it is no record".to_string()),
+                    Ok(_) => damaged(&path, line, "it is not a record: it has no kind".to_string()),
                     Err(error) => damaged(&path, line, error.to_string()),
                 };
                 if !visit(entry) {

@@ -74,7 +74,8 @@ pub fn register(text: &[u8], is_ours: impl Fn(&str) -> bool) -> Result<Option<Ve
     }
     if !value.is_empty() && !value.starts_with('/') {
         bail!(
-            "`script: {value}` is no absolute path, so it can't be called in vzdump's stead: write the whole path"
+            "`script: {value}` is not an absolute path, so Stillpoint cannot call it: write the \
+             full path"
         );
     }
     let mut written = lines[..number].concat();

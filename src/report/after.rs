@@ -44,7 +44,7 @@ pub fn tell_later(root: &Root, settings: &Settings, began: DateTime<Utc>) -> Vec
 /// Writes the metrics anew, after something else that became known later than the job, and mails what had to wait.
 pub fn later(root: &Root, settings: &Settings) {
     if let Err(error) = mail::tell_of_held_back(root) {
-        say(&format!("mails that were held back are not told of: {error:#}"));
+        say(&format!("cannot send the mails that were held back: {error:#}"));
     }
     if let Err(error) = metrics::write(root, settings) {
         say(&format!("{error:#}"));

@@ -83,7 +83,7 @@ pub fn about(root: &Root, vmid: Vmid, subject: &str, body: &str) -> Result<()> {
     } else {
         log::warning(
             vmid,
-            &format!("not mailed, for there were {MOST} mails in an hour: {subject}"),
+            &format!("not mailed, because there were {MOST} mails in an hour: {subject}"),
         );
     }
     told
@@ -99,10 +99,9 @@ pub fn tell_of_held_back(root: &Root) -> Result<()> {
         let more = count(hour.held_back as usize, "more mail");
         let since = clock::rfc3339(hour.since);
         let body = format!(
-            "In the hour from {since} there was cause for {more} about guest {vmid}, \
-             of which no more than {MOST} are sent in an hour.\n\
-             The last of them was: {}\n\nAll of them: journalctl -t stillpoint --since '{}'\n\
-             How the guests stand: stillpoint status",
+            "Stillpoint held back {more} about guest {vmid} in the hour from {since}: at most \
+             {MOST} are sent in an hour.\nThe last of them was: {}\n\nAll of them: journalctl -t \
+             stillpoint --since '{}'\nHow the guests stand: stillpoint status",
             hour.last,
             hour.since.format("%Y-%m-%d %H:%M:%S UTC")
         );

@@ -83,14 +83,19 @@ pub fn enable(root: &Root, which: &Which<'_>, dry_run: bool) -> Result<Vec<Told>
         }
         Ok(match (step, dry_run) {
             (Step::Chain(theirs), false) => {
-                format!("is looked after; {theirs} is kept, and called by Stillpoint")
+                format!("hookscript enabled; {theirs} is kept, and Stillpoint calls it")
             }
             (Step::Chain(theirs), true) => {
-                format!("would be looked after; {theirs} would be kept, and called by Stillpoint")
+                format!(
+                    "hookscript would be enabled; {theirs} would be kept, and Stillpoint would \
+                     call it"
+                )
             }
-            (Step::Nothing, _) => "is looked after already".to_string(),
-            (_, false) => "is looked after".to_string(),
-            (_, true) => format!("would be looked after: pct set {vmid} --hookscript {volume}"),
+            (Step::Nothing, _) => "hookscript already enabled".to_string(),
+            (_, false) => "hookscript enabled".to_string(),
+            (_, true) => {
+                format!("hookscript would be enabled: pct set {vmid} --hookscript {volume}")
+            }
         })
     };
     let mut told: Vec<Told> = vmids.into_iter().map(|vmid| (vmid, set(vmid))).collect();
@@ -107,11 +112,15 @@ fn record_owners(root: &Root, told: &mut [Told]) -> Result<()> {
     if set.is_empty() {
         return Ok(());
     }
-    let mut unknown = identity::remember_all(root, &set)
-        .context("the guests are looked after, but which identity is whose can't be recorded")?;
+    let mut unknown = identity::remember_all(root, &set).context(
+        "the hookscripts are enabled, but the guests' hardware addresses cannot be recorded as \
+         their own",
+    )?;
     for (vmid, told) in told {
         if let (Ok(done), Some(error)) = (&told, unknown.remove(vmid)) {
-            *told = Ok(format!("{done}, but its identity can't be recorded as its own: {error:#}"));
+            *told = Ok(format!(
+                "{done}, but its hardware addresses cannot be recorded as its own: {error:#}"
+            ));
         }
     }
     Ok(())
@@ -124,9 +133,9 @@ pub fn disable(root: &Root, which: &Which<'_>, dry_run: bool) -> Result<Vec<Told
         let step = step_to_disable(&config, kept::volume(root, vmid, &config)?);
         if dry_run {
             return Ok(match step {
-                Step::Nothing => "is not looked after".to_string(),
-                Step::PutBack(theirs) => format!("would get back {theirs}"),
-                _ => format!("would no longer be looked after: pct set {vmid} --delete hookscript"),
+                Step::Nothing => "hookscript not enabled".to_string(),
+                Step::PutBack(theirs) => format!("hookscript would be {theirs} again"),
+                _ => format!("hookscript would be disabled: pct set {vmid} --delete hookscript"),
             });
         }
         give_up(root, vmid, step)
@@ -142,7 +151,8 @@ fn step_to_enable(config: &Config, kept: Option<String>, chain: bool) -> Result<
         (Some(volume), _) if is_our_snippet(volume) => Ok(Step::Nothing),
         (Some(volume), _) if chain => Ok(Step::Chain(volume.clone())),
         (Some(volume), _) => bail!(
-            "it has the hookscript {volume}, and `restore.chain` is false: Stillpoint would take its place"
+            "it has the hookscript {volume}, and `restore.chain` is false: Stillpoint must not \
+             replace it"
         ),
     }
 }
@@ -160,7 +170,7 @@ fn choose(root: &Root) -> Result<Storage> {
     match storages::choose(&storages, in_cluster) {
         Some(storage) => Ok(storage.clone()),
         None => bail!(
-            "no storage of this node holds snippets, which hookscripts are. This gives it one: {}",
+            "no storage of this node accepts snippets, which a hookscript needs. To allow them: {}",
             storages::way_to_one(&storages)
         ),
     }
@@ -183,12 +193,12 @@ fn everywhere(root: &Root, storage: &Storage) -> Result<()> {
 /// The configuration of a container of this node.
 fn here(root: &Root, vmid: Vmid) -> Result<Config> {
     if root.path("/etc/pve/qemu-server").join(format!("{vmid}.conf")).exists() {
-        bail!("it is a VM, and Stillpoint looks after the start of containers only");
+        bail!("it is a VM: the hookscript is for containers only");
     }
     match Place::of(root, vmid)? {
         Place::Here(config) => Ok(config),
         Place::Elsewhere(node) => bail!("it is on node {node}: run this there"),
-        Place::Gone => bail!("there is no such guest: `pct list` names them"),
+        Place::Gone => bail!("there is no such guest: `pct list` shows the guests"),
     }
 }
 
@@ -210,21 +220,21 @@ fn take(root: &Root, vmid: Vmid, config: &Config, step: &Step, volume: &str) -> 
 
 fn give_up(root: &Root, vmid: Vmid, step: Step) -> Result<String> {
     let told = match step {
-        Step::Nothing => return Ok("is not looked after".to_string()),
+        Step::Nothing => return Ok("hookscript not enabled".to_string()),
         Step::PutBack(theirs) => match guest::set_hookscript(root, vmid, Some(&theirs)) {
-            Ok(()) => format!("is no longer looked after; its hookscript is {theirs} again"),
+            Ok(()) => format!("hookscript disabled; it is {theirs} again"),
             Err(error) => {
                 // Without any it starts; with one that PVE refuses it does not. It stays kept: it may be back.
                 guest::set_hookscript(root, vmid, None)?;
                 return Ok(format!(
-                    "is no longer looked after; its former hookscript can't be put back: {error:#}. Once that is \
-                     mended: pct set {vmid} --hookscript {theirs}"
+                    "hookscript disabled, but the previous one cannot be put back: {error:#}. \
+                     Once that is fixed: pct set {vmid} --hookscript {theirs}"
                 ));
             }
         },
         _ => {
             guest::set_hookscript(root, vmid, None)?;
-            "is no longer looked after".to_string()
+            "hookscript disabled".to_string()
         }
     };
     kept::forget(root, vmid)?;

@@ -103,14 +103,14 @@ fn path(node: &str) -> String {
 /// Writes a file below `/etc/pve/stillpoint`.
 pub(super) fn write(root: &Root, path: &str, content: &[u8]) -> Result<()> {
     if !is_mounted(root) {
-        bail!("{path} can't be written: /etc/pve is not mounted: systemctl status pve-cluster");
+        bail!("cannot write {path}: /etc/pve is not mounted: systemctl status pve-cluster");
     }
     let place = root.path(path);
     if let Some(directory) = place.parent() {
         fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
     }
     file::replace(&place, content, 0o640)
-        .with_context(|| format!("{path} can't be written; has the cluster quorum? pvecm status"))
+        .with_context(|| format!("cannot write {path}; does the cluster have quorum? pvecm status"))
 }
 
 /// The nodes on which a guest with our hookscript in that storage would not start.

@@ -22,7 +22,7 @@ pub fn register(root: &Root, all_guests: bool, dry_run: bool) -> Result<Vec<Stri
     let hook = root.path(VZDUMP_HOOK);
     if !fs::metadata(&hook).is_ok_and(|hook| hook.permissions().mode() & 0o111 != 0) {
         bail!(
-            "{} is missing, and vzdump fails where its script is: install the package",
+            "{} is missing, and vzdump would fail without its script: install the package",
             VZDUMP_HOOK
         );
     }
@@ -65,12 +65,17 @@ pub fn register(root: &Root, all_guests: bool, dry_run: bool) -> Result<Vec<Stri
     }
     if !dry_run {
         said.extend(drop_in::systemctl(root, &["enable", "--quiet", RECOVER]).err().map(|error| {
-            format!("What an interrupted backup leaves is not brought back at boot: {error:#}")
+            format!(
+                "Nothing will start at boot what an interrupted backup leaves stopped: {error:#}"
+            )
         }));
         said.extend(prepare(root));
         if all_guests {
             said.extend(record_owners(root).err().map(|error| {
-                format!("Whose identity each guest has can't be recorded before it is started: {error:#}")
+                format!(
+                    "Guests' hardware addresses cannot be recorded as their own before a guest \
+                     starts: {error:#}"
+                )
             }));
         }
     }

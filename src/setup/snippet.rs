@@ -51,9 +51,9 @@ pub fn is_there(root: &Root, storage: &Storage) -> bool {
 /// Makes sure that the file is in the storage, and can be run.
 pub fn install(root: &Root, storage: &Storage) -> Result<()> {
     if let Some(mount) = storage.mount.as_deref().filter(|_| root.directory().is_none())
-        && !process::mounted(mount).context("what is mounted can't be told")?
+        && !process::mounted(mount).context("cannot determine what is mounted")?
     {
-        bail!("storage {} is not mounted at {mount}: pvesm status tells more", storage.id);
+        bail!("storage {} is not mounted at {mount}: see pvesm status", storage.id);
     }
     let directory = root.path(&storage.directory);
     let path = directory.join(SNIPPET);
@@ -71,12 +71,12 @@ pub fn install(root: &Root, storage: &Storage) -> Result<()> {
     let write = || write().map_err(|error| error.to_string());
     bounded::within(&watched(root, storage), LIMIT, write)
         .and_then(|done| done.map_err(io::Error::other))
-        .with_context(|| format!("{}/{SNIPPET} can't be written", storage.directory))
+        .with_context(|| format!("cannot write {}/{SNIPPET}", storage.directory))
 }
 
 fn watched(root: &Root, storage: &Storage) -> Watched {
     let (id, directory) = (&storage.id, &storage.directory);
-    let advice = format!("pvesm status and `ls {directory}` tell more.");
+    let advice = format!("See pvesm status and `ls {directory}`.");
     Watched::new(root, &format!("storage-{id}"), &format!("storage {id} ({directory})"), &advice)
 }
 

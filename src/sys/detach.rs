@@ -35,11 +35,14 @@ pub fn start(root: &Root, unit: &str, arguments: &[&str]) -> Result<Detached> {
     if root.path("/run/systemd/system").is_dir() {
         match start_unit(root, unit, arguments) {
             Ok(()) => return Ok(Detached::Unit),
-            Err(error) => start_process(arguments)
-                .with_context(|| format!("no transient unit ({error:#}) and no process"))?,
+            Err(error) => start_process(arguments).with_context(|| {
+                format!(
+                    "neither a transient systemd unit ({error:#}) nor a process could be started"
+                )
+            })?,
         }
     } else {
-        start_process(arguments).context("no process in a session of its own")?;
+        start_process(arguments).context("cannot start a process in a session of its own")?;
     }
     Ok(Detached::Process)
 }

@@ -43,16 +43,20 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<String> {
 pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> Result<String> {
     // Not pipes: nobody reads the one while the program runs, and a program that does not read the other would hold
     // us up.
-    let errors =
-        memfd_create(c"stderr", MFdFlags::MFD_CLOEXEC).context("no place for its errors")?;
+    let errors = memfd_create(c"stderr", MFdFlags::MFD_CLOEXEC)
+        .context("cannot create a file for its error output")?;
     let mut errors = File::from(errors);
-    let stdin = memfd_create(c"stdin", MFdFlags::MFD_CLOEXEC).context("no place for its input")?;
+    let stdin = memfd_create(c"stdin", MFdFlags::MFD_CLOEXEC)
+        .context("cannot create a file for its input")?;
     let mut stdin = File::from(stdin);
-    stdin.write_all(input).and_then(|()| stdin.rewind()).context("no place for its input")?;
+    stdin
+        .write_all(input)
+        .and_then(|()| stdin.rewind())
+        .context("cannot create a file for its input")?;
     let mut child = shielded(command)
         .stdin(stdin)
         .stdout(Stdio::piped())
-        .stderr(errors.try_clone().context("no place for its errors")?)
+        .stderr(errors.try_clone().context("cannot create a file for its error output")?)
         .spawn()
         .context("it could not be started")?;
     let status = end_of(&mut child, limit)?;

@@ -67,7 +67,9 @@ impl FromStr for Url {
             None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
         };
         let port = match port.strip_prefix(':') {
-            Some(port) => port.parse().map_err(|_| NoUrl("its port is none"))?,
+            Some(port) => {
+                port.parse().map_err(|_| NoUrl("its port is not a number from 0 to 65535"))?
+            }
             None if port.is_empty() => {
                 if tls {
                     443
@@ -75,10 +77,10 @@ impl FromStr for Url {
                     80
                 }
             }
-            None => return Err(NoUrl("its port is none")),
+            None => return Err(NoUrl("its port is not a number from 0 to 65535")),
         };
         if host.is_empty() {
-            return Err(NoUrl("it names no host"));
+            return Err(NoUrl("it has no host"));
         }
         let (path, query) = match target.split_once('?') {
             Some((path, query)) => (path, Some(query.to_string())),

@@ -161,7 +161,7 @@ fn a_person_is_told(mode: &'static str) -> Result<Ended> {
         if guest.is_running() {
             let said = resume(&root, guest);
             assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
-            assert!(String::from_utf8_lossy(&said.stdout).contains("was frozen; it is thawed"));
+            assert!(String::from_utf8_lossy(&said.stdout).contains("was frozen. It is thawed"));
         } else {
             run("usr/sbin/pct", &["unlock"]);
             run("usr/sbin/pct", &["start"]);

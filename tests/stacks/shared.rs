@@ -152,10 +152,10 @@ fn a_database_on_a_directory_of_the_original_is_held_back_and_named() {
     );
     assert_eq!(fate(&record, "web").0, "back");
     let problems = pair.problems();
-    assert!(problems.contains("pg was held back") && problems.contains(START), "{problems}");
+    assert!(problems.contains("pg was not started") && problems.contains(START), "{problems}");
     // A person starts it.
     pair.copy.engine.as_ref().unwrap().modify("pg", |pg| pg.status = Status::Running);
-    assert!(!pair.problems().contains("held back"), "{}", pair.problems());
+    assert!(!pair.problems().contains("was not started"), "{}", pair.problems());
 }
 
 #[test]

@@ -122,7 +122,7 @@ fn what_cannot_be_seen_is_shown_and_nothing_else() {
         assert_eq!(check(world).0, 0, "{what}");
         let (_, text) = world.said(&["status"]);
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        let told = text.contains("cannot be looked at again: ");
+        let told = text.contains("cannot be checked again: ");
         assert!(told, "{what}: {text}");
         text
     };

@@ -73,7 +73,7 @@ fn make(root: &Root, scratch: &Path, kind: &str, comment: &str) -> Result<Key> {
     let mut keygen = Command::new(root.path("/usr/bin/ssh-keygen"));
     keygen.args(["-q", "-t", kind, "-N", "", "-C", comment, "-f"]).arg(&path);
     program::run(&mut keygen, KEYGEN_LIMIT)
-        .with_context(|| format!("a new {kind} key can't be made: /usr/bin/ssh-keygen"))?;
+        .with_context(|| format!("cannot make a new {kind} key: /usr/bin/ssh-keygen"))?;
     let read = |path: &Path| file::read(path, LIMIT).with_context(|| path.display().to_string());
     let (private, public) = (read(&path)?, read(&scratch.join(format!("{name}.pub")))?);
     Ok(Key { name, private, public })

@@ -123,7 +123,7 @@ impl Renewing<'_> {
         copy.told = failure.clone();
         let again = if copy.machine_id || copy.ssh_host_keys {
             copies::leave(root, &copy)?;
-            " It is tried again at each start, and told once."
+            " Each start tries again; this is reported once."
         } else {
             copies::forget(root, copy.vmid)?;
             ""
@@ -136,7 +136,10 @@ impl Renewing<'_> {
                 "not everything of a restored copy could be made new inside it: {failure}.{again}"
             );
             log::warning(copy.vmid, &message);
-            let subject = format!("Stillpoint: guest {} still shares something", copy.vmid);
+            let subject = format!(
+                "Stillpoint: guest {} still has its original's machine-id or host keys",
+                copy.vmid
+            );
             if let Err(error) = mail::about(root, copy.vmid, &subject, &message) {
                 log::warning(copy.vmid, &format!("{error:#}"));
             }

@@ -38,8 +38,8 @@ pub fn with_original(root: &Root, copy: &Copy, guest: &Guest) -> Result<Option<b
         log::notice(
             copy.vmid,
             &format!(
-                "whether it has the machine-id of guest {original}, whose backup it was restored from, is seen once \
-                both run"
+                "once both run, Stillpoint checks whether it has the machine-id of guest \
+                 {original}, from whose backup it was restored"
             ),
         );
         return Ok(None);

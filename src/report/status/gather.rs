@@ -240,7 +240,8 @@ fn going_on(root: &Root, history: &History, now: DateTime<Utc>) -> Result<Vec<No
                     (true, None) => {
                         format!("not everything is back: `stillpoint resume {vmid}` starts it")
                     }
-                    (false, _) => "nobody has written down how it ended: `stillpoint recover` does"
+                    (false, _) => "how it ended is not in the journal yet: `stillpoint recover` \
+                                   writes it"
                         .to_string(),
                 };
                 let message = format!("a backup that began{began} was interrupted, and {left}");
@@ -253,7 +254,7 @@ fn going_on(root: &Root, history: &History, now: DateTime<Utc>) -> Result<Vec<No
         let since = unseen.since.parse().ok().map(|since| moment(since, now));
         let message = printable(
             &format!(
-                "its proof on storage {} cannot be looked at again: {}",
+                "its proven backup on storage {} cannot be checked again: {}",
                 unseen.storage, unseen.reason
             ),
             1000,
@@ -272,12 +273,12 @@ fn going_on(root: &Root, history: &History, now: DateTime<Utc>) -> Result<Vec<No
             Some(waits) => {
                 let since = age(since.age_s);
                 format!(
-                    "the verify of its backup on storage {storage} waits, {since} so far{}",
+                    "the verify of its backup on storage {storage} has been waiting for {since}{}",
                     why(waits)
                 )
             }
             None => format!(
-                "the verify of its backup on storage {storage} is under way, {} so far",
+                "the verify of its backup on storage {storage} has been running for {}",
                 age(since.age_s)
             ),
         };
@@ -298,7 +299,7 @@ fn by_hand(root: &Root, now: DateTime<Utc>) -> Result<Vec<Now>> {
         let since = all.first().and_then(|one| one.since.parse().ok());
         let waiting: Vec<&Pending> = all.iter().filter(|one| one.is_queued()).collect();
         let message = format!(
-            "{} on storage {} to be verified on somebody's order: {} under way, {} waiting{}",
+            "{} on storage {} being verified on request: {} running, {} waiting{}",
             count(all.len(), "backup"),
             printable(&storage, 100),
             all.len() - waiting.len(),
@@ -332,7 +333,7 @@ fn of_node(root: &Root, settings: &Settings, history: &History) -> Vec<Problem> 
     }
     if let Some(first) = &history.first_damage {
         let lines = count(history.damaged, "line");
-        messages.push(format!("the journal has {lines} that can't be read, the first: {first}"));
+        messages.push(format!("the journal has {lines} that cannot be read, the first: {first}"));
     }
     if history.not_understood > 0 {
         let records = count(history.not_understood, "record");

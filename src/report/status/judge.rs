@@ -68,7 +68,7 @@ fn of_backup(backup: &Backup) -> Vec<(Level, String)> {
 fn of_start(settled: &Settled) -> Vec<(Level, String)> {
     let when = ago(settled.moment.age_s);
     let held = settled.held_back.iter().map(|held| {
-        format!("{} was held back at the guest's start {when}: {}", held.name, held.reason)
+        format!("{} was not started at the guest's start {when}: {}", held.name, held.reason)
     });
     let lost = settled.lost.iter().map(|lost| format!("restored, and started {when}: {lost}"));
     held.chain(lost).map(|message| (Level::Warning, message)).collect()
@@ -130,13 +130,13 @@ fn of_verify(verify: &Verify) -> Option<(Level, String)> {
     let (level, what) = match verify.state.as_str() {
         "failed" => (Level::Critical, "the backup FAILED to verify"),
         "skipped" => (Level::Warning, "the backup is not verified: the server skipped it"),
-        "unknown" => (Level::Warning, "whether the backup verifies is not known"),
+        "unknown" => (Level::Warning, "the outcome of the backup's verify is unknown"),
         "unreachable" => (Level::Warning, "the backup is not verified: the server was unreachable"),
         "denied" => (Level::Warning, "the backup is not verified: the server denies it"),
         "pending" => {
             let since = verify.moment.as_ref().filter(|since| since.age_s > LOST_VERIFY)?;
             let message = format!(
-                "the verify of the backup has not been heard of for {}; `stillpoint verify` asks again",
+                "no news of the verify of the backup for {}; `stillpoint verify` starts another",
                 age(since.age_s)
             );
             return Some((Level::Warning, message));

@@ -220,7 +220,7 @@ fn root_of(pid: i32, init: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     }
     let (node, guest) = (nix::sys::stat::stat("/")?, fstat(&root)?);
     if (node.st_dev, node.st_ino) == (guest.st_dev, guest.st_ino) {
-        return Err(invalid("the guest's init sees the node's own files"));
+        return Err(invalid("the guest's init has the root directory of the node"));
     }
     Ok(root)
 }
