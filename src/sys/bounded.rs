@@ -1,4 +1,4 @@
-//! Work that may hang in the kernel, bounded in time.
+//! Work that may hang in the kernel, with a time limit.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -10,15 +10,16 @@ use serde::de::DeserializeOwned;
 
 use super::look::{Watched, deadline_read, fork, is_apart};
 
-/// Runs `work` in a process of its own and waits at most `limit` for its result.
+/// Runs `work` in a separate process and waits at most `limit` for its result.
 ///
-/// What is looked at may hang for ever, beyond the reach of any signal: a storage whose server is gone, `/etc/pve` without its
-/// daemon. The process is then left behind, and none is started for the same while it lives; of several callers one looks at a time. What `work` changes in memory is
-/// not seen by the caller. It uses no standard streams.
+/// `work` may hang for ever, and no signal ends it: a storage whose server is gone, `/etc/pve`
+/// without its daemon. The process is then left behind, and no other is started for the same thing
+/// while it lives; of several callers one looks at a time. The caller does not see changes that
+/// `work` makes in memory. `work` uses no standard streams.
 ///
 /// # Errors
-/// `TimedOut`, also where an earlier look hangs still; or that of a process that could not be started or ended without
-/// a result.
+/// `TimedOut`, also if an earlier process still hangs; or the error of a process that could not be
+/// started or ended without a result.
 pub fn within<T>(watched: &Watched, limit: Duration, work: impl FnOnce() -> T) -> io::Result<T>
 where
     T: Serialize + DeserializeOwned,
@@ -31,7 +32,7 @@ where
     let deadline = Instant::now() + limit;
     let child = fork(None, |channel, _| {
         if let Ok(result) = serde_json::to_vec(&work()) {
-            // Who no longer waits for it does not want it.
+            // A caller that no longer waits does not want the result.
             let _ = UnixStream::from(channel).write_all(&result);
         }
     })?;

@@ -4,8 +4,9 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, sysconf};
 
-/// Milliseconds since the node booted, sleep included (`CLOCK_BOOTTIME`): the same in every process, and not
-/// moved when somebody sets the clock. Comparable only within one boot, see [`boot_id`].
+/// Milliseconds since the node booted, sleep included (`CLOCK_BOOTTIME`): the same in every
+/// process, and not moved when somebody sets the clock. Comparable only within one boot, see
+/// [`boot_id`].
 pub fn boot_ms() -> u64 {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| {
         u64::try_from(time.tv_sec()).unwrap_or(0) * 1000
@@ -13,20 +14,20 @@ pub fn boot_ms() -> u64 {
     })
 }
 
-/// Clock ticks since the node booted, as `/proc` counts them, in ms of the boot clock; `None` where the kernel does not say
-/// how long a tick is.
+/// Clock ticks since the node booted, as `/proc` counts them, in ms of the boot clock; `None` if
+/// the kernel does not say how long a tick is.
 pub fn ms_of_ticks(ticks: u64) -> Option<u64> {
     let a_second = sysconf(SysconfVar::CLK_TCK).ok()??;
     ticks.checked_mul(1000)?.checked_div(u64::try_from(a_second).ok()?)
 }
 
-/// The time of day at that moment of the boot clock, as the clock goes now.
+/// The time of day at that moment of the boot clock, by the present setting of the clock.
 pub fn time_at(boot_ms_then: u64) -> DateTime<Utc> {
     let ago = boot_ms().saturating_sub(boot_ms_then);
     now() - TimeDelta::try_milliseconds(ago.cast_signed()).unwrap_or_default()
 }
 
-/// The kernel's id of this boot; empty where it can't be read.
+/// The kernel's id of this boot; empty if it cannot be read.
 pub fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map(|id| id.trim().to_string())
@@ -38,7 +39,8 @@ pub fn now() -> DateTime<Utc> {
     Utc::now()
 }
 
-/// Whether the kernel knows the clock to be kept right by somebody (NTP); `false` also where it can't be told.
+/// Whether the clock is synchronised (NTP), as the kernel knows; `false` also if that cannot be
+/// determined.
 pub fn synchronised() -> bool {
     // SAFETY: all-zero is a valid timex, and `modes` 0 changes nothing.
     let mut state: nix::libc::timex = unsafe { std::mem::zeroed() };
@@ -47,7 +49,7 @@ pub fn synchronised() -> bool {
     answer >= 0 && state.status & nix::libc::STA_UNSYNC == 0
 }
 
-/// Reads an RFC 3339 time; `None` where it is not one.
+/// Reads an RFC 3339 time; `None` if it is not one.
 pub fn parse(text: &str) -> Option<DateTime<Utc>> {
     DateTime::parse_from_rfc3339(text).ok().map(|time| time.to_utc())
 }

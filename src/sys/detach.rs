@@ -1,5 +1,5 @@
-//! Work that must outlive the hook, vzdump and its process group: a transient systemd unit, or where there is
-//! no systemd a process of its own session.
+//! Work that must outlive the hook, vzdump and its process group: a transient systemd unit, or
+//! without systemd a process in its own session.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -20,17 +20,19 @@ pub enum Detached {
     Process,
 }
 
-/// systemd-run answers in some 20 ms; on a node under heavy load this is still no reason to wait for ever.
+/// systemd-run answers within about 20 ms. The limit only keeps a node under heavy load from
+/// waiting for ever.
 const UNIT_LIMIT: Duration = Duration::from_secs(5);
 
-/// Whatever the work is at, it may die: what it has written down is gone on with. One that waits for an `/etc/pve` that does not
-/// answer gets no signal, and a shutdown of the node waits twice as long for it.
+/// The work may be killed at any point: others continue from what it has written down. A process
+/// that waits for an `/etc/pve` that does not answer gets no signal, and a shutdown of the node
+/// waits twice this time for it.
 const STOP_LIMIT: &str = "TimeoutStopSec=10s";
 
-/// Starts the `stillpoint` command with `arguments` where nothing of vzdump reaches it.
+/// Starts the `stillpoint` command with `arguments` outside of vzdump's process group.
 ///
-/// `unit` names the transient unit. The work has no standard streams and no descriptor of ours, so that it
-/// holds up nobody who waits for a pipe to close.
+/// `unit` names the transient unit. The process has no standard streams and none of our
+/// descriptors, so it does not delay anybody who waits for a pipe to close.
 pub fn start(root: &Root, unit: &str, arguments: &[&str]) -> Result<Detached> {
     if root.path("/run/systemd/system").is_dir() {
         match start_unit(root, unit, arguments) {
@@ -64,10 +66,10 @@ fn start_unit(root: &Root, unit: &str, arguments: &[&str]) -> Result<()> {
     program::run(&mut systemd_run, UNIT_LIMIT).map(drop).context("systemd-run")
 }
 
-/// Only where no unit can be had: unlike a unit, this process is in the cgroup of the service that vzdump runs in,
-/// and a restart of that service may end it.
+/// Only used if no unit can be started: unlike a unit, this process is in the control group of the
+/// service that vzdump runs in, and a restart of that service may end it.
 ///
-/// The running binary itself is started again: during an upgrade that is still the one that fits.
+/// It runs the same binary as this process: during an upgrade that is still the matching version.
 fn start_process(arguments: &[&str]) -> io::Result<()> {
     let namespace = pid_1_mount_namespace();
     let mut command = Command::new("/proc/self/exe");
@@ -78,7 +80,8 @@ fn start_process(arguments: &[&str]) -> io::Result<()> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    // SAFETY: between fork and exec only system calls are made, no memory is allocated, no lock is taken.
+    // SAFETY: between fork and exec only system calls are made, no memory is allocated, no lock is
+    // taken.
     unsafe {
         command.pre_exec(move || {
             nix::unistd::setsid()?;
@@ -88,12 +91,12 @@ fn start_process(arguments: &[&str]) -> io::Result<()> {
             Ok(())
         });
     }
-    // Never waited for: it outlives us and PID 1 takes it over.
+    // Not waited for: it outlives us, and PID 1 becomes its parent.
     program::shielded(&mut command).spawn().map(drop)
 }
 
-/// The namespace to enter so as not to hold vzdump's private one; `None` where we are in it already or may
-/// not enter it (not root: then there is no vzdump above us either).
+/// The mount namespace to enter so that vzdump's private one is not kept alive; `None` if we are in
+/// it already or may not enter it (without root there is no vzdump above us either).
 fn pid_1_mount_namespace() -> Option<std::fs::File> {
     if !nix::unistd::geteuid().is_root() {
         return None;

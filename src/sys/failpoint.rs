@@ -2,10 +2,10 @@
 
 /// Marks a step boundary.
 ///
-/// With `STILLPOINT_FAILPOINT=NAME=kill` in the environment the process dies here of SIGKILL; with `NAME=halt`
-/// it makes the file `failpoint-hit` in the node's directory and waits to be killed, or for the file
-/// `failpoint-release`. `NAME#3` means the third time only. One process of a node halts, whoever comes first: the
-/// others have inherited the environment.
+/// With `STILLPOINT_FAILPOINT=NAME=kill` in the environment the process kills itself here with
+/// SIGKILL. With `NAME=halt` it creates the file `failpoint-hit` in the node's directory and waits
+/// until it is killed or the file `failpoint-release` appears. `NAME#3` means the third time only.
+/// Only the first process of a node halts: the others have inherited the environment.
 #[cfg(debug_assertions)]
 pub fn reach(root: &super::Root, name: &str) {
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -31,18 +31,18 @@ pub fn reach(root: &super::Root, name: &str) {
     }
 }
 
-/// Marks a step boundary; in this build nothing happens there.
+/// Marks a step boundary; does nothing in this build.
 #[cfg(not(debug_assertions))]
 pub fn reach(_root: &super::Root, _name: &str) {}
 
-/// A time that a test's node has shortened, in ms: the file `/failpoint-NAME` of the node holds it.
+/// A duration that a test has shortened, in ms, from the file `/failpoint-NAME` of the node.
 #[cfg(debug_assertions)]
 pub fn milliseconds(root: &super::Root, name: &str) -> Option<u64> {
     let path = root.path(&format!("/failpoint-{name}"));
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// A time that a test's node has shortened; in this build there is none.
+/// A duration that a test has shortened; none in this build.
 #[cfg(not(debug_assertions))]
 pub fn milliseconds(_root: &super::Root, _name: &str) -> Option<u64> {
     None

@@ -1,4 +1,5 @@
-//! Files read within bounds and written so that a power cut leaves the old or the new one.
+//! Files read with a size limit, and written so that a power cut leaves either the old or the new
+//! content.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -22,7 +23,8 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads a text file of at most `limit` bytes, bad UTF-8 replaced; `None` where there is none.
+/// Reads a text file of at most `limit` bytes, with bad UTF-8 replaced; `None` if it does not
+/// exist.
 pub fn read_text(path: &Path, limit: u64) -> io::Result<Option<String>> {
     match read(path, limit) {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
@@ -31,7 +33,7 @@ pub fn read_text(path: &Path, limit: u64) -> io::Result<Option<String>> {
     }
 }
 
-/// The bytes that are free in the file system of `path`, for anybody; an error where that is read-only.
+/// The bytes that are free for any user in the file system of `path`; an error if it is read-only.
 pub fn free(path: &Path) -> io::Result<u64> {
     let system = statvfs(path)?;
     if system.flags().contains(FsFlags::ST_RDONLY) {
@@ -40,10 +42,10 @@ pub fn free(path: &Path) -> io::Result<u64> {
     Ok(system.blocks_available() * system.fragment_size())
 }
 
-/// Makes sure that a directory of our own is there, which nobody else may write to, whatever the umask is. One that is
-/// made is open to nobody else.
+/// Makes sure that a directory of our own exists and that nobody else may write to it, whatever the
+/// umask is. A new one is closed to everybody else.
 ///
-/// Not for those below `/etc/pve`, which gives its directories a mode of its own.
+/// Not for directories below `/etc/pve`: pmxcfs sets their mode itself.
 pub fn own_directory(path: &Path) -> io::Result<()> {
     if fs::metadata(path).is_ok_and(|it| it.is_dir() && it.permissions().mode() & 0o022 == 0) {
         return Ok(());
@@ -52,7 +54,8 @@ pub fn own_directory(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(0o700))
 }
 
-/// A file's new content, durably beside it; dropped without [`Staged::commit`], it is gone.
+/// The new content of a file, fsynced in a temporary file beside it. Dropped without
+/// [`Staged::commit`], it is removed.
 #[derive(Debug)]
 pub struct Staged {
     temporary: PathBuf,
@@ -61,7 +64,7 @@ pub struct Staged {
 }
 
 impl Staged {
-    /// Writes what `path` is to become into a temporary file beside it, and fsyncs that.
+    /// Writes the future content of `path` into a temporary file beside it, and fsyncs that.
     pub fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<Staged> {
         let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file's path"));
@@ -71,7 +74,8 @@ impl Staged {
         let staged = Staged { temporary, path: path.to_path_buf(), committed: false };
         let mut file =
             OpenOptions::new().write(true).create_new(true).mode(mode).open(&staged.temporary)?;
-        // Whatever the umask is; pmxcfs gives its files a mode of its own, and lets nobody change that.
+        // Independent of the umask. pmxcfs sets the mode of its files itself and does not let it be
+        // changed.
         if file.metadata()?.permissions().mode() & 0o7777 != mode {
             file.set_permissions(Permissions::from_mode(mode))?;
         }
@@ -80,7 +84,7 @@ impl Staged {
         Ok(staged)
     }
 
-    /// Puts it in the file's place: rename, fsync of the directory.
+    /// Replaces the file: rename, then fsync of the directory.
     pub fn commit(mut self) -> io::Result<()> {
         fs::rename(&self.temporary, &self.path)?;
         self.committed = true;
@@ -91,7 +95,8 @@ impl Staged {
 impl Drop for Staged {
     fn drop(&mut self) {
         if !self.committed {
-            // What went wrong is told by whoever did not commit; a leftover temporary file harms nothing.
+            // The caller that did not commit reports the error; a leftover temporary file does no
+            // harm.
             let _ = fs::remove_file(&self.temporary);
         }
     }
@@ -99,12 +104,12 @@ impl Drop for Staged {
 
 /// Replaces `path` durably: a temporary file beside it, fsync, rename, fsync of the directory.
 ///
-/// When this returns `Ok` the content survives a power cut; on an error the old content is still there.
+/// After `Ok` the content survives a power cut; after an error the old content is still there.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     Staged::write(path, content, mode)?.commit()
 }
 
-/// Removes `path` durably; one that is already gone is no error.
+/// Removes `path` durably; it is no error if it does not exist.
 pub fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -1,8 +1,8 @@
 //! HTTP/1.1 requests to servers that may be slow, broken or hostile.
 //!
-//! Every exchange has an absolute deadline and a limit in bytes, connections are our own (see `stream`), and nothing is
-//! done that was not asked for: no redirects, no proxy from the environment, no decompression. ureq does the protocol;
-//! the part of it that may change between releases is used in this file only.
+//! Every exchange has an absolute deadline and a limit in bytes, and uses our own connections (see
+//! `stream`). There are no redirects, no proxy from the environment, no decompression. ureq does
+//! the protocol; its transport API, which may change between releases, is used in this file only.
 
 mod body;
 
@@ -28,11 +28,12 @@ use super::stream::{Endpoint, Fault, STEP, Stream, without_zone};
 /// The longest status line and headers of an answer, in bytes.
 const HEADERS: usize = 64 * 1024;
 
-/// How long an unused connection is kept: a little more than the longest pause between two polls of a task.
+/// How long an unused connection is kept: a little more than the longest pause between two polls of
+/// a task.
 const IDLE: Duration = Duration::from_secs(45);
 
-/// A client of one server. It keeps one connection open between requests where the server allows it, and may be used
-/// by several threads at once.
+/// A client of one server. It keeps one connection open between requests if the server allows it;
+/// several threads may use it at once.
 #[derive(Debug, Clone)]
 pub struct Client {
     agent: Agent,
@@ -48,8 +49,8 @@ impl Client {
         Client::new(Endpoint::Unix(dial), peer, "http://localhost".to_owned())
     }
 
-    /// A client of a TLS server. `host` is a name or an address, an IPv6 address with or without brackets. Who may
-    /// answer is decided by `config` alone.
+    /// A client of a TLS server. `host` is a name or an address, an IPv6 address with or without
+    /// brackets. `config` alone decides which certificates are accepted.
     pub fn tls(host: &str, port: u16, config: Arc<ClientConfig>) -> Client {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let authority = authority(host, port);
@@ -58,7 +59,7 @@ impl Client {
         Client::new(Endpoint::Tls { host, port, config }, authority, base)
     }
 
-    /// A client of a server that speaks without TLS: for what is no secret. `host` as in [`Client::tls`].
+    /// A client of a server without TLS, for data that is not secret. `host` as in [`Client::tls`].
     pub fn plain(host: &str, port: u16) -> Client {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let authority = authority(host, port);
@@ -81,7 +82,7 @@ impl Client {
         Client { agent: Agent::with_parts(config, Door(endpoint), NoResolver), peer, base }
     }
 
-    /// Sends a request and reads the whole answer, whatever its status. Nothing is sent a second time.
+    /// Sends a request and reads the whole answer, whatever its status. Never repeats a request.
     ///
     /// # Errors
     /// See [`Failure`]; [`Failure::unsent`] tells whether the server can have acted on the request.
@@ -90,11 +91,12 @@ impl Client {
         Ok(Answer { status, headers, body: body.whole()? })
     }
 
-    /// Sends a request and leaves the body of the answer to be read piece by piece. `pause`: the longest that may pass
-    /// without a byte of the answer; None is until the deadline.
+    /// Sends a request and returns as soon as the headers are there, so that the body can be read
+    /// piece by piece. `pause`: the longest time without a byte of the answer; `None` means until
+    /// the deadline.
     ///
     /// # Errors
-    /// As [`Client::send`], until the headers are complete; then as [`Body`] tells.
+    /// As [`Client::send`] until the headers are complete; then see [`Body`].
     pub fn open(
         &self,
         request: &Request<'_>,
@@ -205,11 +207,11 @@ pub struct Request<'a> {
     pub json: Option<&'a str>,
 }
 
-/// What one exchange may cost.
+/// The limits of one exchange.
 #[derive(Debug, Clone, Copy)]
 pub struct Limit {
-    /// When the answer must be complete. Steps before the answer (name resolution, connect, TLS handshake, sending)
-    /// end after 10 s each, if that is earlier.
+    /// When the answer must be complete. Steps before the answer (name resolution, connect, TLS
+    /// handshake, sending) end after 10 s each, if that is earlier.
     pub deadline: Instant,
     /// The longest body of an answer, in bytes.
     pub body: usize,
@@ -224,7 +226,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The first value of a header, if it is plain text. The case of `name` does not matter.
+    /// The first value of a header, if it is plain text. `name` is not case-sensitive.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
@@ -248,20 +250,20 @@ impl Incoming {
 /// Why there is no answer. The message names the peer and the step.
 #[derive(Debug)]
 pub enum Failure {
-    /// No connection: the name or address is not reachable, or nobody listens there.
+    /// No connection: the name or address is not reachable, or nothing listens there.
     Connect { peer: String, error: io::Error },
-    /// The time for a step, or for the whole, was over.
+    /// The time for a step, or for the whole exchange, is over.
     TimedOut { peer: String, stage: Stage },
-    /// The server is not who it should be, or does not speak TLS as we do.
+    /// The server has the wrong certificate, or its TLS does not match ours.
     Tls { peer: String, stage: Stage, error: rustls::Error },
     /// The headers or the body of the answer have more than `limit` bytes.
     TooLarge { peer: String, limit: usize },
-    /// The connection was lost, or what came is not HTTP.
+    /// The connection was lost, or the answer is not HTTP.
     Broken { peer: String, reason: String },
 }
 
 impl Failure {
-    /// Whether it is certain that nothing of the request has reached the server.
+    /// Whether it is certain that no part of the request has reached the server.
     pub fn unsent(&self) -> bool {
         match self {
             Failure::Connect { .. } => true,
@@ -289,10 +291,10 @@ impl fmt::Display for Failure {
 
 impl Error for Failure {}
 
-/// A failure of our own on its way through ureq, which passes it on unchanged.
+/// One of our errors while ureq passes it on unchanged.
 #[derive(Debug)]
 struct Tripped {
-    /// None where only the reader knows whether it was at the headers or the body.
+    /// `None` if only the reader knows whether it was reading the headers or the body.
     stage: Option<Stage>,
     fault: Fault,
 }
@@ -313,7 +315,7 @@ fn deadline(timeout: NextTimeout) -> Instant {
     Instant::now() + (*timeout.after).min(Duration::from_secs(u32::MAX.into()))
 }
 
-/// Makes the connections to the one server of a client.
+/// Makes the connections to a client's server.
 struct Door(Endpoint);
 
 impl fmt::Debug for Door {
@@ -342,7 +344,7 @@ impl Connector for Door {
     }
 }
 
-/// One connection, as ureq wants to see it.
+/// A connection in the form that ureq needs.
 #[derive(Debug)]
 struct Wire {
     stream: Stream,
@@ -381,7 +383,7 @@ impl Transport for Wire {
     }
 }
 
-/// Names are resolved when a connection is made, not before every request.
+/// Names are resolved when a connection is made, not before each request.
 #[derive(Debug)]
 struct NoResolver;
 

@@ -1,4 +1,4 @@
-//! The system's log as standard output, for a program that systemd starts with none.
+//! Sends standard output to the system's log, for a program that systemd starts without one.
 
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
@@ -13,29 +13,31 @@ use nix::unistd::{dup2_stderr, dup2_stdout};
 
 use super::Root;
 
-/// Where journald takes the output of services.
+/// journald's socket for the output of services.
 const SOCKET: &str = "/run/systemd/journal/stdout";
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// How long to wait before a backlog that was full is tried again.
+/// How long to wait before connecting again after a full backlog.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// From now on standard output and standard error are lines of the system's log, under that identifier.
+/// From now on standard output and standard error become lines of the system's log, under this
+/// identifier.
 pub fn take_output(root: &Root, identifier: &str) -> io::Result<()> {
     let stream = connect(root, identifier)?;
     dup2_stdout(&stream)?;
     Ok(dup2_stderr(&stream)?)
 }
 
-/// One line each: identifier, unit, priority (5 is notice), whether lines carry a level of their own, and whether they go
-/// on to syslog, kernel log and console (sd_journal_stream_fd(3) does the same).
+/// One line each: identifier, unit, priority (5 is notice), whether lines carry a level of their
+/// own, and whether they go on to syslog, kernel log and console (sd_journal_stream_fd(3) does the
+/// same).
 fn connect(root: &Root, identifier: &str) -> io::Result<UnixStream> {
     let mut stream = connected(&root.path(SOCKET), Instant::now() + LIMIT)?;
     stream.write_all(format!("{identifier}\n\n5\n0\n0\n0\n0\n").as_bytes())?;
     Ok(stream)
 }
 
-/// The standard library's connect waits for ever where the listener's backlog is full.
+/// The standard library's connect would wait for ever if the listener's backlog is full.
 fn connected(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;

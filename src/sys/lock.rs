@@ -10,14 +10,15 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-/// A held `flock`; dropping it lets go.
+/// A held `flock`; dropping it releases it.
 pub struct Lock {
     _file: Flock<fs::File>,
 }
 
-/// Takes the lock on `path` (the file is made where missing and never removed), waiting until `deadline`.
+/// Takes the lock on `path`, waiting until `deadline`. The file is created if missing and never
+/// removed.
 ///
-/// The error is `TimedOut` where somebody else held it all the while.
+/// The error is `TimedOut` if another process held the lock all the time.
 pub fn take(path: &Path, deadline: Instant) -> io::Result<Lock> {
     if let Some(directory) = path.parent().filter(|directory| !directory.is_dir()) {
         super::file::own_directory(directory)?;

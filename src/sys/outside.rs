@@ -1,8 +1,8 @@
-//! Files in directories that need not be ours: a user of the node may own one of them, or a parent of it.
+//! Files in directories that may belong to another user of the node, or whose parents may.
 //!
-//! A path is walked from `/` with every directory held, and a link on the way counts only where root alone can have made
-//! it. A file is written under a name that nobody can foresee, and takes its place by a rename: neither follows a link.
-//! In another user's directory all that is done by a child process with no more rights than that user has.
+//! A path is opened directory by directory from `/`, and a link on the way is followed only if root
+//! alone can have made it. A file is written under a random name and then renamed: neither follows
+//! a link. In another user's directory a child process with only that user's rights does all this.
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, CString, OsString};
@@ -30,7 +30,7 @@ use super::random;
 /// As many as the kernel follows.
 const MOST_LINKS: usize = 40;
 
-/// Writing some kilobytes takes milliseconds; a file system that hangs keeps nobody waiting for ever.
+/// Writing some kilobytes takes milliseconds; the limit is for a file system that hangs.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// A name in a directory that is held open.
@@ -41,20 +41,21 @@ pub struct Place {
 }
 
 impl Place {
-    /// The place of an absolute path. Where it is a link, it is the link's own.
+    /// The place of an absolute path. If it is a link, the place of the link itself.
     ///
     /// # Errors
-    /// Also where a directory on the way is a link that somebody other than root can have made.
+    /// Also if a directory on the way is a link that somebody other than root can have made.
     pub fn of(path: &Path) -> io::Result<Place> {
         walk(path, false)
     }
 
-    /// As [`Place::of`], but where the path is a link of root's in a directory of root's, the place that it leads to.
+    /// As [`Place::of`], but if the path is root's link in root's directory, the place that it
+    /// leads to.
     pub fn behind(path: &Path) -> io::Result<Place> {
         walk(path, true)
     }
 
-    /// The permissions of what is there; `None` where nothing is.
+    /// The permissions of the file there; `None` if there is none.
     pub fn mode(&self) -> io::Result<Option<u32>> {
         match fstatat(&self.directory, self.name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat.st_mode & 0o7777)),
@@ -63,7 +64,7 @@ impl Place {
         }
     }
 
-    /// Puts a file there, durably and whatever the umask is.
+    /// Writes a file there, durably and independent of the umask.
     pub fn replace(&self, content: &[u8], mode: u32) -> io::Result<()> {
         let token = u64::from_ne_bytes(random::bytes()?);
         let mut temporary = b".".to_vec();
@@ -87,7 +88,7 @@ impl Place {
                 Ok(renameat(&self.directory, temporary, &self.directory, name)?)
             });
         if done.is_err() {
-            // The error tells what went wrong; a file that is left over harms nothing.
+            // The returned error says what went wrong; a leftover file does no harm.
             let _ = unlinkat(&self.directory, temporary, UnlinkatFlags::NoRemoveDir);
             return done;
         }
@@ -95,12 +96,12 @@ impl Place {
     }
 }
 
-/// Replaces the file at an absolute path durably; a link in its place is replaced itself.
+/// Replaces the file at an absolute path durably; a link there is itself replaced.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     Place::of(path)?.replace(content, mode)
 }
 
-/// Makes sure that a directory is there. One that is made, as are its parents, has that mode.
+/// Makes sure that a directory exists. A new one, and its new parents, get that mode.
 pub fn directory(path: &Path, mode: u32) -> io::Result<()> {
     let place = match (Place::of(path), path.parent()) {
         (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
@@ -187,12 +188,13 @@ fn kind(stat: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
 }
 
-/// An access control list that lets somebody write shows as the group's bit.
+/// An access control list that lets somebody write shows in the group's bit.
 fn is_roots_alone(stat: &FileStat) -> bool {
     stat.st_uid == 0 && stat.st_mode & 0o022 == 0
 }
 
-/// Not where it has the mode already: some file systems, such as that at `/etc/pve`, let nobody change it.
+/// Skipped if it has the mode already: some file systems, such as `/etc/pve`, do not allow a
+/// change.
 fn set_mode(file: impl AsFd, mode: u32) -> io::Result<()> {
     match fstat(&file)?.st_mode & 0o7777 {
         now if now == mode => Ok(()),
@@ -205,20 +207,20 @@ fn sync(directory: &OwnedFd) -> io::Result<()> {
     File::from(openat(directory, c".", flags, Mode::empty())?).sync_all()
 }
 
-/// Does something in a directory, with no more rights than its owner has. `work` may make system calls, and must not
-/// allocate memory or take a lock.
+/// Runs `work` in a directory with only the rights of the directory's owner. `work` may make system
+/// calls; it must not allocate memory or take a lock.
 fn as_owner(directory: &OwnedFd, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     let stat = fstat(directory)?;
-    // Who is not root has no rights to give up.
+    // Without root there are no rights to give up.
     if stat.st_uid == 0 || !geteuid().is_root() {
         return work();
     }
-    // SAFETY: the child makes system calls alone until it ends.
+    // SAFETY: the child makes only system calls until it ends.
     match unsafe { fork() }? {
         ForkResult::Child => {
             let done = become_owner(directory, &stat).and_then(|()| work());
             let code = done.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0);
-            // SAFETY: it ends the child, and runs nothing of what its parent has registered for its own end.
+            // SAFETY: exits the child without running the parent's exit handlers.
             unsafe { libc::_exit(code) }
         }
         ForkResult::Parent { child } => end_of(child).map_err(|error| {
@@ -231,7 +233,8 @@ fn as_owner(directory: &OwnedFd, work: impl FnOnce() -> io::Result<()>) -> io::R
     }
 }
 
-/// Nothing of ours is left to the child but the directory: no pipe to vzdump, no lock, no supplementary group.
+/// The child keeps nothing of ours except the directory: no pipe to vzdump, no lock, no
+/// supplementary group.
 fn become_owner(directory: &OwnedFd, stat: &FileStat) -> io::Result<()> {
     let kept = directory.as_raw_fd().cast_unsigned();
     for (first, last) in [(0, kept.saturating_sub(1)), (kept + 1, libc::c_uint::MAX)] {
@@ -269,7 +272,7 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
     use std::path::PathBuf;
 
-    /// Nobody's user id.
+    /// A user id that belongs to nobody.
     const NOBODY: u32 = 65534;
 
     struct Directory(PathBuf);
@@ -324,7 +327,7 @@ mod tests {
         let directory = Directory::new();
         fs::create_dir_all(directory.0.join("kept/here")).unwrap();
         symlink("../.././kept/here", directory.0.join("kept/there")).unwrap();
-        // From kept, `../..` is above the test's own directory.
+        // Seen from `kept`, `../..` is above the test's own directory.
         let target = format!("../{}/kept/here", directory.0.file_name().unwrap().display());
         symlink(&target, directory.0.join("linked")).unwrap();
         symlink(directory.0.join("kept/here/file"), directory.0.join("file")).unwrap();
@@ -357,7 +360,7 @@ mod tests {
         super::directory(&theirs.join("below"), 0o755).unwrap();
         assert_eq!(fs::metadata(theirs.join("below")).unwrap().uid(), NOBODY);
 
-        // A link of theirs leads nowhere, neither as a directory nor as a file.
+        // A link made by another user is followed neither to a directory nor to a file.
         symlink(&ours, theirs.join("link")).unwrap();
         let error = replace(&theirs.join("link/file"), b"x", 0o644).unwrap_err();
         assert!(error.to_string().starts_with("link is a link that a user"), "{error}");

@@ -1,4 +1,4 @@
-//! Processes named so that a reused pid is never taken for the old one.
+//! Processes identified so that a reused pid is never mistaken for the old process.
 
 use std::fs;
 use std::io;
@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use super::clock;
 
-/// One process for as long as it lives: its pid, when it started and in which boot.
+/// One process: its pid, when it started and in which boot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// The process id in the node's pid namespace.
     pub pid: i32,
     /// Start time in clock ticks since boot (field 22 of `/proc/PID/stat`).
     pub started: u64,
-    /// The boot in which it ran; pids and ticks begin anew with the next.
+    /// The boot in which it ran; pids and ticks start again with the next boot.
     pub boot: String,
 }
 
@@ -28,8 +28,8 @@ impl Process {
         Ok(Process { pid, started: stat(pid)?.started, boot: clock::boot_id() })
     }
 
-    /// The caller's parent. One that has died is an error: neither PID 1 nor a process of another session, which has
-    /// adopted an orphan, is anybody's parent by choice.
+    /// The caller's parent. An error if the parent has died: PID 1, or a process of another session
+    /// that has adopted us, is not our caller.
     pub fn parent() -> io::Result<Process> {
         let pid = nix::unistd::getppid();
         let parent = Process::find(pid.as_raw())?;
@@ -42,7 +42,7 @@ impl Process {
         Ok(parent)
     }
 
-    /// Whether this very process still runs; one that has died and not been waited for is dead.
+    /// Whether this very process still runs; a zombie counts as dead.
     pub fn alive(&self) -> bool {
         self.boot == clock::boot_id()
             && stat(self.pid).is_ok_and(|now| now.started == self.started && !now.dead)
@@ -53,15 +53,17 @@ impl Process {
         self.boot == clock::boot_id()
     }
 
-    /// A handle that tells when the process ends; `None` when it has ended already, or none can be had.
+    /// A handle to wait for the process's end; `None` if it has ended already, or if no handle can
+    /// be opened.
     pub fn watch(&self) -> Option<Pidfd> {
         let pidfd = Pidfd::open(self.pid).ok()?;
-        // Looked at after opening: the descriptor is then this process's or the process is gone.
+        // Checked after opening: now the descriptor belongs to this process, or the process is
+        // gone.
         self.alive().then_some(pidfd)
     }
 }
 
-/// A pidfd: it stays with its process when the pid is given to another.
+/// A pidfd: it still means the same process after the pid is reused.
 pub struct Pidfd(OwnedFd);
 
 impl Pidfd {
@@ -75,7 +77,7 @@ impl Pidfd {
         Ok(Pidfd(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Whether the process has ended, waiting for that at most `limit`.
+    /// Waits at most `limit` for the end of the process; returns whether it has ended.
     pub fn ended_within(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         loop {
@@ -110,7 +112,8 @@ struct Stat {
     started: u64,
 }
 
-/// The fields of `/proc/PID/stat` that matter here; the command name in it may hold anything.
+/// The fields of `/proc/PID/stat` that are used here; the command name in it may contain any
+/// character.
 fn stat(pid: i32) -> io::Result<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     parse_stat(&text).ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat is not understood")))
@@ -125,7 +128,8 @@ fn parse_stat(text: &str) -> Option<Stat> {
     Some(Stat { dead: matches!(state, "Z" | "X"), parent, session, started })
 }
 
-/// Keeps other processes, but for root's, and core dumps from what this process has in its memory, from now on.
+/// Protects this process's memory from now on: no core dumps, and no other process except root's
+/// may trace it.
 pub fn keep_memory_private() -> io::Result<()> {
     Ok(nix::sys::prctl::set_dumpable(false)?)
 }
@@ -151,7 +155,7 @@ pub fn session_members(session: i32) -> io::Result<Vec<i32>> {
     for entry in fs::read_dir("/proc")? {
         let name = entry?.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-        // A process that ended since the directory was read is no member.
+        // A process that has ended since the directory was read is no member.
         if stat(pid).is_ok_and(|stat| stat.session == session && !stat.dead) {
             members.push(pid);
         }
@@ -169,10 +173,10 @@ pub fn arguments(pid: i32) -> io::Result<Vec<String>> {
         .collect())
 }
 
-/// Whether a process is wholly of that user: its real, effective, saved and file system ids. One that runs a program
-/// with the set-user-ID bit still has its user's as its real one.
+/// Whether a process belongs wholly to that user: its real, effective, saved and file system ids.
+/// With a set-user-ID program the real id is still the caller's.
 pub fn is_of_user(pid: i32, uid: u32) -> io::Result<bool> {
-    // Not the owner of /proc/PID: that is root's for every process that is not dumpable.
+    // Not the owner of /proc/PID: that is root for every process that is not dumpable.
     let bytes = super::file::read(format!("/proc/{pid}/status").as_ref(), 1 << 16)?;
     let status = String::from_utf8_lossy(&bytes);
     let ids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
@@ -180,16 +184,18 @@ pub fn is_of_user(pid: i32, uid: u32) -> io::Result<bool> {
     Ok(ids.len() == 4 && ids.iter().all(|id| id.parse() == Ok(uid)))
 }
 
-/// Whether a process is in our pid namespace: those of guests are visible on the node too.
+/// Whether a process is in our pid namespace: processes of guests are visible on the node too.
 pub fn is_in_our_pid_namespace(pid: i32) -> io::Result<bool> {
     let its = fs::read_link(format!("/proc/{pid}/ns/pid"))?;
     Ok(its == fs::read_link("/proc/self/ns/pid")?)
 }
 
-/// The processes of the node that are wholly of that user and whose first argument begins with `prefix`.
+/// The processes of the node that are wholly of that user and whose first argument begins with
+/// `prefix`.
 ///
-/// A command line lies in the memory of its process, and a process in a guest can keep its memory locked for ever: then
-/// whoever reads the command line waits for ever. So only those of the user, in our pid namespace, are read.
+/// A command line lies in the memory of its process, and a process in a guest can keep its memory
+/// locked for ever: then whoever reads the command line waits for ever. So only those of the user,
+/// in our pid namespace, are read.
 pub fn with_title(prefix: &str, uid: u32) -> io::Result<Vec<(i32, String)>> {
     let ours = fs::read_link("/proc/self/ns/pid")?;
     let is_ours = |pid| fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|its| its == ours);
@@ -200,7 +206,7 @@ pub fn with_title(prefix: &str, uid: u32) -> io::Result<Vec<(i32, String)>> {
         if !is_ours(pid) || !is_of_user(pid, uid).unwrap_or(false) {
             continue;
         }
-        // A process that ended since the directory was read is none.
+        // A process that has ended since the directory was read does not count.
         let title = arguments(pid).ok().and_then(|arguments| arguments.into_iter().next());
         found.extend(title.filter(|title| title.starts_with(prefix)).map(|title| (pid, title)));
     }
@@ -242,7 +248,7 @@ mod tests {
         assert!(!is_of_user(i32::try_from(nobody.id()).unwrap(), 0).unwrap());
         nobody.kill().unwrap();
         nobody.wait().unwrap();
-        // The first process in the new namespace is the child of unshare, and says so once it runs.
+        // The first process in the new namespace is the child of unshare; it reports when it runs.
         let mut elsewhere = std::process::Command::new("/usr/bin/unshare");
         elsewhere.args(["--pid", "--fork", "--kill-child", "/bin/sh", "-c", "echo; exec sleep 60"]);
         let mut elsewhere = elsewhere.stdout(std::process::Stdio::piped()).spawn().unwrap();
@@ -272,7 +278,7 @@ mod tests {
         assert!(!rebooted.alive());
         child.kill().unwrap();
         assert!(watch.ended_within(Duration::from_secs(60)));
-        // Not waited for yet: a zombie runs nothing any more.
+        // Not waited for yet: it is a zombie and runs nothing.
         assert!(!process.alive());
         child.wait().unwrap();
         assert!(process.watch().is_none());

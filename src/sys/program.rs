@@ -1,4 +1,4 @@
-//! Programs of the node, run to their end within a limit.
+//! Runs programs of the node, with a time limit.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -14,35 +14,37 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::text;
 
-/// No program that Stillpoint calls says more than this: it is what a pipe holds. One that does is held up by that, and
-/// killed at its limit.
+/// No program that Stillpoint calls prints more than this, the capacity of a pipe. One that does
+/// blocks, and is killed at its limit.
 const OUTPUT: u64 = 64 * 1024;
 
-/// A killed program that does not wait in the kernel ends within milliseconds, also on a node under load.
+/// A killed program that does not wait in the kernel ends within milliseconds, even on a busy node.
 const END: Duration = Duration::from_secs(1);
 
-/// The programs of a node, which those that we call look for their own in. vzdump leaves its hooks no PATH.
+/// The search path for programs that our programs start. vzdump gives its hooks no PATH.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What a child keeps of our environment: where a simulated node lies, and in builds that know it, where to fail.
+/// What a child keeps of our environment: the directory of a simulated node, and in debug builds
+/// the failpoint.
 const KEPT: &[&str] = if cfg!(debug_assertions) {
     &["STILLPOINT_ROOT", "STILLPOINT_FAILPOINT"]
 } else {
     &["STILLPOINT_ROOT"]
 };
 
-/// Runs a program and gives its standard output; past the limit it is killed and that is an error, as is any
-/// exit status but 0, told with the last line of standard error. Standard input is at end of file.
+/// Runs a program and returns its standard output. It is an error if it is killed at the limit, or
+/// if its exit status is not 0; the error has the last line of standard error. Standard input is
+/// empty.
 ///
-/// It has neither the environment nor the descriptors of whoever called us. Name programs by absolute path.
+/// The program gets neither our environment nor our descriptors. Name programs by absolute path.
 pub fn run(command: &mut Command, limit: Duration) -> Result<String> {
     run_with_input(command, b"", limit)
 }
 
-/// As [`run`], with something on standard input.
+/// As [`run`], with `input` as standard input.
 pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> Result<String> {
-    // Not pipes: nobody reads the one while the program runs, and a program that does not read the other would hold
-    // us up.
+    // Not pipes: nobody reads the first while the program runs, and a program that does not read
+    // the second would block us.
     let errors = memfd_create(c"stderr", MFdFlags::MFD_CLOEXEC)
         .context("cannot create a file for its error output")?;
     let mut errors = File::from(errors);
@@ -69,8 +71,8 @@ pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> R
     said(&mut child)
 }
 
-/// As [`run`], for a program that may hang in the kernel, where no signal reaches it: past the limit it is killed and
-/// left behind.
+/// As [`run`], for a program that may hang in the kernel, where no signal reaches it: after the
+/// limit it is killed and left behind.
 pub fn run_or_leave(command: &mut Command, limit: Duration) -> Result<String> {
     let mut child = shielded(command)
         .stdin(Stdio::null())
@@ -95,8 +97,8 @@ pub fn run_or_leave(command: &mut Command, limit: Duration) -> Result<String> {
     said(&mut child)
 }
 
-/// Leaves a child nothing of our caller's: no environment but what it needs and what was set for it, and of the open
-/// descriptors its standard streams alone. vzdump leaks some of its own into its hooks.
+/// Gives a child a minimal environment and no open descriptor except its standard streams. vzdump
+/// leaks some descriptors into its hooks (FACTS-PVE.md, Process and pipes).
 pub(super) fn shielded(command: &mut Command) -> &mut Command {
     let set: Vec<(OsString, OsString)> = command
         .get_envs()
@@ -104,7 +106,8 @@ pub(super) fn shielded(command: &mut Command) -> &mut Command {
         .collect();
     let kept = KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
     command.env_clear().env("PATH", PATH).env("LC_ALL", "C").envs(kept).envs(set);
-    // SAFETY: between fork and exec only a system call is made, no memory is allocated, no lock is taken.
+    // SAFETY: between fork and exec only a system call is made, no memory is allocated, no lock is
+    // taken.
     unsafe {
         command.pre_exec(|| {
             let flags = nix::libc::CLOSE_RANGE_CLOEXEC as i32;
@@ -116,8 +119,8 @@ pub(super) fn shielded(command: &mut Command) -> &mut Command {
     }
 }
 
-/// What a program that has ended wrote to its standard output: all of it is in the pipe. What it has left running may
-/// hold the other end open, so its end is not waited for.
+/// What an ended program has written to its standard output: all of it is in the pipe. A process
+/// that it left running may hold the other end open, so we do not read to the end of file.
 fn said(child: &mut Child) -> Result<String> {
     let mut output = Vec::new();
     if let Some(stdout) = child.stdout.take() {
@@ -133,7 +136,7 @@ fn said(child: &mut Child) -> Result<String> {
     Ok(String::from_utf8_lossy(&output).into_owned())
 }
 
-/// The last line that says something.
+/// The last line that is not empty.
 fn last_line(errors: &mut File) -> Option<String> {
     errors.rewind().ok()?;
     let mut bytes = Vec::new();
@@ -143,9 +146,9 @@ fn last_line(errors: &mut File) -> Option<String> {
     Some(text::printable(line, 300))
 }
 
-/// Runs a program for its exit status alone; past the limit it is killed and that is an error.
+/// Runs a program for its exit status only. It is an error if it is killed at the limit.
 ///
-/// It has no standard streams of ours: what it leaves running holds up nobody.
+/// It has none of our standard streams, so a process that it leaves running does not delay anybody.
 pub fn status(command: &mut Command, limit: Duration) -> Result<ExitStatus> {
     let mut child = shielded(command)
         .stdin(Stdio::null())
@@ -165,7 +168,7 @@ fn end_of(child: &mut Child, limit: Duration) -> Result<ExitStatus> {
         if Instant::now() >= deadline {
             child.kill().context("it could not be killed")?;
             let end = Instant::now() + END;
-            // One that waits in the kernel is left behind.
+            // A program that waits in the kernel is left behind.
             while matches!(child.try_wait(), Ok(None)) && Instant::now() < end {
                 thread::sleep(Duration::from_millis(1));
             }
@@ -192,7 +195,7 @@ mod tests {
         assert_eq!(names, ["LC_ALL", "LOOK", "PATH"]);
         let calls: [fn(&mut Command, Duration) -> Result<String>; 2] = [run, run_or_leave];
         for call in calls {
-            // The listing has the directory itself open.
+            // ls itself has the directory open.
             let open = call(Command::new("/bin/ls").arg("/proc/self/fd"), limit).unwrap();
             assert_eq!(open, "0\n1\n2\n3\n");
         }

@@ -1,4 +1,4 @@
-//! Numbers that nobody else draws.
+//! Random numbers from the kernel.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -1,16 +1,16 @@
 use std::path::{Path, PathBuf};
 
-/// Where the node's files lie: `/`, or a directory that stands in for it.
+/// Where the node's files are: `/`, or a directory that stands in for it.
 ///
-/// Every absolute path that Stillpoint uses goes through [`Root::path`]; only the kernel's own `/proc` and
-/// `/sys` do not. `tests/README.md` describes the layout below a directory.
+/// Every absolute path that Stillpoint uses goes through [`Root::path`], except the kernel's own
+/// `/proc` and `/sys`. `tests/README.md` describes the layout below a directory.
 #[derive(Clone, Debug)]
 pub struct Root {
     dir: Option<PathBuf>,
 }
 
 impl Root {
-    /// The directory named by `STILLPOINT_ROOT`, or the real `/` where that is unset or empty.
+    /// The directory in `STILLPOINT_ROOT`, or the real `/` if that is unset or empty.
     pub fn from_env() -> Root {
         match std::env::var_os("STILLPOINT_ROOT") {
             Some(dir) if !dir.is_empty() => Root::at(Path::new(&dir)),
@@ -18,7 +18,7 @@ impl Root {
         }
     }
 
-    /// A node that lies in `dir`.
+    /// A node whose files are in `dir`.
     pub fn at(dir: &Path) -> Root {
         let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_path_buf());
         Root { dir: Some(dir) }

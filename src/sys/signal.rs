@@ -1,4 +1,4 @@
-//! Being asked to stop (the Stop button, Ctrl-C), as a flag that long work looks at.
+//! Requests to stop (the Stop button, Ctrl-C), as a flag that long work checks.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,7 +10,8 @@ extern "C" fn note(_signal: nix::libc::c_int) {
     ASKED.store(true, Ordering::Relaxed);
 }
 
-/// From now on SIGTERM, SIGINT and SIGHUP end nothing by themselves but set the flag of [`asked_to_stop`].
+/// From now on SIGTERM, SIGINT and SIGHUP do not end the process; they set the flag of
+/// [`asked_to_stop`].
 pub fn watch() -> std::io::Result<()> {
     let action = SigAction::new(SigHandler::Handler(note), SaFlags::SA_RESTART, SigSet::empty());
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
@@ -20,7 +21,7 @@ pub fn watch() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Whether one of the signals has come since [`watch`].
+/// Whether one of the signals has arrived since [`watch`].
 pub fn asked_to_stop() -> bool {
     ASKED.load(Ordering::Relaxed)
 }

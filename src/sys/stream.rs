@@ -1,8 +1,8 @@
-//! A byte stream to a server, over a Unix socket or over TLS on TCP, in which nothing can wait for longer than an
-//! absolute deadline: one non-blocking socket and `poll`.
+//! A byte stream to a server, over a Unix socket or over TLS on TCP, in which nothing waits longer
+//! than an absolute deadline: one non-blocking socket and `poll`.
 //!
-//! Time limits per read or write (`SO_RCVTIMEO`, `SO_SNDTIMEO`) start anew with every byte, and the standard library's
-//! connect to a Unix socket waits for ever when the listener's backlog is full.
+//! Limits per read or write (`SO_RCVTIMEO`, `SO_SNDTIMEO`) start again with every byte, and the
+//! standard library's connect to a Unix socket waits for ever if the listener's backlog is full.
 
 mod unix;
 
@@ -22,11 +22,12 @@ use rustls::{ClientConfig, ClientConnection};
 
 use unix::UnixSocket;
 
-/// The longest that one of the steps before the answer (name resolution, connect, TLS handshake, sending) may take.
-/// The answer itself may take until the caller's deadline, since stopping a container legitimately takes minutes.
+/// The limit of each step before the answer (name resolution, connect, TLS handshake, sending). The
+/// answer itself may take until the caller's deadline, because stopping a container may take
+/// minutes.
 pub(super) const STEP: Duration = Duration::from_secs(10);
 
-/// How long to wait before a Unix socket whose backlog was full is tried again.
+/// How long to wait before connecting again to a Unix socket whose backlog was full.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(10);
 
 /// The step at which an exchange ran out of time.
@@ -54,7 +55,7 @@ impl fmt::Display for Stage {
     }
 }
 
-/// Why a step did not succeed; the caller knows which step and which peer it was.
+/// Why a step failed; the caller knows which step and which peer it was.
 #[derive(Debug)]
 pub(super) enum Fault {
     TimedOut,
@@ -80,12 +81,13 @@ impl From<rustls::Error> for Fault {
     }
 }
 
-/// Makes a new connection to one Unix socket, which does not block; `WouldBlock` while the listener's backlog is full.
+/// Makes a new non-blocking connection to one Unix socket; `WouldBlock` while the listener's
+/// backlog is full.
 pub type Dial = Box<dyn Fn() -> io::Result<OwnedFd> + Send + Sync>;
 
-/// Where a connection leads.
+/// The target of a connection.
 pub(super) enum Endpoint {
-    /// A Unix socket, connected to by whoever may.
+    /// A Unix socket; the function connects to it.
     Unix(Dial),
     /// TCP without TLS.
     Tcp {
@@ -102,7 +104,8 @@ pub(super) enum Endpoint {
 }
 
 impl Endpoint {
-    /// Connects, for TLS including the handshake. Each step ends at `deadline`, or after [`STEP`] if that is earlier.
+    /// Connects, for TLS including the handshake. Each step ends at `deadline`, or after [`STEP`]
+    /// if that is earlier.
     pub fn open(&self, deadline: Instant) -> Result<Stream, (Stage, Fault)> {
         match self {
             Endpoint::Unix(dial) => {
@@ -134,13 +137,13 @@ fn soonest(deadline: Instant) -> Instant {
     deadline.min(Instant::now() + STEP)
 }
 
-/// An address literal with the interface of a link-local one (`fe80::1%eth0`) left off.
+/// An IP address without the zone of a link-local one (`fe80::1%eth0`).
 pub(super) fn without_zone(host: &str) -> &str {
     host.split_once('%').map_or(host, |(address, _)| address)
 }
 
-/// The addresses of a host. The system's resolver knows no time limit, so it works in a thread that is left behind when
-/// it is late; addresses need no thread.
+/// The addresses of a host. The system's resolver has no time limit, so it runs in a thread that is
+/// left behind if it takes too long; IP addresses need no thread.
 fn resolve(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, Fault> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
@@ -149,7 +152,7 @@ fn resolve(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, 
     let name = host.to_owned();
     thread::Builder::new().spawn(move || {
         let found = (name.as_str(), port).to_socket_addrs();
-        // The receiver is gone when the answer came too late.
+        // The receiver is gone if the answer came too late.
         let _ = sender.send(found.map(Iterator::collect::<Vec<_>>));
     })?;
     let left = deadline.saturating_duration_since(Instant::now());
@@ -172,7 +175,7 @@ impl Socket {
         loop {
             match dial() {
                 Ok(socket) => return Ok(Socket::Unix(socket.into())),
-                // The backlog is full: poll cannot tell when it no longer is.
+                // The backlog is full: poll cannot tell when there is room again.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     thread::sleep(BACKLOG_PAUSE.min(left(deadline)?));
                 }
@@ -181,7 +184,7 @@ impl Socket {
         }
     }
 
-    /// Connects to the first address that answers, giving each an equal share of the time that is left.
+    /// Connects to the first address that answers; each gets an equal share of the remaining time.
     fn tcp(addresses: &[SocketAddr], deadline: Instant) -> Result<Socket, Fault> {
         let mut fault = Fault::TimedOut;
         for (tried, address) in addresses.iter().enumerate() {
@@ -203,7 +206,7 @@ impl Socket {
     /// Waits until the socket can be read or written (`events`), or has failed.
     fn wait(&self, events: PollFlags, deadline: Instant) -> Result<(), Fault> {
         loop {
-            // One millisecond more, since poll rounds down and would spin at the end.
+            // One more millisecond, because poll rounds down and would spin at the end.
             let time = left(deadline)? + Duration::from_millis(1);
             let time = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
             match poll(&mut [PollFd::new(self.as_fd(), events)], time) {
@@ -232,7 +235,7 @@ impl AsFd for Socket {
     }
 }
 
-/// Never waits: `WouldBlock` says that there is nothing to read yet.
+/// Never waits: `WouldBlock` means that there is nothing to read yet.
 impl Read for &Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
@@ -242,7 +245,7 @@ impl Read for &Socket {
     }
 }
 
-/// Never waits: `WouldBlock` says that the peer takes no more for now.
+/// Never waits: `WouldBlock` means that the peer accepts nothing now.
 impl Write for &Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         Ok(send(self.as_fd().as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?)
@@ -302,8 +305,8 @@ impl Stream {
         Ok(())
     }
 
-    /// Reads at least one byte; 0 is the end of the stream. Over TLS an end that the server did not announce is an
-    /// error, since anybody on the way can cut a connection short.
+    /// Reads at least one byte; 0 is the end of the stream. Over TLS, an end that the server did
+    /// not announce is an error, because anybody on the way can cut a connection.
     pub fn read(&mut self, buffer: &mut [u8], deadline: Instant) -> Result<usize, Fault> {
         loop {
             left(deadline)?;
@@ -311,7 +314,7 @@ impl Stream {
                 Some(tls) => {
                     match tls.reader().read(buffer) {
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                        // The TLS library's own words are for who programs with it.
+                        // The TLS library's own error text is for programmers.
                         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                             let text = "the connection was cut before the answer was complete";
                             return Err(io::Error::new(error.kind(), text).into());
@@ -344,13 +347,15 @@ impl Stream {
         }
     }
 
-    /// Whether the connection is open with nothing to read, so that another request can be sent on it. Never waits.
+    /// Whether the connection is open with nothing to read, so that another request can use it.
+    /// Never waits.
     pub fn is_idle(&mut self) -> bool {
         let Some(tls) = &mut self.tls else {
             let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
             return recv(self.socket.as_fd().as_raw_fd(), &mut [0], flags) == Err(Errno::EAGAIN);
         };
-        // Session tickets may arrive at any time; who sends more than a few records of such is not idle.
+        // Session tickets may arrive at any time; a server that sends more than a few such records
+        // is not idle.
         for _ in 0..8 {
             match tls.read_tls(&mut &self.socket) {
                 Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
@@ -366,7 +371,7 @@ impl Stream {
     }
 }
 
-/// Sends everything that TLS has to send.
+/// Sends everything that TLS has queued.
 fn flush(tls: &mut ClientConnection, socket: &Socket, deadline: Instant) -> Result<(), Fault> {
     while tls.wants_write() {
         left(deadline)?;
@@ -382,7 +387,8 @@ fn flush(tls: &mut ClientConnection, socket: &Socket, deadline: Instant) -> Resu
     Ok(())
 }
 
-/// Takes in what the server sent, waiting for it; returns the number of bytes, 0 when the server closed.
+/// Waits for data from the server and reads it; returns the number of bytes, 0 if the server has
+/// closed.
 fn receive(tls: &mut ClientConnection, socket: &Socket, deadline: Instant) -> Result<usize, Fault> {
     loop {
         left(deadline)?;
@@ -394,7 +400,7 @@ fn receive(tls: &mut ClientConnection, socket: &Socket, deadline: Instant) -> Re
             Err(error) => return Err(error.into()),
             Ok(received) => {
                 if let Err(error) = tls.process_new_packets() {
-                    // Tell the server why; it does not matter whether that arrives.
+                    // Tells the server the reason; whether that arrives does not matter.
                     let _ = tls.write_tls(&mut &*socket);
                     return Err(error.into());
                 }

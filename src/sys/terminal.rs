@@ -1,14 +1,14 @@
-//! What is at the other end of standard output.
+//! Properties of standard output.
 
 use std::io::{IsTerminal, stdout};
 
 use nix::libc;
 
-/// A terminal that does not say how wide it is, and what a pipe is filled for.
+/// The width of a pipe, or of a terminal that does not report its width.
 const USUAL_WIDTH: usize = 80;
 
-/// How a word is set. Yellow and bright colours have a ground of their own: on a light terminal they could not be read
-/// otherwise.
+/// How a word is printed. Yellow and bright colours have a background, because on a light terminal
+/// they could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
     Plain,
@@ -35,12 +35,13 @@ impl Style {
     }
 }
 
-/// Whether standard output is read by a person, as it comes.
+/// Whether standard output is a terminal that a person reads.
 pub fn is_read() -> bool {
     stdout().is_terminal()
 }
 
-/// Whether standard output takes colours: a terminal that is not `dumb`, and nobody has set `NO_COLOR`.
+/// Whether to print colours: standard output is a terminal that is not `dumb`, and `NO_COLOR` is
+/// not set.
 pub fn takes_colours() -> bool {
     let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");

@@ -1,25 +1,25 @@
-//! Text for people and for names.
+//! Helpers for text, for people and for names.
 
 use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// `text` with control characters escaped and cut after `limit` characters, for printing what the guest or a
-/// server said.
+/// `text` with control characters escaped and cut after `limit` characters, for printing what a
+/// guest or a server said.
 pub fn printable(text: &str, limit: usize) -> String {
     excerpt(&text, limit)
 }
 
-/// As [`printable`], of what `text` would be displayed as. Never more of it than that is made.
+/// As [`printable`], for anything that can be displayed; no more than the limit is ever produced.
 pub fn excerpt(text: &impl fmt::Display, limit: usize) -> String {
     let mut excerpt = Excerpt { text: String::new(), left: limit };
-    // The only error is that there is more.
+    // The only possible error is that the limit was reached.
     if write!(excerpt, "{text}").is_err() {
         excerpt.text.push('…');
     }
     excerpt.text
 }
 
-/// Takes so many characters, in which nothing moves a cursor.
+/// Collects a limited number of characters, with control characters escaped.
 struct Excerpt {
     text: String,
     left: usize,
@@ -39,18 +39,19 @@ impl Write for Excerpt {
     }
 }
 
-/// Whether a terminal does something else with it than to show it. Bidirectional overrides reorder a line as escape codes
-/// do.
+/// Whether a terminal acts on the character instead of showing it. Bidirectional overrides reorder
+/// a line, as escape codes can.
 fn moves_a_cursor(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// JSON for a terminal: the same value, in which nothing moves a cursor. Its own line breaks and blanks stay.
+/// JSON for a terminal: the same value, with control characters escaped. Its own line breaks and
+/// blanks stay.
 pub fn json_for_terminal(json: &str) -> String {
     let mut shown = String::with_capacity(json.len());
     for character in json.chars() {
-        // Outside of its strings JSON has no other of these, and in them it has none of the C0 controls.
+        // Outside of strings JSON has none of these characters, and inside strings no C0 controls.
         if character != '\n' && moves_a_cursor(character) {
             // Writing to a String does not fail.
             let _ = write!(shown, "\\u{:04x}", u32::from(character));
@@ -61,8 +62,8 @@ pub fn json_for_terminal(json: &str) -> String {
     shown
 }
 
-/// `word` as one word of a shell command, cut after `limit` characters: whatever a guest or a file says, copied into a
-/// shell it is one word, and nothing in it moves a cursor.
+/// `word` as one word of a shell command, cut after `limit` characters. Whatever a guest or a file
+/// says, it stays one word in a shell and cannot control the terminal.
 pub fn quoted(word: &str, limit: usize) -> String {
     let word = printable(word, limit);
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_./:@%+=,-".contains(&byte);
@@ -72,7 +73,8 @@ pub fn quoted(word: &str, limit: usize) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// Percent-encodes everything but RFC 3986's unreserved characters: for path segments, queries and forms alike.
+/// Percent-encodes everything except RFC 3986's unreserved characters: for path segments, queries
+/// and forms.
 pub fn percent_encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -107,7 +109,7 @@ pub fn seconds(ms: u64) -> String {
     }
 }
 
-/// Bytes in the largest unit of which there is at least one: `512 B`, `17.0 MiB`, `1.2 TiB`.
+/// Bytes in the largest unit that gives at least 1: `512 B`, `17.0 MiB`, `1.2 TiB`.
 pub fn bytes(number: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut size = number as f64;
@@ -122,8 +124,8 @@ pub fn bytes(number: u64) -> String {
     }
 }
 
-/// `text` in lines of at most so many columns, the later ones indented. It is broken between words; a word that is
-/// longer than a line stays whole, to be copied.
+/// `text` in lines of at most so many columns, with the later lines indented. It breaks between
+/// words; a word longer than a line stays whole, so that it can be copied.
 pub fn wrapped(text: &str, columns: usize, indent: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ') {
@@ -139,7 +141,7 @@ pub fn wrapped(text: &str, columns: usize, indent: usize) -> Vec<String> {
     lines
 }
 
-/// A short name that no other call on this node gives: boot clock, pid and a counter.
+/// A short name that no other call on this node returns: boot clock, pid and a counter.
 pub fn token() -> String {
     static COUNTER: AtomicU32 = AtomicU32::new(0);
     let count = COUNTER.fetch_add(1, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! A directory tree that is not trusted: the root of a guest, as a process sees it that has the rights of the guest's own
-//! root and can be left behind ([`look`](super::look)). Nothing here touches the tree itself.
+//! An untrusted directory tree: the root of a guest. A process with the rights of the guest's own
+//! root, which can be left behind, does all the access ([`look`](super::look)).
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use super::look::{Answer, Identity, Looker, Place, Reply, Request, Watched, looker};
 
-/// A look at a name takes microseconds, unless the guest makes it hang.
+/// Looking up a name takes microseconds, unless the guest makes it hang.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
 /// For reading, writing or removing one file.
 const FILE_LIMIT: Duration = Duration::from_secs(10);
 
-/// A guest's root directory. Clones share one process, which is started when it is first needed, and so do all that are made during
-/// one piece of work ([`keep`](super::look::keep)).
+/// A guest's root directory. Clones share one process, which starts with the first request; so do
+/// all trees that are made within one piece of work ([`keep`](super::look::keep)).
 #[derive(Clone)]
 pub struct Tree {
     looker: Arc<Looker>,
@@ -23,8 +23,8 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// The tree at that place; `init` is the pidfd of the process that it names, `watched` what it is called and where it is
-    /// remembered that it hangs, `start` which of the guest's starts and roots it is.
+    /// The tree at that place. `init` is the pidfd of the process that it names, `watched` its name
+    /// in messages and its marker, `start` identifies the guest's start and root.
     pub fn new(place: Place, init: Option<OwnedFd>, watched: Watched, start: &str) -> Tree {
         Tree { looker: looker(place, init, watched, start), deadline: None }
     }
@@ -34,7 +34,7 @@ impl Tree {
         Tree { looker: self.looker.clone(), deadline: Some(Instant::now() + limit) }
     }
 
-    /// Makes sure that the tree can be looked into.
+    /// Checks that the tree can be looked into.
     pub fn reach(&self) -> io::Result<()> {
         self.is_directory("/").map(drop)
     }
@@ -47,9 +47,9 @@ impl Tree {
         }
     }
 
-    /// The socket at `path`, which stays the same one whatever becomes of the path.
+    /// The socket at `path`; it stays the same socket even if the path changes later.
     ///
-    /// `Ok(None)` where there is nothing at that path; an error where there is something else than a socket.
+    /// `Ok(None)` if nothing is at that path; an error if something else than a socket is there.
     pub fn socket(&self, path: &str) -> io::Result<Option<Socket>> {
         match self.ask(&Request::Socket { path: path.to_string() }, LOOK_LIMIT)?.reply {
             Reply::Nothing => Ok(None),
@@ -60,7 +60,7 @@ impl Tree {
         }
     }
 
-    /// The content of the regular file at `path`, at most `limit` bytes; `None` where there is none.
+    /// The content of the regular file at `path`, at most `limit` bytes; `None` if there is none.
     pub fn read(&self, path: &str, limit: u64) -> io::Result<Option<Vec<u8>>> {
         let answer = self.ask(&Request::Read { path: path.to_string(), limit }, FILE_LIMIT)?;
         match answer.reply {
@@ -70,11 +70,11 @@ impl Tree {
         }
     }
 
-    /// Where an absolute path leads once its symbolic links are followed, as the guest sees it. What is not there is taken as
-    /// written.
+    /// Where an absolute path leads after following its symbolic links, as the guest sees it. A
+    /// path that does not exist is returned unchanged.
     ///
     /// # Errors
-    /// When the tree does not answer, and where links lead in a circle.
+    /// If the tree does not answer, or if the links form a circle.
     pub fn followed(&self, path: &str) -> io::Result<String> {
         let answer = self.ask(&Request::Followed { path: path.to_string() }, LOOK_LIMIT)?;
         match answer.reply {
@@ -86,7 +86,7 @@ impl Tree {
     /// Whether there is a directory at `path`.
     ///
     /// # Errors
-    /// When the tree does not answer.
+    /// If the tree does not answer.
     pub fn is_directory(&self, path: &str) -> io::Result<bool> {
         match self.ask(&Request::IsDirectory { path: path.to_string() }, LOOK_LIMIT)?.reply {
             Reply::Is(is) => Ok(is),
@@ -94,10 +94,11 @@ impl Tree {
         }
     }
 
-    /// The names in the directory at `path`, sorted; none where there is no directory. What is not UTF-8 is left out.
+    /// The names in the directory at `path`, sorted; empty if there is no directory. Names that are
+    /// not UTF-8 are left out.
     ///
     /// # Errors
-    /// Also where there are more than `most`.
+    /// Also if there are more than `most`.
     pub fn names(&self, path: &str, most: usize) -> io::Result<Vec<String>> {
         let answer = self.ask(&Request::Names { path: path.to_string(), most }, LOOK_LIMIT)?;
         match answer.reply {
@@ -107,13 +108,15 @@ impl Tree {
         }
     }
 
-    /// Replaces `directory`/`name` durably. The directory is made where missing; it and the file belong to
-    /// the owner of the tree's root (the guest's root user) and to nobody else.
+    /// Replaces `directory`/`name` durably. The directory is created if missing. It and the file
+    /// belong to the owner of the tree's root (the guest's root user), and nobody else can read
+    /// them.
     pub fn replace(&self, directory: &str, name: &str, content: &[u8]) -> io::Result<()> {
         self.put(directory, name, content, 0o600, true)
     }
 
-    /// Replaces a file in a directory that is there, durably. It belongs to the owner of the tree's root.
+    /// Replaces a file in an existing directory durably. It belongs to the owner of the tree's
+    /// root.
     pub fn replace_in(
         &self,
         directory: &str,
@@ -137,7 +140,7 @@ impl Tree {
         self.looker.ask(&request, content, self.left(FILE_LIMIT)?).map(drop)
     }
 
-    /// Removes `directory`/`name`; one that is already gone is no error.
+    /// Removes `directory`/`name`; it is no error if it does not exist.
     pub fn remove(&self, directory: &str, name: &str) -> io::Result<()> {
         let (directory, name) = (directory.to_string(), name.to_string());
         self.ask(&Request::Remove { directory, name }, FILE_LIMIT).map(drop)
@@ -159,7 +162,7 @@ impl Tree {
     }
 }
 
-/// A socket in a tree that can be connected to, as often as it takes.
+/// A socket in a tree, which can be connected to any number of times.
 pub struct Socket {
     looker: Arc<Looker>,
     number: usize,
@@ -167,7 +170,7 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Device and inode: sockets that have both in common are one.
+    /// Device and inode: two sockets with the same values are one.
     pub fn inode(&self) -> (u64, u64) {
         self.identity.inode
     }
@@ -212,7 +215,7 @@ mod tests {
             Guest(directory)
         }
 
-        /// Gives it to a guest's root, where we may.
+        /// Gives everything to a guest's root, if we are root.
         fn shift(&self) {
             if nix::unistd::geteuid().is_root() {
                 for path in ["root", "root/run", "root/var", "root/var/lib"] {
@@ -356,7 +359,7 @@ mod tests {
             return;
         }
         let guest = Guest::new();
-        // Whoever opens it gets ENXIO: nothing has that number.
+        // Opening it gives ENXIO: no device has that number.
         let (path, mode) = (guest.0.join("root/run/device"), Mode::from_bits_truncate(0o666));
         mknod(&path, SFlag::S_IFCHR, mode, makedev(240, 4095)).unwrap();
         assert_eq!(std::fs::read(&path).unwrap_err().raw_os_error(), Some(6), "ENXIO");
@@ -403,12 +406,12 @@ mod tests {
     #[test]
     fn what_is_closed_to_the_guest_is_closed_to_us() {
         if !nix::unistd::geteuid().is_root() {
-            // Who is not root has no rights to lay down.
+            // Without root there are no rights to drop.
             return;
         }
         let guest = Guest::new();
         guest.shift();
-        // As a directory of the node that is mounted into the guest looks to it.
+        // A directory of the node that is mounted into the guest looks like this.
         std::fs::create_dir(guest.0.join("root/srv")).unwrap();
         std::fs::write(guest.0.join("root/srv/file"), "the node's").unwrap();
         symlink("/srv", guest.0.join("root/etc")).unwrap();
@@ -417,7 +420,7 @@ mod tests {
         assert!(tree.replace("/etc", "new", b"1").is_err());
         assert!(tree.remove("/etc", "file").is_err());
         assert_eq!(std::fs::read(guest.0.join("root/srv/file")).unwrap(), b"the node's");
-        // For the node's group alone: that of root is one of our supplementary groups.
+        // Only the node's group root may read it: that is one of our supplementary groups.
         let path = guest.0.join("root/srv/file");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         let error = tree.read("/srv/file", 99).unwrap_err();

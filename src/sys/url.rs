@@ -1,12 +1,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// An address of the web, as far as it takes to ask for it: `http` or `https`, host, port, path and query.
+/// A URL: `http` or `https`, host, port, path and query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Url {
     /// Whether it is `https`.
     pub tls: bool,
-    /// A name or an address, an IPv6 address without its brackets.
+    /// A name or an address, an IPv6 address without brackets.
     pub host: String,
     pub port: u16,
     /// Begins with `/`.
@@ -16,13 +16,13 @@ pub struct Url {
 }
 
 impl Url {
-    /// The same with one more part at the end of its path.
+    /// The same URL with one more part at the end of its path.
     pub fn below(&self, part: &str) -> Url {
         let path = format!("{}/{part}", self.path.trim_end_matches('/'));
         Url { path, ..self.clone() }
     }
 
-    /// Path and query, as a request names them.
+    /// Path and query, as in the request line.
     pub fn target(&self) -> String {
         match &self.query {
             Some(query) => format!("{}?{query}", self.path),
@@ -31,7 +31,7 @@ impl Url {
     }
 }
 
-/// What is wrong with an address, in words that follow it.
+/// What is wrong with a URL; the text follows the URL in a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoUrl(&'static str);
 

@@ -5,11 +5,12 @@ use ureq::BodyReader;
 
 use super::{Client, Failure, Stage};
 
-/// The body of an answer, as it comes. Where reading fails, [`Body::failure`] has the whole reason.
+/// The body of an answer, read as it arrives. After a failed read, [`Body::failure`] has the
+/// reason.
 pub struct Body {
     client: Client,
     reader: BodyReader<'static>,
-    /// The longest it may be, in bytes, and how many of these are left.
+    /// The limit in bytes, and how many of them are left.
     limit: usize,
     left: usize,
     failure: Option<Failure>,
@@ -20,7 +21,7 @@ impl Body {
         Body { client, reader, limit, left: limit, failure: None }
     }
 
-    /// All of it.
+    /// Reads the whole body.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -32,7 +33,7 @@ impl Body {
         }
     }
 
-    /// Why reading has failed, if it has; told once.
+    /// Why reading has failed, if it has; returned once.
     pub fn failure(&mut self) -> Option<Failure> {
         self.failure.take()
     }
@@ -40,7 +41,7 @@ impl Body {
 
 impl Read for Body {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // One byte more than allowed tells a body that is too long from one that just fits.
+        // One byte more than allowed shows that the body is too long.
         let room = buffer.len().min(self.left.saturating_add(1));
         let failure = match self.reader.read(buffer.get_mut(..room).unwrap_or_default()) {
             Ok(read) if read <= self.left => {

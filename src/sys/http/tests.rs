@@ -16,7 +16,7 @@ use super::testserver::{Identity, TestServer, answer, read_request};
 use super::*;
 use crate::pbs::tls::{Fingerprint, pinned};
 
-/// A directory that goes away with the test.
+/// A directory that is removed after the test.
 struct Dir(PathBuf);
 
 impl Dir {
@@ -53,7 +53,7 @@ fn client_of(path: &Path) -> Client {
     Client::unix(&name, Box::new(dial))
 }
 
-/// A server on a Unix socket that deals with every connection in turn.
+/// A server on a Unix socket that handles one connection after the other.
 fn unix_server(dir: &Dir, serve: impl Fn(UnixStream) + Send + 'static) -> Client {
     let listener = UnixListener::bind(dir.file()).unwrap();
     thread::spawn(move || {
@@ -64,7 +64,7 @@ fn unix_server(dir: &Dir, serve: impl Fn(UnixStream) + Send + 'static) -> Client
     client_of(&dir.file())
 }
 
-/// A server that reads one request and says what it is told.
+/// A server that reads one request and sends the given text.
 fn saying(dir: &Dir, text: impl Into<String>) -> Client {
     let text = text.into();
     unix_server(dir, move |mut stream| {
@@ -73,7 +73,7 @@ fn saying(dir: &Dir, text: impl Into<String>) -> Client {
     })
 }
 
-/// A server that reads one request, says `start`, and then `again` until nobody listens any more.
+/// A server that reads one request, sends `start`, and then `again` until the client is gone.
 fn endless(dir: &Dir, start: &'static str, again: &'static str, pause: u64) -> Client {
     unix_server(dir, move |mut stream| {
         read_request(&mut BufReader::new(&stream));
@@ -93,10 +93,10 @@ fn within(milliseconds: u64) -> Limit {
 }
 
 const PLENTY: u64 = 60_000;
-/// Long enough that a busy machine gets as far as it should.
+/// Long enough for the work even on a busy machine.
 const SHORT: u64 = 1_500;
 
-/// What must end by itself long before this, whatever the machine is doing.
+/// Runs what must end by itself long before this limit, even on a busy machine.
 fn promptly<T>(work: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let result = work();
@@ -184,7 +184,7 @@ fn a_connection_that_the_server_closed_is_replaced() {
         read_request(&mut BufReader::new(&stream));
         let text = answer("200 OK", "hello");
         stream.write_all(text.as_bytes()).unwrap();
-        // It closes without having said so.
+        // It closes without having announced it in TLS.
         drop(stream);
         sender.send(()).unwrap();
     });
@@ -287,7 +287,7 @@ fn a_body_is_read_as_it_comes_and_given_up_after_a_pause() {
     let client = unix_server(&dir, move |mut stream| {
         read_request(&mut BufReader::new(&stream));
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nfirst").unwrap();
-        // Silent, but open, until the test is over.
+        // Stays silent but open until the test is over.
         let _ = held.recv();
     });
     let pause = Some(Duration::from_millis(SHORT));
@@ -441,7 +441,8 @@ fn tls_serves_several_requests_on_one_connection() {
 
 #[test]
 fn a_name_with_several_addresses_is_tried_through() {
-    // The test server listens on 127.0.0.1 only; where ::1 comes first, it refuses.
+    // The test server listens on 127.0.0.1 only; `localhost` may resolve to ::1 first, which
+    // refuses.
     let identity = Identity::self_signed();
     let server = TestServer::start(&identity, |_| answer("200 OK", "named"));
     let client = tls_client(&identity, "localhost", server.port);
@@ -453,7 +454,8 @@ fn a_name_with_several_addresses_is_tried_through() {
 #[test]
 fn addresses_of_ipv6_are_taken_with_and_without_brackets() {
     let identity = Identity::self_signed();
-    // Nobody listens: what counts is that the address is understood, and named.
+    // Nothing listens there: the test checks that the address is understood, and named in the
+    // error.
     for host in ["::1", "[::1]", "::1%lo"] {
         let failure = tls_client(&identity, host, 1).send(&GET, within(PLENTY)).unwrap_err();
         assert!(matches!(failure, Failure::Connect { .. }), "{failure:?}");

@@ -1,4 +1,4 @@
-//! A local TLS server for tests, which answers as it is told and remembers what it was sent.
+//! A local TLS server for tests, which gives set answers and records what it receives.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ALL_VERSIONS, ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion};
 
-/// A certificate and whoever presents it: the holder of its key, or not.
+/// A certificate and the party that presents it: the holder of its key, or an impostor.
 #[derive(Debug, Clone)]
 pub struct Identity {
     pub certificate: CertificateDer<'static>,
@@ -30,13 +30,13 @@ impl Identity {
         Identity::new(made.cert.der().clone(), made.signing_key)
     }
 
-    /// Someone who has copied the certificate, and has only a key of their own.
+    /// An impostor: the copied certificate with another key.
     pub fn impostor(&self) -> Identity {
         Identity::new(self.certificate.clone(), KeyPair::generate().unwrap())
     }
 }
 
-/// A `with_single_cert` would notice that an impostor's key does not fit.
+/// `with_single_cert` would notice that an impostor's key does not match.
 #[derive(Debug)]
 struct Presents(Arc<CertifiedKey>);
 
@@ -59,7 +59,8 @@ struct Log {
 }
 
 impl TestServer {
-    /// Serves TLS 1.2 and 1.3. `answer` gets a whole request (headers and body) and gives the whole answer.
+    /// Serves TLS 1.2 and 1.3. `answer` receives a whole request (headers and body) and returns the
+    /// whole answer.
     pub fn start(
         identity: &Identity,
         answer: impl Fn(&str) -> String + Send + Sync + 'static,

@@ -1,5 +1,6 @@
-//! Where the looking process lives: in a control group of its own at the top of the hierarchy. systemd waits for every process in
-//! the group of a unit that it stops; groups that it has not made, like those of LXC, are left alone.
+//! A control group of its own at the top of the hierarchy, for the looking process. When systemd
+//! stops a unit, it waits for every process in the unit's group; it ignores groups that it has not
+//! made, such as those of LXC.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -8,20 +9,20 @@ use std::path::Path;
 
 const NAME: &str = "stillpoint-look";
 
-/// cgroup v2 by itself, or beside v1.
+/// cgroup v2 alone, or beside v1.
 const V2: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
-/// By which systemd knows its processes where v1 is in use.
+/// The hierarchy in which systemd tracks its processes if v1 is in use.
 const V1: &str = "/sys/fs/cgroup/systemd";
 
-/// The group in cgroup v2, for a process to be made in; `None` where there can be none.
+/// The group in cgroup v2, to start a process in; `None` if there is none.
 pub fn open() -> Option<File> {
     let mount = V2.map(Path::new).into_iter().find(|mount| is_hierarchy(mount))?;
     File::open(made_below(mount).ok()?).ok()
 }
 
-/// Moves a process that hangs there, out of whichever group it is in. What fails leaves it where it is: then a unit that
-/// is stopped waits for it once, as long as systemd waits for anything.
+/// Moves a hanging process there, out of its present group. If that fails, a systemd unit that is
+/// stopped waits for it once, with systemd's own limit.
 pub fn take(pid: i32) {
     for mount in V2.into_iter().chain([V1]).map(Path::new).filter(|mount| is_hierarchy(mount)) {
         let moved = made_below(mount)

@@ -1,4 +1,4 @@
-//! What hangs whoever looks at it, and the memory of that.
+//! Things that may hang a process that looks at them, and the record that they do.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,19 +10,19 @@ use crate::sys::lock::{self, Lock};
 use crate::sys::process::Process;
 use crate::sys::{Root, file};
 
-/// Longer than any of our own files here.
+/// Larger than any of our own files here.
 const LIMIT: u64 = 4096;
 
-/// Something that may hang whoever looks at it.
+/// Something that may hang a process that looks at it.
 #[derive(Clone, Debug)]
 pub struct Watched {
-    /// As in "NAME does not answer".
+    /// Its name in "NAME does not answer".
     name: String,
-    /// What a person can do, in a sentence.
+    /// What an admin can do, in one sentence.
     advice: String,
-    /// Where it is remembered that a look hangs.
+    /// The file that records a hanging look.
     marker: PathBuf,
-    /// The guest's init: another one is another guest, whose file system is another.
+    /// The guest's init: a new init means that the guest was started again, with other mounts.
     init: Option<Process>,
 }
 
@@ -36,7 +36,7 @@ struct Hung {
 }
 
 impl Watched {
-    /// `key` names it among all that is watched on this node.
+    /// `key` identifies it among everything that is watched on this node.
     pub fn new(root: &Root, key: &str, name: &str, advice: &str) -> Watched {
         let letter = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
         let key: String = key.chars().map(letter).collect();
@@ -48,26 +48,27 @@ impl Watched {
         }
     }
 
-    /// `/etc/pve`, a file system of the daemon pmxcfs.
+    /// `/etc/pve`, a file system that the daemon pmxcfs serves.
     pub fn cluster(root: &Root) -> Watched {
         Watched::new(root, "cluster", "/etc/pve", "systemctl status pve-cluster tells more.")
     }
 
-    /// As a file system that ends with the guest of this init.
+    /// A file system that ends with this init of a guest.
     pub fn of_init(self, init: Process) -> Watched {
         Watched { init: Some(init), ..self }
     }
 
-    /// What it is called in messages.
+    /// Its name in messages.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Waits at most `limit` until nobody else looks: two who look at once would both be left behind, and one of them hears from
-    /// the other's marker that it hangs. `None` where no lock can be had: a look without one is better than none.
+    /// Waits at most `limit` until no other process looks. Two at once would both be left behind;
+    /// one after the other, the second learns from the first one's marker that it hangs. `None` if
+    /// no lock can be made: a look without a lock is better than none.
     ///
     /// # Errors
-    /// `TimedOut` where somebody else looked all the while.
+    /// `TimedOut` if another process looked all the time.
     pub fn alone(&self, limit: Duration) -> io::Result<Option<Lock>> {
         match lock::take(&self.marker.with_extension("lock"), Instant::now() + limit) {
             Ok(lock) => Ok(Some(lock)),
@@ -84,7 +85,7 @@ impl Watched {
         }
     }
 
-    /// The error of a look that is not begun, because an earlier one still hangs.
+    /// The error of a look that is not started, because an earlier one still hangs.
     pub fn earlier(&self) -> Option<io::Error> {
         let text = file::read_text(&self.marker, LIMIT).ok()??;
         let hung = serde_json::from_str::<Hung>(&text).ok();
@@ -95,12 +96,13 @@ impl Watched {
             );
             return Some(io::Error::new(io::ErrorKind::TimedOut, error));
         }
-        // It answered at last, or is a guest that was started again. A marker that stays is looked at again.
+        // The look has ended at last, or the guest was started again. If the marker cannot be
+        // removed, the next look checks it again.
         let _ = std::fs::remove_file(&self.marker);
         None
     }
 
-    /// Remembers the process that hangs, if it is one that SIGKILL does not end, and gives the error of its look.
+    /// Records the hanging process, if SIGKILL did not end it, and returns the error of its look.
     pub fn left_behind(&self, child: Option<Process>, limit: Duration) -> io::Error {
         let error = format!(
             "{} did not answer within {} s. {}",
@@ -112,7 +114,7 @@ impl Watched {
             let hung = serde_json::to_vec(&Hung { child, init: self.init.clone() });
             let directory = self.marker.parent().map(file::own_directory);
             if let (Ok(hung), Some(Ok(()))) = (hung, directory) {
-                // Without it the next look costs the limit again, and that is all.
+                // If the marker cannot be written, the next look only costs its limit again.
                 let _ = file::replace(&self.marker, &hung, 0o600);
             }
         }

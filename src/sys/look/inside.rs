@@ -1,8 +1,8 @@
-//! A directory tree that is not trusted, as the process sees it that looks into it.
+//! An untrusted directory tree, as seen by the process that looks into it.
 //!
-//! Every path is resolved by the kernel inside the tree (`openat2` with `RESOLVE_IN_ROOT`): a symlink in it can't lead out. What is
-//! found is looked at before it is opened (`O_PATH`): only regular files, directories and sockets are, so that no driver of a
-//! device sees an open.
+//! The kernel resolves every path inside the tree (`openat2` with `RESOLVE_IN_ROOT`): a symlink
+//! cannot lead out. What is found is inspected before it is opened (`O_PATH`): only regular files,
+//! directories and sockets are opened, so that no device driver sees an open.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -20,7 +20,7 @@ use super::links::followed;
 use super::rights;
 use super::wire::{Identity, Place};
 
-/// A socket that was asked for.
+/// A socket that was found.
 struct Found {
     inode: (u64, u64),
     socket: OwnedFd,
@@ -29,8 +29,9 @@ struct Found {
 /// The root of a guest, held open by a process that has the rights of its owner.
 pub struct Inside {
     root: OwnedFd,
-    /// `/proc/self/fd` of the node, by which an `O_PATH` descriptor is opened or connected to. It is the working directory too:
-    /// a socket's address knows no other way below a descriptor.
+    /// `/proc/self/fd` of the node, through which an `O_PATH` descriptor is opened or connected to.
+    /// It is also the working directory, because a socket's address cannot be relative to a
+    /// descriptor in any other way.
     own: OwnedFd,
     /// The user id of the guest's root on the node.
     owner: u32,
@@ -39,7 +40,8 @@ pub struct Inside {
 }
 
 impl Inside {
-    /// Opens the root, makes sure that it is not the node's, and takes the rights. `init` is the pidfd of a guest's init.
+    /// Opens the root, makes sure that it is not the node's, and takes the rights of its owner.
+    /// `init` is the pidfd of a guest's init.
     pub fn enter(place: Place, init: Option<BorrowedFd<'_>>) -> io::Result<Inside> {
         rights::prepare()?;
         if init.is_some() {
@@ -70,7 +72,7 @@ impl Inside {
         self.owner
     }
 
-    /// Remembers the socket at `path`, and gives its number; `None` where there is nothing.
+    /// Keeps the socket at `path` and returns its number; `None` if nothing is there.
     pub fn socket(&mut self, path: &str) -> io::Result<Option<(usize, Identity)>> {
         let Some(socket) = found(self.resolve(path, OFlag::O_PATH))? else { return Ok(None) };
         let stat = fstat(&socket)?;
@@ -78,7 +80,7 @@ impl Inside {
             return Err(invalid("not a socket"));
         }
         let inode = (stat.st_dev, stat.st_ino);
-        // Held open, so that no other socket gets its inode.
+        // Held open, so that no other socket can get its inode number.
         let known = self.sockets.iter().position(|found| found.inode == inode);
         let place = known.unwrap_or_else(|| {
             self.sockets.push(Found { inode, socket });
@@ -88,11 +90,11 @@ impl Inside {
         Ok(Some((first_number() + place, Identity { inode, owner })))
     }
 
-    /// Where `path` leads once the links on it are followed, in the tree.
+    /// The path that `path` leads to after following its links in the tree.
     pub fn followed(&self, path: &str) -> io::Result<String> {
         followed(path, |path| {
             let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
-            // What is not there, or closed to the guest itself, is no link.
+            // A path that is missing, or closed to the guest itself, counts as no link.
             let Ok(here) = self.resolve(path, flags) else { return Ok(None) };
             if kind(&fstat(&here)?) != SFlag::S_IFLNK {
                 return Ok(None);
@@ -102,7 +104,8 @@ impl Inside {
         })
     }
 
-    /// The names in the directory at `path`, at most so many, sorted; `None` where there is none. What is not UTF-8 is left out.
+    /// The names in the directory at `path`, sorted; `None` if there is no directory. Names that
+    /// are not UTF-8 are left out. An error if there are more than `most`.
     pub fn names(&self, path: &str, most: usize) -> io::Result<Option<Vec<String>>> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let Some(directory) = found(self.resolve(path, flags))? else { return Ok(None) };
@@ -123,7 +126,7 @@ impl Inside {
         Ok(Some(names))
     }
 
-    /// Connects to a socket that was found, without waiting for room in its backlog.
+    /// Connects to a socket that was found; fails at once if its backlog is full.
     pub fn connect(&self, number: usize) -> io::Result<OwnedFd> {
         let place = number.checked_sub(first_number());
         let found = place.and_then(|place| self.sockets.get(place));
@@ -140,7 +143,7 @@ impl Inside {
         }
     }
 
-    /// The content of the regular file at `path`, at most `limit` bytes; `None` where there is none.
+    /// The content of the regular file at `path`, at most `limit` bytes; `None` if there is none.
     pub fn read(&self, path: &str, limit: u64) -> io::Result<Option<Vec<u8>>> {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
         let Some(file) = found(self.resolve(path, flags))? else { return Ok(None) };
@@ -166,7 +169,7 @@ impl Inside {
         self.resolve(path, OFlag::O_PATH | OFlag::O_DIRECTORY).is_ok()
     }
 
-    /// Replaces `directory`/`name` durably. `make`: makes the directory where it is missing.
+    /// Replaces `directory`/`name` durably. `make`: create the directory if it is missing.
     pub fn replace(
         &self,
         directory: &str,
@@ -182,7 +185,7 @@ impl Inside {
         write(directory.as_fd(), name, content, mode)
     }
 
-    /// Removes `directory`/`name`; one that is already gone is no error.
+    /// Removes `directory`/`name`; it is no error if it does not exist.
     pub fn remove(&self, directory: &str, name: &str) -> io::Result<()> {
         let Some(directory) = found(self.resolve(directory, OFlag::O_DIRECTORY))? else {
             return Ok(());
@@ -203,7 +206,7 @@ impl Inside {
     }
 
     fn resolve(&self, path: &str, flags: OFlag) -> io::Result<OwnedFd> {
-        // Below the descriptor by itself already; the kernel keeps it there whatever is on the way.
+        // A relative path: the kernel keeps the result inside the tree anyway.
         let path = match path.trim_start_matches('/') {
             "" => ".",
             below => below,
@@ -212,7 +215,8 @@ impl Inside {
     }
 }
 
-/// The root of a guest's init, which is still that very process and does not see the node's own files.
+/// The root of a guest's init. The init must still be that very process and must not have the
+/// node's own root.
 fn root_of(pid: i32, init: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let root = directory(Path::new(&format!("/proc/{pid}/root")))?;
     if has_ended(init) {
@@ -225,7 +229,7 @@ fn root_of(pid: i32, init: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(root)
 }
 
-/// A guest's user id as the node has it.
+/// A guest's user id, translated to the node.
 fn on_node(users: &[[u32; 3]], user: u32) -> u32 {
     let within = |[first, on_node, count]: &[u32; 3]| {
         let offset = user.checked_sub(*first).filter(|offset| offset < count)?;
@@ -234,13 +238,14 @@ fn on_node(users: &[[u32; 3]], user: u32) -> u32 {
     users.iter().find_map(within).unwrap_or(user)
 }
 
-/// A pidfd can be read once its process has ended.
+/// A pidfd is readable once its process has ended.
 pub fn has_ended(init: BorrowedFd<'_>) -> bool {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     poll(&mut [PollFd::new(init, PollFlags::POLLIN)], PollTimeout::ZERO) != Ok(0)
 }
 
-/// Of this process's sockets. Whoever looks after it, should it end, does not know its numbers.
+/// Numbers of sockets count within this process only: if it is replaced, the new process does not
+/// know them.
 fn first_number() -> usize {
     (std::process::id() as usize) << 16
 }
@@ -265,7 +270,7 @@ fn kind(stat: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
 }
 
-/// Nothing is at that path, or what should be a directory on the way there is something else.
+/// Nothing is at that path, or a part of it that should be a directory is something else.
 fn found(resolved: io::Result<OwnedFd>) -> io::Result<Option<OwnedFd>> {
     match resolved {
         Err(error)

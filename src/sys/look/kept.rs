@@ -1,4 +1,4 @@
-//! One process for all looks at a guest that belong to one piece of work, such as a phase of a backup.
+//! One process for all looks at a guest within one piece of work, such as a phase of a backup.
 
 use std::mem;
 use std::os::fd::OwnedFd;
@@ -12,16 +12,18 @@ use super::wire::Place;
 /// A piece of work looks at one guest, or at a copy and its original.
 const MOST: usize = 4;
 
-/// A guest can give its init another root at any time. Later looks begin anew, and no process outlives a long wait.
+/// A guest can give its init another root at any time. So later looks start again, and no process
+/// lives through a long wait.
 const LONGEST: Duration = Duration::from_secs(5);
 
 static KEPT: Mutex<Kept> = Mutex::new(Kept { works: 0, lookers: Vec::new() });
 
-/// While it exists, looks at one guest share their process, which else ends with the handle that has started it.
+/// While it exists, looks at one guest share their process. Otherwise the process ends with the
+/// handle that started it.
 #[must_use]
 pub struct Keeping(());
 
-/// Shares lookers until the result is dropped.
+/// Lets looks share processes until the result is dropped.
 pub fn keep() -> Keeping {
     kept().works += 1;
     Keeping(())
@@ -34,7 +36,8 @@ impl Drop for Keeping {
     }
 }
 
-/// A looker for that place. `start` names the guest's start and the root that its init has: a looker of another one is never used.
+/// A looker for that place. `start` identifies the guest's start and the root of its init: a looker
+/// of another start is never used.
 pub fn looker(place: Place, init: Option<OwnedFd>, watched: Watched, start: &str) -> Arc<Looker> {
     kept().looker(place, init, watched, start)
 }
@@ -44,7 +47,7 @@ fn kept() -> MutexGuard<'static, Kept> {
 }
 
 struct Kept {
-    /// How many pieces of work are under way.
+    /// How many pieces of work are in progress.
     works: usize,
     lookers: Vec<Known>,
 }
@@ -57,7 +60,7 @@ struct Known {
 }
 
 impl Kept {
-    /// Those that nobody needs any more.
+    /// Lookers that are no longer needed.
     fn end_work(&mut self) -> Vec<Known> {
         self.works = self.works.saturating_sub(1);
         match self.works {

@@ -1,4 +1,4 @@
-//! Where a path leads once its symbolic links are followed, as text: for comparing places, not for opening them.
+//! Follows the symbolic links of a path as text: to compare places, not to open them.
 
 use std::collections::VecDeque;
 use std::io;
@@ -6,14 +6,15 @@ use std::io;
 /// As many as the kernel follows.
 const MOST_LINKS: usize = 40;
 
-/// A path is no longer for the kernel either.
+/// The kernel's limit of a path's length.
 const LONGEST: usize = 4096;
 
-/// Follows the links of an absolute path; one that leads further up than the root stays there. `target` gives what is in
-/// the link at a path that has no links on the way, `None` where there is no link: what is not there is taken as written.
+/// Follows the links of an absolute path. `..` above the root stays at the root. `target` returns
+/// the content of the link at a path whose parents are no links, or `None` if it is no link. A path
+/// that does not exist is returned unchanged.
 ///
 /// # Errors
-/// Where the links lead in a circle or the path gets too long, and those of `target`.
+/// If the links form a circle or the path gets too long, and the errors of `target`.
 pub fn followed(
     path: &str,
     target: impl Fn(&str) -> io::Result<Option<String>>,

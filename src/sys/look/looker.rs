@@ -8,11 +8,12 @@ use super::inside::has_ended;
 use super::spawn::{self, Child};
 use super::wire::{self, Answer, Place, Reply, Request};
 
-/// For starting the process and taking the rights: a few milliseconds, on a node under heavy load some hundred.
+/// Time to start the process and take the rights: a few milliseconds, on a node under heavy load
+/// some hundred.
 const ENTER_LIMIT: Duration = Duration::from_secs(5);
 
-/// Looks into one guest through a process of its own, which is started with the first request and ends with this. Threads
-/// share it: one request at a time.
+/// Looks into one guest through a separate process, which starts with the first request and ends
+/// with this handle. Threads share it, one request at a time.
 pub struct Looker {
     place: Place,
     /// The pidfd of the guest's init.
@@ -22,10 +23,10 @@ pub struct Looker {
 }
 
 enum State {
-    /// Not needed yet.
+    /// Not started yet.
     Idle,
     Looking(Child),
-    /// It did not answer, in these words, and is not asked again.
+    /// It did not answer, with this error, and gets no further requests.
     Hung(String),
 }
 
@@ -35,18 +36,18 @@ impl Looker {
         Looker { place, init, watched, state: Mutex::new(State::Idle) }
     }
 
-    /// Whether another handle of the guest can use it too: one that hangs is not asked again, but another looker finds out whether
-    /// it hangs still.
+    /// Whether another handle of the guest may use it too. One that hangs gets no further requests;
+    /// a new looker finds out whether the guest still hangs.
     pub fn is_usable(&self) -> bool {
-        // Who looks at this moment has not given up.
+        // A looker that is in use now has not failed.
         self.state.try_lock().map_or(true, |state| !matches!(*state, State::Hung(_)))
     }
 
-    /// Asks, and gives the answer within `limit`, beside the time until other threads have theirs, and as much for other
-    /// processes.
+    /// Sends a request and returns the answer within `limit`. Waiting for other threads, and for
+    /// other processes, may take as long again each.
     ///
     /// # Errors
-    /// `TimedOut` where it did not come, or where an earlier look at this guest still hangs.
+    /// `TimedOut` if no answer came, or if an earlier look at this guest still hangs.
     pub fn ask(&self, request: &Request, content: &[u8], limit: Duration) -> io::Result<Answer> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let State::Hung(why) = &*state {
@@ -88,7 +89,7 @@ impl Looker {
         }
     }
 
-    /// A child that does not answer is left behind, and one that has ended is of no use.
+    /// A child that does not answer is left behind; one that has ended is of no use.
     fn exchange(
         &self,
         child: Child,

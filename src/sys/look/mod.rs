@@ -1,12 +1,16 @@
-//! Looking at what may hang in the kernel: by a process that can be left behind.
+//! Looks at things that may hang in the kernel, from a process that can be left behind.
 //!
-//! A guest decides how long a look at its file system takes (FUSE, and an overlay over one), and so does a storage's server or
-//! the daemon behind `/etc/pve`. Who waits there may get no signal, not even SIGKILL, and a thread that waits there keeps its whole
-//! process: descriptors stay open, and who reads its pipe waits too. So nothing that vzdump, systemd or a person waits for
-//! looks by itself. A child does: it has one end of a socket pair and nothing else of ours, lives in a control group that nobody waits for,
-//! and hands back results and open descriptors within a limit. It ends with the guest's init, so that nothing of a guest that has
-//! stopped stays mounted because of it. Past the limit it is killed and left, and while it still
-//! exists no other is started for the same ([`Watched`]).
+//! A guest decides how long a look at its file system takes (FUSE, and an overlay over one), and so
+//! does a storage's server or the daemon behind `/etc/pve`. A process that waits there may get no
+//! signal, not even SIGKILL, and one waiting thread keeps its whole process: its descriptors stay
+//! open, and a reader of its pipe waits too.
+//!
+//! So no process that vzdump, systemd or a person waits for looks there itself. A child does. It
+//! has one end of a socket pair and nothing else of ours, lives in a control group that nobody
+//! waits for, and returns results and open descriptors within a limit. It ends with the guest's
+//! init, so that it does not keep the volumes of a stopped guest mounted. After the limit it is
+//! killed and left behind, and while it still exists no other is started for the same thing
+//! ([`Watched`]).
 
 mod cgroup;
 mod hung;

@@ -9,8 +9,9 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::{set_dumpable, set_no_new_privs};
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 
-/// What root in a guest can do to files whatever their modes; in a namespace they count for files of users that the namespace knows.
-/// Nothing that is looked at takes more: an engine's socket does not ask who connects to it.
+/// With these, root in a guest can read and search all files. In a namespace they count only for
+/// files of users that the namespace knows. No look needs more, because an engine's socket does not
+/// check who connects.
 const KEPT: [u32; 2] = [CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH];
 
 /// `linux/capability.h`
@@ -18,8 +19,8 @@ const CAP_DAC_OVERRIDE: u32 = 1;
 const CAP_DAC_READ_SEARCH: u32 = 2;
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
-/// vzdump has a mount namespace of its own, with the snapshot in it that is backed up. Who hangs must not hold that; where it cannot
-/// be left, it is held for as long as the look takes.
+/// vzdump has a private mount namespace, in which the snapshot is mounted. A hanging process must
+/// not keep that alive. If it cannot be left, it stays alive as long as the look takes.
 pub fn leave_mounts_of_the_caller() {
     let link = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
     if link("1") != link("self")
@@ -29,8 +30,9 @@ pub fn leave_mounts_of_the_caller() {
     }
 }
 
-/// Goes into the mount namespace of a guest's init, and into its user namespace where it has one of its own, and becomes root there with two
-/// capabilities. The process has one thread. It stays out of the guest's pid namespace: nothing in the guest sees it.
+/// Enters the mount namespace of a guest's init, and its user namespace if it has its own, and
+/// becomes root there with two capabilities. The process has one thread. It does not enter the
+/// guest's pid namespace, so nothing in the guest sees it.
 pub fn of_guest(init: BorrowedFd<'_>, own_users: bool) -> io::Result<()> {
     let mut namespaces = CloneFlags::CLONE_NEWNS;
     namespaces.set(CloneFlags::CLONE_NEWUSER, own_users);
@@ -40,8 +42,8 @@ pub fn of_guest(init: BorrowedFd<'_>, own_users: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Becomes the owner of the directory that stands in for a guest's root. Who is not root (tests on a simulated node), or is the
-/// owner, stays who they are.
+/// Becomes the owner of the directory that stands in for a guest's root. Without root (tests on a
+/// simulated node), or if it is the owner already, the user stays the same.
 pub fn of_owner(uid: u32, gid: u32) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     if geteuid().is_root() && uid != geteuid() {
@@ -60,12 +62,14 @@ fn become_user(uid: Uid, gid: Gid) -> io::Result<()> {
 
 /// What has to be done before the rights of a guest are taken.
 ///
-/// Its root has the rights to trace a process of its own user namespace, and gets hold of this one by a connection that it
-/// makes (`SO_PEERPIDFD`): from the first moment there it can be neither traced nor robbed of its descriptors.
+/// Its root has the rights to trace a process of its own user namespace, and gets hold of this one
+/// by a connection that it makes (`SO_PEERPIDFD`): from the first moment there it can be neither
+/// traced nor robbed of its descriptors.
 ///
-/// Descriptors on their way between processes count for their user, which is the same one in most guests of a node, and above
-/// the limit of open files none can be sent: with the highest limit that there is, no guest keeps a socket from being handed
-/// back from another. Who may not raise it (no CAP_SYS_RESOURCE) has as much as its caller may have.
+/// Descriptors on their way between processes count for their user, which is the same one in most
+/// guests of a node, and above the limit of open files none can be sent: with the highest limit
+/// that there is, no guest keeps a socket from being handed back from another. Who may not raise it
+/// (no CAP_SYS_RESOURCE) has as much as its caller may have.
 pub fn prepare() -> io::Result<()> {
     set_dumpable(false)?;
     let most = std::fs::read_to_string("/proc/sys/fs/nr_open")?;
@@ -82,15 +86,16 @@ pub fn prepare() -> io::Result<()> {
     Ok(())
 }
 
-/// Gives up every other capability, also for what might be executed.
+/// Gives up every other capability, also for programs that it might run.
 fn keep_only(kept: &[u32]) -> io::Result<()> {
     set_no_new_privs()?;
     set_dumpable(false)?;
     for capability in 0..64 {
-        // SAFETY: prctl with numbers alone.
+        // SAFETY: prctl with numbers only.
         let dropped = !kept.contains(&capability)
             && unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0;
-        // EPERM: who has no right to drop it has none of them to give away either. EINVAL: beyond the last one.
+        // EPERM: without the right to drop it, we do not have it either. EINVAL: beyond the last
+        // capability.
         if dropped {
             break;
         }
@@ -111,7 +116,7 @@ struct Header {
     pid: i32,
 }
 
-/// Two of them: for the capabilities below 32, and for those from there on.
+/// Two of them: one for the capabilities below 32, one for the rest.
 #[derive(Default)]
 #[repr(C)]
 struct Sets {

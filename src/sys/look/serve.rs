@@ -1,4 +1,5 @@
-//! The process that looks: reads requests from its end of the socket pair, and ends with the other end.
+//! The process that looks: reads requests from its end of the socket pair, and exits when the other
+//! end is closed.
 
 use std::ffi::OsStr;
 use std::io;
@@ -13,12 +14,12 @@ use super::inside::{Inside, has_ended};
 use super::spawn;
 use super::wire::{self, Answer, Reply, Request};
 
-/// Where the process finds its end of the pair, and the pidfd of a guest's init.
+/// The descriptors of its end of the pair, and of the pidfd of a guest's init.
 pub const CHANNEL: i32 = 0;
 pub const INIT: i32 = 3;
 
-/// Called first in every `main`. Where the program was started to look, it does, and this is its exit status; else `None`,
-/// and from now on a look is taken by starting this program again.
+/// Called first in every `main`. If the program was started to look, it does that, and this is its
+/// exit status. Otherwise `None`; from now on a look is started by running this program again.
 pub fn serve_if_asked() -> Option<ExitCode> {
     if std::env::args_os().next().as_deref() != Some(OsStr::new(spawn::TITLE)) {
         spawn::this_program_looks();
@@ -30,16 +31,16 @@ pub fn serve_if_asked() -> Option<ExitCode> {
     Some(ExitCode::SUCCESS)
 }
 
-/// A descriptor that whoever started this program has given it.
+/// A descriptor from the process that started this program.
 fn given(number: RawFd) -> Option<OwnedFd> {
-    // SAFETY: asks after a number.
+    // SAFETY: only queries a descriptor number.
     let open = unsafe { nix::libc::fcntl(number, nix::libc::F_GETFD) } >= 0;
     // SAFETY: it is open, and nothing else in this program, which has just begun, uses it.
     open.then(|| unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Waits for something to read. Not needed any more is who looks into a guest that has stopped: as long as a process is in its
-/// mount namespace, its volumes stay mounted.
+/// Waits for something to read; `false` once the guest has stopped, because a process in its mount
+/// namespace would keep its volumes mounted.
 fn is_needed(channel: &UnixStream, init: Option<&OwnedFd>) -> bool {
     let on = |fd| PollFd::new(fd, PollFlags::POLLIN);
     let mut fds: Vec<PollFd<'_>> = init.map(|init| on(init.as_fd())).into_iter().collect();

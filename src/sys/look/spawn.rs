@@ -1,4 +1,4 @@
-//! Making a process that can be left behind.
+//! Creates a process that can be left behind.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -20,13 +20,13 @@ use super::hung::Watched;
 use super::serve::{CHANNEL, INIT, serve};
 use crate::sys::process::{Pidfd, Process};
 
-/// What a program is called that was started to look.
+/// The process title of a program that was started to look.
 pub const TITLE: &str = "stillpoint-look";
 
-/// A killed process that is not in the kernel's hands ends within a millisecond.
+/// A killed process that does not wait in the kernel ends within a millisecond.
 const END: Duration = Duration::from_millis(100);
 
-/// Above all that is given to the child.
+/// Higher than any descriptor number that the child uses.
 const FREE: RawFd = 10;
 
 /// `linux/sched.h`
@@ -37,10 +37,11 @@ static APART: AtomicBool = AtomicBool::new(false);
 
 static THIS_PROGRAM_LOOKS: AtomicBool = AtomicBool::new(false);
 
-/// Children that had not ended when they were let go. Whoever makes another one looks whether they have.
+/// Children that had not ended when they were released. Each new start checks whether they have.
 static LEFT: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
-/// This program's `main` knows what to do under the name [`TITLE`]. Any other, as a test's, is forked and not started again.
+/// This program's `main` handles the name [`TITLE`]. Any other program, such as a test's, is forked
+/// instead of run again.
 pub fn this_program_looks() {
     THIS_PROGRAM_LOOKS.store(true, Ordering::Relaxed);
 }
@@ -50,8 +51,8 @@ pub fn is_apart() -> bool {
     APART.load(Ordering::Relaxed)
 }
 
-/// A process that looks, and our end of the socket pair. Once dropped, its end is closed, and it ends when it reads the
-/// next request.
+/// A looking process and our end of the socket pair. Dropping it closes our end, and the process
+/// exits at its next read.
 pub struct Child {
     pid: Pid,
     pub channel: OwnedFd,
@@ -65,12 +66,12 @@ impl Drop for Child {
 }
 
 impl Child {
-    /// Kills it, waits a moment for its end and no longer, and gives the error of its look, which is remembered where
-    /// it lives on.
+    /// Kills it, waits a moment for its end, and returns the error of its look. If it still lives,
+    /// that is recorded.
     pub fn leave(self, watched: &Watched, limit: Duration) -> io::Error {
         let process = Process::find(self.pid.as_raw());
         let pidfd = Pidfd::open(self.pid.as_raw());
-        // It is our own child and not waited for yet: the pid is its own.
+        // It is our own child and not waited for yet, so its pid cannot be reused.
         let _ = nix::sys::signal::kill(self.pid, Signal::SIGKILL);
         let ended = pidfd.is_ok_and(|pidfd| pidfd.ended_within(END));
         if !ended && nix::unistd::geteuid().is_root() {
@@ -80,14 +81,14 @@ impl Child {
     }
 }
 
-/// Takes back those that have ended, so that a process that lives long has no zombies.
+/// Waits for children that have ended, so that a long-lived process has no zombies.
 fn reap() {
     let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
     left.retain(|pid| waitpid(*pid, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive));
 }
 
-/// Starts a process that answers requests; `subject` is seen by who lists processes, `init` is the pidfd that it gets. `apart`: in a
-/// control group of its own from the start.
+/// Starts a process that answers requests. `subject` appears in lists of processes; `init` is the
+/// pidfd for it. `apart`: in a control group of its own from the start.
 pub fn looking(subject: &str, init: Option<BorrowedFd<'_>>, apart: bool) -> io::Result<Child> {
     if !THIS_PROGRAM_LOOKS.load(Ordering::Relaxed) {
         return fork(init, serve);
@@ -101,23 +102,25 @@ pub fn looking(subject: &str, init: Option<BorrowedFd<'_>>, apart: bool) -> io::
     let init = init.map(|init| init.as_raw_fd());
     match clone(group.as_ref())? {
         ForkResult::Parent { child } => Ok(Child { pid: child, channel: ours }),
-        // Only system calls from here on, and no memory but what was made ready above.
+        // Only system calls from here on, and only memory that was prepared above.
         ForkResult::Child => {
             if place(theirs.as_raw_fd(), init).is_ok() {
                 let program = c"/proc/self/exe".as_ptr();
                 // SAFETY: all three are what execve(2) reads, and live until it has.
                 unsafe { libc::execve(program, arguments.as_ptr(), environment.as_ptr()) };
             }
-            // SAFETY: ends the process without a look back.
+            // SAFETY: exits the process at once.
             unsafe { libc::_exit(127) }
         }
     }
 }
 
-/// Starts a process that does `work` with its end of the pair, and the other descriptor, in a copy of this process's memory.
+/// Starts a process that does `work` with its end of the pair, and the other descriptor, in a copy
+/// of this process's memory.
 ///
-/// Nothing else of this process is open in it. Other threads of this process do not exist in it, and what they had locked stays so:
-/// `work` uses memory, files and sockets, and neither standard streams nor anything that others may hold.
+/// No other descriptor of this process is open in it. Other threads of this process do not exist in
+/// it, and their locks stay locked: `work` may use memory, files and sockets, but neither standard
+/// streams nor anything that another thread may hold.
 pub fn fork(
     other: Option<BorrowedFd<'_>>,
     work: impl FnOnce(OwnedFd, Option<OwnedFd>),
@@ -131,11 +134,12 @@ pub fn fork(
         ForkResult::Child => {
             APART.store(true, Ordering::Relaxed);
             if place(theirs.as_raw_fd(), other).is_ok() {
-                // SAFETY: `place` has put them there, and nothing else in this process knows of them.
+                // SAFETY: `place` has put them there, and nothing else in this process knows of
+                // them.
                 let owned = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
                 work(owned(CHANNEL), other.map(|_| owned(INIT)));
             }
-            // SAFETY: ends the process without a look back.
+            // SAFETY: exits the process at once.
             unsafe { libc::_exit(0) }
         }
     }
@@ -145,7 +149,8 @@ fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?)
 }
 
-/// Forks, into a control group of cgroup v2 where there is one: to be moved there later would take the kernel much longer.
+/// Forks into a control group of cgroup v2, if there is one: moving the process later would take
+/// the kernel much longer.
 fn clone(group: Option<&File>) -> io::Result<ForkResult> {
     if let Some(group) = group {
         // SAFETY: the structure is one of plain numbers.
@@ -154,14 +159,15 @@ fn clone(group: Option<&File>) -> io::Result<ForkResult> {
         wanted.exit_signal = libc::SIGCHLD as u64;
         wanted.cgroup = group.as_raw_fd() as u64;
         let size = size_of::<libc::clone_args>();
-        // SAFETY: as fork(2), for flags that share nothing; the caller's child makes system calls only.
+        // SAFETY: as fork(2), for flags that share nothing; the caller's child makes system calls
+        // only.
         match unsafe { libc::syscall(libc::SYS_clone3, &raw const wanted, size) } {
             0 => return Ok(ForkResult::Child),
             pid if pid > 0 => {
                 let pid = i32::try_from(pid).map_err(io::Error::other)?;
                 return Ok(ForkResult::Parent { child: Pid::from_raw(pid) });
             }
-            // An old kernel, or a group that takes none. Then by itself.
+            // An old kernel, or a group that accepts no processes: fork without it.
             _ => {}
         }
     }
@@ -169,12 +175,14 @@ fn clone(group: Option<&File>) -> io::Result<ForkResult> {
     Ok(unsafe { nix::unistd::fork() }?)
 }
 
-/// In the child: a session of its own, no standard streams, no descriptor but the two that it gets. System calls only.
+/// In the child: starts a session, closes the standard streams and every descriptor except the two
+/// for it. System calls only.
 fn place(channel: RawFd, other: Option<RawFd>) -> Result<(), Errno> {
     let root = c"/".as_ptr();
     let null = c"/dev/null".as_ptr();
     let last = if other.is_some() { INIT } else { libc::STDERR_FILENO };
-    // SAFETY: system calls on numbers and constant strings; whose descriptors are closed is this process's own business.
+    // SAFETY: system calls on numbers and constant strings; this process may close all of its
+    // descriptors.
     unsafe {
         libc::setsid();
         Errno::result(libc::chdir(root))?;

@@ -1,5 +1,5 @@
-//! What is said between the process that looks and the one that asked it to: a head of two lengths, a word in JSON, and
-//! bytes.
+//! The messages between the looking process and its parent: a header of two lengths, a word in
+//! JSON, and bytes.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -12,31 +12,31 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, send, sendmsg};
 use serde::{Deserialize, Serialize};
 
-/// Two numbers of 32 bits: the length of the word and that of the bytes.
+/// Two 32-bit numbers: the length of the word and of the bytes.
 const HEAD: usize = 8;
 
-/// The longest word: a path has 4,096 bytes at most, and in JSON a byte becomes six.
+/// The longest word: a path has at most 4,096 bytes, and in JSON a byte becomes up to six.
 const WORD: usize = 64 << 10;
 
 /// The most bytes with a word: more than the largest file that is read in a guest (16 MiB).
 const BYTES: usize = 32 << 20;
 
-/// Whose files are looked at.
+/// The place to look at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Place {
     /// A directory that stands in for a guest's root (tests/README.md).
     Directory(PathBuf),
-    /// The root of the process of that pid, whose pidfd the child has. `users` is its uid_map: the first in the guest, the
-    /// first on the node, how many; empty where they are the same.
+    /// The root of the process with that pid, whose pidfd the child has. `users` is its uid_map:
+    /// first id in the guest, first id on the node, count; empty if they are the same.
     Init { pid: i32, users: Vec<[u32; 3]> },
 }
 
-/// What is asked. Paths are those in the tree.
+/// A request. Paths are those in the tree.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
-    /// Comes first, and once: hold the root directory, and take the rights of its owner.
+    /// Comes first, and once: opens the root directory and takes the rights of its owner.
     Enter(Place),
-    /// Whose the guest is: the user id of its root on the node.
+    /// The user id of the guest's root on the node.
     Owner,
     IsDirectory {
         path: String,
@@ -45,7 +45,7 @@ pub enum Request {
         path: String,
         most: usize,
     },
-    /// Where it leads once its links are followed.
+    /// Where the path leads after following its links.
     Followed {
         path: String,
     },
@@ -67,13 +67,13 @@ pub enum Request {
     Socket {
         path: String,
     },
-    /// The number is that of an earlier [`Reply::Socket`].
+    /// The number is from an earlier [`Reply::Socket`].
     Connect {
         number: usize,
     },
 }
 
-/// What is answered.
+/// An answer.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Reply {
     Done,
@@ -84,23 +84,23 @@ pub enum Reply {
     Content,
     /// A user id on the node.
     User(u32),
-    /// There is a socket, which is known by this number from now on.
+    /// There is a socket; this number identifies it from now on.
     Socket(usize, Identity),
     /// With the connected socket.
     Connected,
     Failed(Failure),
 }
 
-/// What a socket is.
+/// Identifies a socket.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Identity {
-    /// Device and inode: sockets that have both in common are one.
+    /// Device and inode: two sockets with the same values are one.
     pub inode: (u64, u64),
     /// The user id of its owner on the node.
     pub owner: u32,
 }
 
-/// An answer with all that comes with it.
+/// An answer with its descriptor and bytes.
 pub struct Answer {
     pub reply: Reply,
     pub content: Vec<u8>,
@@ -113,7 +113,7 @@ impl From<Reply> for Answer {
     }
 }
 
-/// An error, on its way from one process to another.
+/// An error in the form that is sent to another process.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Failure {
     Os(i32),
@@ -165,7 +165,7 @@ fn lengths(head: [u8; HEAD]) -> io::Result<(usize, usize)> {
     Ok((word, bytes))
 }
 
-/// The next request; `None` where the other end was closed. Waits as long as it takes.
+/// The next request; `None` if the other end is closed. Waits without a limit.
 pub fn take(channel: &mut UnixStream) -> io::Result<Option<(Request, Vec<u8>)>> {
     let mut head = [0; HEAD];
     match channel.read_exact(&mut head) {
@@ -179,7 +179,7 @@ pub fn take(channel: &mut UnixStream) -> io::Result<Option<(Request, Vec<u8>)>> 
     Ok(Some((serde_json::from_slice(&word)?, bytes)))
 }
 
-/// Answers. Waits as long as it takes.
+/// Sends the answer. Waits without a limit.
 pub fn give(channel: &mut UnixStream, answer: &Answer) -> io::Result<()> {
     let frame = framed(&answer.reply, &answer.content)?;
     let sent = match &answer.descriptor {
@@ -243,7 +243,7 @@ fn fill(
     Ok(())
 }
 
-/// Reads what is there, waiting for it until `deadline`; nothing is the end.
+/// Reads what is there, waiting until `deadline`; nothing means the end.
 fn receive(
     channel: BorrowedFd<'_>,
     buffer: &mut [u8],
@@ -259,7 +259,8 @@ fn receive(
             Ok(message) => {
                 for word in message.cmsgs()? {
                     if let ControlMessageOwned::ScmRights(descriptors) = word {
-                        // SAFETY: the kernel has just given us these descriptors; nobody else owns them.
+                        // SAFETY: the kernel has just given us these descriptors; nobody else owns
+                        // them.
                         let owned = |fd: &RawFd| unsafe { OwnedFd::from_raw_fd(*fd) };
                         *descriptor = descriptors.iter().map(owned).next_back();
                     }
@@ -272,7 +273,7 @@ fn receive(
     }
 }
 
-/// All that comes until the other end is closed, within `deadline`.
+/// Everything until the other end is closed, until `deadline`.
 pub fn deadline_read(channel: BorrowedFd<'_>, deadline: Instant) -> io::Result<Vec<u8>> {
     let (mut all, mut piece) = (Vec::new(), vec![0; 64 << 10]);
     loop {
@@ -292,7 +293,7 @@ fn wait(channel: BorrowedFd<'_>, events: PollFlags, deadline: Instant) -> io::Re
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        // One millisecond more, since poll rounds down and would spin at the end.
+        // One more millisecond, because poll rounds down and would spin at the end.
         let left = left + std::time::Duration::from_millis(1);
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(channel.as_fd(), events)], timeout) {

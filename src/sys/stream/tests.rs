@@ -32,13 +32,13 @@ fn a_connection_that_something_came_in_on_is_not_idle() {
             config: pinned(Fingerprint::of(&identity.certificate)).unwrap(),
         };
         let mut stream = endpoint.open(soon()).unwrap();
-        // Session tickets, which come with TLS 1.3, change nothing.
+        // Session tickets, which come with TLS 1.3, do not matter.
         assert!(stream.is_idle());
         stream.write(b"GET / HTTP/1.1\r\n\r\n", soon()).unwrap();
         while stream.is_idle() {
             stream.socket.wait(PollFlags::POLLIN, soon()).unwrap();
         }
-        // Closed it is not, and what came is still there.
+        // The connection is not closed, and the data is still there.
         assert!(stream.read(&mut [0; 100], soon()).unwrap() > 0);
     }
 }
@@ -54,7 +54,8 @@ fn time_that_is_over_is_over_even_with_something_to_read() {
     assert_eq!(stream.read(&mut [0; 100], soon()).unwrap(), 4);
 }
 
-/// A TCP connection whose last holder, when it lets go of it, waits ten minutes for its peer to take what was sent.
+/// A TCP connection whose last holder, when it lets go of it, waits ten minutes for its peer to
+/// take what was sent.
 fn lingering() -> (std::net::TcpStream, std::net::TcpStream) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let connection = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -66,7 +67,8 @@ fn lingering() -> (std::net::TcpStream, std::net::TcpStream) {
     (connection, peer)
 }
 
-/// Sends bytes with a file that takes long to be let go of, which then is in the receiver's hands alone.
+/// Sends bytes with a file that takes long to be let go of, which then is in the receiver's hands
+/// alone.
 fn send_with_file(far: &UnixStream, bytes: &[u8]) -> std::net::TcpStream {
     use nix::sys::socket::{ControlMessage, sendmsg};
     let (connection, peer) = lingering();

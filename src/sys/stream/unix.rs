@@ -1,8 +1,10 @@
-//! A connection to a Unix socket whose other end may send open files along with its bytes, which nobody has asked for.
+//! A connection to a Unix socket whose other end may send open files along with its bytes, which
+//! nobody has asked for.
 //!
-//! Whoever takes such bytes drops the files, and that may take for ever: a TCP connection with unsent bytes and `SO_LINGER`
-//! waits for its own peer as soon as its last holder lets go of it. So it is seen first whether files come with the
-//! bytes. Where they do, nothing is read and the connection stays open until the end of the process, which does not linger.
+//! Whoever takes such bytes drops the files, and that may take for ever: a TCP connection with
+//! unsent bytes and `SO_LINGER` waits for its own peer as soon as its last holder lets go of it. So
+//! it is seen first whether files come with the bytes. Where they do, nothing is read and the
+//! connection stays open until the end of the process, which does not linger.
 
 use std::io::{self, IoSliceMut};
 use std::mem::ManuallyDrop;
@@ -52,7 +54,8 @@ impl UnixSocket {
         Ok(recv(self.0.as_raw_fd(), seen, MsgFlags::MSG_DONTWAIT)?)
     }
 
-    /// Whether nothing is left to read that would be dropped with the socket, now that nothing more can come in.
+    /// Whether nothing is left to read that would be dropped with the socket, now that nothing more
+    /// can come in.
     fn is_drained(&self) -> bool {
         if shutdown(self.0.as_raw_fd(), Shutdown::Read).is_err() {
             return false;
