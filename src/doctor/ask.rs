@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use super::check::Check;
 use super::messages::NO_ANSWER;
 
-/// Something that is being looked at by a thread of its own: what it asks may never answer (a hung `/etc/pve`, a
-/// dead NFS server, a guest that means harm). The thread is then left behind; it ends with the process.
+/// A check in its own thread: what it asks may never answer (a hung `/etc/pve`, a dead NFS server,
+/// a malicious guest). The thread is then left behind and ends with the process.
 pub struct Question<T> {
     about: String,
     limit: Duration,
@@ -14,20 +14,20 @@ pub struct Question<T> {
     answer: Receiver<T>,
 }
 
-/// Starts to look; `about` names what has not answered, should it come to that.
+/// Starts the check; `about` names it if it does not answer.
 pub fn ask<T, F>(about: impl Into<String>, limit: Duration, look: F) -> Question<T>
 where
     T: Send + 'static,
     F: FnOnce() -> T + Send + 'static,
 {
     let (sender, answer) = mpsc::channel();
-    // Without a thread, and after a panic, the sender is gone and that is no answer.
+    // If the thread cannot start, or panics, the sender is gone, which counts as no answer.
     let _ = thread::Builder::new().spawn(move || sender.send(look()));
     Question { about: about.into(), limit, deadline: Instant::now() + limit, answer }
 }
 
 impl<T> Question<T> {
-    /// The answer, or the check that says that there is none.
+    /// The answer, or a check that says that there was no answer.
     pub fn answer(self) -> Result<T, Check> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         self.answer
@@ -37,7 +37,7 @@ impl<T> Question<T> {
 }
 
 impl Question<Vec<Check>> {
-    /// The checks, or the one that says that there are none.
+    /// The checks, or one that says that there was no answer.
     pub fn checks(self) -> Vec<Check> {
         self.answer().unwrap_or_else(|none| vec![none])
     }

@@ -2,12 +2,12 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// How a check came out, from good to bad.
+/// The result of a check, from good to bad.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     Ok,
-    /// Backups are made, but something about them is worse than it need be.
+    /// Backups are made, but something about them could be better.
     Warn,
     /// Something does not work.
     Fail,
@@ -23,7 +23,7 @@ impl fmt::Display for Level {
     }
 }
 
-/// What was looked at, how it is, and how it is mended.
+/// What was checked, the result, and how to fix it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
     pub level: Level,
@@ -31,7 +31,7 @@ pub struct Check {
     pub about: String,
     /// One sentence.
     pub message: String,
-    /// Commands to copy, or what to do in words; a line each.
+    /// Commands to copy, or instructions; one line each.
     pub fix: Vec<String>,
 }
 
@@ -52,7 +52,7 @@ impl Check {
         Check { level, about: about.into(), message: message.into(), fix: Vec::new() }
     }
 
-    /// The same check with one more line of how it is mended.
+    /// The same check with one more line for the fix.
     pub fn fix(mut self, line: impl Into<String>) -> Check {
         self.fix.push(line.into());
         self

@@ -1,5 +1,5 @@
-//! Whether somebody keeps the node's clock right. Who does so tells the kernel, as a rule; chrony without `rtcsync`
-//! does not, and is asked itself.
+//! Whether the node's clock is synchronised. Most time services tell the kernel. chrony without
+//! `rtcsync` does not, so chrony is asked itself.
 
 use std::process::Command;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use crate::sys::{self, Root, program};
 
 const CHRONYC_LIMIT: Duration = Duration::from_secs(5);
 
-/// Who says what of the clock.
+/// What each source says about the clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clock {
     /// The kernel: synchronised.
     pub kernel: bool,
     /// systemd-timesyncd: synchronised since the boot.
     pub timesyncd: bool,
-    /// chrony, where it runs.
+    /// chrony: synchronised; `None` if it does not run.
     pub chrony: Option<bool>,
 }
 
@@ -28,7 +28,7 @@ pub fn look(root: &Root) -> Vec<Check> {
     vec![clock(Clock { kernel, timesyncd, chrony })]
 }
 
-/// One of them is enough.
+/// One source that says yes is enough.
 pub fn clock(clock: Clock) -> Check {
     let right = clock.kernel || clock.timesyncd || clock.chrony == Some(true);
     let message = if right { CLOCK } else { CLOCK_FREE };
@@ -41,7 +41,7 @@ fn chrony(root: &Root) -> Option<bool> {
     program::run(&mut chronyc, CHRONYC_LIMIT).ok().map(|said| is_tracking(&said))
 }
 
-/// One line of values with commas between; the last is the leap status.
+/// chronyc prints values with commas between; the last one is the leap status.
 fn is_tracking(said: &str) -> bool {
     said.trim()
         .rsplit_once(',')

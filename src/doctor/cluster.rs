@@ -1,4 +1,4 @@
-//! Stillpoint on the other nodes of the cluster: what their notes ([`nodes`]) say.
+//! Stillpoint on the other nodes of the cluster, from the files that they write ([`nodes`]).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -49,7 +49,7 @@ pub fn cluster(root: &Root) -> Vec<Check> {
     checks
 }
 
-/// What another node's note says that it should not.
+/// The problems that another node's file shows.
 fn of_node(root: &Root, node: &str, wanted: &BTreeSet<String>) -> Vec<Check> {
     let about = format!("cluster.{node}");
     let here = ("version", &VERSION as &dyn std::fmt::Display);
@@ -71,8 +71,8 @@ fn of_node(root: &Root, node: &str, wanted: &BTreeSet<String>) -> Vec<Check> {
     checks
 }
 
-/// The volumes of our hookscript that guests of the cluster name and every node needs a file of its own for. A guest whose
-/// configuration can't be read is told of elsewhere.
+/// The volumes of our hookscript that guests of the cluster name, and that each node needs as a
+/// local file. The check of leftovers reports a configuration that cannot be read.
 fn wanted_snippets(root: &Root) -> BTreeSet<String> {
     let Ok(members) = members(root) else { return BTreeSet::new() };
     let hookscript = |member: &Member| member.config().ok().flatten()?.hookscript;
@@ -84,7 +84,7 @@ fn wanted_snippets(root: &Root) -> BTreeSet<String> {
     ours.filter(|volume| !shared(volume)).collect()
 }
 
-/// Without quorum pmxcfs shows what it holds without the right to write, while corosync is down as well.
+/// Without quorum, or while corosync is down, pmxcfs shows its files without the write permission.
 fn is_read_only(root: &Root) -> bool {
     fs::metadata(root.path("/etc/pve/nodes")).is_ok_and(|meta| meta.mode() & 0o200 == 0)
 }

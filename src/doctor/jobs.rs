@@ -1,5 +1,5 @@
-//! The backup jobs of the cluster: a blank line within a job makes it lose what follows, and a job may call a script of
-//! its own.
+//! The backup jobs of the cluster: a blank line within a job makes it lose what follows, and a job
+//! may call a script of its own.
 
 use super::check::Check;
 use super::messages::{JOB_CUT, JOB_LINE, JOB_SCRIPT, JOBS, NO_JOBS_CFG};
@@ -68,7 +68,7 @@ mod tests {
     fn a_blank_line_in_a_job_loses_what_is_below() {
         let text = "vzdump: nightly\n\tall 1\n\n\tscript /usr/local/bin/x\n\n\tnode a\nvzdump: b\n";
         assert_eq!(abouts(text), [(Level::Fail, "job.nightly.lines".into())]);
-        // Not what Proxmox VE takes for the end: it has spaces in it.
+        // To Proxmox VE this line is not empty: it has spaces in it.
         let spaces = "vzdump: nightly\n\tall 1\n  \n\tscript /usr/local/bin/x\n";
         assert_eq!(abouts(spaces), [(Level::Warn, "job.nightly.script".into())]);
     }

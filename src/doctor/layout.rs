@@ -1,21 +1,21 @@
-//! The report for a person's eyes.
+//! The report as text for a person.
 
 use super::Report;
 use super::check::{Check, Level};
 use crate::sys::terminal::Style;
 use crate::sys::text::{count, wrapped};
 
-/// The longest name that gets a column of its own; after a longer one the sentence begins on the next line.
+/// The longest name in the first column; after a longer name, the message begins on the next line.
 const LONGEST_NAME: usize = 28;
 
-/// The shortest line that a sentence is broken into.
+/// The narrowest column that a message is wrapped to.
 const NARROWEST: usize = 24;
 
-/// How far in a command begins: below the name of its check, where the longest have room.
+/// The indentation of a command: small, so that long commands fit.
 const COMMAND: usize = 6;
 
-/// The report in lines, for a terminal of so many columns. A command has a line for itself that is never broken, so
-/// that it can be copied as a line.
+/// The report in lines, for a terminal of so many columns. A command is on its own line and never
+/// wrapped, so that it can be copied.
 pub fn lines(report: &Report, columns: usize, colours: bool) -> Vec<String> {
     let names = report.checks.iter().map(|check| check.about.chars().count());
     let name = names.filter(|length| *length <= LONGEST_NAME).max().unwrap_or(0);

@@ -1,4 +1,4 @@
-//! Locks and snapshots in the configurations of this node's guests that no living backup needs.
+//! Locks and snapshots in the configurations of this node's guests that no running backup needs.
 
 use super::check::Check;
 use super::message::Values;
@@ -7,7 +7,7 @@ use crate::pve::{Config, Member, members};
 use crate::sys::Root;
 use crate::vzdump::{GuestType, Job};
 
-/// What a backup puts into a guest's configuration and takes away at its end.
+/// What a backup writes into a guest's configuration and removes at its end.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Marks {
     lock: Option<String>,
@@ -31,7 +31,7 @@ fn of_guest(root: &Root, member: &Member) -> Vec<Check> {
     let marks = match marks(member) {
         Err(check) => return vec![check],
         Ok(marks) if marks == Marks::default() || Job::any_at(root, vmid) => return Vec::new(),
-        // The backup may have ended between the two looks.
+        // The backup may have ended between the two checks.
         Ok(_) => match self::marks(member) {
             Err(check) => return vec![check],
             Ok(marks) => marks,
@@ -51,7 +51,7 @@ fn of_guest(root: &Root, member: &Member) -> Vec<Check> {
 
 fn marks(member: &Member) -> Result<Marks, Check> {
     match member.config() {
-        // Removed or migrated meanwhile: it has none.
+        // Removed or migrated meanwhile: nothing is left.
         Ok(config) => Ok(config.map_or_else(Marks::default, found)),
         Err(error) => {
             let about = format!("guest.{}.config", member.vmid);

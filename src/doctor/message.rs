@@ -3,16 +3,16 @@ use std::fmt::{self, Display};
 use super::check::{Check, Level};
 use crate::sys::text::{self, excerpt, printable};
 
-/// What is kept of a value that is filled into a message: a guest decides how long its names are.
+/// The longest value in a message: a guest decides how long its names are.
 const LONGEST_VALUE: usize = 400;
 
-/// Something that doctor can say, with `{name}` where a value goes.
+/// A message of doctor, with `{name}` where a value goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message {
     pub level: Level,
     /// One sentence.
     pub text: &'static str,
-    /// Commands that mend it; a value is quoted for the shell where it has to be.
+    /// Commands for the fix; a value is quoted for the shell if necessary.
     pub fix: &'static [&'static str],
 }
 
@@ -20,7 +20,7 @@ pub struct Message {
 pub type Values<'a> = &'a [(&'a str, &'a dyn Display)];
 
 impl Message {
-    /// The check that says this.
+    /// The check with this message.
     pub fn check(&self, about: impl Display, values: Values<'_>) -> Check {
         let plain = |value: &dyn Display| excerpt(&value, LONGEST_VALUE);
         let check = Check {
@@ -42,7 +42,7 @@ fn filled(text: &str, values: Values<'_>, form: impl Fn(&dyn Display) -> String)
         let (name, after) = after.split_once('}').unwrap_or((after, ""));
         match values.iter().find(|(known, _)| *known == name) {
             Some((_, value)) => filled.push_str(&form(*value)),
-            // Left as it stands: the test that reaches every message looks for it.
+            // Left unfilled: a test checks for that.
             None => filled.push_str(&format!("{{{name}}}")),
         }
         rest = after;
@@ -51,13 +51,13 @@ fn filled(text: &str, values: Values<'_>, form: impl Fn(&dyn Display) -> String)
     filled
 }
 
-/// A word of a shell command. What a guest or a file says may hold anything; copied into a shell it is one word, and
-/// nothing in it moves a cursor.
+/// A word of a shell command. A guest or a file may contain anything; quoted it is one word for a
+/// shell and cannot control the terminal.
 pub fn quoted(word: &str) -> String {
     text::quoted(word, LONGEST_VALUE)
 }
 
-/// `db, cache and 3 more`: so many names that a line can be read.
+/// `db, cache and 3 more`: a limited number of names.
 pub struct Names<'a>(pub Vec<&'a str>);
 
 impl Display for Names<'_> {

@@ -1,4 +1,4 @@
-//! Everything that doctor says, but for what it says of storages.
+//! All messages of doctor, except those about backup servers.
 
 use super::check::Level;
 use super::message::Message;
@@ -55,7 +55,7 @@ messages! {
     NO_TMPDIR: Fail "every backup fails: {path}, tmpdir in /etc/vzdump.conf, does not exist"
         => "mkdir -p {path}";
 
-    // What vzdump calls.
+    // The script that vzdump calls.
     SCRIPT: Ok "vzdump calls Stillpoint in every backup of this node";
     NO_SCRIPT: Fail "vzdump does not call Stillpoint: /etc/vzdump.conf has no script"
         => "stillpoint register";
@@ -173,6 +173,6 @@ messages! {
     OTHER_STORAGE: Fail "there is no storage of type pbs with this name"
         => "pvesm status --content backup";
 
-    // Any of them.
+    // Any check.
     NO_ANSWER: Fail "no answer within {limit} s";
 }

@@ -1,7 +1,8 @@
-//! What stands in the way of good backups on this node, and how to mend it.
+//! Finds what stands in the way of good backups on this node, and how to fix it.
 //!
-//! Nothing is changed but this node's note for the others ([`crate::setup::nodes`]). Whatever is outside (programs,
-//! guests, servers, `/etc/pve`) is asked within a limit, and most of it at once.
+//! Nothing is changed, except this node's file for the other nodes ([`crate::setup::nodes`]).
+//! Everything outside (programs, guests, servers, `/etc/pve`) has a time limit, and most of it is
+//! asked at once.
 
 mod ask;
 mod check;
@@ -47,20 +48,20 @@ use crate::sys::Root;
 /// The version of the report's shape.
 pub const SCHEMA: u32 = 1;
 
-/// The time that each of the things outside is given: a program of Proxmox VE's takes a second to start, a wrong token
+/// The limit for each thing outside: a program of Proxmox VE takes a second to start, a wrong token
 /// costs three.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// What was found.
+/// The results.
 ///
-/// As JSON: `{"schema": 1, "version": "0.1.0", "node": "pve1", "worst": "warn", "checks": [{"level": "warn",
-/// "about": "guest.9001.start", "message": "...", "fix": ["stillpoint enable 9001"]}]}`. `level` and `worst` are
-/// `ok`, `warn` or `fail`; `about` names what was looked at and stays the same, `message` is for people and may be
-/// worded anew; `fix` may be empty.
+/// As JSON: `{"schema": 1, "version": "0.1.0", "node": "pve1", "worst": "warn", "checks":
+/// [{"level": "warn", "about": "guest.9001.start", "message": "...", "fix": ["stillpoint enable
+/// 9001"]}]}`. `level` and `worst` are `ok`, `warn` or `fail`; `about` names what was checked and
+/// never changes; `message` is for people and may change; `fix` may be empty.
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub schema: u32,
-    /// Stillpoint's.
+    /// The version of Stillpoint.
     pub version: &'static str,
     pub node: String,
     pub worst: Level,
@@ -78,13 +79,13 @@ impl Report {
         }
     }
 
-    /// 0, 1 where something warns, 2 where something fails.
+    /// 0, 1 if something warns, 2 if something fails.
     pub fn exit_status(&self) -> u8 {
         self.worst as u8
     }
 }
 
-/// Looks at everything; what has not answered within `limit` is said not to have.
+/// Runs all checks; a check that takes longer than `limit` is reported as unanswered.
 pub fn examine(root: &Root, limit: Duration) -> Report {
     let begin = |subject: &str, look: fn(&Root) -> Vec<Check>| {
         let root = root.clone();
@@ -123,7 +124,7 @@ pub fn examine(root: &Root, limit: Duration) -> Report {
     Report::new(name, checks)
 }
 
-/// Looks at one storage of a backup server.
+/// Checks one storage of a backup server.
 pub fn examine_storage(root: &Root, id: &str, limit: Duration) -> Report {
     let about = format!("storage.{id}");
     let found = {
@@ -142,7 +143,7 @@ pub fn examine_storage(root: &Root, id: &str, limit: Duration) -> Report {
     Report::new(name(root, limit), checks)
 }
 
-/// The node's name stands in `/etc/pve` too; empty where that does not answer.
+/// The node's name is also in `/etc/pve`; empty if that does not answer.
 fn name(root: &Root, limit: Duration) -> String {
     let root = root.clone();
     ask("node", limit, move || node_name(&root)).answer().unwrap_or_default()
@@ -164,7 +165,8 @@ fn settings(root: &Root, limit: Duration) -> Question<Settings> {
     ask("settings", limit, move || Settings::load(&root))
 }
 
-/// Begins to look at every storage of a backup server; the check says why there is none to look at.
+/// Starts the checks of each storage of a backup server; the `Err` is the check that says why there
+/// is none.
 fn storages(
     root: &Root,
     settings: &Settings,

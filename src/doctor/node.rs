@@ -19,12 +19,12 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The major versions of Proxmox VE that this Stillpoint was tried on.
 const TRIED: [&str; 2] = ["8", "9"];
 
-/// pveversion is written in Perl, which takes half a second to start on a node with nothing else to do.
+/// pveversion is written in Perl, which takes half a second to start on an idle node.
 const PVEVERSION_LIMIT: Duration = Duration::from_secs(20);
 
 const PROGRAM_FILES: [&str; 3] = ["/usr/bin/stillpoint", VZDUMP_HOOK, GUEST_HOOK];
 
-/// Whether the settings' file is in use.
+/// Whether the settings files are valid.
 pub fn settings(settings: &Settings) -> Check {
     match &settings.complaint {
         None => SETTINGS.check("settings", &[]),
@@ -72,7 +72,7 @@ fn programs(root: &Root) -> Check {
     }
 }
 
-/// Whether there is a file that may be executed.
+/// Whether there is an executable file.
 pub fn is_executable(path: &Path) -> bool {
     std::fs::metadata(path)
         .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
@@ -101,12 +101,12 @@ fn refresh(root: &Root) -> Check {
     message.check("node.refresh", &[])
 }
 
-/// Whether a unit is enabled: systemd keeps that as a link below its target.
+/// Whether a unit is enabled: then systemd has a link below its target.
 fn is_wanted(root: &Root, target: &str, unit: &str) -> bool {
     root.path(&format!("/etc/systemd/system/{target}.wants/{unit}")).symlink_metadata().is_ok()
 }
 
-/// Whether the metrics can be written, where they are wanted.
+/// Whether the metrics can be written, if they are configured.
 pub fn metrics(root: &Root, settings: &Settings) -> Vec<Check> {
     let Some(path) = &settings.report.textfile_directory else { return Vec::new() };
     vec![match outside::takes_files(&root.path(path)) {

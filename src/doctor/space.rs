@@ -1,4 +1,4 @@
-//! Room for what is written down, and for vzdump's temporary files.
+//! Free space for Stillpoint's files, and for vzdump's temporary files.
 
 use std::io;
 use std::path::Path;
@@ -9,10 +9,10 @@ use crate::pve::vzdump_conf::VzdumpConf;
 use crate::sys::text::bytes;
 use crate::sys::{Root, file};
 
-/// The journal grows to this and is then rotated, so both halves fit.
+/// The journal is rotated at this size, so both files fit.
 const LITTLE: u64 = 128 << 20;
 
-/// A run may be this long, and without one written down nothing is stopped.
+/// The largest size of a run's file; without that file nothing is stopped.
 const TOO_LITTLE: u64 = 16 << 20;
 
 const STATE: &str = "/var/lib/stillpoint";
@@ -30,7 +30,7 @@ pub fn look(root: &Root) -> Vec<Check> {
             let measured = measured(root, &path);
             checks.push(space(about, &path, "vzdump's temporary files", measured));
         }
-        // The check of the script says that the file can't be read.
+        // The check of the script reports a file that cannot be read.
         Err(_) => {}
     }
     checks
@@ -55,7 +55,7 @@ pub fn space(about: &str, path: &str, purpose: &str, free: io::Result<u64>) -> C
     message.check(about, &[("free", &bytes(free)), ("path", &path), ("purpose", &purpose)])
 }
 
-/// Of the nearest directory that is there.
+/// The free bytes at the nearest existing directory.
 fn measured(root: &Root, path: &str) -> io::Result<u64> {
     let path = root.path(path);
     let there = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));

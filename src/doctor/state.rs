@@ -1,4 +1,4 @@
-//! What Stillpoint has written down: runs, verifies under way, the journal.
+//! What Stillpoint has stored: runs, pending verifies, the journal.
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -17,7 +17,7 @@ use crate::sys::{Root, clock};
 use crate::verify::{self, Pending};
 use crate::vzdump::Vmid;
 
-/// A server takes hours for a large backup; a verify that is out for longer is collected by nobody.
+/// A server takes hours for a large backup; a verify older than this has no collector.
 const OLD: TimeDelta = TimeDelta::days(1);
 
 const VERIFIES_DIRECTORY: &str = "/var/lib/stillpoint/verifies";
@@ -40,7 +40,7 @@ fn runs(root: &Root) -> Result<Vec<Check>> {
     for vmid in runs.guests()? {
         match runs.load(vmid) {
             Ok(None) => {}
-            // Its backup is over; its guard only looks whether everything stays up.
+            // Its backup is over; the guard only watches whether everything stays up.
             Ok(Some(run)) if run.only_looks() => {}
             Ok(Some(run)) => checks.push(of_run(root, &run, run.job.alive())),
             Err(error) => match error.downcast_ref::<Damaged>() {

@@ -1,4 +1,4 @@
-//! One storage of a backup server: what its files say, whom its server is, and what its user may do there.
+//! One storage of a backup server: its files, the server's identity, and the rights of its login.
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,12 @@ use crate::pbs::{Error, Pbs};
 use crate::pve;
 use crate::sys::Root;
 
-/// One question to the server; six are asked at the most, and none after one that had no answer.
+/// The limit for one request to the server. There are at most six, and none after one without an
+/// answer.
 const QUESTION_LIMIT: Duration = Duration::from_secs(10);
 
-/// Looks at one storage of type `pbs`. Nothing is changed, and nothing is said to a server that is not the right one.
+/// Checks one storage of type `pbs`. Nothing is changed, and nothing is sent to a server with the
+/// wrong certificate.
 pub fn storage(root: &Root, settings: &Settings, id: &str) -> Vec<Check> {
     let about = Subject { id };
     let pbs = match Pbs::open(root, id) {
@@ -65,7 +67,7 @@ pub fn storage(root: &Root, settings: &Settings, id: &str) -> Vec<Check> {
                 checks.extend(storage_rights::namespace(about, target, namespace));
                 checks.extend(storage_owner::owners(about, root, &pbs, question()));
             }
-            // Without any right this is refused too, and that has been said.
+            // Without any right this is refused too, which is already reported.
             Ok(_) | Err(Error::Denied { .. }) => {}
             Err(error) => checks.push(about.fail("datastore", error).fix(format!(
                 "on the backup server: proxmox-backup-manager datastore show {}",

@@ -10,7 +10,7 @@ use crate::config::Settings;
 use crate::pve::storage::{SECRETS, Target};
 use crate::sys::Root;
 
-/// Who but root can read the secret.
+/// Who besides root can read the secret.
 pub fn secret(root: &Root, about: Subject<'_>) -> Vec<Check> {
     let path = format!("{SECRETS}/{}.pw", about.id);
     vec![match readers(root, &path) {
@@ -22,7 +22,7 @@ pub fn secret(root: &Root, about: Subject<'_>) -> Vec<Check> {
     }]
 }
 
-/// The encryption key: that there is one, that nobody else can read it, and that it is not the only copy.
+/// The encryption key: it exists, only root can read it, and it is not the only copy.
 pub fn key(root: &Root, settings: &Settings, about: Subject<'_>, target: &Target) -> Vec<Check> {
     let id = about.id;
     let path = format!("{SECRETS}/{id}.enc");
@@ -57,7 +57,7 @@ pub fn key(root: &Root, settings: &Settings, about: Subject<'_>, target: &Target
     checks
 }
 
-/// Nothing on a node can tell whether there is a copy elsewhere; a person can.
+/// A node cannot find out whether a copy exists elsewhere; the admin says so in a setting.
 fn copy(root: &Root, settings: &Settings, about: Subject<'_>, path: &str) -> Check {
     let id = about.id;
     if settings.key_is_saved(id) {
@@ -83,7 +83,7 @@ fn copy(root: &Root, settings: &Settings, about: Subject<'_>, path: &str) -> Che
     ))
 }
 
-/// Who but root can read a file, in words.
+/// Who besides root can read a file, in words.
 fn readers(root: &Root, path: &str) -> io::Result<Option<String>> {
     let metadata = fs::metadata(root.path(path))?;
     let owner = metadata.uid();

@@ -10,13 +10,13 @@ use crate::sys::Root;
 use crate::sys::text::printable;
 use crate::vzdump::GuestType;
 
-/// One small request each; on a node with more guests the first ones tell.
+/// One small request each; on a node with more guests the first ones are enough to notice.
 const MOST_ASKED: usize = 50;
 
-/// A failure for each guest of this node whose backups belong to another login: the next backup of it is refused. Asks
-/// until `deadline` or until the server does not answer.
+/// A failure for each guest of this node whose backups belong to another login: its next backup is
+/// refused. Asks until `deadline`, or until the server does not answer.
 pub fn owners(about: Subject<'_>, root: &Root, pbs: &Pbs, deadline: Instant) -> Vec<Check> {
-    // A configuration that cannot be read has been told of elsewhere.
+    // Another check reports a configuration that cannot be read.
     let members = members(root).unwrap_or_default();
     let here = members.iter().filter(|member| member.node.is_none()).take(MOST_ASKED);
     let mut checks = Vec::new();

@@ -1,4 +1,4 @@
-//! Whether Proxmox VE prunes after each backup with a login that may not.
+//! Whether Proxmox VE prunes after each backup with a login that has no right to.
 
 use std::collections::BTreeSet;
 
@@ -11,8 +11,8 @@ use crate::pve::vzdump_conf::{self, VzdumpConf};
 use crate::sys::Root;
 use crate::sys::text::printable;
 
-/// Proxmox VE prunes where the job says so, else the storage, else `/etc/vzdump.conf`. Without the right it reports the
-/// backup as failed, though it is there.
+/// Proxmox VE prunes if the job says so, else if the storage does, else if `/etc/vzdump.conf` does.
+/// Without the right it reports the backup as failed although it exists.
 pub fn pruning(
     about: Subject<'_>,
     root: &Root,

@@ -1,4 +1,4 @@
-//! What the login of a storage may do on the backup server, and what it should not.
+//! What the login of a storage may do on the backup server, and what it should not be able to do.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use crate::pbs::Error;
 use crate::pbs::look::{AUDIT, BACKUP, MODIFY, PRUNE, VERIFY};
 use crate::pve::storage::Target;
 
-/// The least role with which backups can be made, listed and verified.
+/// The smallest role with which backups can be made, listed and verified.
 const ROLE: &str = "DatastoreBackup";
 
 /// What the login may do: list, verify its own, verify all.
@@ -53,7 +53,8 @@ pub fn rights(about: Subject<'_>, target: &Target, held: &BTreeSet<String>) -> C
     ))
 }
 
-/// A failure where the storage's namespace is not there: backups into it are refused, whatever the rights are.
+/// A failure if the storage's namespace does not exist: backups into it are refused, whatever the
+/// rights.
 pub fn namespace(about: Subject<'_>, target: &Target, found: Result<bool, Error>) -> Option<Check> {
     let (store, name) = (&target.datastore, target.namespace.as_deref()?);
     match found {
@@ -106,7 +107,7 @@ pub fn deleting(about: Subject<'_>, target: &Target, held: &BTreeSet<String>) ->
     ))
 }
 
-/// How a token takes the user's place.
+/// How to replace a user by a token.
 pub fn token_instead(about: Subject<'_>, target: &Target, check: Check) -> Check {
     let (username, id) = (&target.username, about.id);
     let token = format!("{username}!NAME");
@@ -122,7 +123,7 @@ pub fn token_instead(about: Subject<'_>, target: &Target, check: Check) -> Check
         )
 }
 
-/// A token has no more than its user: both need the role.
+/// A token never has more rights than its user, so both need the role.
 fn logins(username: &str) -> Vec<String> {
     let user = username.split('!').next().unwrap_or(username);
     let mut logins = vec![user.to_owned()];
@@ -164,7 +165,7 @@ mod tests {
         for names in [&[][..], &[AUDIT], &[AUDIT, VERIFY, "Datastore.Read"]] {
             let check = rights(ABOUT, &target("felhom@pbs!n100"), &held(names));
             assert_eq!(check.level, Level::Fail);
-            // Without any right, the datastore may not be there at all.
+            // Without any right, the datastore may also not exist.
             let list = "on the backup server: proxmox-backup-manager datastore list";
             assert_eq!(check.fix.iter().any(|fix| fix == list), names.is_empty());
             let fix: Vec<&String> = check.fix.iter().filter(|fix| *fix != list).collect();

@@ -1,4 +1,5 @@
-//! Whether the backup server is the right one, lets the storage's user in, and has the right time.
+//! Whether it is the right backup server, whether it accepts the storage's login, and whether its
+//! clock is right.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -10,19 +11,20 @@ use crate::pbs::{Certificate, Error, SECOND_FACTOR};
 use crate::pve::storage::Target;
 use crate::sys::clock;
 
-/// A certificate that the server made for itself is renewed by hand.
+/// A self-signed certificate is renewed by hand.
 const RENEW: TimeDelta = TimeDelta::days(30);
-/// One from somebody else is renewed by itself when 30 days are left (ACME), or when a third of its lifetime is, so that
-/// by now that has failed.
+/// An issued certificate is renewed automatically with 30 days left (ACME) or a third of its
+/// lifetime; with fewer days left, that has failed.
 const RENEW_ISSUED: TimeDelta = TimeDelta::days(20);
-/// Clocks that differ by more than this are told of.
+/// A larger difference between the clocks is reported.
 const CLOCK: TimeDelta = TimeDelta::seconds(10);
 
 const READ: &str = "on the backup server: proxmox-backup-manager cert info | grep Fingerprint";
 /// The proxy reads its certificate when it starts.
 const RELOAD: &str = "on the backup server: systemctl reload proxmox-backup-proxy";
 
-/// Whether the server presents the certificate that the storage expects, and what else is to be said of it.
+/// Whether the server presents the certificate that the storage expects, and other problems with
+/// it.
 pub fn certificate(
     about: Subject<'_>,
     target: &Target,
@@ -58,7 +60,7 @@ pub fn certificate(
     (true, checks)
 }
 
-/// How an admin finds out whether it is the server that presents another certificate, or somebody in between.
+/// How an admin finds out whether the server has a new certificate, or somebody is in between.
 fn compare(about: Subject<'_>, check: Check, seen: &Certificate) -> Check {
     check
         .fix(format!("{READ}   # on its own console, not through this network"))
@@ -92,11 +94,13 @@ fn expiry(about: Subject<'_>, seen: Certificate, pinned: bool, set: &str) -> Opt
     };
     let check = about.warn("certificate", text);
     let check = match seen.self_signed {
-        // Without the reload the proxy goes on with the old one, and the fingerprint is read too early.
+        // Without the reload the proxy keeps the old certificate, and its fingerprint would be read
+        // too early.
         true => check
             .fix("on the backup server: proxmox-backup-manager cert update --force true")
             .fix(RELOAD),
-        // An update would replace it by a self-signed one, which nobody trusts who goes by the issuer.
+        // `cert update` would replace it by a self-signed one, which clients that check the issuer
+        // do not trust.
         false => check
             .fix("on the backup server, where it comes from ACME: proxmox-backup-manager acme cert order")
             .fix("otherwise have its issuer renew it; never use `proxmox-backup-manager cert \
@@ -105,7 +109,7 @@ fn expiry(about: Subject<'_>, seen: Certificate, pinned: bool, set: &str) -> Opt
     Some(if pinned { check.fix(READ).fix(set) } else { check })
 }
 
-/// How long before its end a certificate is warned of.
+/// How long before its end to warn of a certificate.
 fn warning(seen: &Certificate, until: DateTime<Utc>) -> TimeDelta {
     if seen.self_signed {
         return RENEW;
@@ -132,7 +136,7 @@ fn unreachable(about: Subject<'_>, target: &Target, error: &Error) -> Check {
         .fix("on the backup server: systemctl status proxmox-backup-proxy")
 }
 
-/// Whether the server lets the storage's user in, and how far its clock is from ours.
+/// Whether the server accepts the storage's login, and how far its clock is from ours.
 pub fn login(
     about: Subject<'_>,
     target: &Target,

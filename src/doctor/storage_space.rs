@@ -6,7 +6,7 @@ use crate::pbs::look::DatastoreStatus;
 use crate::sys::Root;
 use crate::verify;
 
-/// A warning where there is too little of it.
+/// A warning if there is too little space.
 pub fn room(about: Subject<'_>, root: &Root, status: &DatastoreStatus) -> Option<Check> {
     let text = verify::shortage(root, about.id, status)?;
     Some(
@@ -16,7 +16,7 @@ pub fn room(about: Subject<'_>, root: &Root, status: &DatastoreStatus) -> Option
     )
 }
 
-/// What a verify costs where the datastore lies in an object store.
+/// The cost of a verify if the datastore is in an object store.
 pub fn object_store(about: Subject<'_>, status: &DatastoreStatus) -> Option<Check> {
     status.is_s3().then(|| {
         about

@@ -1,9 +1,9 @@
-//! The storage that is looked at.
+//! The storage that is being checked.
 
 use super::check::Check;
 use crate::sys::text::printable;
 
-/// It begins the name of each check.
+/// It is the prefix of each check's name.
 #[derive(Clone, Copy)]
 pub struct Subject<'a> {
     pub id: &'a str,
@@ -28,7 +28,7 @@ impl Subject<'_> {
     }
 }
 
-/// What a file or a server says is in it.
+/// A message that may contain text from a file or a server.
 fn sentence(message: impl ToString) -> String {
     printable(&message.to_string(), 1000)
 }

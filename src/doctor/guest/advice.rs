@@ -1,5 +1,5 @@
-//! Commands for an engine in a guest: what is right for Docker is not for Podman, and a user's own engine has a socket of
-//! its own.
+//! Commands for an engine in a guest. Docker and Podman need different ones, and a rootless engine
+//! has a socket of its own.
 
 use crate::doctor::check::Check;
 use crate::doctor::messages::{LIVE_RESTORE, NO_ENGINE};
@@ -7,10 +7,11 @@ use crate::engine::{Engine, Info, Kind, Unreachable};
 use crate::sys::text::printable;
 use crate::vzdump::Vmid;
 
-/// Since this version Podman changes the restart policy of a container that is there (`podman update --restart`).
+/// Since this version `podman update --restart` can change the restart policy of an existing
+/// container.
 const PODMAN_UPDATES: (u32, u32) = (5, 1);
 
-/// An engine that cannot be reached, with the command that shows more.
+/// An engine that cannot be reached, with the command that shows the reason.
 pub fn unreachable(vmid: Vmid, site: &Unreachable) -> Check {
     let reason = match &site.socket {
         Some(_) => site.to_string(),
@@ -19,7 +20,7 @@ pub fn unreachable(vmid: Vmid, site: &Unreachable) -> Check {
     let check = NO_ENGINE.check(format!("guest.{vmid}.engine"), &[("reason", &reason)]);
     let user = site.socket.as_ref().and_then(|(socket, _)| user_of(socket));
     let unit = match (user, &site.socket) {
-        // The manager of a user shows the user's units; it is asked without being that user.
+        // The status of a user's manager shows the user's units, and root may ask for it.
         (Some(user), _) => format!("user@{user}.service"),
         (None, Some((_, Kind::Podman))) => "podman.socket".to_string(),
         (None, Some((_, Kind::Docker)) | None) => "docker".to_string(),
@@ -27,7 +28,8 @@ pub fn unreachable(vmid: Vmid, site: &Unreachable) -> Check {
     check.fix(format!("pct exec {vmid} -- systemctl status {unit}"))
 }
 
-/// Docker leaves containers running when it ends; with the command that changes it.
+/// Docker leaves containers running when it ends (live-restore); with the command that turns this
+/// off.
 pub fn live_restore(vmid: Vmid, engine: &Engine) -> Check {
     let check = LIVE_RESTORE.check(format!("guest.{vmid}.live-restore"), &[]);
     let off = "sed -i 's/\"live-restore\": *true/\"live-restore\": false/'";
@@ -42,7 +44,8 @@ pub fn live_restore(vmid: Vmid, engine: &Engine) -> Check {
     }
 }
 
-/// The commands that have these containers (names or ids, each a plain word) start with the guest.
+/// The commands that make these containers start with the guest. Each is a name or id of plain
+/// characters.
 pub fn restart(
     vmid: Vmid,
     (kind, socket): (Kind, &str),
@@ -81,7 +84,8 @@ pub fn restart(
     }
 }
 
-/// Podman takes one container at a time. Its `unless-stopped` is started at boot by newer versions only.
+/// `podman update` accepts one container at a time. Only newer versions start `unless-stopped` at
+/// boot, so `always` is used.
 fn podman_update(words: &str) -> String {
     match words.contains(' ') {
         true => format!("echo {words} | xargs -n 1 podman update --restart always"),
@@ -95,7 +99,7 @@ fn version(text: &str) -> Option<(u32, u32)> {
     Some((numbers.next()??, numbers.next()??))
 }
 
-/// The user id, as the guest numbers its users, in the path of a user's own engine.
+/// The user id, as numbered in the guest, from the path of a rootless engine's socket.
 fn user_of(socket: &str) -> Option<u32> {
     socket.strip_prefix("/run/user/")?.split('/').next()?.parse().ok()
 }
@@ -126,7 +130,7 @@ mod tests {
             advice(Kind::Podman, podman, "5.4.2", &["a"])[0],
             "pct exec 9001 -- sh -c 'podman update --restart always a'"
         );
-        // It takes one name only.
+        // Podman's command accepts one name only.
         assert_eq!(
             advice(Kind::Podman, podman, "5.4.2", &["a", "b"])[0],
             "pct exec 9001 -- sh -c 'echo a b | xargs -n 1 podman update --restart always'"

@@ -1,5 +1,5 @@
-//! Data that is not in the backup: on a mount point without `backup=1`, on one that is a directory or a device of the
-//! node's, or on what is mounted in the guest from elsewhere.
+//! Data that is not in the backup: on a mount point without `backup=1`, on a directory or device of
+//! the node, or on something else that is mounted in the guest.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -48,7 +48,8 @@ pub fn data(stacks: &Stacks<'_>) -> Vec<Check> {
     checks
 }
 
-/// What is said of data of these containers, or of all where the engine's own directory lies there.
+/// The check for data of these containers, or of all containers if the engine's own directory is
+/// there.
 fn check(stacks: &Stacks<'_>, left_out: &LeftOut<'_>, names: Option<Names<'_>>) -> Option<Check> {
     let all = names.is_none();
     let names = names.unwrap_or(Names(Vec::new()));
@@ -60,7 +61,7 @@ fn check(stacks: &Stacks<'_>, left_out: &LeftOut<'_>, names: Option<Names<'_>>) 
                 let about = format!("guest.{}.data.{}", stacks.vmid, point.key);
                 return Some(said(stacks, about, point, messages, names));
             }
-            // LXC's own setting mounts it.
+            // Mounted by LXC's own setting.
             None => (path, None),
         },
         LeftOut::Mounted(path, mounted) => (path, Some(mounted)),
@@ -101,7 +102,7 @@ fn mount_point<'a>(config: &'a Config, path: &str) -> Option<MountPoint<'a>> {
         .max_by_key(|point| Path::new(point.path).components().count())
 }
 
-/// The same mount point with `backup=1`.
+/// The value of the mount point with `backup=1`.
 fn in_backup(value: &str) -> String {
     let kept = value.split(',').filter(|part| !part.starts_with("backup="));
     kept.chain(["backup=1"]).collect::<Vec<_>>().join(",")

@@ -6,7 +6,7 @@ use crate::doctor::messages::{ENGINE, PLAN, SLOW_STOP, STAYS_DOWN};
 use crate::engine::{Container, Engine, Info, Restart, Status};
 use crate::sys::text::{count, printable};
 
-/// What compose calls a container of `docker compose run`: it is meant to end.
+/// Compose's label of a container of `docker compose run`, which is meant to end.
 const ONE_OFF: &str = "com.docker.compose.oneoff";
 
 pub fn engine(stacks: &Stacks<'_>, settings: &Settings) -> Vec<Check> {
@@ -39,7 +39,7 @@ pub fn engine(stacks: &Stacks<'_>, settings: &Settings) -> Vec<Check> {
     checks
 }
 
-/// Containers of this engine that nobody starts again.
+/// Containers of this engine that nothing starts again.
 fn down(stacks: &Stacks<'_>, engine: &Engine, info: &Info) -> Option<Check> {
     let vmid = stacks.vmid;
     let down: Vec<&Container> = stacks
@@ -57,7 +57,7 @@ fn down(stacks: &Stacks<'_>, engine: &Engine, info: &Info) -> Option<Check> {
     Some(commands.into_iter().fold(check, Check::fix))
 }
 
-/// Stop timeouts that the time limit can't be raised to, since it stays below the hold limit.
+/// Stop timeouts that the time limit cannot cover, because it stays below the hold limit.
 fn slow(stacks: &Stacks<'_>, settings: &Settings) -> Option<Check> {
     let (chain, limit) = (stacks.plan.longest_chain(), stacks.plan.time_limit(settings));
     let vmid = stacks.vmid;
@@ -66,7 +66,7 @@ fn slow(stacks: &Stacks<'_>, settings: &Settings) -> Option<Check> {
     (chain > limit).then(|| SLOW_STOP.check(format!("guest.{vmid}.stop"), values))
 }
 
-/// A service of a stack that runs, and that nobody starts again.
+/// A running service of a stack that nothing starts again.
 fn stays_down(container: &Container) -> bool {
     container.status == Status::Running
         && container.restart == Restart::No
@@ -76,7 +76,7 @@ fn stays_down(container: &Container) -> bool {
         && !container.is_swarm_task()
 }
 
-/// The container in a command: its name where that is one, else its id.
+/// The container in a command: its name if that is a plain word, else its id.
 fn word(container: &Container) -> &str {
     if quoted(&container.name) == container.name && !container.name.starts_with('-') {
         &container.name

@@ -1,4 +1,5 @@
-//! FUSE in a guest: who reads from such a file system can't be frozen while the program behind it already is.
+//! FUSE in a guest: a process that reads from such a file system cannot be frozen if the program
+//! that serves it is frozen first.
 
 use crate::doctor::check::Check;
 use crate::doctor::message::{Names, quoted};

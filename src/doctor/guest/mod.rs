@@ -1,4 +1,4 @@
-//! The containers of this node: each is asked by a thread of its own, and none for long.
+//! The LXC guests of this node, each checked in its own thread and with a limit.
 
 mod advice;
 mod data;
@@ -23,45 +23,46 @@ use crate::sys::Root;
 use crate::sys::text::count;
 use crate::vzdump::{GuestType, Job, Vmid};
 
-/// For all that is asked of one guest. lxc-info and each look into the guest's file system have 5 s of their own.
+/// For all questions about one guest. lxc-info, and each look into the guest's file system, have
+/// their own limit of 5 s.
 const GUEST_LIMIT: Duration = Duration::from_secs(30);
 
-/// For what its engine says.
+/// For the engine's answers.
 const ENGINE_LIMIT: Duration = Duration::from_secs(10);
 
-/// So many guests are asked at once.
+/// This many guests are checked at once.
 const AT_ONCE: usize = 32;
 
-/// Engines, with what each says of itself.
+/// Engines, each with what it reports about itself.
 type Known = Vec<(Engine, Info)>;
 
-/// What is known of a guest with engines that answer.
+/// What is known of a guest whose engines answer.
 struct Stacks<'a> {
     vmid: Vmid,
     config: &'a Config,
     volumes: Volumes,
-    /// Those that answer.
+    /// The engines that answer.
     engines: Known,
     unreachable: Vec<Unreachable>,
-    /// Of all engines.
+    /// The containers of all engines.
     containers: Vec<Container>,
     plan: Plan,
 }
 
-/// What one guest came to.
+/// The results for one guest.
 struct Looked {
     checks: Vec<Check>,
-    /// Whether it has an engine; `None` where that was not looked at.
+    /// Whether it has an engine; `None` if that was not checked.
     engine: Option<bool>,
 }
 
-/// Looks at every container of this node, at each within a limit of its own that is no longer than `limit`.
+/// Checks every LXC guest of this node, each within its own limit of at most `limit`.
 pub fn guests(root: &Root, settings: &Settings, limit: Duration) -> Vec<Check> {
     let list = {
         let root = root.clone();
         ask("guests", limit, move || listed(&root))
     };
-    // That the guests can't be told, the check for leftovers says.
+    // The check of leftovers reports that the guests cannot be listed.
     let (members, start) = match list.answer() {
         Err(none) => return vec![none],
         Ok(listed) => listed,
@@ -116,7 +117,7 @@ fn guest(root: &Root, settings: &Settings, start: &Start, member: &Member) -> Lo
     let mut looked = Looked { checks: Vec::new(), engine: None };
     let config = match member.config() {
         Ok(Some(config)) => config,
-        // Removed or migrated meanwhile; one that can't be read is told of with the leftovers.
+        // Removed or migrated meanwhile. The check of leftovers reports one that cannot be read.
         Ok(None) | Err(_) => return looked,
     };
     looked.checks.extend(start.can_start(member, &config));
@@ -158,7 +159,7 @@ fn guest(root: &Root, settings: &Settings, start: &Start, member: &Member) -> Lo
     looked
 }
 
-/// The guest, where it runs and can be asked: nothing in a frozen one answers.
+/// The guest, if it runs and is not frozen: nothing in a frozen guest answers.
 fn running(root: &Root, member: &Member) -> Result<Option<Guest>, Check> {
     let vmid = member.vmid;
     let about = format!("guest.{vmid}");
@@ -175,13 +176,13 @@ fn running(root: &Root, member: &Member) -> Result<Option<Guest>, Check> {
             Ok(()) => Ok(Some(guest)),
             Err(error) => unknown(error.to_string()),
         },
-        // A backup may have thawed it between the two looks.
+        // A backup may have thawed it between the two checks.
         Ok(State::Running(guest)) if Job::any_at(root, vmid) || !guest.is_frozen() => Ok(None),
         Ok(State::Running(_)) => Err(FROZEN.check(about, &[("vmid", &vmid)])),
     }
 }
 
-/// What the engines say of themselves and of their containers; `None` where none runs.
+/// What the engines report about themselves and their containers; `None` if none runs.
 fn ask_engines(guest: &Guest) -> anyhow::Result<Option<(Known, Survey)>> {
     let engines = Engines::of(guest)?;
     if engines.is_empty() {

@@ -1,5 +1,5 @@
-//! Whether Stillpoint looks after guests when they start: by a drop-in for all of the node, or by each one's
-//! hookscript. A hookscript that is missing keeps its guest from starting.
+//! Whether Stillpoint is called when guests start: through a drop-in for all guests of the node, or
+//! through each one's hookscript. A missing hookscript keeps its guest from starting.
 
 use std::collections::HashMap;
 use std::process::Command;
@@ -23,23 +23,23 @@ use crate::vzdump::GuestType;
 /// pvesm is written in Perl, which takes a second to start.
 const PVESM_LIMIT: Duration = Duration::from_secs(20);
 
-/// How guests are looked after on this node.
+/// What calls Stillpoint when guests start on this node.
 pub struct Start {
-    /// All of them are.
+    /// The drop-in for all guests.
     pub drop_in: bool,
-    /// Every hookscript in use, by its volume.
+    /// The hookscripts in use, by volume.
     snippets: HashMap<String, Snippet>,
 }
 
 enum Snippet {
     There,
     Missing,
-    /// It can't be told.
+    /// Cannot be determined.
     Unknown(String),
 }
 
 impl Start {
-    /// Of this node, with the hookscripts of these guests.
+    /// For this node, with the hookscripts of these guests.
     pub fn of(root: &Root, members: &[Member]) -> Start {
         let mut snippets = HashMap::new();
         for member in members {
@@ -51,7 +51,7 @@ impl Start {
         Start { drop_in: drop_in_calls(root), snippets }
     }
 
-    /// Whether the guest's hookscript keeps it from starting.
+    /// Whether the guest's hookscript exists, so that the guest can start.
     pub fn can_start(&self, member: &Member, config: &Config) -> Option<Check> {
         let script = config.hookscript.as_ref()?;
         let about = format!("guest.{}.hookscript", member.vmid);
@@ -67,7 +67,7 @@ impl Start {
         }
     }
 
-    /// Whether a guest with these stacks is looked after.
+    /// Whether Stillpoint is called when a guest with these stacks starts.
     pub fn is_looked_after(&self, stacks: &Stacks<'_>) -> Option<Check> {
         let script = stacks.config.hookscript.as_deref();
         if OnStart::of(GuestType::Lxc, stacks.config, self.drop_in) != OnStart::None {
@@ -89,7 +89,8 @@ impl Start {
     }
 }
 
-/// Whether the engine leaves it down at its first start after a restore, as it was when its data was copied.
+/// Whether the engine leaves it down at the first start after a restore, given its state when its
+/// data was copied.
 fn stays_down(quiesced: Strategy, container: &Container) -> bool {
     match quiesced {
         Strategy::Stop => container.restart != Restart::Always,

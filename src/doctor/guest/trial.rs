@@ -1,4 +1,5 @@
-//! Whether the engine is known to start containers: as it was written down, for doctor makes none.
+//! Whether the engine is known to start containers, from the record; doctor starts no container to
+//! find out.
 
 use crate::doctor::check::Check;
 use crate::doctor::message::Values;
