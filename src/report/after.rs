@@ -9,8 +9,8 @@ use crate::journal::{Outcome, VerifyOutcome};
 use crate::run::Left;
 use crate::sys::Root;
 
-/// Tells whoever watches that a job is over: the metrics, and the ping. Called when everything else is done; a
-/// failure is a line in the task log and nothing else.
+/// Reports the end of a job to monitoring: the metrics and the ping. Called last; a failure is only
+/// a line in the task log.
 pub fn after_job(root: &Root, settings: &Settings, job: &str) {
     later(root, settings);
     let Some(url) = &settings.report.ping_url else { return };
@@ -20,15 +20,15 @@ pub fn after_job(root: &Root, settings: &Settings, job: &str) {
     }
 }
 
-/// Tells whoever watches what verifies came to that ended after their jobs, since `began`: the metrics, and a ping
-/// where one failed.
+/// Reports verifies that ended after their jobs, since `began`: the metrics, and a ping if one
+/// failed.
 pub fn after_verifies(root: &Root, settings: &Settings, began: DateTime<Utc>) {
     for error in tell_later(root, settings, began) {
         say(&format!("{error:#}"));
     }
 }
 
-/// The same for whoever has no task log: what could not be done.
+/// The same without a task log: returns what could not be done.
 pub fn tell_later(root: &Root, settings: &Settings, began: DateTime<Utc>) -> Vec<Error> {
     let written = metrics::write(root, settings);
     let pinged = settings.report.ping_url.as_ref().map_or(Ok(()), |url| {
@@ -41,7 +41,8 @@ pub fn tell_later(root: &Root, settings: &Settings, began: DateTime<Utc>) -> Vec
     written.err().into_iter().chain(pinged.err()).collect()
 }
 
-/// Writes the metrics anew, after something else that became known later than the job, and mails what had to wait.
+/// Writes the metrics again after an event that follows a job, and sends the mails that had to
+/// wait.
 pub fn later(root: &Root, settings: &Settings) {
     if let Err(error) = mail::tell_of_held_back(root) {
         say(&format!("cannot send the mails that were held back: {error:#}"));
@@ -51,7 +52,7 @@ pub fn later(root: &Root, settings: &Settings) {
     }
 }
 
-/// Whether every backup of a job was made, nothing failed to verify, and everything is back.
+/// Whether each backup of a job was made, none failed to verify, and all containers are back.
 fn went_well(root: &Root, job: &str) -> Result<bool> {
     let history = History::read(root)?;
     let mut of_job = history

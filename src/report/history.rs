@@ -1,4 +1,4 @@
-//! What the journal says last of each guest, read through once with no more in memory than that.
+//! The newest information of each guest, read from the journal in one pass and with little memory.
 
 use std::collections::BTreeMap;
 
@@ -15,23 +15,23 @@ use crate::sys::Root;
 use crate::sys::text::printable;
 use crate::vzdump::Vmid;
 
-/// The kinds of records that tell nothing of a guest's last backup.
+/// The kinds of records that say nothing about a guest's last backup.
 const OTHER_KINDS: [&str; 3] = ["identity", "renewed", "left-out"];
 
-/// How many containers, and how many reasons, are remembered of a guest: nobody reads more of them at once.
+/// How many containers, and how many reasons, are kept for each guest; nobody reads more at once.
 const MOST: usize = 20;
 
-/// How many verifies are remembered whose backup the journal has not told of yet.
+/// How many verifies are kept whose backup the journal does not have yet.
 const MOST_EARLY: usize = 8;
 
-/// How many snapshots are remembered of a guest that are known to be good: the newest.
+/// How many proven snapshots are kept for each guest: the newest.
 const MOST_PROVEN: usize = 8;
 
-/// The past of every guest that the journal knows.
+/// The history of every guest in the journal.
 #[derive(Debug, Default)]
 pub struct History {
     pub guests: BTreeMap<Vmid, Past>,
-    /// Lines that are no records.
+    /// Lines that are not records.
     pub damaged: usize,
     /// The first of them: file, line and why.
     pub first_damage: Option<String>,
@@ -39,26 +39,26 @@ pub struct History {
     pub not_understood: usize,
 }
 
-/// The past of one guest.
+/// The history of one guest.
 #[derive(Debug, Default)]
 pub struct Past {
     /// The last backup, made or failed.
     pub last: Option<LastBackup>,
-    /// When the last one that was made was over.
+    /// When the last successful backup was over.
     pub last_made: Option<DateTime<Utc>>,
-    /// What is known of the proof of the last one that was made.
+    /// The proof of the last successful backup.
     pub proof: Option<Proof>,
-    /// What the server said last of that one, where that is `ok` or `failed`.
+    /// The server's last word on it, if that is `ok` or `failed`.
     pub verdict: Option<Verify>,
-    /// When a backup of this guest that is still there was last proven to be good.
+    /// When a still existing backup of this guest was last proven to be good.
     pub last_verified: Option<DateTime<Utc>>,
-    /// The snapshots that are known to be good, and since when: the newest first.
+    /// The proven snapshots and since when, the newest first.
     pub proven: Vec<(DateTime<Utc>, Verify)>,
-    /// What its last settling, after a start of the guest, left to say.
+    /// What is still wrong from its last settling, after a start of the guest.
     pub settled: Option<LastSettled>,
-    /// The run and the snapshot's time of the last one that was made.
+    /// The run and the snapshot's time of the last successful backup.
     made: (String, Option<i64>),
-    /// Verifies that were over before their backup was journalled, with its run: the latest last.
+    /// Verifies that were over before their backup was journalled, with its run; the latest last.
     early: Vec<(String, Proof, Verify)>,
 }
 
@@ -67,18 +67,18 @@ pub struct Past {
 pub struct LastBackup {
     /// When it was over.
     pub time: DateTime<Utc>,
-    /// Its record, without its containers and notes and with few of its reasons.
+    /// Its record without containers and notes, and with only some of its reasons.
     pub record: Backup,
-    /// Containers that ran before it and are not known to be back since.
+    /// Containers that ran before it and are not known to have run since.
     pub not_back: Vec<String>,
 }
 
-/// What the last settling of a guest left to say.
+/// What is still wrong from the last settling of a guest.
 #[derive(Clone, Debug)]
 pub struct LastSettled {
     pub time: DateTime<Utc>,
     pub held_back: Vec<HeldBack>,
-    /// What the backup that it was restored from did not hold, in words.
+    /// What was missing in the backup that it was restored from, in sentences.
     pub lost: Vec<String>,
 }
 
@@ -90,14 +90,14 @@ pub struct HeldBack {
     pub why: String,
 }
 
-/// What is known of the proof of a backup.
+/// The proof of a backup.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Proof {
-    /// The server is asked, since then, and has not answered.
+    /// A verify is pending since then.
     Pending(DateTime<Utc>),
-    /// Since when, what, and why.
+    /// Since when, the outcome, and why.
     Known(DateTime<Utc>, VerifyOutcome, Option<String>),
-    /// It was not asked, in the journal's word for why not.
+    /// No verify was asked for; the journal's word for the reason.
     NotAsked(String),
 }
 
@@ -107,7 +107,8 @@ pub fn read(root: &Root) -> Result<History> {
 }
 
 impl History {
-    /// The containers of a guest that are not back since the backup of that run, as far as the journal tells.
+    /// The containers of a guest that are not back since the backup of that run, according to the
+    /// journal.
     pub fn not_back(&self, vmid: Vmid, run: &str) -> &[String] {
         let last = self.guests.get(&vmid).and_then(|past| past.last.as_ref());
         last.filter(|last| last.record.run == run).map_or(&[], |last| last.not_back.as_slice())
@@ -168,7 +169,7 @@ impl Past {
                     Err(_) => Proof::NotAsked(start.state),
                 },
             });
-            // A small backup can be proven while vzdump still writes the log of making it.
+            // A small backup can be verified while vzdump still writes the log of making it.
             self.verdict = None;
             let early = self.early.drain(..).rfind(|(run, ..)| *run == backup.run);
             if let Some((_, proof, verify)) = early {
@@ -177,7 +178,7 @@ impl Past {
             }
         }
         if let Some(settled) = &mut self.settled {
-            // What ran then was started by somebody.
+            // If it ran then, somebody had started it.
             let ran = |held: &HeldBack| backup.containers.iter().any(|it| it.id == held.id);
             settled.held_back.retain(|held| !ran(held));
             if backup.outcome == Outcome::Ok {
@@ -205,7 +206,7 @@ impl Past {
         }
     }
 
-    /// Remembers a snapshot that is good, or forgets one that no longer is, or is gone.
+    /// Remembers a good snapshot, or forgets one that is no longer good or no longer exists.
     fn prove(&mut self, time: DateTime<Utc>, verify: &Verify) {
         let gone = verify.outcome == VerifyOutcome::Skipped && verify.by.is_some();
         match verify.outcome {
@@ -244,7 +245,7 @@ fn verdict(verify: Verify) -> Option<Verify> {
     matches!(verify.outcome, VerifyOutcome::Ok | VerifyOutcome::Failed).then_some(verify)
 }
 
-/// One that somebody else has dealt with is nobody's loss.
+/// A container that somebody else has dealt with is not missing.
 fn not_back(containers: &[ContainerRecord]) -> Vec<String> {
     let lost = |container: &&ContainerRecord| {
         container.not_back || matches!(container.fate.as_str(), "failed" | "open")
@@ -335,7 +336,7 @@ mod tests {
         assert_eq!(outcome(&past(&many)), Some(VerifyOutcome::Ok));
     }
 
-    /// A guest with a note of huge names, started again and again.
+    /// A guest with very long names in its note, started again and again.
     #[test]
     fn no_guest_makes_another_forgotten() {
         let directory =

@@ -1,4 +1,4 @@
-//! The lines of a hook in the task log: few, calm, complete sentences.
+//! The lines of a hook in the task log: few, short, complete sentences.
 
 use std::io::Write;
 
@@ -10,16 +10,17 @@ use crate::run::{By, Fate, Quiesce, Run, Step};
 use crate::sys::text::{count, printable, seconds};
 use crate::vzdump::Mode;
 
-/// A verify's reason may end with a command to copy.
+/// Long, because a verify's reason may end with a command to copy.
 const REASON: usize = 600;
 
-/// So many paths of one container are named in a line.
+/// How many paths of one container a line names.
 const MOST_PATHS: usize = 3;
 
 /// How many containers a line names.
 const MOST_NAMED: usize = 10;
 
-/// Prints a line of Stillpoint's. vzdump closes its end of the pipe when it is interrupted; that is no error.
+/// Prints a line with Stillpoint's prefix. vzdump closes its end of the pipe when it is
+/// interrupted; that is no error.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "stillpoint: {}", printable(line, 1000));
 }
@@ -56,7 +57,8 @@ fn stacks(steps: &[Step]) -> String {
     }
 }
 
-/// One that took its whole stop timeout was killed: its program does not listen to the stop signal.
+/// A container that took its whole stop timeout was killed: its program does not handle the stop
+/// signal.
 fn slowest(quiesce: &Quiesce) -> String {
     let killed = |step: &&Step| {
         step.action == Strategy::Stop
@@ -114,13 +116,14 @@ pub fn back(run: &Run) -> Vec<String> {
     lines
 }
 
-/// `containers down for 0.71 s`; in stop mode vzdump shuts the whole guest down.
+/// `containers down for 0.71 s`; in stop mode the whole guest was down.
 pub fn down_for(mode: Mode, ms: u64) -> String {
     let who = if mode == Mode::Stop { "guest" } else { "containers" };
     format!("{who} down for {}", seconds(ms))
 }
 
-/// A guest's line in the summary, which PVE mails; `not_back`: the names of its containers that are not back by now.
+/// A guest's line in the summary, which PVE mails. `not_back`: the names of its containers that are
+/// still not back.
 pub fn summary(
     backup: &Backup,
     verify: Option<(VerifyOutcome, Option<&str>)>,
@@ -177,9 +180,10 @@ pub fn summary(
     format!("{guest}: {}", parts.join(", "))
 }
 
-/// The lines after [`summary`] that name each container with data that is not in the backup, and where that lies.
+/// The lines after [`summary`] that name each container with data that is not in the backup, and
+/// where that data is.
 pub fn not_in_backup(backup: &Backup) -> Vec<String> {
-    /// What a line of the task log may hold, and how many lines anybody reads; the journal has the rest.
+    /// The length of a line of the task log, and the number of lines; the journal has the rest.
     const LINE: usize = 900;
     const MOST_LINES: usize = 20;
     let begin = format!("guest {}: not in the backup: ", backup.vmid);

@@ -1,4 +1,4 @@
-//! The system's log, and mail to root, for what happens when nobody watches a task log.
+//! The system's log, and mail to root, for events outside a task log.
 
 use std::ffi::CStr;
 use std::process::Command;
@@ -12,24 +12,24 @@ use crate::vzdump::Vmid;
 
 const IDENT: &CStr = c"stillpoint";
 
-/// A mail system with a full spool tries for ever.
+/// A mail system with a full spool would try for ever.
 const MAIL_LIMIT: Duration = Duration::from_secs(30);
 
 /// The longest line of a mail, in characters.
 const LINE: usize = 10_000;
 
-/// Something a person may like to know.
+/// Logs something that is good to know.
 pub fn notice(vmid: Vmid, message: &str) {
     write(Severity::LOG_NOTICE, vmid, message);
 }
 
-/// Something a person should look at.
+/// Logs something that an admin should look at.
 pub fn warning(vmid: Vmid, message: &str) {
     write(Severity::LOG_WARNING, vmid, message);
 }
 
-/// Something that happened when nobody watched a task log: a warning in the system's log, and a mail to root. A mail that
-/// can't be sent is a warning of its own.
+/// Reports an event outside a task log: a warning in the system's log, and a mail to root. If the
+/// mail cannot be sent, that is logged as a second warning.
 pub fn alarm(root: &Root, vmid: Vmid, subject: &str, message: &str) {
     warning(vmid, message);
     let body = format!("guest {vmid}: {message}\n\nHow the guests stand: stillpoint status");
@@ -40,13 +40,14 @@ pub fn alarm(root: &Root, vmid: Vmid, subject: &str, message: &str) {
 
 fn write(severity: Severity, vmid: Vmid, message: &str) {
     let line = format!("guest {vmid}: {}", text::printable(message, 2000));
-    // A log that can't be written to is no reason to leave anything undone.
+    // A log that cannot be written must not stop anything.
     let _ = openlog(Some(IDENT), LogFlags::LOG_PID, Facility::LOG_DAEMON)
         .and_then(|()| syslog(severity, line.as_str()));
 }
 
-/// Mails root, for what is not about one guest ([`super::mail::about`] is), through the node's `sendmail`, which Proxmox VE forwards to its configured targets. A node
-/// without one is no error: the system's log has it.
+/// Mails root about the node ([`super::mail::about`] is for one guest), through the node's
+/// `sendmail`, which Proxmox VE forwards to its configured targets. A node without `sendmail` is no
+/// error: the system's log has the message.
 pub fn mail(root: &Root, subject: &str, body: &str) -> Result<()> {
     let sendmail = root.path("/usr/sbin/sendmail");
     if !sendmail.exists() {

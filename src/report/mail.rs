@@ -1,8 +1,8 @@
-//! Mails about a guest, of which a guest cannot cause as many as it likes: three in an hour, and then one that says how
-//! many more there were.
+//! Mails about a guest, limited so that a guest cannot cause any number of them: three in an hour,
+//! and then one that says how many more there were.
 //!
-//! That last one is sent by whichever process of Stillpoint is the next to mail something, or to come to its end, once the
-//! hour is over: at the latest the next job of the node.
+//! The next process of Stillpoint that mails something, or ends, after that hour sends that last
+//! one: at the latest the node's next job.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -18,37 +18,37 @@ use crate::vzdump::Vmid;
 
 const STATE: &str = "/var/lib/stillpoint/mails.json";
 
-/// What of a person's attention one guest gets: who has read three mails about it looks at it.
+/// An admin who has read three mails about a guest knows that something is wrong.
 const MOST: u32 = 3;
 
 const HOUR: TimeDelta = TimeDelta::hours(1);
 
-/// A guest has some 200 bytes in it.
+/// A guest takes about 200 bytes in it.
 const LIMIT: u64 = 4 << 20;
 
-/// The lock is held for one small file.
+/// The lock is held only while one small file is written.
 const LOCK_LIMIT: Duration = Duration::from_secs(5);
 
-/// The mails about each guest whose hour is not over, or has not been told of.
+/// Guests whose hour is not over, or whose held-back mails are not reported yet.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 struct Mails {
     guests: BTreeMap<u32, Hour>,
 }
 
-/// The mails about one guest since the first of them.
+/// The mails about one guest in the hour since the first of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Hour {
     since: DateTime<Utc>,
     sent: u32,
     held_back: u32,
-    /// The subject of the last one that was held back.
+    /// The subject of the last mail that was held back.
     #[serde(default)]
     last: String,
 }
 
 impl Mails {
-    /// Whether a mail about a guest is to be sent now; else it is counted.
+    /// Whether to send a mail about a guest now; otherwise it is counted.
     fn admit(&mut self, vmid: Vmid, subject: &str, now: DateTime<Utc>) -> bool {
         let new = Hour { since: now, sent: 0, held_back: 0, last: String::new() };
         let hour = self.guests.entry(vmid.0).or_insert(new);
@@ -61,8 +61,8 @@ impl Mails {
         false
     }
 
-    /// Takes away the hours that are over, and gives those with mails that were held back. A clock that was set back ends
-    /// an hour too.
+    /// Removes the hours that are over, and returns those with held-back mails. A clock that was
+    /// set back also ends an hour.
     fn over(&mut self, now: DateTime<Utc>) -> Vec<(u32, Hour)> {
         let is_over = |hour: &Hour| now < hour.since || now - hour.since >= HOUR;
         let all = std::mem::take(&mut self.guests);
@@ -72,11 +72,12 @@ impl Mails {
     }
 }
 
-/// Mails root about a guest, unless there were three such mails within the hour: then the system's log has it alone.
+/// Mails root about a guest, unless there were three such mails within the hour: then only the
+/// system's log has it.
 pub fn about(root: &Root, vmid: Vmid, subject: &str, body: &str) -> Result<()> {
     let told = tell_of_held_back(root);
     let now = clock::now();
-    // Where it cannot be counted it is sent: a person has to know.
+    // If it cannot be counted, it is sent: an admin has to know.
     let admitted = change(root, |mails| mails.admit(vmid, subject, now)).unwrap_or(true);
     if admitted {
         log::mail(root, subject, body)?;
@@ -89,7 +90,7 @@ pub fn about(root: &Root, vmid: Vmid, subject: &str, body: &str) -> Result<()> {
     told
 }
 
-/// Sends the mails that say how many there were more, for the guests whose hour is over.
+/// Sends the mails that say how many were held back, for guests whose hour is over.
 pub fn tell_of_held_back(root: &Root) -> Result<()> {
     if !root.path(STATE).exists() {
         return Ok(());
@@ -110,12 +111,13 @@ pub fn tell_of_held_back(root: &Root) -> Result<()> {
     Ok(())
 }
 
-/// What is counted is on disk before anything is sent: who dies in between sends one mail less, not one more each time.
+/// The count is on disk before anything is sent: a process that dies in between sends one mail too
+/// few, never one more each time.
 fn change<T>(root: &Root, change: impl FnOnce(&mut Mails) -> T) -> Result<T> {
     let _lock = lock::take(&root.path("/run/stillpoint/mails.lock"), Instant::now() + LOCK_LIMIT)?;
     let path = root.path(STATE);
     let text = file::read_text(&path, LIMIT).context(STATE)?.unwrap_or_default();
-    // One that is damaged, or from another version, counts nothing.
+    // A damaged file, or one from another version, counts as empty.
     let before: Mails = serde_json::from_str(&text).unwrap_or_default();
     let mut mails = Mails { guests: before.guests.clone() };
     let changed = change(&mut mails);

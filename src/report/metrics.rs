@@ -1,7 +1,7 @@
-//! Metrics for Prometheus, by way of node_exporter's textfile collector.
+//! Metrics for Prometheus, through node_exporter's textfile collector.
 //!
-//! Their names and labels are described in `packaging/doc/monitoring.md`. There are no timestamps in the file: the
-//! collector refuses them, and tells the file's age itself.
+//! `packaging/doc/monitoring.md` describes their names and labels. The file has no timestamps: the
+//! collector refuses them, and exports the file's age itself.
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};
@@ -16,25 +16,25 @@ use crate::pve::OnStart;
 use crate::sys::text::printable;
 use crate::sys::{Root, lock, outside};
 
-/// Read by node_exporter, which is nobody in particular.
+/// node_exporter, which is an unprivileged user, must read it.
 const MODE: u32 = 0o644;
 
 /// The longest value of a label, in characters.
 const LABEL: usize = 255;
 
-/// For another process that writes them: what it writes is as new as ours would be.
+/// To wait for another process that writes the metrics: its values are as new as ours.
 const LOCK_LIMIT: Duration = Duration::from_secs(5);
 
-/// Writes how the guests of this node stand into `report.textfile-directory`; nothing where that is not set.
+/// Writes the state of this node's guests into `report.textfile-directory`, if that is set.
 pub fn write(root: &Root, settings: &Settings) -> Result<()> {
     let Some(directory) = &settings.report.textfile_directory else { return Ok(()) };
     let path = root.path(directory).join("stillpoint.prom");
     let written = || -> Result<()> {
-        // Who reads first does not write last.
+        // Writers are serialised, so that an older status never overwrites a newer one.
         let lock = root.path("/run/stillpoint/metrics.lock");
         let _lock = lock::take(&lock, Instant::now() + LOCK_LIMIT)?;
         let status = gather(root, settings, &Limits::default())?;
-        // Debian gives the parent of its directory to the user `prometheus`.
+        // Debian gives the parent of this directory to the user `prometheus`.
         Ok(outside::replace(&path, exposition(&status, settings).as_bytes(), MODE)?)
     };
     written().with_context(|| {
@@ -42,7 +42,8 @@ pub fn write(root: &Root, settings: &Settings) -> Result<()> {
     })
 }
 
-/// Why the metrics cannot be written, as far as that can be seen without doing it; `None` also where nobody wants them.
+/// Why the metrics cannot be written, as far as this can be checked without writing; `None` also if
+/// they are not configured.
 pub fn complaint(root: &Root, settings: &Settings) -> Option<String> {
     let directory = settings.report.textfile_directory.as_deref()?;
     let error = outside::takes_files(&root.path(directory)).err()?;
@@ -168,7 +169,7 @@ fn epoch(moment: &Moment) -> Option<f64> {
     Some(time.timestamp_millis() as f64 / 1000.0)
 }
 
-/// Labels beside the VMID, and a value.
+/// Labels besides the VMID, and a value.
 type Sample = (Vec<(&'static str, String)>, f64);
 
 struct Page(String);
@@ -187,7 +188,7 @@ impl Page {
         let _ = writeln!(self.0, "{name}{labels} {value}");
     }
 
-    /// A family with the samples that each guest gives; none where no guest gives any.
+    /// A metric with the samples of each guest; left out if no guest has any.
     fn guests(
         &mut self,
         status: &Status,
@@ -211,7 +212,7 @@ impl Page {
         }
     }
 
-    /// A family with one value of each guest that has one.
+    /// A metric with one value for each guest that has one.
     fn plain(
         &mut self,
         status: &Status,
@@ -225,7 +226,8 @@ impl Page {
     }
 }
 
-/// A label's value: the text format knows three escapes. Nothing in it moves the cursor of who looks into the file.
+/// A label's value; the text format has three escapes. Control characters are escaped too, for a
+/// terminal that shows the file.
 fn escaped(text: &str) -> String {
     let lines: Vec<String> = text.split('\n').map(|line| printable(line, LABEL)).collect();
     let text = lines.join("\n");
@@ -238,7 +240,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::{MetadataExt, chown, symlink};
 
-    /// Nobody's user id.
+    /// A user id that belongs to nobody.
     const NOBODY: u32 = 65534;
 
     #[test]
@@ -258,7 +260,7 @@ mod tests {
         fs::create_dir(root.path("/etc")).unwrap();
         fs::write(&secret, "secret").unwrap();
         fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-        // The names that a process of this number could be foreseen to use.
+        // The temporary names that an attacker could predict for a process with this pid.
         let temporary = format!(".stillpoint.prom.{}.tmp", std::process::id());
         for name in [&temporary, "stillpoint.prom"] {
             symlink(&secret, theirs.join(name)).unwrap();

@@ -1,4 +1,4 @@
-//! Telling people: lines in the task log, the system's log, mail, the status, metrics, a ping.
+//! Reports to people: lines in the task log, the system's log, mail, the status, metrics, a ping.
 
 mod after;
 pub(crate) mod history;

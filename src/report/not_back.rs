@@ -1,16 +1,16 @@
-//! What is not back, in words: which containers, why, and what to do about it.
+//! Containers that are not back, in words: which ones, why, and what to do.
 
 use crate::run::{Fate, LeftContainer, Run, Step};
 use crate::sys::text::{count, printable, quoted};
 use crate::vzdump::Vmid;
 
-/// More of them are counted, not named.
+/// Beyond this number containers are counted, not named.
 const MOST_NAMED: usize = 5;
 
-/// The engine's words, in a sentence.
+/// The longest engine error in a sentence, in characters.
 const LONGEST_WHY: usize = 300;
 
-/// A command is no longer than what it is made of: a few paths.
+/// The longest command in characters; it consists of a few paths.
 const LONGEST_COMMAND: usize = 16 << 10;
 
 /// A container that ran before the backup and does not run now.
@@ -18,13 +18,13 @@ const LONGEST_COMMAND: usize = 16 << 10;
 pub struct Lost {
     pub name: String,
     pub why: String,
-    /// There is nothing to start: it was removed while the backup was made.
+    /// It was removed while the backup was made, so there is nothing to start.
     pub removed: bool,
-    /// The command that makes its stack anew, for a shell in the guest.
+    /// The command that creates its stack again, for a shell in the guest.
     pub way_back: Option<String>,
 }
 
-/// How a guest's containers stand where not all of them are back.
+/// The numbers for a guest whose containers are not all back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partly {
     pub vmid: Vmid,
@@ -56,7 +56,7 @@ impl From<&LeftContainer> for Lost {
 }
 
 impl Partly {
-    /// Where something of a run is not back.
+    /// For a run with containers that are not back; otherwise `None`.
     pub fn of(run: &Run) -> Option<Partly> {
         let lost: Vec<Lost> = run.not_back().map(Lost::from).collect();
         let back =
@@ -71,7 +71,8 @@ impl Partly {
         format!("{} of {} {is} back", self.back, count(self.all, "container"))
     }
 
-    /// `1 of 3 containers is back. NOT back: db (permission denied). To try again: stillpoint resume 9001`
+    /// `1 of 3 containers is back. NOT back: db (permission denied). To try again: stillpoint
+    /// resume 9001`
     pub fn words(&self) -> String {
         format!("{}. {}", self.numbers(), advice(self.vmid, &self.lost))
     }
@@ -84,7 +85,8 @@ pub fn advice(vmid: Vmid, lost: &[Lost]) -> String {
     sentences.join(". ")
 }
 
-/// What to do about it: what was removed has to be made anew, the rest can be tried again.
+/// What to do: a removed container's stack has to be created again; for the others Stillpoint can
+/// try again.
 pub fn ways(vmid: Vmid, lost: &[Lost]) -> Vec<String> {
     let (removed, down): (Vec<&Lost>, Vec<&Lost>) = lost.iter().partition(|lost| lost.removed);
     let mut commands: Vec<&String> =
@@ -105,7 +107,7 @@ pub fn ways(vmid: Vmid, lost: &[Lost]) -> Vec<String> {
     ways
 }
 
-/// A command for a shell in the guest as one for a shell on the node.
+/// Turns a command for a shell in the guest into one for a shell on the node.
 pub fn on_the_node(vmid: Vmid, command: &str) -> String {
     format!("pct exec {vmid} -- sh -c {}", quoted(command, LONGEST_COMMAND))
 }
@@ -122,7 +124,7 @@ pub fn named(lost: &[Lost]) -> String {
     }
 }
 
-/// Why a run is not over: which of its containers are not back yet, and what stands in the way.
+/// Why a run is not over: the containers that are not back yet, and what they wait for.
 pub fn still_open(run: &Run) -> Option<String> {
     let open: Vec<Lost> =
         run.not_back().filter(|step| step.fate == Fate::Open).map(Lost::from).collect();

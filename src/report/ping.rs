@@ -1,4 +1,4 @@
-//! The URL that is asked for after each job, so that somebody elsewhere notices when none is.
+//! The URL to request after each job, so that an outside service notices a missing job.
 
 use std::time::{Duration, Instant};
 
@@ -8,17 +8,17 @@ use crate::pbs::tls;
 use crate::sys::Url;
 use crate::sys::http::{Client, Limit, Method, Request};
 
-/// job-end holds the node's backup lock meanwhile.
+/// Meanwhile job-end holds the node's backup lock.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Nobody reads the answer.
+/// The answer's content is ignored.
 const ANSWER: usize = 64 * 1024;
 
-/// Asks for `url`, with `/fail` at the end of its path where something went wrong.
+/// Requests `url`, with `/fail` at the end of its path if something went wrong.
 ///
 /// # Errors
-/// Where there is no answer within 10 s, or one that is no success. The URL itself is told nowhere: whoever knows
-/// it can speak in this node's name.
+/// If there is no successful answer within 10 s. The URL never appears in the error: anybody who
+/// knows it can send pings in this node's name.
 pub fn send(url: &str, well: bool) -> Result<()> {
     let url: Url = url.parse().map_err(|error| anyhow!("report.ping-url: {error}"))?;
     let asked = || -> Result<()> {

@@ -3,7 +3,7 @@ use serde_json::Value;
 
 use crate::sys::text::{count, printable, seconds};
 
-/// Why something is as it is may end with a command to copy.
+/// Long, because a reason may end with a command to copy.
 const REASON: usize = 1000;
 
 /// A record of the journal in one line for a person.
@@ -48,7 +48,7 @@ pub fn line(record: &Value) -> String {
     parts.join("  ")
 }
 
-/// In the time zone of whoever looks: `2026-11-21 23:22:56`.
+/// In the local time zone: `2026-11-21 23:22:56`.
 fn local(time: &str) -> String {
     match time.parse::<DateTime<Local>>() {
         Ok(time) => time.format("%Y-%m-%d %H:%M:%S").to_string(),
@@ -56,7 +56,7 @@ fn local(time: &str) -> String {
     }
 }
 
-/// `ct/9001/2026-11-21T23:22:56Z`, of a verify.
+/// `ct/9001/2026-11-21T23:22:56Z`, for a verify.
 fn snapshot(record: &Value) -> Option<String> {
     let (kind, id) = (record["backup_type"].as_str()?, record["backup_id"].as_str()?);
     let time = DateTime::from_timestamp(record["backup_time"].as_i64()?, 0)?;
@@ -93,7 +93,7 @@ fn texts(list: &Value) -> impl Iterator<Item = String> {
 mod tests {
     use super::*;
 
-    /// The fields of an object, of objects in it, and of those in its lists.
+    /// The fields of an object, including those of nested objects and lists.
     fn fields(value: &Value, found: &mut Vec<String>) {
         match value {
             Value::Object(object) => {

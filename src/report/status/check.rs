@@ -4,7 +4,7 @@ use super::words::{age, called, problems};
 use super::{Guest, Level, Status, What};
 use crate::report::lines::down_for;
 
-/// More of them are counted, not named.
+/// Beyond this number guests are counted, not named.
 const MOST_NAMED: usize = 3;
 
 impl Level {
@@ -60,7 +60,7 @@ pub fn check(status: &Status, limits: &Limits) -> (String, u8) {
     (line, status.level.code())
 }
 
-/// The worst problems of the worst guests, and of the node.
+/// The worst problems of the worst guests and of the node.
 fn named(status: &Status) -> String {
     let mut bad: Vec<(Level, String)> = Vec::new();
     for guest in status.guests.iter().filter(|guest| guest.level > Level::Ok) {
@@ -126,7 +126,7 @@ fn how(guest: &Guest) -> String {
     parts.join(", ")
 }
 
-/// A `|` begins the figures of a plugin's line.
+/// A `|` would begin the performance data of a plugin's line.
 fn one_line(text: &str) -> String {
     text.replace('|', "/")
 }

@@ -25,16 +25,17 @@ use crate::vzdump::{GuestType, Vmid};
 
 const SCHEMA: u32 = 1;
 
-/// How many containers of a guest that are not back are told of: nobody reads more of them at once.
+/// How many containers that are not back are listed for a guest; nobody reads more at once.
 const MOST_NOT_BACK: usize = 20;
 
-/// What is shown of a reason, in characters: the words of an engine or a server stand at its end.
+/// The longest reason in characters. It is long because an engine's or a server's own error is at
+/// the end.
 const REASON: usize = 600;
 
-/// How the guests of this node stand now.
+/// The present state of this node's guests.
 ///
 /// # Errors
-/// Where the journal or the cluster's configuration can't be read; a damaged record is no error.
+/// If the journal or the cluster's configuration cannot be read; a damaged record is no error.
 pub fn gather(root: &Root, settings: &Settings, limits: &Limits) -> Result<Status> {
     let now = clock::now();
     let history = History::read(root)?;
@@ -73,7 +74,7 @@ pub fn gather(root: &Root, settings: &Settings, limits: &Limits) -> Result<Statu
     })
 }
 
-/// The guests of this node; where there is no configuration of any, those that the journal knows.
+/// The guests of this node; if no configuration is there, those in the journal.
 fn known(root: &Root, history: &History) -> Result<Vec<(Vmid, GuestType, Config)>> {
     let members = members(root)?;
     if members.is_empty() {
@@ -132,7 +133,8 @@ fn guest(
     }
 }
 
-/// What is not back of a guest: of the run that is still open, where its job is over, and what was set aside.
+/// A guest's containers that are not back: those of a run that is still open after its job, and
+/// those that were set aside.
 fn not_back(root: &Root, vmid: Vmid) -> Vec<Lost> {
     let left = Left::load(root, vmid).map(|left| left.containers).unwrap_or_default();
     let mut lost: Vec<Lost> = left.iter().map(Lost::from).collect();
@@ -145,7 +147,7 @@ fn not_back(root: &Root, vmid: Vmid) -> Vec<Lost> {
     lost
 }
 
-/// In a guest that is down nothing can be made anew: its start tries what is left.
+/// In a guest that is down, no stack can be created; its next start tries what is left.
 fn take_in(guest: &mut Guest, lost: &[Lost], start: Option<&String>) {
     let anew = |lost: &Lost| {
         let command = lost.way_back.as_ref().filter(|_| lost.removed);
@@ -167,7 +169,7 @@ fn take_in(guest: &mut Guest, lost: &[Lost], start: Option<&String>) {
     }
 }
 
-/// What the last start of a restored guest left to say; nothing where that is over.
+/// What is still wrong from the last start of a restored guest.
 fn settled(root: &Root, vmid: Vmid, past: &Past, now: DateTime<Utc>) -> Option<Settled> {
     let last = past.settled.as_ref()?;
     let held = if last.held_back.is_empty() {
@@ -206,7 +208,7 @@ fn backup(last: &LastBackup, now: DateTime<Utc>) -> Backup {
 }
 
 fn moment(time: DateTime<Utc>, now: DateTime<Utc>) -> Moment {
-    // A clock that was set back makes nothing younger than now.
+    // After a clock was set back, nothing has a negative age.
     let age_s = u64::try_from((now - time).num_seconds()).unwrap_or(0);
     Moment { time: clock::rfc3339(time), age_s }
 }
@@ -216,7 +218,7 @@ fn going_on(root: &Root, history: &History, now: DateTime<Utc>) -> Result<Vec<No
     let runs = Runs::of(root);
     for vmid in runs.guests()? {
         let run = match runs.load(vmid) {
-            // That backup is over; its guard only looks whether everything stays up.
+            // Its backup is over; the guard only watches whether everything stays up.
             Ok(Some(run)) if run.only_looks() => continue,
             Ok(Some(run)) => run,
             Ok(None) => continue,
@@ -343,7 +345,7 @@ fn of_node(root: &Root, settings: &Settings, history: &History) -> Vec<Problem> 
 }
 
 impl Default for Limits {
-    /// A week and a day: a weekly backup is not late before the next one was due.
+    /// A week and a day, so that a weekly backup is not late before the next one is due.
     fn default() -> Limits {
         Limits { max_age: Duration::from_secs(8 * 86_400) }
     }

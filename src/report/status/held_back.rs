@@ -1,4 +1,4 @@
-//! What was held back at the last start of a copy, as long as it is.
+//! Containers that were held back at the last start of a copy, as long as they are still down.
 
 use std::time::{Duration, Instant};
 
@@ -8,11 +8,11 @@ use crate::report::history::HeldBack;
 use crate::sys::Root;
 use crate::vzdump::Vmid;
 
-/// A status is no reason to wait for an engine.
+/// A status command must not wait long for an engine.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Those that are held back still: what a person has started or removed since is not. Where the engine cannot be asked,
-/// all of them.
+/// Those that are still held back, without the ones that a person has started or removed since. All
+/// of them, if the engine cannot be asked.
 pub fn still<'a>(root: &Root, vmid: Vmid, all: &'a [HeldBack]) -> Vec<&'a HeldBack> {
     let Ok(State::Running(guest)) = State::of(root, vmid) else { return all.iter().collect() };
     if all.is_empty() || guest.is_frozen() {

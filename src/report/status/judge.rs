@@ -4,21 +4,21 @@ use super::words::{age, ago};
 use super::{Backup, Guest, Level, Now, Problem, Settled, Verify, What};
 use crate::journal::{Grade, Outcome};
 
-/// A verify is collected for a day; one that is not heard of for longer is lost.
+/// A verify is collected for at most a day; without news for longer than this it is lost.
 const LOST_VERIFY: u64 = 36 * 3600;
 
-/// How many commands a person is shown at once.
+/// How many commands are shown at once.
 const MOST_COMMANDS: usize = 5;
 
-/// When an age is a problem.
+/// When a backup's age is a problem.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// A last good backup that is older is a warning, and critical at twice the age.
+    /// If the last good backup is older, that is a warning; at twice this age it is critical.
     pub max_age: Duration,
 }
 
-/// What is wrong with a guest, the worst first. A guest that was never backed up is no problem of this kind: which
-/// guests are in a job, Proxmox VE knows and shows.
+/// The problems of a guest, the worst first. A guest that was never backed up is no problem here:
+/// Proxmox VE itself shows which guests are in no job.
 pub fn problems(guest: &Guest, now: &[Now], limits: &Limits) -> Vec<Problem> {
     let mut problems = Vec::new();
     for left in now.iter().filter(|now| now.vmid == guest.vmid && now.what == What::LeftOver) {
@@ -37,7 +37,7 @@ pub fn problems(guest: &Guest, now: &[Now], limits: &Limits) -> Vec<Problem> {
             if last.age_s > max_age.saturating_mul(2) { Level::Critical } else { Level::Warning };
         problems.push((level, format!("the last backup was made {}", ago(last.age_s))));
     }
-    // The order within a level is the one above.
+    // Within a level the order above stays.
     problems.sort_by_key(|(level, _)| std::cmp::Reverse(*level));
     problems.into_iter().map(|(level, message)| Problem { level, message }).collect()
 }
@@ -64,7 +64,7 @@ fn of_backup(backup: &Backup) -> Vec<(Level, String)> {
     problems
 }
 
-/// What the start of a restored guest left to say.
+/// Problems from the start of a restored guest.
 fn of_start(settled: &Settled) -> Vec<(Level, String)> {
     let when = ago(settled.moment.age_s);
     let held = settled.held_back.iter().map(|held| {
@@ -74,7 +74,7 @@ fn of_start(settled: &Settled) -> Vec<(Level, String)> {
     held.chain(lost).map(|message| (Level::Warning, message)).collect()
 }
 
-/// What is not back, why where that is known, and what to do about it.
+/// The containers that are not back, why if that is known, and what to do.
 fn of_containers(guest: &Guest) -> Option<(Level, String)> {
     let why = |name: &String| guest.not_back.iter().find(|lost| lost.name == *name);
     let named = |name: &String| match why(name) {
@@ -99,7 +99,7 @@ fn of_containers(guest: &Guest) -> Option<(Level, String)> {
     Some((Level::Critical, message))
 }
 
-/// The commands that help: nothing where only names are known.
+/// The commands that help; empty if only names are known.
 fn how(guest: &Guest) -> String {
     let mut commands: Vec<String> =
         guest.not_back.iter().filter_map(|lost| lost.way_back.clone()).collect();
@@ -112,7 +112,7 @@ fn how(guest: &Guest) -> String {
     commands.iter().map(|command| format!("; try: {command}")).collect()
 }
 
-/// Where a crash-consistent backup says it already, it is not said twice.
+/// Left out if a crash-consistent backup already says it.
 fn of_refusal(guest: &Guest) -> Option<(Level, String)> {
     let reason = guest.start_refused.as_deref()?;
     let said = guest.backup.iter().flat_map(|backup| &backup.reasons);

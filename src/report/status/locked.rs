@@ -1,4 +1,4 @@
-//! A lock that a backup or a snapshot left at a guest.
+//! A lock that a backup or a snapshot left on a guest.
 
 use super::{Backup, Level};
 use crate::journal::Outcome;
@@ -10,7 +10,8 @@ use crate::vzdump::{GuestType, Job, Vmid};
 /// The locks under which vzdump and a snapshot work on a guest.
 const LOCKS: [&str; 3] = ["backup", "snapshot", "snapshot-delete"];
 
-/// What is wrong with a guest that has such a lock while nobody works under it; `config` as it was read before.
+/// The problem of a guest with such a lock that no task needs; `config` is the configuration as it
+/// was read before.
 pub fn left_locked(
     root: &Root,
     vmid: Vmid,
@@ -21,13 +22,13 @@ pub fn left_locked(
     if Job::any_at(root, vmid) || Job::snapshot_at(root, vmid) {
         return None;
     }
-    // Whoever worked under it may have ended since the configuration was read.
+    // The task may have ended since the configuration was read.
     let Ok(Place::Here(now)) = Place::of(root, vmid) else { return None };
     (now.lock.as_deref() == Some(lock)).then(|| words(vmid, guest_type, lock))
 }
 
-/// As bad as a failed backup where the last one failed: the lock keeps the next one from making up for it, and who reads
-/// only the worst has to read the way out.
+/// Critical after a failed backup: the lock makes the next one fail too, and a reader who sees only
+/// the worst problem must see the fix.
 pub fn level_of_lock(last: Option<&Backup>) -> Level {
     match last {
         Some(last) if last.outcome == Outcome::Failed => Level::Critical,

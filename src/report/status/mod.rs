@@ -1,4 +1,4 @@
-//! How each guest of this node stands.
+//! The state of each guest of this node.
 
 mod check;
 mod gather;
@@ -29,8 +29,8 @@ pub enum Level {
     Critical,
 }
 
-/// How the guests of this node stand. Its JSON is `stillpoint status --json`; ages are whole seconds, times RFC 3339
-/// in UTC.
+/// The state of this node's guests. Its JSON is `stillpoint status --json`; ages are whole seconds,
+/// times RFC 3339 in UTC.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
     pub schema: u32,
@@ -45,14 +45,14 @@ pub struct Status {
     pub now: Vec<Now>,
 }
 
-/// Something wrong, in words.
+/// A problem, in words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     pub level: Level,
     pub message: String,
 }
 
-/// How one guest stands.
+/// The state of one guest.
 #[derive(Clone, Debug, Serialize)]
 pub struct Guest {
     pub vmid: Vmid,
@@ -63,19 +63,19 @@ pub struct Guest {
     pub problems: Vec<Problem>,
     /// The last backup, made or failed.
     pub backup: Option<Backup>,
-    /// The last backup that was made.
+    /// The last successful backup.
     pub last_success: Option<Moment>,
-    /// What is known of the proof of that one; nothing where it lies on no backup server.
+    /// The proof of that backup; `None` if it is on no backup server.
     pub verify: Option<Verify>,
     /// When a backup of this guest was last proven to be good.
     pub last_verified: Option<Moment>,
     /// What calls Stillpoint when it starts, as after a restore.
     pub on_start: OnStart,
-    /// What its last start after a restore left to say.
+    /// What is still wrong since its last start after a restore.
     pub settled: Option<Settled>,
-    /// Containers that ran before a backup and are not back, as far as more than their names is known of them.
+    /// Containers that ran before a backup and are not back, if more than their names is known.
     pub not_back: Vec<NotBack>,
-    /// Why its engine is not known to start containers, so that backups do not stop them.
+    /// Why its engine might not start containers, so that backups do not stop them.
     pub start_refused: Option<String>,
 }
 
@@ -87,20 +87,20 @@ pub struct NotBack {
     pub why: String,
     /// Whether it was removed while the backup was made, so that there is nothing to start.
     pub removed: bool,
-    /// What to run on the node, where `stillpoint resume` is not enough: the start of a guest that is down, or the command
-    /// that makes the stack of a removed container anew.
+    /// What to run on the node if `stillpoint resume` is not enough: the start of a guest that is
+    /// down, or the command that creates the stack of a removed container again.
     pub way_back: Option<String>,
 }
 
-/// What the last start of a restored guest left to say.
+/// What is still wrong since the last start of a restored guest.
 #[derive(Clone, Debug, Serialize)]
 pub struct Settled {
     #[serde(flatten)]
     pub moment: Moment,
-    /// Containers that are not started, for they would write to what another guest has too; those that a person has
-    /// started since are not among them.
+    /// Containers that were not started, because they would write to what another guest has too;
+    /// without those that a person has started since.
     pub held_back: Vec<HeldBack>,
-    /// What the backup did not hold, in sentences.
+    /// What the backup did not contain, in sentences.
     pub lost: Vec<String>,
 }
 
@@ -108,11 +108,11 @@ pub struct Settled {
 #[derive(Clone, Debug, Serialize)]
 pub struct HeldBack {
     pub name: String,
-    /// With the command that starts it.
+    /// The reason, with the command that starts it.
     pub reason: String,
 }
 
-/// A point in time, and how long ago that is.
+/// A point in time, and its age.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Moment {
     pub time: String,
@@ -137,11 +137,11 @@ pub struct Backup {
     pub target: Option<String>,
 }
 
-/// What is known of the proof of a backup.
+/// The proof of a backup.
 #[derive(Clone, Debug, Serialize)]
 pub struct Verify {
-    /// `ok`, `failed`, `skipped`, `unknown`, `unreachable`, `denied`; `pending` while the server is at it; or the
-    /// journal's word for why it was not asked.
+    /// `ok`, `failed`, `skipped`, `unknown`, `unreachable`, `denied`; `pending` until it is over;
+    /// or the journal's word for why no verify was asked for.
     pub state: String,
     /// Since when that is so.
     #[serde(flatten)]
@@ -149,7 +149,7 @@ pub struct Verify {
     pub reason: Option<String>,
 }
 
-/// Something that is going on, or was left over.
+/// Something that is in progress, or was left over.
 #[derive(Clone, Debug, Serialize)]
 pub struct Now {
     pub vmid: Vmid,
@@ -164,12 +164,12 @@ pub struct Now {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum What {
-    /// A backup is being made.
+    /// A backup is running.
     Backup,
-    /// A backup was interrupted, and what it stopped is not all back.
+    /// An interrupted backup, whose containers are not all back.
     LeftOver,
-    /// The backup server verifies.
+    /// A verify is pending.
     Verify,
-    /// What is proven could not be looked at again.
+    /// A proven backup that could not be checked again.
     Unseen,
 }

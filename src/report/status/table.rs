@@ -7,26 +7,27 @@ use crate::pve::OnStart;
 use crate::sys::terminal::Style;
 use crate::sys::text::{count, seconds, wrapped};
 
-/// From this many columns on there is room for the time of a backup and for both modes.
+/// From this many columns on, the table shows the time of a backup and both modes.
 const ROOMY: usize = 100;
 
-/// A guest's name is not cut below this.
+/// A guest's name is never cut below this.
 const LEAST_NAME: usize = 8;
 
 const GAP: &str = "  ";
 
-/// The column of `critical`, `warning` and `now` before the sentences, and the shortest line that these are broken into.
+/// The width of the column with `critical`, `warning` and `now`, and the narrowest column for the
+/// sentences.
 const WORD: usize = "critical".len() + GAP.len();
 const NARROWEST: usize = 24;
 
-/// What the table is written on.
+/// The output that the table is for.
 #[derive(Clone, Copy, Debug)]
 pub struct Paper {
     pub columns: usize,
     pub colours: bool,
 }
 
-/// The status for a person.
+/// The status as a table for a person.
 pub fn table(status: &Status, paper: Paper) -> Vec<String> {
     let roomy = paper.columns >= ROOMY;
     let mut lines = Vec::new();
@@ -54,7 +55,7 @@ pub fn table(status: &Status, paper: Paper) -> Vec<String> {
     }
     for now in &status.now {
         let guest = status.guests.iter().find(|guest| guest.vmid == now.vmid);
-        // What was left over is a problem of its guest already, where that is here.
+        // If its guest is here, a left-over run is already a problem of that guest.
         let told = |guest: &Guest| guest.problems.iter().any(|told| told.message == now.message);
         if !guest.is_some_and(told) {
             let who = guest.map_or(now.vmid.to_string(), called);
@@ -64,7 +65,7 @@ pub fn table(status: &Status, paper: Paper) -> Vec<String> {
     if !sentences.is_empty() {
         lines.push(String::new());
     }
-    // The order within a level is the one above.
+    // Within a level the order above stays.
     sentences.sort_by_key(|(level, _)| std::cmp::Reverse(*level));
     for (level, sentence) in sentences {
         let (style, word) = match level {
@@ -91,7 +92,7 @@ fn cell(text: impl Into<String>, style: Style) -> Cell {
     Cell { text: text.into(), style }
 }
 
-/// The column that is cut where the lines are too long.
+/// The column that is cut if the lines are too long.
 const NAME: usize = 1;
 
 fn header(roomy: bool) -> Vec<Cell> {
@@ -165,7 +166,7 @@ fn grade(guest: &Guest, roomy: bool) -> Cell {
     }
 }
 
-/// A guest that is down is backed up in stop mode, whatever was asked for.
+/// A stopped guest is always backed up in stop mode.
 fn mode(guest: &Guest, roomy: bool) -> Cell {
     let Some(backup) = &guest.backup else { return nothing() };
     let (asked, used) = (backup.mode_asked, backup.mode_used);
@@ -190,7 +191,7 @@ fn verify(guest: &Guest) -> Cell {
     }
 }
 
-/// In the time zone of whoever looks.
+/// In the local time zone.
 fn local(moment: &Moment) -> String {
     match moment.time.parse::<DateTime<Local>>() {
         Ok(time) => time.format("%Y-%m-%d %H:%M").to_string(),
@@ -198,7 +199,7 @@ fn local(moment: &Moment) -> String {
     }
 }
 
-/// Rows as lines, each column as wide as its widest cell.
+/// Formats rows; each column is as wide as its widest cell.
 fn set(rows: Vec<Vec<Cell>>, paper: Paper) -> Vec<String> {
     let width = |cell: &Cell| cell.text.chars().count();
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();

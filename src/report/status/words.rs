@@ -1,7 +1,7 @@
 use super::{Guest, Level};
 use crate::journal::VerifyOutcome;
 
-/// `45 s`, `12 min`, `3 h`, `2 d`: the unit in which it is at least one and a half.
+/// `45 s`, `12 min`, `3 h`, `2 d`: the largest unit that gives at least one and a half.
 pub fn age(seconds: u64) -> String {
     match seconds {
         0..90 => format!("{seconds} s"),
@@ -16,7 +16,7 @@ pub fn ago(seconds: u64) -> String {
     format!("{} ago", age(seconds))
 }
 
-/// The word of the journal.
+/// The journal's word.
 pub fn outcome(outcome: VerifyOutcome) -> &'static str {
     match outcome {
         VerifyOutcome::Ok => "ok",
@@ -36,7 +36,7 @@ pub fn called(guest: &Guest) -> String {
     }
 }
 
-/// What is wrong with a guest of at least that level, in one sentence.
+/// The problems of a guest of at least that level, in one sentence.
 pub fn problems(guest: &Guest, least: Level) -> String {
     let bad = guest.problems.iter().filter(|problem| problem.level >= least);
     bad.map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("; ")
