@@ -1,4 +1,4 @@
-//! The `stillpoint` command: for a person, and for systemd units.
+//! The `stillpoint` command: for people, and for systemd units.
 
 fn main() -> std::process::ExitCode {
     stillpoint::command::run()

@@ -1,4 +1,4 @@
-//! Bringing back what was brought to rest: for a person, at boot, and at the start of a guest.
+//! Starting containers again: for a person, at boot, and at the start of a guest.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,20 +18,21 @@ use crate::sys::{Root, detach};
 use crate::verify;
 use crate::vzdump::Vmid;
 
-/// A person waits no longer than this.
+/// The limit for a command that a person waits for.
 const PERSON_LIMIT: Duration = Duration::from_secs(180);
 
-/// An engine that has not come up this long after the node's boot is left to the next backup.
+/// If an engine has not started this long after the node's boot, it is left to the next backup.
 const ENGINE_WAIT: Duration = Duration::from_secs(60);
 
-/// A guest that was started has its init within this: its volumes may have to be activated first.
+/// A guest's init appears within this time after its start; its volumes may have to be activated
+/// first.
 const START_LIMIT: Duration = Duration::from_secs(120);
 const START_LOOK: Duration = Duration::from_millis(200);
 
-/// For a last look at removed containers, before they are reported.
+/// For a last check of removed containers, before they are reported.
 const TELL_LIMIT: Duration = Duration::from_secs(30);
 
-/// Brings back, at boot, what interrupted backups left at rest.
+/// At boot: starts what interrupted backups left stopped.
 pub fn recover(root: &Root) -> Result<()> {
     let lines = quiesce::recover(root, PERSON_LIMIT)?;
     quiesce::clean_up_all(root, ENGINE_WAIT);
@@ -51,7 +52,7 @@ pub fn recover(root: &Root) -> Result<()> {
     Ok(())
 }
 
-/// Brings back the containers of a guest now; one that a dead backup left frozen is thawed before.
+/// Starts the containers of a guest now; a guest that a dead backup left frozen is thawed first.
 pub fn resume(root: &Root, vmid: Vmid) -> Result<()> {
     if quiesce::thaw(root, vmid)? {
         print(&format!("Guest {vmid} was frozen. It is thawed now."))?;
@@ -82,15 +83,16 @@ pub fn resume(root: &Root, vmid: Vmid) -> Result<()> {
     }
 }
 
-/// Lets go of what could not be brought back after a backup.
+/// Gives up on the containers that are not back after a backup.
 pub fn forget(root: &Root, vmid: Vmid) -> Result<()> {
     let containers = count(quiesce::forget(root, vmid)?, "container");
     report::later(root, &Settings::load_bounded(root));
     print(&format!("Guest {vmid}: Stillpoint no longer tries to start {containers}."))
 }
 
-/// Settles a guest that is being started: the drop-in of its unit calls before its init is there. Until that has a root of
-/// its own it can't be told from a process of the node, which is an error and over in a moment.
+/// Settles a guest that is starting: the drop-in of its unit calls before the guest's init exists.
+/// Until the init has its own root, it looks like a process of the node, which is an error that
+/// passes in a moment.
 pub fn started(root: &Root, vmid: Vmid) -> Result<()> {
     let deadline = Instant::now() + START_LIMIT;
     let is_up =
@@ -101,8 +103,8 @@ pub fn started(root: &Root, vmid: Vmid) -> Result<()> {
     settle(root, vmid)
 }
 
-/// Makes new inside a restored copy what it must not share, and starts what the guest itself says was running when
-/// it was backed up. Neither waits for the other.
+/// In a restored copy, replaces what it must not share; and starts what ran when the guest was
+/// backed up, from the guest's own note. The two do not wait for each other.
 pub fn settle(root: &Root, vmid: Vmid) -> Result<()> {
     let (renewed, settled) = thread::scope(|scope| {
         let renewing = scope.spawn(|| inside::renew(root, vmid));

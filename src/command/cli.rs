@@ -1,4 +1,4 @@
-//! What the command's arguments may be.
+//! The arguments of the command.
 
 use std::time::Duration;
 
@@ -18,10 +18,10 @@ pub struct Arguments {
 /// What the command can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Check this node: what stands in the way of good backups, and how to mend it
+    /// Check this node: what stands in the way of good backups, and how to fix it
     ///
-    /// One line a check: ok, warn or fail, with the fix as a command. The exit status is 0, 1 where something
-    /// warns, 2 where something fails.
+    /// One line for each check: ok, warn or fail, with the fix as a command. The exit status is 0,
+    /// 1 if a check warns, 2 if one fails.
     #[command(after_help = "Example: stillpoint doctor --storage offsite")]
     Doctor {
         /// Only this storage of a backup server, and what its user may do there
@@ -31,10 +31,10 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Show how each guest stands: last backup, grade, downtime, verify
+    /// Show the state of each guest: last backup, grade, downtime, verify
     ///
-    /// With --check the exit status is 0 where all is well, 1 for a warning, 2 where something is critical
-    /// and 3 where the state cannot be determined.
+    /// With --check the exit status is 0 if all is well, 1 for a warning, 2 if something is
+    /// critical and 3 if the state cannot be determined.
     #[command(after_help = "Examples: stillpoint status
           stillpoint status --check --max-age 26h")]
     Status {
@@ -50,7 +50,7 @@ pub enum Command {
     /// Show what happened: backups, verifies, recoveries
     #[command(after_help = "Example: stillpoint journal --guest 9001")]
     Journal {
-        /// One JSON object a line
+        /// One JSON object for each record
         #[arg(long)]
         json: bool,
         /// Only this guest
@@ -65,19 +65,21 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Test whether a guest's engine can start a container; a backup must know this before it stops any
+    /// Test whether a guest's engine can start a container; a backup must know this before it stops
+    /// any
     ///
-    /// A throwaway container is made from a present image and removed again. Its program does not exist, so
-    /// nothing in it runs. The exit status is 0 if the engine starts containers, and 1 if it does not or if
-    /// that is unknown.
+    /// A throwaway container is made from a present image and removed again. Its program does not
+    /// exist, so nothing in it runs. The exit status is 0 if the engine starts containers, and 1 if
+    /// it does not or if that is unknown.
     #[command(after_help = "Example: stillpoint try 9001")]
     Try { vmid: Vmid },
     /// List the snapshots on the backup servers
     ///
-    /// For each storage of a backup server: its name, its identity (server:datastore#fingerprint, the same on
-    /// every node), and whether this node uses it. Then its snapshots, in no particular order: name, size,
-    /// result and start of the last verify, p for protected, e for encrypted, the beginning of the key's
-    /// fingerprint, owner and comment. The exit status is 1 if a storage could not be listed.
+    /// For each storage of a backup server: its name, its identity (server:datastore#fingerprint,
+    /// the same on every node), and whether this node uses it. Then its snapshots, in no particular
+    /// order: name, size, result and start of the last verify, p for protected, e for encrypted,
+    /// the beginning of the key's fingerprint, owner and comment. The exit status is 1 if a storage
+    /// could not be listed.
     #[command(after_help = "Example: stillpoint snapshots --storage offsite --guest 9001")]
     Snapshots {
         /// Only this storage
@@ -86,7 +88,7 @@ pub enum Command {
         /// Only this guest
         #[arg(long, value_name = "VMID")]
         guest: Option<Vmid>,
-        /// One JSON object a line
+        /// One JSON object for each record
         #[arg(long)]
         json: bool,
     },
@@ -94,17 +96,19 @@ pub enum Command {
     #[command(after_help = "Examples: stillpoint verify 9001 --wait
           stillpoint verify offsite:backup/ct/9001/2026-11-21T23:22:56Z")]
     Verify {
-        /// A guest, or a volume as `pvesm list` names it
+        /// A guest (VMID), or a volume in the notation of `pvesm list`
         #[arg(value_name = "VMID|VOLID")]
         what: String,
-        /// All snapshots of the guest, in one verify of its group, which reads shared data only once
+        /// All snapshots of the guest, in one verify of its group, which reads shared data only
+        /// once
         #[arg(long)]
         all: bool,
         /// Wait for the outcome and show the progress
         #[arg(long)]
         wait: bool,
     },
-    /// Show what the next start of a guest would change about its identity, and why; changes nothing
+    /// Show what the next start of a guest would change about its identity, and why; changes
+    /// nothing
     #[command(after_help = "Example: stillpoint restore-check 9002")]
     RestoreCheck {
         vmid: Vmid,
@@ -114,8 +118,8 @@ pub enum Command {
     },
     /// Give a restored copy the identity of its original, which is stopped or gone
     ///
-    /// Hostname, hardware addresses and IP addresses come back, from the record of the change. The machine-id
-    /// and SSH host keys inside stay as they are now.
+    /// Hostname, hardware addresses and IP addresses come back, from the record of the change. The
+    /// machine-id and SSH host keys inside stay as they are now.
     #[command(after_help = "Example: stillpoint adopt 9002")]
     Adopt { vmid: Vmid },
     /// Enable Stillpoint's hookscript, which is called when these guests start
@@ -139,7 +143,8 @@ pub enum Command {
     /// Have vzdump call Stillpoint in every backup of this node
     #[command(after_help = "Example: stillpoint register")]
     Register {
-        /// Also call Stillpoint when any guest of this node starts, without a line in its configuration
+        /// Also call Stillpoint when any guest of this node starts, without a line in its
+        /// configuration
         #[arg(long)]
         all_guests: bool,
         /// Only show what would be done
@@ -168,16 +173,16 @@ pub enum Command {
         #[arg(long)]
         forget: bool,
     },
-    /// Start, in a restored or moved guest, what was running when it was backed up
+    /// Start, in a restored or moved guest, what ran when it was backed up
     #[command(after_help = "Example: stillpoint settle 9002")]
     Settle { vmid: Vmid },
     /// The same for a guest that is starting: waits for it (called by the hook)
     #[command(hide = true)]
     Started { vmid: Vmid },
-    /// Bring back everything that interrupted backups left stopped (called at boot)
+    /// Start everything that interrupted backups left stopped (called at boot)
     #[command(after_help = "Example: stillpoint recover")]
     Recover,
-    /// Watch over a guest while its containers are stopped (called by the hook)
+    /// Guard a guest while its containers are stopped (called by the hook)
     #[command(hide = true)]
     Guard { vmid: Vmid },
     /// Collect the outcomes of verifies (called by the hook)

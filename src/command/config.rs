@@ -5,7 +5,8 @@ use super::{print, print_json};
 use crate::config::{Layers, Setting};
 use crate::sys::Root;
 
-/// Prints the settings in force, and where each comes from. The exit status is 1 where a file is not used.
+/// Prints the settings in force, and where each comes from. The exit status is 1 if a file is not
+/// used.
 pub fn config(root: &Root, as_json: bool) -> Result<u8> {
     let layers = Layers::read(root);
     if as_json {
@@ -18,7 +19,7 @@ pub fn config(root: &Root, as_json: bool) -> Result<u8> {
     Ok(u8::from(layers.complaint().is_some()))
 }
 
-/// As a settings file that says it all.
+/// The lines of a complete settings file.
 fn lines(layers: &Layers) -> Vec<String> {
     let mut lines = Vec::new();
     for file in &layers.files {
@@ -54,7 +55,8 @@ fn lines(layers: &Layers) -> Vec<String> {
     lines
 }
 
-/// The table of a setting and its name there; `verify.when` is a name in the table of a guest or storage.
+/// The table of a setting and its name there; in the table of a guest or storage, the name may be
+/// `verify.when`.
 fn parted(key: &str) -> (&str, &str) {
     let tables = if key.starts_with("guest.") || key.starts_with("storage.") { 2 } else { 1 };
     match key.match_indices('.').nth(tables - 1) {

@@ -4,8 +4,8 @@ use super::{print, print_json};
 use crate::doctor::{self, Report};
 use crate::sys::{Root, terminal};
 
-/// Prints how this node stands, or one storage of it, and returns the exit status: 0, 1 where something warns, 2
-/// where something fails.
+/// Prints the checks of this node, or of one storage, and returns the exit status: 0, 1 if
+/// something warns, 2 if something fails.
 pub fn doctor(root: &Root, storage: Option<&str>, as_json: bool) -> Result<u8> {
     let report = match storage {
         None => doctor::examine(root, doctor::LIMIT),

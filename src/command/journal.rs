@@ -6,7 +6,7 @@ use crate::report::record;
 use crate::sys::Root;
 use crate::vzdump::Vmid;
 
-/// Prints the journal, all of it or that of one guest.
+/// Prints the journal, all of it or one guest's records.
 pub fn journal(root: &Root, guest: Option<Vmid>, as_json: bool) -> Result<()> {
     let mut printed = Ok(());
     Journal::of(root).read(|entry| {

@@ -1,4 +1,4 @@
-//! What the `stillpoint` command does, for people and for systemd.
+//! The `stillpoint` command, for people and for systemd.
 
 mod back;
 pub mod cli;
@@ -27,7 +27,7 @@ use crate::sys::{Root, clock, detach, look, terminal};
 use crate::vzdump::Vmid;
 use crate::{quiesce, report};
 
-/// The whole of the command's `main`.
+/// The command's `main`.
 pub fn run() -> ExitCode {
     if let Some(looked) = look::serve_if_asked() {
         return looked;
@@ -44,7 +44,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Does what a person asked for and returns the exit status.
+/// Runs a command that a person gave and returns the exit status.
 fn perform(root: &Root, command: Command) -> Result<u8> {
     match command {
         Command::Doctor { storage, json } => return doctor::doctor(root, storage.as_deref(), json),
@@ -78,9 +78,9 @@ fn perform(root: &Root, command: Command) -> Result<u8> {
     Ok(0)
 }
 
-/// Runs `guard VMID`, `started VMID` or `collect`, which a hook starts for what must outlive its caller, or
-/// `identity VMID` or `kept VMID`, which must not hold their caller up, and returns the exit status; `None` for any other
-/// arguments.
+/// Runs the commands of hooks and returns the exit status: `guard VMID`, `started VMID` and
+/// `collect`, which must outlive their caller, and `identity VMID` and `kept VMID`, which must not
+/// block their caller. `None` for any other arguments.
 pub fn detached(root: &Root, arguments: &[String]) -> Option<u8> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
@@ -94,7 +94,7 @@ pub fn detached(root: &Root, arguments: &[String]) -> Option<u8> {
     Some(u8::from(done.is_err()))
 }
 
-/// Watches over a guest's backup to its end.
+/// Guards a guest's backup until its end.
 fn guard(root: &Root, vmid: Vmid) -> Result<()> {
     let guarded = quiesce::guard(root, vmid);
     report::later(root, &Settings::load_bounded(root));
@@ -109,7 +109,7 @@ fn collect(root: &Root) -> Result<()> {
     collected
 }
 
-/// Looks again at what counts as proven. A failure is told by the collector, as those of a verify are.
+/// Checks again what counts as proven. The collector reports a failure, as it does for verifies.
 fn look_again(root: &Root) -> Result<()> {
     let began = clock::now();
     let failed = crate::verify::look(root).context("cannot look again at proven backups")?;
@@ -126,7 +126,7 @@ fn look_again(root: &Root) -> Result<()> {
     Ok(())
 }
 
-/// Prints a sentence: on a terminal in lines that are broken between words, else in one line.
+/// Prints a sentence: wrapped between words on a terminal, otherwise in one line.
 fn tell(sentence: &str) -> Result<()> {
     if !terminal::is_read() {
         return print(sentence);
@@ -134,12 +134,12 @@ fn tell(sentence: &str) -> Result<()> {
     wrapped(sentence, terminal::width(), 2).iter().try_for_each(|line| print(line))
 }
 
-/// Prints JSON; what a guest or a server has put into it does nothing to a terminal.
+/// Prints JSON; on a terminal, control characters from a guest or a server are escaped.
 fn print_json(json: &str) -> Result<()> {
     if terminal::is_read() { print(&json_for_terminal(json)) } else { print(json) }
 }
 
-/// A reader that has seen enough (`| head`) is no error worth a message.
+/// It is no error if the reader closes the pipe early (`| head`).
 fn print(line: &str) -> Result<()> {
     match writeln!(std::io::stdout(), "{line}") {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),

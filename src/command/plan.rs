@@ -14,7 +14,7 @@ use crate::sys::Root;
 use crate::sys::text::printable;
 use crate::vzdump::Vmid;
 
-/// Prints what a backup would do to the guest's containers; touches nothing.
+/// Prints what a backup would do to the guest's containers; changes nothing.
 pub fn plan(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
     let settings = Settings::load(root);
     let config = match Place::of(root, vmid)? {

@@ -1,4 +1,4 @@
-//! Whose identity a guest has: before its next start, and on a person's word.
+//! The identity of a guest: before its next start, and on an admin's request.
 
 use anyhow::Result;
 use serde_json::json;
@@ -11,7 +11,7 @@ use crate::sys::Root;
 use crate::sys::text::printable;
 use crate::vzdump::{GuestType, Vmid};
 
-/// Says what the next start of a guest would do about its identity, and why; touches nothing.
+/// Shows what the next start of a guest would change about its identity, and why; changes nothing.
 pub fn check(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
     let Outlook { decision, change, inside, compared_with, unread } =
         identity::foresee(root, vmid)?;
@@ -93,7 +93,7 @@ pub fn check(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
     Ok(())
 }
 
-/// What the guest shares with others, and the containers that are not started for it.
+/// What the guest shares with others, and the containers that are not started because of that.
 fn tell_shared(shared: &quiesce::Outlook) -> Result<()> {
     for claimed in &shared.mount_points {
         tell(&format!("Shared: {claimed}."))?;
@@ -107,7 +107,7 @@ fn tell_shared(shared: &quiesce::Outlook) -> Result<()> {
     shared.notes.iter().try_for_each(|note| tell(&format!("Note: {note}")))
 }
 
-/// Whether its hookscript or the unit of its start calls us.
+/// Whether its hookscript or the drop-in of its unit calls us.
 fn is_called(root: &Root, vmid: Vmid) -> Result<bool> {
     let Place::Here(config) = Place::of(root, vmid)? else { return Ok(false) };
     Ok(OnStart::of(GuestType::Lxc, &config, drop_in_calls(root)) != OnStart::None)
@@ -121,11 +121,13 @@ pub fn adopt(root: &Root, vmid: Vmid) -> Result<()> {
     Ok(())
 }
 
-/// Does what is due before a guest starts. What went wrong is a line too: the guest starts all the same.
+/// Does what is due before a guest starts. An error is printed too, because the guest starts
+/// anyway.
 pub fn pre_start(root: &Root, vmid: Vmid) -> Result<()> {
     match identity::pre_start(root, vmid) {
         Ok(lines) => lines.iter().try_for_each(|line| tell(line))?,
-        // What could not be read now is not tried a second time: where it hangs, one process is left behind, no more.
+        // What could not be read now is not tried a second time: if it hangs, only one process is
+        // left behind.
         Err(error) => {
             return tell(&format!("guest {vmid} starts with the identity that it has: {error:#}"));
         }
@@ -137,7 +139,7 @@ pub fn pre_start(root: &Root, vmid: Vmid) -> Result<()> {
     })
 }
 
-/// A hardware address is drawn at the start itself.
+/// A new hardware address is chosen only at the start itself.
 fn changes(change: &Change) -> Vec<serde_json::Value> {
     let mut lines = Vec::new();
     if let (Some(from), Some(to)) = (&change.from.hostname, &change.to.hostname) {

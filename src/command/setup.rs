@@ -1,4 +1,4 @@
-//! Making Proxmox VE call Stillpoint, and no longer.
+//! Registering Stillpoint with Proxmox VE, and removing it.
 
 use anyhow::{Result, bail};
 
@@ -39,8 +39,8 @@ pub fn unregister(root: &Root, dry_run: bool) -> Result<()> {
     Ok(())
 }
 
-/// Tells the hook which hookscript the guest had before: nothing, its volume and its file in two lines, or in one line why
-/// it can't be told.
+/// Prints for the hook which hookscript the guest had before: nothing, its volume and its file in
+/// two lines, or one line with the reason why it cannot be determined.
 pub fn kept(root: &Root, vmid: Vmid) -> Result<()> {
     match setup::kept::script(root, vmid) {
         Ok(None) => Ok(()),
@@ -53,7 +53,7 @@ fn which(guests: &Guests) -> Which<'_> {
     if guests.all { Which::All } else { Which::These(&guests.vmids) }
 }
 
-/// A line for each guest; those that are as they were come to an error at the end.
+/// Prints a line for each guest; those that could not be changed become an error at the end.
 fn tell(told: Vec<Told>) -> Result<()> {
     let (total, mut left) = (told.len(), Vec::new());
     if total == 0 {

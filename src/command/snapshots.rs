@@ -13,17 +13,17 @@ use crate::sys::text::{count, printable};
 use crate::sys::{Root, terminal};
 use crate::vzdump::Vmid;
 
-/// The list of one storage, however long it is and however slowly its reader takes it.
+/// The limit for listing one storage, however long the list is and however slowly it is read.
 const LIST_LIMIT: Duration = Duration::from_secs(3600);
 
-/// From this many columns on a terminal has room for the owner and a short comment.
+/// From this many columns on, a terminal has room for the owner and a short comment.
 const ROOMY: usize = 110;
 
-/// Of so many snapshots that are not understood it is told why.
+/// How many invalid snapshots are reported with their reason.
 const TOLD: usize = 3;
 
-/// Prints the snapshots of one storage, or of all that this node uses, as the servers list them. The exit status is 1
-/// where one of them could not be listed to its end.
+/// Prints the snapshots of one storage, or of all storages that this node uses, in no particular
+/// order. The exit status is 1 if a list could not be read to its end.
 pub fn snapshots(
     root: &Root,
     storage: Option<&str>,
@@ -36,7 +36,7 @@ pub fn snapshots(
         if !as_json {
             print(&headline(place))?;
         }
-        // One that is not in use here is asked only where it was named.
+        // A storage that this node does not use is asked only if it was named.
         if storage.is_none() && place.attached != Attached::Enabled {
             continue;
         }
@@ -98,7 +98,7 @@ fn list(root: &Root, place: &Place, guest: Option<Vmid>, as_json: bool) -> Resul
                 return ControlFlow::Continue(());
             }
         };
-        // A host may have the name of a guest.
+        // A host's backup may have the same name as a guest's.
         if guest.is_some() && entry.snapshot.backup_type == BackupType::Host {
             return ControlFlow::Continue(());
         }
@@ -129,7 +129,7 @@ fn table(item: &Item<'_>, shown: usize) -> Result<()> {
     row(item.row())
 }
 
-/// Owner and comment go below the rest where a terminal has no room for them beside it.
+/// Owner and comment go on a second line if the terminal has no room.
 fn row([first, more]: [String; 2]) -> Result<()> {
     if !terminal::is_read() || terminal::width() >= ROOMY {
         return print(format!("{first} {more}").trim_end());

@@ -11,19 +11,19 @@ use crate::report::status::{self, Limits, Paper};
 use crate::run::Left;
 use crate::sys::{Root, terminal};
 
-/// A Nagios plugin that can't tell.
+/// The exit status of a Nagios plugin for an unknown state.
 const UNKNOWN: u8 = 3;
 
 /// A monitoring system waits 10 s for its plugin.
 const LOOK_LIMIT: Duration = Duration::from_secs(3);
 
-/// What somebody has brought back by hand is no longer told of.
+/// Notices what somebody has started by hand, so that it is no longer reported.
 fn look_at_left(root: &Root) {
     let deadline = Instant::now() + LOOK_LIMIT;
     let mut changed = false;
     for vmid in Left::guests(root).unwrap_or_default() {
         let before = Left::load(root, vmid).map_or(0, |left| left.containers.len());
-        // Whoever may not look, or not write, is told what was known last.
+        // Without the right to look or to write, the last known state is shown.
         let seen = quiesce::sight(root, vmid, deadline);
         changed |= seen.is_ok_and(|left| left.len() < before);
         if Instant::now() >= deadline {
@@ -35,8 +35,9 @@ fn look_at_left(root: &Root) {
     }
 }
 
-/// Prints how the guests of this node stand, and returns the exit status: 0, but for `--check`. Where it was to be
-/// `looked` again first, and that failed, a check cannot tell; a person sees what was known.
+/// Prints the state of this node's guests, and returns the exit status: 0, except with `--check`.
+/// `looked`: the result of a check of proven backups before; if it failed, `--check` gives unknown,
+/// and other forms show the last known state.
 pub fn status(root: &Root, form: &StatusForm, max_age: Duration, looked: Result<()>) -> Result<u8> {
     let limits = Limits { max_age };
     look_at_left(root);

@@ -12,10 +12,11 @@ use crate::sys::Root;
 use crate::sys::text::printable;
 use crate::vzdump::Vmid;
 
-/// A backup holds the guest's lock for as long as it brings its containers to rest.
+/// A backup holds the guest's lock while it stops containers.
 const LOCK_LIMIT: Duration = Duration::from_secs(60);
 
-/// Tries whether the guest's engines can start a container, says so, and returns the exit status.
+/// Tests whether the guest's engines can start a container, prints the result, and returns the exit
+/// status.
 pub fn trial(root: &Root, vmid: Vmid) -> Result<u8> {
     if let Place::Elsewhere(node) = Place::of(root, vmid)? {
         bail!("guest {vmid} is on node {}: run this command there", printable(&node, 63));

@@ -17,11 +17,11 @@ use crate::verify;
 use crate::verify::by_hand::{Order, Standing, order};
 use crate::vzdump::Vmid;
 
-/// The list of one guest's snapshots, and the question about one.
+/// The limit for listing one guest's snapshots, and for asking about one.
 const QUESTION_LIMIT: Duration = Duration::from_secs(60);
-/// Who does not wait for the outcome still sees whether the server takes the order.
+/// Even without --wait, the command waits this long to see whether the server accepts the verify.
 const START_LIMIT: Duration = Duration::from_secs(10);
-/// A little more than what the collector gives the server.
+/// A little longer than the collector waits for the server.
 const OUTCOME_LIMIT: Duration = Duration::from_secs(25 * 3600);
 
 /// How soon Ctrl-C is noticed.
@@ -33,14 +33,14 @@ const INTERRUPTED: u8 = 130;
 const FIRST_LOOK: Duration = Duration::from_millis(200);
 const SLOWEST_LOOK: Duration = Duration::from_secs(2);
 
-/// Of one task no more lines than these are shown.
+/// At most this many lines of one task's log are shown.
 const LINES: usize = 2_000;
 
-/// How often who waits looks whether anybody still collects.
+/// How often a waiting command checks that a collector is still running.
 const COLLECTOR_LOOK: Duration = Duration::from_secs(5);
 
-/// Has a snapshot verified, the latest of a guest on each storage, or all of a guest's. The exit status is 0 where
-/// each is ordered, or with `wait` where each is found good.
+/// Has a snapshot verified: the latest of a guest on each storage, or all of a guest's. The exit
+/// status is 0 if each verify was ordered, or with `wait` if each snapshot is good.
 pub fn verify(root: &Root, what: &str, all: bool, wait: bool) -> Result<u8> {
     let (chosen, failed) = match what.split_once(':') {
         Some(_) if all => bail!("--all needs a guest (VMID), not one snapshot"),
@@ -52,7 +52,7 @@ pub fn verify(root: &Root, what: &str, all: bool, wait: bool) -> Result<u8> {
         )?,
     };
     if chosen.is_empty() && failed {
-        // What a storage that could not be asked has is not known, and why has been said.
+        // What a storage has that did not answer is unknown, and the reason is already printed.
         return Ok(1);
     }
     if chosen.is_empty() {
@@ -85,7 +85,7 @@ fn collect(root: &Root) -> Result<()> {
         .context("the verify is queued, but the process that collects it could not be started")
 }
 
-/// Snapshots of one group that are to be verified.
+/// Snapshots of one group to verify.
 struct Chosen {
     storage: String,
     vmid: Vmid,
@@ -106,13 +106,13 @@ fn named(root: &Root, storage: &str, volume: &str) -> Result<Chosen> {
     let vmid = vmid.filter(|_| snapshot.backup_type != BackupType::Host).with_context(no)?;
     let pbs = Pbs::open(root, storage)?;
     let snapshot = snapshot.in_namespace(pbs.target().namespace.clone());
-    // A mistyped time is told now, not by a task that skips it.
+    // Reports a mistyped time now; a verify task would just skip the snapshot.
     pbs.state(&snapshot, Instant::now() + QUESTION_LIMIT).context(whole)?;
     Ok(Chosen { storage: storage.to_owned(), vmid, snapshots: vec![snapshot] })
 }
 
-/// The latest finished snapshot of a guest on each storage that is in use here, or all of them; and whether a storage
-/// could not be asked. A datastore that two storages lead to is asked once.
+/// The latest finished snapshot of a guest on each storage that this node uses, or all of them; and
+/// whether a storage did not answer. A datastore behind two storages is asked once.
 fn of_guest(root: &Root, vmid: Vmid, all: bool) -> Result<(Vec<Chosen>, bool)> {
     let mut places = inventory::places(root, &node_name(root)).context("/etc/pve/storage.cfg")?;
     places.retain(|place| place.attached == Attached::Enabled);
@@ -169,18 +169,19 @@ fn snapshots(root: &Root, storage: &str, vmid: Vmid) -> Result<Vec<Snapshot>> {
     Ok(found)
 }
 
-/// A verify that was ordered, and what has been told of it.
+/// A verify that was ordered, and what has been printed about it.
 struct Watched {
     name: String,
     order: Order,
     pbs: Option<Pbs>,
     storage: String,
     task: Option<Upid>,
-    /// Why the server has not taken the order yet.
+    /// Why the server has not accepted the verify yet.
     trouble: Option<String>,
     /// Lines of the task's log that have been printed.
     lines: usize,
-    /// Whether the task's log is shown here: of those that one task is to prove, one shows it.
+    /// Whether the task's log is shown for this snapshot: if one task verifies several, only one
+    /// shows it.
     shows: bool,
     over: bool,
 }
@@ -192,7 +193,7 @@ impl Watched {
         Watched { name, order, pbs, storage, task, trouble, lines, shows, over }
     }
 
-    /// The server has not taken the order; why not is told once.
+    /// The server has not accepted the verify; each reason is printed once.
     fn waits(&mut self, trouble: Option<String>) -> Result<()> {
         if trouble.is_some() && self.trouble != trouble {
             let why = trouble.as_deref().unwrap_or_default();
@@ -202,7 +203,8 @@ impl Watched {
         Ok(())
     }
 
-    /// The server has taken the order, which is to prove `number` snapshots. What is `known` of its task was told.
+    /// The server has accepted the verify, which covers `number` snapshots. If the task is in
+    /// `known`, it was already announced.
     fn runs(&mut self, upid: Upid, number: usize, known: bool) -> Result<()> {
         if self.task.as_ref() == Some(&upid) {
             return Ok(());
@@ -220,8 +222,8 @@ impl Watched {
         Ok(())
     }
 
-    /// Prints what is new in the task's log. It is told for the person's sake: where it can't be had, the outcome
-    /// tells why.
+    /// Prints new lines of the task's log. If the log cannot be read, the outcome still has the
+    /// reason.
     fn progress(&mut self, root: &Root) -> Result<()> {
         let Some(upid) = self.task.as_ref().filter(|_| self.shows) else { return Ok(()) };
         if self.pbs.is_none() {
@@ -238,15 +240,16 @@ impl Watched {
     }
 }
 
-/// How the watching ended.
+/// How watching ended.
 enum Watch {
-    /// All are over, or are not waited for; whether one is known not to be good.
+    /// All are over, or are not waited for; `failed` if one is known not to be good.
     Over { failed: bool },
-    /// The person has had enough.
+    /// The person pressed Ctrl-C.
     Interrupted,
 }
 
-/// Tells how the verifies go until all are over, or without `wait` until the server has the first one.
+/// Shows progress until all verifies are over; without `wait`, until the server has accepted the
+/// first one.
 fn watch(root: &Root, watched: &mut [Watched], wait: bool, deadline: Instant) -> Result<Watch> {
     let (mut failed, mut pause) = (false, FIRST_LOOK);
     let mut looked = Instant::now();
@@ -267,7 +270,7 @@ fn watch(root: &Root, watched: &mut [Watched], wait: bool, deadline: Instant) ->
             return Ok(Watch::Over { failed: failed || wait });
         }
         if wait && looked.elapsed() >= COLLECTOR_LOOK {
-            // One that was killed tells nobody.
+            // A killed collector cannot report; start another one.
             if !verify::is_collected(root)? {
                 collect(root)?;
             }
@@ -284,7 +287,7 @@ fn watch(root: &Root, watched: &mut [Watched], wait: bool, deadline: Instant) ->
     }
 }
 
-/// Tells what is new of one of them; whether it is known not to be good.
+/// Prints news about one verify; returns whether its snapshot is known not to be good.
 fn look_at(root: &Root, watched: &mut [Watched], at: usize, wait: bool) -> Result<bool> {
     let Some(one) = watched.get(at).filter(|one| !one.over) else { return Ok(false) };
     let standing = one.order.standing(root)?;
@@ -320,7 +323,7 @@ fn verifies(number: usize) -> String {
     if number == 1 { "1 verify".to_owned() } else { format!("{number} verifies") }
 }
 
-/// Says what goes on without whoever waited, how to look at it, and how to cancel it.
+/// Prints what goes on after Ctrl-C, how to follow it, and how to cancel it.
 fn interrupted(root: &Root, watched: &[Watched]) -> Result<()> {
     let open: Vec<&Watched> = watched.iter().filter(|one| !one.over).collect();
     let waiting: Vec<&&Watched> = open.iter().filter(|one| one.task.is_none()).collect();
