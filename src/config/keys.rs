@@ -1,10 +1,10 @@
-//! The settings that there are, and the nearest to one that there is not.
+//! The names of all settings, and the nearest one to a wrong name.
 
-/// `[guest.VMID]` and `[storage.ID]` hold settings of one guest or storage; this stands for its name.
+/// Stands for the VMID in `[guest.VMID]` or the storage's name in `[storage.ID]`.
 const ANY: &str = "*";
 
-/// Every setting with its default as a file would have it; those of `guest.*` and `storage.*` have none of their own,
-/// nor have those that are off unless they are set.
+/// Every setting with its default as a file would have it. `None`: settings of `guest.*` and
+/// `storage.*`, which have no default of their own, and settings that are off by default.
 pub const KEYS: &[(&str, Option<&str>)] = &[
     ("quiesce.strategy", Some("\"stop\"")),
     ("quiesce.on-error", Some("\"continue\"")),
@@ -44,7 +44,7 @@ pub const KEYS: &[(&str, Option<&str>)] = &[
     ("storage.*.key-saved", None),
 ];
 
-/// What a path in a settings file leads to.
+/// What a path in a settings file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Setting,
@@ -52,7 +52,7 @@ pub enum Kind {
     Nothing,
 }
 
-/// What there is at a path such as `["guest", "9001", "strategy"]`.
+/// What is at a path such as `["guest", "9001", "strategy"]`.
 pub fn kind(path: &[&str]) -> Kind {
     let mut kind = Kind::Nothing;
     for (key, _) in KEYS {
@@ -71,11 +71,11 @@ fn fits(known: Option<&str>, word: &str) -> bool {
     known.is_some_and(|known| known == ANY || known == word)
 }
 
-/// The setting or table whose name is nearest to that of a path which leads to nothing: the same name in another
-/// table, else the one with the fewest letters to change.
+/// The setting or table whose name is nearest to a wrong path: the same name in another table, else
+/// the one with the fewest characters to change.
 pub fn nearest(path: &[&str]) -> String {
     let meant = |words: &[&str]| -> String {
-        // The guest or storage is the one that was written.
+        // The guest or storage as it was written.
         let named = |(at, word): (usize, &&str)| match (*word, path.get(at)) {
             (ANY, Some(name)) if words.first() == path.first() => (*name).to_string(),
             (ANY, _) if words.first() == Some(&"guest") => "VMID".to_string(),
@@ -91,7 +91,7 @@ pub fn nearest(path: &[&str]) -> String {
         let words: Vec<&str> = key.split('.').collect();
         let elsewhere = distance(words.last().copied().unwrap_or_default(), last);
         let mut candidates = Vec::new();
-        // Every short name is near to every other: one of which half is another is not the same name.
+        // Short names are all similar: at least half of the name must match.
         if 2 * elsewhere < last.chars().count() {
             candidates.push((meant(&words), elsewhere + 1 + usize::from(elsewhere > 0)));
         }
@@ -109,9 +109,9 @@ pub fn nearest(path: &[&str]) -> String {
     best.map(|(_, name)| name).unwrap_or_default()
 }
 
-/// How many letters have to be put in, taken out or changed to make one word of the other.
+/// The number of characters to insert, delete or change to turn one word into the other.
 fn distance(one: &str, other: &str) -> usize {
-    /// No setting is as long.
+    /// No setting has a longer name.
     const LONGEST: usize = 200;
     let other: Vec<char> = other.chars().take(LONGEST).collect();
     let mut row: Vec<usize> = (0..=other.len()).collect();

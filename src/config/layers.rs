@@ -1,4 +1,4 @@
-//! The settings files: what each says, where, and what is wrong with it.
+//! The settings files: their entries with lines, and their errors.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,24 +16,24 @@ use crate::sys::look::Watched;
 use crate::sys::text::{excerpt, printable};
 use crate::sys::{Root, bounded, file};
 
-/// This node's file is the second: what it says holds against the cluster's.
+/// The second file is this node's; it overrides the cluster's.
 const PLACES: [&str; 2] = ["/etc/pve/stillpoint/config.toml", "/etc/stillpoint/config.toml"];
 
-/// A file in pmxcfs is no longer than this.
+/// The largest file in pmxcfs.
 const LIMIT: u64 = 1 << 20;
 
 /// pmxcfs answers in microseconds, unless it hangs.
 const CLUSTER_LIMIT: Duration = Duration::from_secs(5);
 
-/// Nobody reads more of them at once.
+/// Nobody reads more errors at once.
 const MOST_FAULTS: usize = 20;
 
-/// What the settings files come to.
+/// The content of the settings files.
 #[derive(Debug, Default)]
 pub struct Layers {
-    /// The files that there are, the cluster's first.
+    /// The existing files, the cluster's first.
     pub files: Vec<File>,
-    /// What is written in those that are used, by its path.
+    /// The entries of the files in use, by path.
     entries: BTreeMap<Vec<String>, Entry>,
 }
 
@@ -41,14 +41,14 @@ pub struct Layers {
 #[derive(Debug)]
 pub struct File {
     pub place: &'static str,
-    /// Why it is not used; nothing where it is.
+    /// Why it is not used; empty if it is used.
     pub faults: Vec<Fault>,
 }
 
-/// Something wrong with a settings file.
+/// An error in a settings file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// From 1; `None` where it is the file as a whole.
+    /// Counted from 1; `None` if the error concerns the whole file.
     pub line: Option<usize>,
     pub message: String,
 }
@@ -56,7 +56,7 @@ pub struct Fault {
 #[derive(Debug)]
 struct Entry {
     value: Value,
-    /// As it is written.
+    /// The value as it is written in the file.
     text: String,
     place: &'static str,
     line: usize,
@@ -67,10 +67,10 @@ struct Entry {
 pub struct Setting {
     /// `quiesce.hold-limit`
     pub key: String,
-    /// As a file has it; `None` where it is not set and has no default.
+    /// The value as a file has it; `None` if it is not set and has no default.
     pub text: Option<String>,
     pub value: Option<Value>,
-    /// File and line; `None` where it is the default.
+    /// File and line; `None` for the default.
     pub from: Option<(&'static str, usize)>,
 }
 
@@ -80,7 +80,8 @@ impl Layers {
         Layers::read_by(|place| file::read_text(&root.path(place), LIMIT))
     }
 
-    /// As [`Layers::read`]; a cluster's file that cannot be read within five seconds is not used.
+    /// As [`Layers::read`], but a cluster's file that cannot be read within five seconds is not
+    /// used.
     pub fn read_bounded(root: &Root) -> Layers {
         Layers::read_by(|place| {
             let read = || file::read_text(&root.path(place), LIMIT);
@@ -114,7 +115,7 @@ impl Layers {
         layers
     }
 
-    /// What the files that are used say together, this node's before the cluster's, key by key.
+    /// The files in use, combined; this node's file overrides the cluster's, key by key.
     pub(super) fn written(&self) -> Result<Written, String> {
         let mut table = Table::new();
         for (path, entry) in &self.entries {
@@ -123,13 +124,13 @@ impl Layers {
         Written::deserialize(table).map_err(|error| error.message().to_string())
     }
 
-    /// Why a file is not used, in words for a person; nothing where all are.
+    /// Why files are not used, in words for a person; `None` if all are used.
     pub fn complaint(&self) -> Option<String> {
         let complaints: Vec<String> = self.files.iter().filter_map(File::complaint).collect();
         (!complaints.is_empty()).then(|| complaints.join("; "))
     }
 
-    /// Every setting, in the order of the documentation, and then those of guests and storages.
+    /// Every setting, in the order of the documentation, then those of guests and storages.
     pub fn settings(&self) -> Vec<Setting> {
         let mut settings = Vec::new();
         for (key, default) in KEYS.iter().filter(|(key, _)| !key.contains('*')) {
@@ -172,7 +173,7 @@ impl File {
     }
 }
 
-/// What a file says, or everything that is wrong with it.
+/// The entries of a file, or all of its errors.
 fn entries(text: &str, place: &'static str) -> Result<BTreeMap<Vec<String>, Entry>, Vec<Fault>> {
     let line_of = |at: usize| 1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count();
     let parsed = DeTable::parse(text).and_then(|spans| Ok((spans, text.parse::<Table>()?)));
@@ -203,7 +204,7 @@ fn entries(text: &str, place: &'static str) -> Result<BTreeMap<Vec<String>, Entr
     Err(faults.map(|(at, message)| Fault { line: Some(line_of(at)), message }).collect())
 }
 
-/// What was found in a file, with the byte where it begins.
+/// The entries and errors of a file, each with its byte offset.
 #[derive(Default)]
 struct Found {
     leaves: Vec<(Vec<String>, Range<usize>)>,
@@ -211,7 +212,7 @@ struct Found {
 }
 
 impl Found {
-    /// Goes no deeper than settings lie.
+    /// Descends only as deep as settings are.
     fn walk(&mut self, path: &mut Vec<String>, table: &DeTable<'_>) {
         for (key, value) in table {
             path.push(key.get_ref().to_string());
@@ -250,7 +251,7 @@ impl Found {
     }
 }
 
-/// As Proxmox VE writes it: a decimal number of at least 100.
+/// A VMID as Proxmox VE writes it: a decimal number of at least 100.
 fn is_vmid(text: &str) -> bool {
     text.parse::<u32>().is_ok_and(|number| number >= 100 && number.to_string() == text)
 }
@@ -269,7 +270,7 @@ fn insert(table: &mut Table, path: &[String], value: Value) {
     let mut table = table;
     for name in tables {
         let inner = table.entry(name.as_str()).or_insert_with(|| Value::Table(Table::new()));
-        // Settings and tables have different paths, see `kind`.
+        // `kind` says that this path is a table.
         let Value::Table(inner) = inner else { return };
         table = inner;
     }
@@ -284,7 +285,7 @@ mod tests {
         entries(text, "/etc/stillpoint/config.toml").err().unwrap_or_default()
     }
 
-    /// The one fault of a file, with its line.
+    /// The only fault of a file, with its line.
     fn fault(text: &str) -> (usize, String) {
         let mut faults = faults(text);
         assert_eq!(faults.len(), 1, "{text}: {faults:?}");

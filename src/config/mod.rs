@@ -1,8 +1,8 @@
-//! Settings: what a file may say, and what the program uses.
+//! Settings: what a file may contain, and what the program uses.
 //!
-//! Every setting has a default. What `/etc/stillpoint/config.toml` (this node) says holds against
-//! `/etc/pve/stillpoint/config.toml` (the whole cluster), key by key. A file that is not understood never breaks a
-//! backup: it is as if it were not there, and [`Settings::complaint`] says so.
+//! Every setting has a default. `/etc/stillpoint/config.toml` (this node) overrides
+//! `/etc/pve/stillpoint/config.toml` (the whole cluster), key by key. A file with an error never
+//! breaks a backup: it is ignored, and [`Settings::complaint`] says so.
 
 mod keys;
 mod layers;
@@ -34,27 +34,27 @@ pub enum Strategy {
     None,
 }
 
-/// What may be stopped to see whether an engine that nothing is known of starts containers.
+/// How to test whether an engine starts containers, if nothing is known about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Trial {
-    /// A container that is made for it and never runs.
+    /// With a container that is made for the test and never runs.
     Throwaway,
-    /// Where that one shows nothing, a container of the guest.
+    /// If that gives no result, with a container of the guest.
     Container,
 }
 
-/// What becomes of a backup whose guest could not be quiesced.
+/// What to do with a backup whose containers could not be stopped or paused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnError {
-    /// It is made, and called crash-consistent.
+    /// The backup is made, with the grade crash-consistent.
     Continue,
-    /// It is not made: pre-stop fails.
+    /// No backup is made: pre-stop fails.
     Fail,
 }
 
-/// What becomes of a job with a backup that did not verify.
+/// What to do with a job if one of its backups did not verify.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnFailure {
@@ -69,33 +69,34 @@ pub enum OnFailure {
 pub enum When {
     /// Each one.
     Always,
-    /// None: the server's own verify jobs are trusted to do it.
+    /// Never: the server's own verify jobs are enough.
     Never,
-    /// Only where the guest's last verify that was ordered here is at least this long ago.
+    /// Only if the guest's last verify from here is at least this long ago.
     After(Duration),
 }
 
-/// Whether a guest that starts may get an identity of its own.
+/// When a guest that starts gets a new identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Identity {
-    /// Where another guest of the cluster owns a MAC of it.
+    /// If another guest of the cluster owns one of its MACs.
     IfConflict,
-    /// On the first start after each restore: for copies of guests of another cluster on the same network.
+    /// On the first start after each restore: for copies of guests of another cluster on the same
+    /// network.
     Always,
     /// Never.
     Never,
 }
 
-/// What becomes of a static address of a copy.
+/// What to do with a static address of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Address {
-    /// It stays, and the interface's link is down until a person has decided.
+    /// Keep it, and keep the interface's link down until an admin has decided.
     LinkDown,
-    /// Replaced by DHCP (IPv6: SLAAC stays, a static one becomes DHCPv6).
+    /// Replace it by DHCP (IPv6: SLAAC stays, a static address becomes DHCPv6).
     Dhcp,
-    /// It stays.
+    /// Keep it.
     Keep,
 }
 
@@ -109,24 +110,24 @@ pub struct Settings {
     pub report: Report,
     guests: BTreeMap<String, Guest>,
     storages: BTreeMap<String, Storage>,
-    /// Why a settings file was passed over, in words for a person.
+    /// Why a settings file is not used, in words for a person.
     pub complaint: Option<String>,
 }
 
 /// `[quiesce]`
 #[derive(Clone, Debug)]
 pub struct Quiesce {
-    /// For containers that neither a label nor the guest's setting speaks for. Default: stop.
+    /// For containers without a label, in guests without this setting. Default: stop.
     pub strategy: Strategy,
     /// Default: continue.
     pub on_error: OnError,
-    /// For the whole of bringing a guest to rest. Default 60 s; raised to the longest chain of the
-    /// containers' own stop timeouts, and always below `hold_limit`.
+    /// The limit for stopping all containers of a guest. Default 60 s; raised to the longest chain
+    /// of the containers' own stop timeouts, and always below `hold_limit`.
     pub time_limit: Duration,
-    /// How long containers may stay stopped before the guard resumes them. Default 5 min.
+    /// How long containers may stay stopped before the guard starts them. Default 5 min.
     pub hold_limit: Duration,
-    /// How long vzdump waits in one job for whatever is done because of one guest, the server's time left out. Bringing
-    /// it to rest has half of it; the guard does what is left. Default 3 min.
+    /// How long vzdump waits in one job for work on one guest, without the backup server's time.
+    /// Stopping may use half of it; the guard does the rest. Default 3 min.
     pub budget: Duration,
     /// `try`. Default: throwaway.
     pub trial: Trial,
@@ -137,31 +138,33 @@ pub struct Quiesce {
 pub struct Verify {
     /// How long job-end waits for verifies; other jobs of the node wait meanwhile. Default 5 min.
     pub wait: Duration,
-    /// How many verifies of ours one datastore works on at a time. Default 1.
+    /// How many of our verifies run on one datastore at a time. Default 1.
     pub parallel: usize,
     /// Default: always.
     pub when: When,
     /// Default: warn.
     pub on_failure: OnFailure,
-    /// Whether a snapshot with a data file that is not encrypted counts as failed. Default: false.
+    /// Whether a snapshot with an unencrypted data file counts as failed. Default: false.
     pub require_encryption: bool,
 }
 
 /// `[resume]`
 #[derive(Clone, Debug)]
 pub struct Resume {
-    /// Whether a guest that a dead vzdump left frozen or down is thawed or started. Default: true.
+    /// Whether to thaw or start a guest that a dead vzdump left frozen or down. Default: true.
     pub revive_guest: bool,
-    /// Whether the lock that a dead vzdump left in a guest's configuration is taken away. Default: true.
+    /// Whether to remove the lock that a dead vzdump left in a guest's configuration. Default:
+    /// true.
     pub unlock: bool,
 }
 
-/// `[restore]`: what happens to a guest that was restored from a backup, on its start.
+/// `[restore]`: what happens when a restored guest starts.
 #[derive(Clone, Debug)]
 pub struct Restore {
     /// Default: if-conflict.
     pub identity: Identity,
-    /// The hostname of a copy; `{hostname}` and `{vmid}` are filled in. Default: `{hostname}-{vmid}`.
+    /// The hostname of a copy, with `{hostname}` and `{vmid}` replaced. Default:
+    /// `{hostname}-{vmid}`.
     pub hostname: String,
     /// Default: link-down.
     pub address: Address,
@@ -169,21 +172,22 @@ pub struct Restore {
     pub machine_id: bool,
     /// Whether a copy gets new SSH host keys. Default: true.
     pub ssh_host_keys: bool,
-    /// Whether a hookscript that a guest already has is kept and called by ours. Default: true; without it
-    /// such a guest is not enabled.
+    /// Whether a hookscript that a guest already has is kept and called by ours. Default: true;
+    /// otherwise such a guest cannot be enabled.
     pub chain: bool,
-    /// What a copy may share with its original and write to: directories of the node, or `SERVER:/DIRECTORY`. Default:
-    /// nothing.
+    /// What both a copy and its original may write to: directories of the node, or
+    /// `SERVER:/DIRECTORY`. Default: nothing.
     pub shared: Vec<String>,
 }
 
-/// `[report]`: who is told beside the task log, the journal and the system's log.
+/// `[report]`: monitoring besides the task log, the journal and the system's log.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// Where metrics for node_exporter's textfile collector are written after each job. Default: nowhere.
+    /// Where to write metrics for node_exporter's textfile collector after each job. Default:
+    /// nowhere.
     pub textfile_directory: Option<String>,
-    /// Asked for after each job, with `/fail` behind it where something went wrong (healthchecks.io's way).
-    /// Default: nothing is.
+    /// A URL to request after each job, with `/fail` appended if something went wrong (as
+    /// healthchecks.io expects). Default: none.
     pub ping_url: Option<String>,
 }
 
@@ -247,17 +251,18 @@ impl Settings {
         Settings::of(&Layers::read(root))
     }
 
-    /// As [`Settings::load`], for who has to go on where `/etc/pve` does not answer: the cluster's file is then not used.
+    /// As [`Settings::load`], for callers that must go on if `/etc/pve` does not answer: then the
+    /// cluster's file is not used.
     pub fn load_bounded(root: &Root) -> Settings {
         Settings::of(&Layers::read_bounded(root))
     }
 
-    /// What files that were read come to.
+    /// The settings from the files that were read.
     pub fn of(layers: &Layers) -> Settings {
         let complaint = layers.complaint();
         match layers.written() {
             Ok(written) => Settings { complaint, ..Settings::from(written) },
-            // Each part of it was understood.
+            // Each part was valid, but not the combination.
             Err(error) => Settings {
                 complaint: Some(format!("no settings file is used: {error}")),
                 ..Settings::default()
@@ -265,7 +270,7 @@ impl Settings {
         }
     }
 
-    /// The strategy for containers of a guest that have no label of their own.
+    /// The strategy for a guest's containers without a label.
     pub fn strategy_of(&self, vmid: u32) -> Strategy {
         self.guests
             .get(&vmid.to_string())
@@ -273,8 +278,8 @@ impl Settings {
             .unwrap_or(self.quiesce.strategy)
     }
 
-    /// What holds for the verify of a backup of this guest on this storage: the guest's own settings, else the
-    /// storage's, else those for all.
+    /// The verify settings for a backup of this guest on this storage: the guest's own, else the
+    /// storage's, else the general ones.
     pub fn verify_of(&self, vmid: u32, storage: &str) -> Verify {
         let mut verify = self.verify.clone();
         if let Some(storage) = self.storages.get(storage) {
@@ -286,13 +291,13 @@ impl Settings {
         }
     }
 
-    /// Whether a person says that the encryption key of this storage is kept outside of the cluster too:
-    /// `key-saved = true` in `[storage.ID]`.
+    /// Whether the admin says that the encryption key of this storage is also kept outside the
+    /// cluster: `key-saved = true` in `[storage.ID]`.
     pub fn key_is_saved(&self, storage: &str) -> bool {
         self.storages.get(storage).and_then(|storage| storage.key_saved).unwrap_or(false)
     }
 
-    /// What holds for this guest when it starts after a restore.
+    /// The restore settings of this guest.
     pub fn restore_of(&self, vmid: u32) -> Restore {
         let restore = self.restore.clone();
         match self.guests.get(&vmid.to_string()) {

@@ -8,7 +8,7 @@ use super::{Address, Identity, OnError, OnFailure, Restore, Strategy, Trial, Ver
 use crate::sys::Url;
 use crate::sys::text::printable;
 
-/// What a settings file may say.
+/// The possible content of a settings file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Written {
@@ -64,7 +64,7 @@ pub struct WrittenVerify {
     pub require_encryption: Option<bool>,
 }
 
-/// The part of `[verify]` that a guest or a storage may have for itself.
+/// The part of `[verify]` that a guest or a storage may override.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Policy {
@@ -94,7 +94,7 @@ pub struct WrittenRestore {
     pub shared: Option<Vec<String>>,
 }
 
-/// The part of `[restore]` that a guest may have for itself.
+/// The part of `[restore]` that a guest may override.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Copied {
@@ -141,7 +141,7 @@ impl WrittenRestore {
 }
 
 impl Policy {
-    /// `verify` with what is written here in its place.
+    /// `verify` with these values in place of its own.
     pub fn over(&self, verify: Verify) -> Verify {
         Verify {
             when: self.when.unwrap_or(verify.when),
@@ -153,7 +153,7 @@ impl Policy {
 }
 
 impl Copied {
-    /// `restore` with what is written here in its place.
+    /// `restore` with these values in place of its own.
     pub fn over(&self, restore: Restore) -> Restore {
         Restore {
             identity: self.identity.unwrap_or(restore.identity),
@@ -214,7 +214,7 @@ pub fn duration(text: &str) -> Option<Duration> {
     number.checked_mul(milliseconds).map(Duration::from_millis)
 }
 
-/// A limit of nothing would bring back every container before its data is copied.
+/// A limit of 0 would start every container again before its data is copied.
 fn more_than_nothing<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Span>, D::Error> {
     let span = Span::deserialize(deserializer)?;
     if span.0.is_zero() {
@@ -248,7 +248,7 @@ fn absolute<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>
     })
 }
 
-/// What may be shared: directories of a node, or of a server.
+/// The value of `restore.shared`: directories of a node, or of a server.
 fn places<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
     let places = Vec::<String>::deserialize(deserializer)?;
     let is_place = |place: &&String| {
@@ -269,7 +269,7 @@ fn url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::
     checked(deserializer, |text| text.parse::<Url>().err().map(|error| error.to_string()))
 }
 
-/// What keeps a template from giving each copy a name of its own that is a DNS label.
+/// The error in a hostname template: each copy needs a different name that is a valid DNS label.
 fn wrong_with_hostname(template: &str) -> Option<String> {
     const PLACEHOLDERS: [&str; 2] = ["{hostname}", "{vmid}"];
     if !PLACEHOLDERS.iter().any(|placeholder| template.contains(placeholder)) {
