@@ -1,4 +1,4 @@
-//! How long vzdump has waited because of one guest in one job: `quiesce.budget`.
+//! Counts how long vzdump has waited for one guest in one job: `quiesce.budget`.
 
 use std::cell::Cell;
 use std::fs;
@@ -10,21 +10,22 @@ use serde::{Deserialize, Serialize};
 use crate::sys::Root;
 use crate::vzdump::{Job, Vmid};
 
-/// What is left below this is too little to ask an engine anything: the phase ends, and the guard goes on.
+/// With less time than this there is no use in asking an engine: the phase ends, and the guard goes
+/// on.
 const LEAST: Duration = Duration::from_secs(1);
 
 /// Why a phase does nothing more that takes time.
 pub const SPENT: &str = "the time that this job has for the guest (quiesce.budget) is over";
 
-/// What a phase whose time is spent already may take to find the guest's lock free.
+/// How long a phase may still wait for the guest's lock after its time is used up.
 const A_MOMENT: Duration = Duration::from_millis(300);
 
-/// The time of a guest in a job. It is counted in a file of its own: also who does not get the guest's lock has made vzdump
-/// wait. A hook that dies has not counted its last phase.
+/// A guest's time in a job. It has its own file, because a process that does not get the guest's
+/// lock makes vzdump wait too. A hook that dies has not counted its last phase.
 pub struct Budget {
     path: PathBuf,
     job: String,
-    /// What is left of it at `began`.
+    /// What was left at `began`.
     left: Duration,
     spent: Duration,
     began: Instant,
@@ -38,11 +39,11 @@ struct Spent {
 }
 
 impl Budget {
-    /// Begins to count; `total` is for all phases of the job together.
+    /// Starts counting; `total` is for all phases of the job together.
     pub fn begin(root: &Root, total: Duration, vmid: Vmid, job: &Job) -> Budget {
         let path = root.path(&format!("/run/stillpoint/spent-{vmid}.json"));
         let job = job.name();
-        // A file that is missing or damaged costs no more than a budget.
+        // A missing or damaged file gives the full budget.
         let spent = fs::read(&path)
             .ok()
             .and_then(|bytes| serde_json::from_slice::<Spent>(&bytes).ok())
@@ -57,22 +58,22 @@ impl Budget {
         self.left.saturating_sub(self.used())
     }
 
-    /// Whether nothing more is asked of the guest in this job.
+    /// Whether this job does nothing more for the guest.
     pub fn is_spent(&self) -> bool {
         self.left() < LEAST
     }
 
-    /// The end of something that may take so long, and no longer than there is time for.
+    /// The deadline for something that may take `limit`, but no longer than the budget allows.
     pub fn deadline(&self, limit: Duration) -> Instant {
         Instant::now() + limit.min(self.left())
     }
 
-    /// The same for the guest's lock, for which there is always a moment.
+    /// The same for the guest's lock, which always gets a moment.
     pub fn lock_deadline(&self, limit: Duration) -> Instant {
         Instant::now() + limit.min(self.left().max(A_MOMENT))
     }
 
-    /// Does what is another's time, as that of the backup server.
+    /// Runs `work` without counting its time, as for the backup server.
     pub fn without<T>(&self, work: impl FnOnce() -> T) -> T {
         let began = Instant::now();
         let done = work();
@@ -86,7 +87,8 @@ impl Budget {
 }
 
 impl Drop for Budget {
-    /// Counts what was used. Where that cannot be written down, the next phase has more time than it should.
+    /// Counts the time used. If that cannot be written, the next phase has more time than it
+    /// should.
     fn drop(&mut self) {
         let ms = u64::try_from((self.spent + self.used()).as_millis()).unwrap_or(u64::MAX);
         let spent = Spent { job: self.job.clone(), ms };

@@ -1,7 +1,8 @@
-//! The scripts that stood where ours stand now: called by ours, as PVE would call them.
+//! The scripts that were configured before ours: ours calls them, as PVE would.
 //!
-//! A script gets the same arguments, environment, standard input and descriptors, and writes into the caller's log itself;
-//! it has no time limit, as PVE gives it none, and is in the caller's process group, so that the Stop button reaches it.
+//! A script gets the same arguments, environment, standard input and descriptors, and writes into
+//! the caller's log itself. It has no time limit, as under PVE, and is in the caller's process
+//! group, so that the Stop button reaches it.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -17,16 +18,19 @@ use crate::setup::chained_script;
 use crate::sys::{Root, process, program, text};
 use crate::vzdump::Vmid;
 
-/// A guest's start waits no longer than this to know its former hookscript.
+/// A guest's start waits no longer than this to find its previous hookscript.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
-/// A call of ours within a call of ours is this deep at most; more than a few generations up is PVE.
+/// How many ancestors to check: a call of ours within a call of ours is not deeper, and above that
+/// is PVE.
 const GENERATIONS: usize = 8;
 
-/// Calls vzdump's former script around ours, where there is one, and gives the exit status.
+/// Calls vzdump's previous script before or after ours, if there is one, and returns the exit
+/// status.
 ///
-/// In pre-stop theirs comes first: what it does there may need running containers (a dump), and nothing is stopped yet
-/// when it fails. Everywhere else ours comes first: nothing that theirs does, however long, keeps a stack down.
+/// In pre-stop theirs comes first: it may need running containers (a dump), and nothing is stopped
+/// yet when it fails. In all other phases ours comes first, so that theirs never keeps a stack
+/// down, however long it runs.
 pub fn vzdump(root: &Root, arguments: &[String], ours: impl FnOnce() -> u8) -> u8 {
     let script = match chained_script(root) {
         Ok(None) => return ours(),
@@ -58,14 +62,15 @@ pub fn vzdump(root: &Root, arguments: &[String], ours: impl FnOnce() -> u8) -> u
     }
 }
 
-/// Whether the status of vzdump's former script is passed on: only where a failure does no harm but the one that is
-/// meant. In pre-restart it would leave a guest frozen or down, in backup-end spoil a complete archive.
+/// Whether to pass on the status of vzdump's previous script: only in phases where a failure does
+/// only the intended harm. In pre-restart it would leave a guest frozen or down, in backup-end
+/// spoil a complete archive.
 fn counts(phase: &str) -> bool {
     matches!(phase, "pre-stop" | "job-end")
 }
 
-/// Calls ours and then the hookscript that the guest had before it, and gives the exit status: theirs counts as PVE
-/// counts it.
+/// Calls ours and then the guest's previous hookscript, and returns the exit status: theirs counts
+/// as it does for PVE.
 pub fn guest(arguments: &[String], ours: impl FnOnce() -> u8) -> u8 {
     let Some(vmid) = arguments.first().and_then(|vmid| vmid.parse::<Vmid>().ok()) else {
         return ours();
@@ -87,8 +92,8 @@ pub fn guest(arguments: &[String], ours: impl FnOnce() -> u8) -> u8 {
     call(Path::new(&script), &volume, arguments)
 }
 
-/// The volume and the file of a guest's former hookscript. Looked up in a process of its own: when `/etc/pve` hangs, the
-/// guest has to start all the same.
+/// The volume and the file of a guest's previous hookscript. Looked up in a separate process,
+/// because the guest must start even if `/etc/pve` hangs.
 fn kept_for(vmid: Vmid) -> Result<Option<(String, String)>> {
     let mut look = Command::new("/proc/self/exe");
     let kept = program::run_or_leave(look.args(["kept", &vmid.to_string()]), LOOK_LIMIT)?;
@@ -99,12 +104,12 @@ fn kept_for(vmid: Vmid) -> Result<Option<(String, String)>> {
     }
 }
 
-/// Ours must not keep theirs from being called.
+/// A panic of ours must not keep theirs from being called.
 fn caught(ours: impl FnOnce() -> u8) -> u8 {
     catch_unwind(AssertUnwindSafe(ours)).unwrap_or(0)
 }
 
-/// Runs a script to its end: 0 where it succeeded or can't be run at all, else 1.
+/// Runs a script to its end: 0 if it succeeded or could not be run at all, else 1.
 fn call(script: &Path, name: &str, arguments: &[String]) -> u8 {
     let name = text::printable(name, 300);
     if is_own_program(&fs::metadata(script).ok()) {
@@ -124,9 +129,9 @@ fn call(script: &Path, name: &str, arguments: &[String]) -> u8 {
     }
 }
 
-/// Whether an ancestor of this process is this very program with the same arguments: a former script that itself calls
-/// Stillpoint, as one written by hand may do, has been called by it. One that starts another guest is another matter: that
-/// guest's hook is called for itself.
+/// Whether an ancestor of this process is this very program with the same arguments. Then a
+/// previous script itself calls Stillpoint, as a handwritten one may, and must not be called again.
+/// If it starts another guest, that guest's hook has other arguments and is called normally.
 fn within_the_same_call(arguments: &[String]) -> bool {
     let mut pid = i32::try_from(std::os::unix::process::parent_id()).unwrap_or(1);
     for _ in 0..GENERATIONS {
@@ -144,7 +149,8 @@ fn within_the_same_call(arguments: &[String]) -> bool {
     false
 }
 
-/// As far as it can be told: one that can't be looked at is taken for the same, for a call within a call has no end.
+/// If it cannot be determined, it counts as the same call, because a call within a call would never
+/// end.
 fn has_arguments(pid: i32, arguments: &[String]) -> bool {
     let Ok(bytes) = fs::read(format!("/proc/{pid}/cmdline")) else { return true };
     let text = String::from_utf8_lossy(&bytes).into_owned();

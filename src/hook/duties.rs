@@ -1,21 +1,22 @@
 use crate::vzdump::{Call, GuestType, Mode, Phase};
 
-/// Something that is due in a phase.
+/// A duty in a phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Duty {
-    /// Bring back what earlier jobs left at rest, where their workers are dead.
+    /// Start what earlier jobs left stopped, if their workers are dead.
     BringBackLeftovers,
     /// Begin the run of this guest.
     OpenRun,
     /// Bring the containers to rest.
     Quiesce,
-    /// Write down what is running, on the node and in the guest.
+    /// Record what is running, on the node and in the guest.
     NoteRunning,
-    /// Remember that a VM runs: this phase comes only then.
+    /// Remember that a VM runs: for a VM, this phase comes only if it runs.
     SeeRunning,
-    /// From here on what is brought back no longer disturbs the backup; whether anything did is looked at before.
+    /// From here on, starting containers no longer disturbs the backup; before that, check whether
+    /// anything was started.
     DataCopied,
-    /// Bring everything back.
+    /// Start everything again.
     Resume,
     /// The archive is complete.
     NoteComplete,
@@ -25,7 +26,7 @@ pub enum Duty {
     NoteFailure,
     /// Journal the run and end it.
     JournalRun,
-    /// End what runs of this job are left.
+    /// End the remaining runs of this job.
     EndRuns,
     /// Collect the verifies of this job.
     CollectVerifies,
@@ -37,8 +38,9 @@ pub enum Duty {
 
 /// What is due in a call: the table in DESIGN.md, Phases.
 ///
-/// job-init has no duty, because another job may be in the middle of a guest. pre-restart has none, because a
-/// failure there leaves a guest frozen or down (FACTS-PVE.md, Exit status). A VM is never quiesced.
+/// job-init has no duty, because another job may be in the middle of a guest. pre-restart has none,
+/// because a failure there leaves a guest frozen or down (FACTS-PVE.md, Exit status). A VM is never
+/// quiesced.
 pub fn duties(call: &Call) -> &'static [Duty] {
     use Duty::*;
     let subject = call.subject.as_ref();
@@ -53,7 +55,7 @@ pub fn duties(call: &Call) -> &'static [Duty] {
         (Phase::PreStop, false, _) => &[SeeRunning],
         (Phase::PostRestart, true, _) => &[DataCopied, Resume],
         (Phase::PostRestart, false, _) => &[],
-        // In stop mode the guest is down now, and started only after this.
+        // In stop mode the guest is down now; vzdump starts it after this phase.
         (Phase::BackupEnd, _, true) => &[DataCopied, NoteComplete, StartVerify],
         (Phase::BackupEnd, _, false) => &[DataCopied, Resume, NoteComplete, StartVerify],
         (Phase::BackupAbort, ..) => &[NoteFailure, Resume],

@@ -18,23 +18,24 @@ use crate::vzdump::{Call, GuestType, Job, Mode, Phase, Subject, TaskLog};
 /// How long post-restart tries before it leaves the rest to the guard.
 const RESUME_LIMIT: Duration = Duration::from_secs(120);
 
-/// What an earlier backup left is brought back by then, or set aside: its guest is to be backed up.
+/// The limit for starting what an earlier backup left stopped; then it is set aside, so that this
+/// backup can be made.
 const LEFTOVER_LIMIT: Duration = Duration::from_secs(30);
 
-/// How long it waits for the engine of a guest that was just started (stop mode).
+/// How long to wait for the engine of a guest that was just started (stop mode).
 const ENGINE_WAIT: Duration = Duration::from_secs(90);
 
-/// For a look at what an earlier backup left not back.
+/// For a check of containers that are not back since an earlier backup.
 const LEFT_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long it waits for what a container needs before its start (a healthy database); most are there within that, and
-/// the guard goes on.
+/// How long to wait for what a container needs before its start (a healthy database). Most need
+/// less; after that the guard goes on.
 const CONDITION_WAIT: Duration = Duration::from_secs(5);
 
-/// After the Stop button a SIGKILL follows within 5 s.
+/// The Stop button sends SIGKILL after 5 s.
 const INTERRUPTED_LIMIT: Duration = Duration::from_secs(3);
 
-/// A call about one guest.
+/// One call of the hook about one guest.
 pub struct GuestCall<'a> {
     pub root: &'a Root,
     pub settings: &'a Settings,
@@ -46,7 +47,7 @@ pub struct GuestCall<'a> {
 }
 
 impl GuestCall<'_> {
-    /// Does what is due, under the guest's lock, and returns the exit status.
+    /// Does what is due while holding the guest's lock, and returns the exit status.
     pub fn perform(&self, due: &[Duty]) -> u8 {
         let vmid = self.subject.vmid;
         let runs = Runs::of(self.root);
@@ -58,7 +59,7 @@ impl GuestCall<'_> {
         let mut run = match runs.load(vmid) {
             Ok(Some(run)) if run.job == self.job && !due.contains(&Duty::OpenRun) => run,
             Ok(None) => self.new_run(),
-            // Another backup's run, or one that can't be read: that comes first.
+            // A run of another backup, or one that cannot be read: that has to end first.
             Ok(Some(_)) | Err(_) => match self.end_other_run() {
                 Ok(()) => self.new_run(),
                 Err(error) => return self.left_to_others(due, &error),
@@ -75,7 +76,8 @@ impl GuestCall<'_> {
         status
     }
 
-    /// Somebody else is at work on this guest. A later phase sees that this one has not looked at it.
+    /// Another process is working on this guest. A later phase sees that this one has not looked at
+    /// it.
     fn left_to_others(&self, due: &[Duty], error: &anyhow::Error) -> u8 {
         say(&format!(
             "guest {}: nothing is done here, another process is working on it: {error:#}",
@@ -110,7 +112,8 @@ impl GuestCall<'_> {
         Ok(0)
     }
 
-    /// A run of another job under this guest's VMID: brought back and journalled, where that job is dead.
+    /// Ends a run of another job for this VMID, if that job is dead: its containers are started,
+    /// and it is journalled.
     fn end_other_run(&self) -> Result<()> {
         let runs = Runs::of(self.root);
         let vmid = self.subject.vmid;
@@ -134,7 +137,8 @@ impl GuestCall<'_> {
         }
     }
 
-    /// An earlier backup of the guest that cannot be finished keeps no later one from being made.
+    /// Closes the run of an earlier backup that cannot be finished, so that it does not block later
+    /// ones.
     fn set_aside(&self, why: &str) -> Result<()> {
         let vmid = self.subject.vmid;
         let Some(mut run) = Runs::of(self.root).load(vmid)? else { return Ok(()) };
@@ -158,8 +162,8 @@ impl GuestCall<'_> {
             run.hostname = config.hostname;
         }
         let runs = match self.subject.guest_type {
-            // vzdump calls pre-stop and post-restart only for a guest that runs; the mode of one that does
-            // not is stop.
+            // vzdump calls pre-stop and post-restart only for a running guest; a stopped guest
+            // always has mode stop.
             GuestType::Qemu => self.subject.mode != Mode::Stop,
             GuestType::Lxc => {
                 State::of(self.root, self.subject.vmid).map_or(true, |state| state.is_running())
@@ -171,7 +175,7 @@ impl GuestCall<'_> {
         run
     }
 
-    /// What later phases know better.
+    /// Adds what only later phases know.
     fn complete(&self, run: &mut Run) {
         run.mode_used = self.subject.mode;
         for (known, said) in [
@@ -230,7 +234,7 @@ impl GuestCall<'_> {
         if let Some(quiesce) = run.quiesce.as_mut() {
             quiesce.give_up(clock::boot_ms());
         }
-        // Whoever looks now knows that everything has to come back.
+        // From now on every other process knows that everything has to be started again.
         self.save(run);
         let fail = self.settings.quiesce.on_error == OnError::Fail;
         let what = if fail { "it is not backed up" } else { "its backup will be crash-consistent" };
@@ -242,8 +246,8 @@ impl GuestCall<'_> {
         u8::from(fail)
     }
 
-    /// The guard comes before everything else: its start costs the containers nothing then, and it brings back
-    /// the guest itself too. It reads the run from the disk.
+    /// Starts the guard before anything is stopped: then its start adds no downtime, and it can
+    /// also bring back the guest itself. It reads the run from disk.
     fn armed(&self, run: &Run) -> Result<()> {
         Runs::of(self.root)
             .save(run)
@@ -251,7 +255,8 @@ impl GuestCall<'_> {
         quiesce::arm(self.root, run)
     }
 
-    /// What an earlier backup left not back, and somebody has brought back since, is no longer asked for.
+    /// Checks whether somebody has started the containers that an earlier backup left not back, so
+    /// that they are no longer reported.
     fn see_left(&self, deadline: Instant) {
         if self.budget.is_spent() {
             return;
@@ -308,18 +313,19 @@ impl GuestCall<'_> {
     }
 
     fn data_copied(&self, run: &mut Run) {
-        // An interrupted vzdump calls post-restart also while the guest is still on its way down.
+        // An interrupted vzdump may call post-restart while the guest is still shutting down.
         let returned = self.call.phase == Phase::PostRestart
             && (!run.subject_to_stop() || run.shutdown.was_down());
         if run.subject_to_stop() {
-            // Here the guest is down until its archive is complete; later calls see it up again.
+            // Here the guest is down until its archive is complete; later calls see it running
+            // again.
             match State::of(self.root, run.vmid) {
                 Ok(State::Stopped) => run.shutdown.see_down(),
                 Ok(State::Running(_)) => run.shutdown.start(clock::boot_ms()),
                 Err(_) => {}
             }
         } else if !run.data_copy.is_done() && run.is_at_rest() {
-            // Done with the first look at the engine, so that it costs the containers no time of its own.
+            // Done together with the first request to the engine, so that it adds no downtime.
             run.proof.fall_due();
         }
         match returned {
@@ -410,7 +416,8 @@ impl GuestCall<'_> {
 
     fn journal(&self, run: &mut Run) -> Result<()> {
         if run.archive == Archive::Pending {
-            // Neither backup-end nor backup-abort could be written down; vzdump knows.
+            // Neither backup-end nor backup-abort could be recorded; vzdump's task log has the
+            // result.
             let finished = self.task_log().is_some_and(|log| log.is_finished(run.vmid));
             run.archive =
                 if finished { Archive::Complete } else { Archive::Failed(self.failure()) };
@@ -434,7 +441,7 @@ impl GuestCall<'_> {
         TaskLog::read(self.root, self.job.upid.as_ref()?).ok()
     }
 
-    /// A disk that is full is said, and keeps nothing from being brought back.
+    /// A failed save is only logged; resuming goes on.
     fn save(&self, run: &Run) {
         if let Err(error) = Runs::of(self.root).save(run) {
             say(&format!("{}: {error:#}", run.guest()));

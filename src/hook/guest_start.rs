@@ -5,11 +5,12 @@ use crate::report::lines::say;
 use crate::sys::{Root, detach, program, text};
 use crate::vzdump::Vmid;
 
-/// A guest's start waits no longer than this for its identity; its own work takes a tenth of a second.
+/// A guest's start waits no longer than this for its identity; normally it takes a tenth of a
+/// second.
 const IDENTITY_LIMIT: Duration = Duration::from_secs(5);
 
-/// Does what is due in a call of the guest hookscript, `VMID PHASE`: before each start, a restored copy gets an identity
-/// of its own; after it, what the guest says was running when it was backed up is brought up.
+/// A call of the guest hookscript, `VMID PHASE`: before each start, a restored copy gets its own
+/// identity; after it, the containers in the guest's note are started.
 pub fn guest(root: &Root, arguments: &[String]) -> u8 {
     let [vmid, phase, ..] = arguments else { return 0 };
     let Ok(vmid) = vmid.parse::<Vmid>() else { return 0 };
@@ -26,7 +27,7 @@ pub fn guest(root: &Root, arguments: &[String]) -> u8 {
     0
 }
 
-/// In a process of its own: when `/etc/pve` hangs no signal ends it, and the guest has to start all the same.
+/// In a separate process: if `/etc/pve` hangs, no signal ends it, and the guest must still start.
 fn give_identity(vmid: Vmid) {
     let mut identity = Command::new("/proc/self/exe");
     identity.args(["identity", &vmid.to_string()]);

@@ -17,13 +17,13 @@ use crate::sys::{Root, bounded, detach, text};
 use crate::verify::{self, Collected};
 use crate::vzdump::{Job, Vmid};
 
-/// For what an earlier job left in one guest.
+/// The limit for what an earlier job left in one guest.
 const LEFTOVER_LIMIT: Duration = Duration::from_secs(30);
 
-/// For one more try of what is not back, and a look at what was removed.
+/// For one more attempt to start what is not back, and a check for removed containers.
 const LEFT_LIMIT: Duration = Duration::from_secs(30);
 
-/// For this node's note; a storage that does not answer is not waited for longer.
+/// For writing this node's file; a storage that does not answer is not waited for longer.
 const NOTE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Does what is due in a job phase and returns the exit status.
@@ -55,8 +55,7 @@ pub fn perform(root: &Root, settings: &Settings, job: &Job, due: &[Duty]) -> u8 
     status
 }
 
-/// All leftovers together have no more time than one guest has: those that have no turn have a guard, and the next backup
-/// of their guest.
+/// All guests together get only the time of one: the others have a guard, and their next backup.
 fn bring_back_leftovers(root: &Root, settings: &Settings, job: &Job) {
     let guests = Runs::of(root).guests().unwrap_or_else(|error| {
         say(&format!("cannot list the runs of earlier jobs: {error:#}"));
@@ -70,8 +69,8 @@ fn bring_back_leftovers(root: &Root, settings: &Settings, job: &Job) {
     }
 }
 
-/// Tells the other nodes of the cluster what this one has of Stillpoint, where there is something new to tell. What keeps
-/// it from being written (no quorum) concerns no backup.
+/// Writes what this node has of Stillpoint for the other nodes of the cluster, if that has changed.
+/// Failing to write it (no quorum) must not affect the backup.
 fn leave_note(root: &Root) {
     let written =
         bounded::within(&Watched::cluster(root), NOTE_LIMIT, || match nodes::is_mounted(root) {
@@ -84,7 +83,7 @@ fn leave_note(root: &Root) {
     }
 }
 
-/// A run of this job that log-end did not end.
+/// Ends runs of this job that log-end did not end.
 fn end_runs(root: &Root, settings: &Settings, job: &Job) {
     let runs = Runs::of(root);
     let guests = runs.guests().unwrap_or_else(|error| {
@@ -127,8 +126,8 @@ fn watch(root: &Root, vmid: Vmid) {
     }
 }
 
-/// What could not be brought back: in guests of this job it is tried once more where an earlier backup left it, and whoever
-/// was not told of it is.
+/// Containers that could not be started: in guests of this job those from earlier backups are tried
+/// once more, and those that nobody was told about are reported.
 fn not_back(root: &Root, settings: &Settings, job: &Job) {
     let backups = records_of(root, job).map(|(backups, _)| backups).unwrap_or_default();
     for vmid in Left::guests(root).unwrap_or_default() {
@@ -167,7 +166,7 @@ fn collect(root: &Root, settings: &Settings, job: &Job) -> u8 {
         Collected::default()
     });
     leave_verifies(root);
-    // Some of them were over before the job was: the journal has those.
+    // Verifies that ended before the job are already in the journal.
     let journalled = records_of(root, job).map(|(_, verifies)| verifies).unwrap_or_default();
     let journalled = journalled.into_iter().filter_map(|record| {
         let record: Verify = serde_json::from_value(record).ok()?;
@@ -181,7 +180,8 @@ fn collect(root: &Root, settings: &Settings, job: &Job) -> u8 {
     u8::from(fails)
 }
 
-/// What nobody has collected yet, of this job or of one that died, is collected outside of vzdump.
+/// Starts a unit that collects the verifies that are not collected yet, from this job or from a
+/// dead one.
 fn leave_verifies(root: &Root) {
     let left = match verify::left(root) {
         Ok(0) => return,
@@ -198,7 +198,7 @@ fn leave_verifies(root: &Root) {
     }
 }
 
-/// The journal's records of this job: its backups, and its verifies, oldest first.
+/// The journal's records of this job: its backups and its verifies, oldest first.
 fn records_of(root: &Root, job: &Job) -> Result<(Vec<Value>, Vec<Value>)> {
     let name = job.name();
     let (mut backups, mut verifies) = (Vec::new(), Vec::new());

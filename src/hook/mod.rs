@@ -1,4 +1,4 @@
-//! What one call of a hook comes to.
+//! One call of a hook.
 
 mod budget;
 mod chain;
@@ -20,11 +20,12 @@ use crate::report::lines::say;
 use crate::sys::{Root, failpoint, journald, look, signal};
 use crate::vzdump::{Call, Job};
 
-/// A hook waits this long for the guest's lock; who holds it longer is the one that brings the guest back.
+/// How long a hook waits for the guest's lock; a process that holds it longer is bringing the guest
+/// back itself.
 const LOCK_LIMIT: Duration = Duration::from_secs(30);
 
-/// The whole of a hook's `main`: `hook` gets the node and the arguments, and gives the exit status. A panic, whose
-/// message the caller's log has, is status 0.
+/// The `main` of a hook: `hook` gets the node and the arguments, and returns the exit status. After
+/// a panic the status is 0; the caller's log has the message.
 pub fn run(hook: fn(&Root, &[String]) -> u8) -> ExitCode {
     if let Some(looked) = look::serve_if_asked() {
         return looked;
@@ -35,27 +36,29 @@ pub fn run(hook: fn(&Root, &[String]) -> u8) -> ExitCode {
             .map(|argument| argument.to_string_lossy().into_owned())
             .collect();
         let root = Root::from_env();
-        // Without systemd a hook starts itself again for what must outlive its caller.
+        // Without systemd, a hook starts itself again as the process that must outlive its caller.
         command::detached(&root, &arguments).unwrap_or_else(|| hook(&root, &arguments))
     });
     ExitCode::from(done.unwrap_or(0))
 }
 
-/// Does what is due in a call of vzdump's, `PHASE [MODE VMID]`, and returns the exit status.
+/// Does what is due in a call by vzdump, `PHASE [MODE VMID]`, and returns the exit status.
 ///
-/// That is 0 but for three deliberate cases: pre-stop with `quiesce.on-error = "fail"` and a guest that could not
-/// be brought to rest, job-end with `verify.on-failure = "fail-job"` and a verify that failed, and in both phases a
-/// failure of the script that was vzdump's before.
+/// That is 0, except in three cases, all on purpose: pre-stop with `quiesce.on-error = "fail"` if
+/// containers could not be stopped or paused; job-end with `verify.on-failure = "fail-job"` if a
+/// verify failed; and in both phases a failure of vzdump's previous script.
 pub fn vzdump(root: &Root, arguments: &[String]) -> u8 {
     chain::vzdump(root, arguments, || called_by_vzdump(root, arguments))
 }
 
-/// Does what is due in a call for a guest, `VMID PHASE` from PVE or `VMID PHASE unit` from the drop-in of its unit, and
-/// returns the exit status: 0, or what the guest's former hookscript says. That one is PVE's to call, so not for the unit.
+/// Does what is due in a call for a guest, `VMID PHASE` from PVE or `VMID PHASE unit` from the
+/// drop-in of its unit, and returns the exit status: 0, or that of the guest's previous hookscript.
+/// Only PVE's call runs that one, the unit's does not.
 pub fn guest(root: &Root, arguments: &[String]) -> u8 {
     match arguments {
         [_, _, by, ..] if by == "unit" => {
-            // The unit of a container has no output of its own. Where nothing can be said, all else is done.
+            // The unit of a guest has no output of its own. If the log cannot be opened, the work
+            // is done anyway.
             let _ = journald::take_output(root, "stillpoint");
             guest_start::guest(root, &arguments[..2])
         }
