@@ -18,8 +18,8 @@ use crate::vzdump::Vmid;
 /// As long as Proxmox VE itself waits for this lock.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
-/// Gives a copy the identity of its original, which has to be stopped or gone; both its configuration files are
-/// written. Returns what to tell the person.
+/// Gives a copy the identity of its original, which must be stopped or gone; both configuration
+/// files are written. Returns what to print.
 pub fn adopt(root: &Root, vmid: Vmid) -> Result<Vec<String>> {
     let path = root.path(&format!("/run/lock/lxc/pve-config-{vmid}.lock"));
     let _lock = lock::take(&path, Instant::now() + LOCK_LIMIT)
@@ -66,7 +66,7 @@ pub fn adopt(root: &Root, vmid: Vmid) -> Result<Vec<String>> {
     for owner in owners.iter().filter(|owner| !owner.shared.is_empty()) {
         records.drop_record(owner.vmid)?;
     }
-    // What is inside is the original's still, where nobody came to change it.
+    // If nothing inside was replaced yet, it still has the original's values, as it should.
     copies::forget(root, vmid)?;
     let record = Identity {
         vmid,
@@ -95,7 +95,8 @@ pub fn adopt(root: &Root, vmid: Vmid) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// The way back to what was: only what a change of identity touches, where the rest was changed since.
+/// The way back to the original's identity: only settings that Stillpoint changes, even if others
+/// have changed since.
 fn back(known: &Known, from: &Outward) -> Change {
     let mut change = Change::default();
     let own = &known.appearance;

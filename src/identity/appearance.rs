@@ -6,15 +6,15 @@ use crate::pve::{Config, Family, Mac, Member, Net};
 use crate::sys::text::printable;
 use crate::vzdump::{GuestType, Vmid};
 
-/// What others on the network know a guest by.
+/// What identifies a guest on the network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Appearance {
     pub hostname: Option<String>,
-    /// With their numbers.
+    /// The nets with their numbers.
     pub nets: Vec<(u32, Net)>,
 }
 
-/// A guest of the cluster and what it is known by.
+/// A guest of the cluster and its appearance.
 #[derive(Clone, Debug)]
 pub struct Known {
     pub member: Member,
@@ -22,24 +22,26 @@ pub struct Known {
     pub appearance: Appearance,
 }
 
-/// Another guest that has something of a guest.
+/// Another guest that has a part of this guest's appearance.
 #[derive(Clone, Debug)]
 pub struct Rival {
     pub vmid: Vmid,
     pub guest_type: GuestType,
-    /// The node it is on; `None` for this one.
+    /// Its node; `None` for this one.
     pub node: Option<String>,
     pub hostname: Option<String>,
     /// The hardware addresses that both have.
     pub shared: BTreeSet<Mac>,
-    /// The guest's nets with a static address that the other has on the same network, as it is written.
+    /// The guest's nets with a static address that the other has on the same network, as it is
+    /// written.
     pub addresses: Vec<(u32, String)>,
     pub same_hostname: bool,
-    /// All that is known of both is the same, but the hardware addresses.
+    /// Everything known of both is the same, except the hardware addresses.
     pub is_alike: bool,
-    /// It was started on this node while it was in doubt whose identity it has: that it runs proves nothing.
+    /// It was last started on this node in doubt about its identity, so that it runs proves
+    /// nothing.
     pub in_doubt: bool,
-    /// `None` where it can't be told.
+    /// `None` if it cannot be determined.
     pub running: Option<bool>,
     /// The hardware addresses recorded for it.
     pub claims: BTreeSet<Mac>,
@@ -47,7 +49,7 @@ pub struct Rival {
 }
 
 impl Appearance {
-    /// That of a guest with this configuration.
+    /// The appearance of a guest with this configuration.
     pub fn of(config: &Config) -> Appearance {
         let nets = config.nets.iter().map(|(number, value)| (*number, Net::parse(value))).collect();
         Appearance { hostname: config.hostname.clone(), nets }
@@ -143,7 +145,7 @@ impl Rival {
         }
     }
 
-    /// Whether it was restored here, after the guest came that was `restored` then.
+    /// Whether it was restored here after the time of `restored`.
     pub fn came_after(&self, restored: Restored) -> bool {
         match (self.restored, restored) {
             (Restored::At(its), Restored::At(ours)) => its > ours,
@@ -153,9 +155,10 @@ impl Rival {
     }
 }
 
-/// The guests that have something of a guest. Whether they run and what is recorded of them is left open.
+/// The guests that have a part of a guest's appearance. Whether they run, and their records, are
+/// not filled in here.
 ///
-/// Hostname and addresses count between containers only: a backup of one is never restored as a VM.
+/// Hostname and addresses count only between LXC guests: a backup of one is never restored as a VM.
 pub fn rivals<'a>(
     vmid: Vmid,
     own: &Appearance,

@@ -12,8 +12,8 @@ use crate::pve::{Mac, lxc};
 use crate::sys::{Root, clock, failpoint};
 use crate::vzdump::Vmid;
 
-/// Gives a copy its own identity: recorded first, so that it can be undone; then in both configuration files, or in
-/// neither. On an error everything is as it was.
+/// Gives a copy its own identity: first recorded, so that it can be undone; then written to both
+/// configuration files, or to neither. On an error everything is as before.
 pub fn apply(
     root: &Root,
     known: &Known,
@@ -84,9 +84,11 @@ pub fn apply(
     Ok(lines)
 }
 
-/// A call that was ended between the two files: the next one of the same start does the rest.
+/// Finishes a change that was interrupted between the two files: the next call of the same start
+/// does the rest.
 ///
-/// Only where Proxmox VE's own file says all of what was given then: what a person has set since is not undone.
+/// Only if Proxmox VE's own file has everything that was given then: what an admin has set since is
+/// not undone.
 pub fn mend(root: &Root, known: &Known, owned: &Owned) -> Result<Option<String>> {
     let vmid = known.member.vmid;
     let Some(changed) = &owned.changed else { return Ok(None) };
@@ -100,10 +102,11 @@ pub fn mend(root: &Root, known: &Known, owned: &Owned) -> Result<Option<String>>
     Ok(Some(format!("guest {vmid} starts with the identity that it was given before")))
 }
 
-/// Both configuration files with a change in them. The one that LXC reads is not there before a guest's first start.
+/// Both configuration files with a change applied. The one that LXC reads does not exist before a
+/// guest's first start.
 ///
 /// # Errors
-/// Also when a line that is to change is no longer there as it was read.
+/// Also if a line to change is no longer as it was read.
 pub fn rewrites(root: &Root, vmid: Vmid, change: &Change) -> Result<Vec<Rewrite>> {
     let path = root.path(&format!("/etc/pve/lxc/{vmid}.conf"));
     let Some(pve) = Rewrite::read(&path, Grammar::Pve, &change.pve_edits())? else {
@@ -116,7 +119,7 @@ pub fn rewrites(root: &Root, vmid: Vmid, change: &Change) -> Result<Vec<Rewrite>
     Ok(std::iter::once(pve).chain(lxc).collect())
 }
 
-/// What changes, setting by setting.
+/// The changes, setting by setting.
 pub fn changes(change: &Change) -> Vec<SettingChange> {
     let hostname = change.from.hostname.iter().zip(&change.to.hostname).map(|(from, to)| {
         SettingChange { key: "hostname".to_string(), from: from.clone(), to: to.clone() }
@@ -129,7 +132,7 @@ pub fn changes(change: &Change) -> Vec<SettingChange> {
     hostname.chain(nets).collect()
 }
 
-/// What a person is told of a change: what is new, and how to go on where a link is down.
+/// The lines that describe a change: what is new, and what to do about a link that is down.
 pub fn told(vmid: Vmid, change: &Change, restore: &Restore, reason: &str) -> Vec<String> {
     let mut new: Vec<String> = Vec::new();
     if let (Some(from), Some(to)) = (&change.from.hostname, &change.to.hostname) {
@@ -169,7 +172,8 @@ pub fn told(vmid: Vmid, change: &Change, restore: &Restore, reason: &str) -> Vec
     lines
 }
 
-/// Leaves for a guest's settling that it is to be compared with the one whose backup it was restored from.
+/// Leaves a record for the guest's settling: compare the guest with the one whose backup it was
+/// restored from.
 pub fn leave_to_compare(
     root: &Root,
     known: &Known,
@@ -202,13 +206,13 @@ fn copy_of(vmid: Vmid, original: Option<Vmid>, restore: &Restore) -> Copy {
     }
 }
 
-/// What a copy gets of its own inside.
+/// What is replaced inside a copy.
 pub fn inside(restore: &Restore) -> Vec<&'static str> {
     let all = [(restore.machine_id, "machine-id"), (restore.ssh_host_keys, "SSH host keys")];
     all.into_iter().filter(|(due, _)| *due).map(|(_, what)| what).collect()
 }
 
-/// The nets that get another hardware address: name in the guest, and the address.
+/// The nets that get another hardware address: the name in the guest, and the address.
 fn changed_macs(change: &Change) -> Vec<(Option<String>, Mac)> {
     let changed = change.nets().filter(|(_, from, to)| from.mac() != to.mac());
     changed.filter_map(|(_, _, to)| Some((to.name().map(String::from), to.mac()?))).collect()

@@ -1,4 +1,4 @@
-//! The identity that a copy gets, and the lines of its configuration files that say so.
+//! The identity that a copy gets, and the matching lines of its configuration files.
 
 use std::collections::BTreeSet;
 
@@ -10,16 +10,16 @@ use crate::pve::edit::Edit;
 use crate::pve::{Family, Mac, Net};
 use crate::vzdump::Vmid;
 
-/// Proxmox VE's own, where the datacenter has no other.
+/// Proxmox VE's own prefix, if the datacenter sets no other.
 const MAC_PREFIX: &str = "BC:24:11";
 
-/// The kernel takes no longer hostname, domain included.
+/// The kernel's limit of a hostname, including the domain.
 const HOSTNAME_LIMIT: usize = 64;
 
-/// A DNS label takes no more.
+/// The limit of a DNS label.
 const LABEL_LIMIT: usize = 63;
 
-/// What is written for a copy.
+/// The new settings of a copy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
     pub from: Outward,
@@ -27,7 +27,7 @@ pub struct Change {
 }
 
 impl Change {
-    /// What is due, as the settings want it. `mac` gives a new hardware address each time.
+    /// Makes the changes that the settings ask for. `mac` returns a new hardware address each time.
     pub fn plan<E>(
         vmid: Vmid,
         own: &Appearance,
@@ -59,7 +59,7 @@ impl Change {
         Ok(change)
     }
 
-    /// Whether nothing is changed.
+    /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
         self.to == Outward::default()
     }
@@ -70,7 +70,7 @@ impl Change {
         pairs.map(|(from, to)| (to.number, Net::parse(&from.value), Net::parse(&to.value)))
     }
 
-    /// What a guest is known by after it.
+    /// The guest's appearance after the change.
     pub fn applied_to(&self, own: &Appearance) -> Appearance {
         let mut after = own.clone();
         if let Some(hostname) = &self.to.hostname {
@@ -84,7 +84,7 @@ impl Change {
         after
     }
 
-    /// Whether a guest has all that it was given.
+    /// Whether a guest has everything that it was given.
     pub fn is_in(&self, own: &Appearance) -> bool {
         let hostname = self.to.hostname.is_none() || self.to.hostname == own.hostname;
         let has = |line: &NetLine| {
@@ -104,8 +104,8 @@ impl Change {
         edits
     }
 
-    /// For `/var/lib/lxc/VMID/config`, which Proxmox VE has already written for this start. The link's state and the
-    /// guest's own network files come from the other file, later on.
+    /// For `/var/lib/lxc/VMID/config`, which Proxmox VE has already written for this start. The
+    /// link's state and the guest's own network files are taken from the other file, later on.
     pub fn lxc_edits(&self) -> Vec<Edit> {
         let hostname = self.from.hostname.iter().zip(&self.to.hostname);
         let mut edits: Vec<Edit> =
@@ -160,9 +160,11 @@ fn readdress(net: &mut Net, setting: Address) {
     }
 }
 
-/// The hostname of a copy: the template filled in, as one DNS label, with the domain of the old name behind it.
+/// The hostname of a copy: the filled-in template as one DNS label, followed by the domain of the
+/// old name.
 ///
-/// The old name is cut where the whole would be too long, and what no label may have becomes a hyphen.
+/// The old name is cut if the whole would be too long, and characters that a label may not contain
+/// become hyphens.
 pub fn hostname(template: &str, old: &str, vmid: Vmid) -> String {
     let (label, domain) = old.split_once('.').unwrap_or((old, ""));
     let vmid_text = vmid.to_string();
@@ -178,21 +180,21 @@ pub fn hostname(template: &str, old: &str, vmid: Vmid) -> String {
         0 => LABEL_LIMIT,
         length => HOSTNAME_LIMIT.saturating_sub(length + 1).min(LABEL_LIMIT),
     };
-    // A domain that leaves no room for anything is given up.
+    // A domain that leaves no room for the name is dropped.
     let domain = if room(domain) > vmid_text.len() + 1 { domain } else { "" };
     let mut kept: Vec<char> = label.chars().take(LABEL_LIMIT).collect();
     let mut name = fill(&kept.iter().collect::<String>());
     while name.len() > room(domain) && kept.pop().is_some() {
         name = fill(kept.iter().collect::<String>().trim_end_matches('-'));
     }
-    // The template itself is too long, or has nothing in it that a label may have.
+    // The template itself is too long, or contains no character that a label may have.
     name.truncate(room(domain));
     let name = name.trim_matches('-');
     let name = if name.is_empty() { format!("CT{vmid}") } else { name.to_string() };
     if domain.is_empty() { name } else { format!("{name}.{domain}") }
 }
 
-/// A hardware address with the datacenter's prefix that nobody in `taken` has, made of random bytes.
+/// A random hardware address with the datacenter's prefix that is not in `taken`.
 pub fn new_mac<E>(
     prefix: Option<&str>,
     taken: &BTreeSet<Mac>,
@@ -206,7 +208,7 @@ pub fn new_mac<E>(
             let byte = &mut bytes[number / 2];
             *byte = if number % 2 == 0 { digit << 4 | *byte & 15 } else { *byte & 0xf0 | digit };
         }
-        // Of one interface, not of a group.
+        // Clears the multicast bit.
         bytes[0] &= 0xfe;
         let mac = Mac(bytes);
         if !taken.contains(&mac) {
@@ -215,7 +217,8 @@ pub fn new_mac<E>(
     }
 }
 
-/// The hexadecimal digits of `mac_prefix`: at least one whole byte, at most seven digits (as Proxmox VE takes it).
+/// The hexadecimal digits of `mac_prefix`: at least one whole byte, at most seven digits (as
+/// Proxmox VE accepts it).
 fn prefix_digits(prefix: &str) -> Option<Vec<u8>> {
     let digits: Option<Vec<u8>> = prefix
         .trim()
@@ -245,7 +248,7 @@ mod tests {
         assert_eq!(long, format!("{}-9002", "w".repeat(58)));
         let cut_at_a_hyphen = format!("{}-{}", "w".repeat(57), "v".repeat(5));
         assert_eq!(of(DEFAULT, &cut_at_a_hyphen), format!("{}-9002", "w".repeat(57)));
-        // The kernel takes 64 bytes; a longer name keeps the guest from starting.
+        // The kernel accepts 64 bytes; a longer name keeps the guest from starting.
         for domain in [20, 55, 57, 58, 60, 200] {
             let name = of(DEFAULT, &format!("web.{}", "d".repeat(domain)));
             assert!(name.len() <= 64 && name.contains("9002"), "{name}");
@@ -294,7 +297,7 @@ mod tests {
         for address in [Address::Keep, Address::LinkDown, Address::Dhcp] {
             assert_eq!(value(&planned(auto, address)), auto.replace(":01,", ":02,"));
         }
-        // Proxmox VE draws a new one at each start.
+        // Without a hardware address in the line, Proxmox VE chooses a new one at each start.
         assert_eq!(planned("name=eth0,ip=dhcp", Address::LinkDown).to.nets, []);
     }
 

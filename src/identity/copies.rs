@@ -1,7 +1,7 @@
-//! What is left to do inside a copy once it runs, from its start until it is done.
+//! What is still to be replaced inside a copy once it runs.
 //!
-//! It lies at `/var/lib/stillpoint/copies/VMID.json`, so that a node that goes down in between goes on with it at the
-//! guest's next start.
+//! It is at `/var/lib/stillpoint/copies/VMID.json`, from the copy's start until the work is done,
+//! so that it goes on at the guest's next start if the node goes down in between.
 
 use std::io;
 use std::path::PathBuf;
@@ -19,12 +19,12 @@ pub const SCHEMA: u32 = 1;
 /// A record has a few hundred bytes.
 const LIMIT: u64 = 64 << 10;
 
-/// A guest that was given an identity of its own, as far as the node can give it: what is inside is left to do.
+/// A guest whose configuration was given its own identity; the inside is still to be done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Copy {
     pub schema: u32,
     pub vmid: Vmid,
-    /// The guest that it is a copy of, where that is known.
+    /// The guest that it is a copy of, if that is known.
     pub original: Option<Vmid>,
     /// When the identity was given, RFC 3339, UTC.
     pub time: String,
@@ -34,13 +34,13 @@ pub struct Copy {
     pub ssh_host_keys: bool,
     /// The interfaces in the guest (`eth0`) whose MAC was changed.
     pub nets: Vec<String>,
-    /// Those new MACs, or where none was changed, all that it has: a guest of the same VMID without any of them is
-    /// another guest.
+    /// Those new MACs, or if none was changed, all that it has: a guest of the same VMID without
+    /// any of them is another guest.
     pub macs: Vec<String>,
-    /// It is only due where the guest turns out to have what the original has.
+    /// Only due if the guest turns out to have what the original has.
     #[serde(default)]
     pub if_shared: bool,
-    /// What was told of an attempt that failed: the same is not told again.
+    /// The last failure that was reported: the same one is not reported again.
     #[serde(default)]
     pub told: Option<String>,
 }
@@ -58,7 +58,7 @@ impl Copy {
     }
 }
 
-/// Leaves for the guest's settling what is due inside it, durably.
+/// Records durably what the guest's settling has to do.
 pub fn leave(root: &Root, copy: &Copy) -> Result<()> {
     let path = path(root, copy.vmid);
     let write = || -> Result<()> {
@@ -70,7 +70,7 @@ pub fn leave(root: &Root, copy: &Copy) -> Result<()> {
     write().with_context(|| path.display().to_string())
 }
 
-/// What was left for a guest, if anything was.
+/// The record for a guest, if there is one.
 pub fn find(root: &Root, vmid: Vmid) -> Result<Option<Copy>> {
     let path = path(root, vmid);
     let bytes = match file::read(&path, LIMIT) {
@@ -93,7 +93,7 @@ pub fn find(root: &Root, vmid: Vmid) -> Result<Option<Copy>> {
     }
 }
 
-/// Nothing is left to do for this guest.
+/// Removes a guest's record: nothing is left to do.
 pub fn forget(root: &Root, vmid: Vmid) -> Result<()> {
     let path = path(root, vmid);
     file::remove(&path).with_context(|| path.display().to_string())

@@ -6,7 +6,7 @@ use crate::config::Identity;
 use crate::pve::Mac;
 use crate::vzdump::Vmid;
 
-/// All that the decision hangs on.
+/// Everything that the decision depends on.
 #[derive(Clone, Debug)]
 pub struct Case {
     pub vmid: Vmid,
@@ -20,9 +20,10 @@ pub struct Case {
     pub restored: Restored,
     /// From which guest's backup, where that is known.
     pub origin: Option<Vmid>,
-    /// The node is in no cluster: a guest of which it knows no restore was not restored on another node either.
+    /// The node is in no cluster: if it knows of no restore of a guest, no other node has restored
+    /// it either.
     pub alone: bool,
-    /// The guests that have something of it too.
+    /// The guests that have a part of its appearance too.
     pub rivals: Vec<Rival>,
 }
 
@@ -34,7 +35,7 @@ pub struct Recorded {
     pub since: Option<i64>,
 }
 
-/// What becomes of a guest's identity on its start.
+/// The decision about a guest's identity at its start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
     pub verdict: Verdict,
@@ -45,18 +46,18 @@ pub struct Decision {
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It stays; `remember` where it may be recorded as the guest's own.
+    /// It stays; `remember`: it may be recorded as the guest's own.
     Keep { remember: bool },
     /// The guest is a copy.
     Change(Due),
-    /// It can't be told, so nothing is touched.
+    /// Not certain, so nothing is changed.
     InDoubt,
 }
 
-/// What of a copy's identity is not its own.
+/// The parts of a copy's identity that are not its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Due {
-    /// The guest that it is a copy of, where that is known.
+    /// The guest that it is a copy of, if that is known.
     pub original: Option<Vmid>,
     /// The nets that get a new hardware address.
     pub macs: Vec<u32>,
@@ -67,10 +68,12 @@ pub struct Due {
 
 /// Decides whose identity a guest has that is about to start.
 ///
-/// A hardware address belongs to the guest that it is recorded for. Without a record, a guest that runs was there before
-/// one that was restored here and is about to start, and one that was restored here came after one that was not. That a
-/// guest runs which was itself started in doubt proves nothing: whoever may change its configuration can have given it
-/// another one's address. Without a conflict nothing changes: after a disaster the restored guest *is* the original.
+/// A hardware address belongs to the guest that it is recorded for. Without a record, a running
+/// guest was there before a guest that was restored here and is about to start, and a guest that
+/// was restored here came after one that was not. If the running guest was itself started in doubt,
+/// that proves nothing: anybody who may change its configuration can have given it another guest's
+/// address. Without a conflict nothing changes: after a disaster the restored guest *is* the
+/// original.
 pub fn decide(case: &Case) -> Decision {
     let keep = |remember, reason: String| Decision { verdict: Verdict::Keep { remember }, reason };
     let shared = case.shared();
@@ -155,12 +158,12 @@ fn of_conflict(case: &Case, shared: &[&Rival]) -> Decision {
     Decision { verdict, reason }
 }
 
-/// A copy that was restored with new hardware addresses (`--unique 1`) has the hostname and the static addresses of
-/// its original. A clone has them too, and is left alone: only a guest that was restored here is looked at, and one that
-/// was restored under its own number is no copy.
+/// A copy that was restored with new hardware addresses (`--unique 1`) still has the hostname and
+/// static addresses of its original. A clone has them too, and is not changed: only a guest that
+/// was restored here counts, and one that was restored under its own VMID is no copy.
 ///
-/// An address of a guest that is stopped harms nobody, and that guest may be a spare: without a sign that it is the
-/// original, nothing is touched.
+/// An address of a stopped guest conflicts with nobody, and that guest may be a spare: unless
+/// something shows that it is the original, nothing is changed.
 fn of_twin(case: &Case) -> Option<Decision> {
     if !case.may_be_a_copy() {
         return None;
@@ -204,8 +207,8 @@ fn of_twin(case: &Case) -> Option<Decision> {
 }
 
 impl Case {
-    /// Whether what is inside the guest may be made new: only where a task of this node has restored it, or a person has
-    /// said that each restored guest is a copy.
+    /// Whether values inside the guest may be replaced: only if a task of this node has restored
+    /// it, or an admin has set that each restored guest is a copy.
     pub fn may_be_renewed(&self) -> bool {
         matches!(self.restored, Restored::At(_)) || self.setting == Identity::Always
     }
@@ -215,20 +218,23 @@ impl Case {
         self.rivals.iter().filter(|rival| !rival.shared.is_empty()).collect()
     }
 
-    /// It was restored here from another guest's backup, as far as that is known, and not started since.
+    /// It was restored here from another guest's backup, as far as is recorded, and not started
+    /// since.
     fn may_be_a_copy(&self) -> bool {
         let Restored::At(at) = self.restored else { return false };
         let handled = self.is_recorded() || self.recorded.since.is_some_and(|since| since >= at);
         !handled && self.origin != Some(self.vmid)
     }
 
-    /// The guest that it may have the machine-id and the host keys of, though nothing of it that can be seen from outside:
-    /// only a look into both can tell, for its backup may come from another cluster that has the number too.
+    /// The guest whose machine-id and host keys it may have, although nothing visible from outside
+    /// is shared. Only comparing both inside can show it, because its backup may come from another
+    /// cluster that uses the same VMID.
     pub fn may_share_inside_with(&self) -> Option<Vmid> {
         self.origin.filter(|_| self.setting != Identity::Never && self.may_be_a_copy())
     }
 
-    /// One that was restored on another node and moved here before its first start looks like a clone.
+    /// A guest that was restored on another node and moved here before its first start looks like a
+    /// clone.
     fn as_a_clone(&self) -> String {
         let twin = self.rivals.iter().find(|rival| rival.is_alike || !rival.addresses.is_empty());
         match (twin, self.restored, self.is_recorded()) {
@@ -240,12 +246,12 @@ impl Case {
         }
     }
 
-    /// All that it has is recorded as its own.
+    /// Everything that it has is recorded as its own.
     fn is_recorded(&self) -> bool {
         self.recorded.since.is_some() && self.own.macs().is_subset(&self.recorded.macs)
     }
 
-    /// Why a guest counts as restored and not started since, where it does.
+    /// Why a guest counts as restored and not started since, if it does.
     fn is_new_here(&self) -> Option<String> {
         if self.is_recorded() {
             return None;
@@ -280,7 +286,7 @@ impl Case {
         }
     }
 
-    /// Everything: the original can't be seen from here.
+    /// Everything, because the original is not visible from here.
     fn all(&self, shared: &[&Rival]) -> Due {
         let nets = || self.own.nets.iter().map(|(net, _)| *net);
         Due {
@@ -318,7 +324,8 @@ mod tests {
         Appearance { hostname: Some("web".to_string()), nets }
     }
 
-    /// Has the first hardware address, the hostname and the first static address, and is stopped here.
+    /// Has the first hardware address, the hostname and the first static address, and is stopped
+    /// here.
     fn original() -> Rival {
         Rival {
             vmid: Vmid(9001),
@@ -353,7 +360,7 @@ mod tests {
         Recorded { macs: macs.iter().copied().collect(), since: Some(since) }
     }
 
-    /// `keep`, `keep*` where it is to be remembered, `change` or `doubt`, and the reason.
+    /// `keep`, `keep*` if it is to be remembered, `change` or `doubt`; and the reason.
     fn verdict(case: &Case) -> (&'static str, String) {
         let Decision { verdict, reason } = decide(case);
         let word = match verdict {
@@ -500,14 +507,14 @@ mod tests {
         let runs = |rival: Rival| Rival { running: Some(true), ..rival };
         let stopped = |rival: Rival| Rival { running: Some(false), ..rival };
         let table = [
-            // restored under its own number, whatever runs
+            // restored under its own VMID, whatever runs
             (Some(9002), runs(spare()), "keep*"),
             (Some(9002), runs(alike()), "keep*"),
-            // the guest that was backed up is there
+            // the guest that was backed up exists
             (Some(9001), stopped(twin()), "change"),
             (Some(9001), stopped(renamed()), "change"),
             (Some(9001), by_dhcp(twin()), "change"),
-            // it is gone, or another guest is looked at
+            // it is gone, or the rival is another guest
             (Some(9001), runs(spare()), "change"),
             (Some(9001), stopped(spare()), "doubt"),
             (Some(9001), stopped(alike()), "doubt"),

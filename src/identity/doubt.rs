@@ -1,7 +1,7 @@
-//! Guests that were started while it was in doubt whose identity they have.
+//! Guests that were started in doubt about their identity.
 //!
-//! A mark at `/run/stillpoint/in-doubt/VMID` with the reason, from the start in doubt until one without, or until the node
-//! boots.
+//! The marker `/run/stillpoint/in-doubt/VMID` contains the reason. It stays until the guest starts
+//! without doubt, or the node boots.
 
 use std::path::PathBuf;
 
@@ -11,15 +11,15 @@ use crate::journal::{Identity, IdentityOutcome, Journal, Record};
 use crate::sys::{Root, file};
 use crate::vzdump::Vmid;
 
-/// Marks a guest, and journals that, once in a boot of the node for each reason: a guest in doubt is started again and
-/// again.
+/// Marks a guest and journals that, once for each reason and boot of the node: a guest in doubt may
+/// be started again and again.
 pub fn mark(root: &Root, vmid: Vmid, reason: String) -> Result<()> {
     let path = path(root, vmid);
     let known = file::read_text(&path, 1 << 20).with_context(|| path.display().to_string())?;
     if known.is_some_and(|known| known == reason) {
         return Ok(());
     }
-    // Before it is journalled: what decides about another guest must not wait for a disk that is full.
+    // Before the journal: a full disk must not delay a mark that decides about another guest.
     let write = || -> std::io::Result<()> {
         if let Some(directory) = path.parent() {
             file::own_directory(directory)?;
@@ -37,7 +37,7 @@ pub fn mark(root: &Root, vmid: Vmid, reason: String) -> Result<()> {
     marked
 }
 
-/// Whether a guest was started in doubt, and not without since.
+/// Whether a guest's last start was in doubt.
 pub fn is_marked(root: &Root, vmid: Vmid) -> bool {
     path(root, vmid).exists()
 }

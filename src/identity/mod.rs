@@ -1,7 +1,8 @@
-//! Whose identity a guest that starts has: a restored copy gets its own.
+//! Gives a restored copy its own identity when it starts.
 //!
-//! [`decide`] is the whole decision, a pure function; [`Survey`] gathers what it hangs on, [`Change`] is what becomes of
-//! a copy, and [`Records`] who owns which hardware address, for the whole cluster.
+//! [`decide`] is the whole decision, a pure function. [`Survey`] gathers its input, [`Change`] is
+//! what a copy gets, and [`Records`] stores which guest owns which hardware address, for the whole
+//! cluster.
 
 mod adopt;
 mod appearance;

@@ -1,4 +1,4 @@
-//! Whether a guest that starts is the guest that was backed up, or a copy of it.
+//! Whether a guest is the one that was backed up, or a copy of it.
 
 use anyhow::Result;
 
@@ -9,16 +9,16 @@ use crate::pve::{Config, Member};
 use crate::sys::Root;
 use crate::vzdump::Vmid;
 
-/// How a guest came to be, as far as it is known.
+/// The origin of a guest, as far as it is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Provenance {
     pub vmid: Vmid,
-    /// The guest that wrote the note inside it: what it holds is of that guest.
+    /// The guest that wrote the note inside it: the content is that guest's.
     pub noted: Option<Vmid>,
     /// The guest whose backup it was restored from, or that it is recorded as a copy of.
     pub origin: Option<Vmid>,
     pub restored: Restored,
-    /// A person, or the record of hardware addresses, says that it is the original now.
+    /// An admin, or the record of hardware addresses, says that it is the original now.
     pub is_original: bool,
 }
 
@@ -30,19 +30,20 @@ pub struct Neighbour {
     pub restored: Restored,
 }
 
-/// Of what a guest is a copy.
+/// What a guest is a copy of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Copied {
-    /// The guest that was backed up, where it is there still.
+    /// The guest that was backed up, if it still exists.
     pub original: Option<Vmid>,
-    /// Those that came later than this copy, so that they yield to it.
+    /// Other copies that came later than this one, which yield to it.
     pub later: Vec<Vmid>,
 }
 
-/// Decides whether a guest is a copy of one that is there still, or of the same as another copy that was there before.
+/// Decides whether a guest is a copy: of a guest that still exists, or of the same guest as an
+/// earlier copy.
 ///
-/// The guest that was backed up is itself, whatever copies there are: `None`. So is one that was restored over itself, and
-/// one whose original is gone.
+/// `None` for the guest that was backed up, whatever copies exist; for one that was restored over
+/// itself; and for one whose original is gone.
 pub fn copied(own: &Provenance, others: &[Neighbour]) -> Option<Copied> {
     let sources: Vec<Vmid> =
         own.noted.into_iter().chain(own.origin).filter(|source| *source != own.vmid).collect();
@@ -69,10 +70,11 @@ fn came_after(its: Restored, ours: Restored) -> bool {
     }
 }
 
-/// Gathers what [`copied`] hangs on, and decides. `noted`: who wrote the note in the guest, where that is known.
+/// Gathers the input of [`copied`] and decides. `noted`: who wrote the note in the guest, if that
+/// is known.
 ///
 /// # Errors
-/// When the node's tasks or the records cannot be read.
+/// If the node's tasks or the records cannot be read.
 pub fn copied_from(
     root: &Root,
     vmid: Vmid,
@@ -89,7 +91,8 @@ pub fn copied_from(
     let own = Provenance {
         vmid,
         noted,
-        // What the guest itself holds is of its last restore; the record may be of one before.
+        // The note inside the guest is from its last restore; the record may be from an earlier
+        // one.
         origin: if noted.is_some() { origin } else { origin.or(recorded) },
         restored: restores.of(vmid),
         is_original: match &record {

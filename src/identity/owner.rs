@@ -19,7 +19,7 @@ const SCHEMA: u32 = 1;
 /// A record has a few hundred bytes; with 32 nets that were changed, some 20 kB.
 const LIMIT: u64 = 256 << 10;
 
-/// Which identity is a guest's own, for the whole cluster.
+/// The identity that a guest owns, for the whole cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owned {
     pub schema: u32,
@@ -29,7 +29,7 @@ pub struct Owned {
     pub root_volume: Option<String>,
     /// When the guest was first seen with these, RFC 3339, UTC.
     pub since: String,
-    /// How it came to them, where it was a copy.
+    /// The change that gave it this identity, if it was a copy.
     pub changed: Option<Changed>,
 }
 
@@ -44,10 +44,10 @@ pub struct Changed {
     pub to: Outward,
 }
 
-/// The settings that were changed, as they stand in the guest's configuration.
+/// The settings that were changed, as they are written in the guest's configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outward {
-    /// `None` where it was not changed.
+    /// `None` if it was not changed.
     pub hostname: Option<String>,
     /// Only those that were changed.
     pub nets: Vec<NetLine>,
@@ -60,14 +60,14 @@ pub struct NetLine {
     pub value: String,
 }
 
-/// The records at `/etc/pve/stillpoint/guests`.
+/// The records in `/etc/pve/stillpoint/guests`.
 #[derive(Clone, Debug)]
 pub struct Records {
     root: Root,
 }
 
 impl Owned {
-    /// That a guest as it is now is itself, from now on.
+    /// The record of a guest as it is now.
     pub fn of(known: &Known) -> Owned {
         Owned {
             schema: SCHEMA,
@@ -79,7 +79,7 @@ impl Owned {
         }
     }
 
-    /// What a decision needs of it.
+    /// The part that a decision needs.
     pub fn recorded(&self) -> Recorded {
         let since = DateTime::parse_from_rfc3339(&self.since).map_or(0, |since| since.timestamp());
         Recorded { macs: self.macs.clone(), since: Some(since) }
@@ -87,7 +87,8 @@ impl Owned {
 }
 
 impl Changed {
-    /// Whether a guest still has the identity that it was given then: it may have got another disk or one more net.
+    /// Whether a guest still has the identity that it was given then; it may have another disk or
+    /// one more net by now.
     pub fn is_of(&self, appearance: &Appearance) -> bool {
         let macs = appearance.macs();
         let given = self.to.nets.iter().filter_map(|line| Net::parse(&line.value).mac());
@@ -97,12 +98,12 @@ impl Changed {
 }
 
 impl Records {
-    /// Those of the node's cluster.
+    /// The records of the node's cluster.
     pub fn of(root: &Root) -> Records {
         Records { root: root.clone() }
     }
 
-    /// The record of a guest. A damaged one is an error: who was first is not known then.
+    /// The record of a guest. A damaged one is an error, because then it is unknown who was first.
     pub fn read(&self, vmid: Vmid) -> Result<Option<Owned>> {
         let path = self.path(vmid);
         let bytes = match file::read(&path, LIMIT) {
@@ -128,7 +129,8 @@ impl Records {
     /// Writes a record durably.
     ///
     /// # Errors
-    /// Also while `/etc/pve` is not mounted: what is written below it then keeps it from being mounted again.
+    /// Also while `/etc/pve` is not mounted: a file written into the empty directory would block
+    /// the next mount.
     pub fn write(&self, owned: &Owned) -> Result<()> {
         let is_there = |link: &&str| self.root.path(link).symlink_metadata().is_ok();
         if !["/etc/pve/local", "/etc/pve/lxc"].iter().any(is_there) {
@@ -144,12 +146,12 @@ impl Records {
         write().with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Writes that a guest is itself, where that is not written already. Since when and how it came to its identity
-    /// is kept as long as it keeps that.
+    /// Records that a guest owns its identity, if that is not recorded already. Its first time, and
+    /// how it got the identity, are kept as long as the identity stays the same.
     pub fn remember(&self, known: &Known) -> Result<()> {
         let new = Owned::of(known);
         let before = match self.read(new.vmid) {
-            // A record that is not understood is of no use to anybody.
+            // An invalid record is of no use.
             Ok(None) | Err(_) => return self.write(&new),
             Ok(Some(before)) => before,
         };
@@ -160,13 +162,14 @@ impl Records {
         self.write(&Owned { changed, ..new })
     }
 
-    /// Drops a record.
+    /// Removes a record.
     pub fn drop_record(&self, vmid: Vmid) -> Result<()> {
         let path = self.path(vmid);
         file::remove(&path).with_context(|| format!("cannot remove {}", path.display()))
     }
 
-    /// Drops the records of guests that are nowhere in the cluster; `exists` are those that are known to be.
+    /// Removes the records of guests that no longer exist in the cluster; `exists` are those that
+    /// are known to exist.
     pub fn drop_gone(&self, exists: &BTreeSet<Vmid>) -> Result<()> {
         let directory = self.directory();
         let entries = match fs::read_dir(&directory) {
@@ -177,7 +180,7 @@ impl Records {
             let name = entry.with_context(|| directory.display().to_string())?.file_name();
             let vmid = name.to_str().and_then(|name| name.strip_suffix(".json")?.parse().ok());
             let Some(vmid) = vmid.filter(|vmid| !exists.contains(vmid)) else { continue };
-            // One that is just being migrated can be missed when all are listed.
+            // A guest that is just being migrated can be missing from the list.
             if matches!(Place::of(&self.root, vmid)?, Place::Gone) {
                 self.drop_record(vmid)?;
             }

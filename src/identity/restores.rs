@@ -1,7 +1,7 @@
 //! Which guests were restored on this node, when, and from which backup.
 //!
 //! Nothing in a guest's configuration says that it was restored; the node's list of tasks does, for
-//! the last thousand tasks or so.
+//! about the last thousand tasks.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,15 +12,15 @@ use anyhow::Result;
 use crate::sys::Root;
 use crate::vzdump::{Task, Upid, Vmid, tasks};
 
-/// The archive is named at the beginning of a restore's log; what tar says of files may be long.
+/// The archive is named at the beginning of a restore's log; the rest, tar's messages, may be long.
 const LOG_LIMIT: u64 = 64 << 10;
 
-/// When a guest was last restored, as far as this node can tell.
+/// When a guest was last restored, as far as this node knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Restored {
-    /// By a task that began then, in seconds since 1970.
+    /// By a task that began at this time, in seconds since 1970.
     At(i64),
-    /// The node's tasks do not name a restore of it.
+    /// The node's tasks have no restore of it.
     NotHere,
     /// There is no list of tasks.
     Unknown,
@@ -29,7 +29,7 @@ pub enum Restored {
 /// The restores of this node.
 #[derive(Clone, Debug)]
 pub struct Restores {
-    /// The latest of each guest; `None` where the node has no list of tasks.
+    /// The latest restore of each guest; `None` if the node has no list of tasks.
     latest: Option<BTreeMap<Vmid, Upid>>,
 }
 
@@ -40,7 +40,7 @@ impl Restores {
         Ok(Restores { latest })
     }
 
-    /// What is known of one guest.
+    /// The restore of one guest.
     pub fn of(&self, vmid: Vmid) -> Restored {
         match &self.latest {
             None => Restored::Unknown,
@@ -50,7 +50,8 @@ impl Restores {
         }
     }
 
-    /// The guest whose backup a guest was last restored from, where the log of that task is there and names it.
+    /// The guest whose backup a guest was last restored from, if the log of that task exists and
+    /// names it.
     pub fn origin(&self, root: &Root, vmid: Vmid) -> Option<Vmid> {
         let task = self.latest.as_ref()?.get(&vmid)?;
         let mut log = Vec::new();
@@ -59,7 +60,7 @@ impl Restores {
     }
 }
 
-/// The guest in a line of a restore's log that names the archive: in quotes, a volume or a file.
+/// The VMID in the line of a restore's log that names the archive: in quotes, a volume or a file.
 fn backed_up(line: &str) -> Option<Vmid> {
     let says = line.starts_with("recovering backed-up configuration from '")
         || line.starts_with("restoring '");
@@ -78,7 +79,7 @@ fn backed_up(line: &str) -> Option<Vmid> {
 
 fn latest_restores(tasks: Vec<Task>) -> BTreeMap<Vmid, Upid> {
     let mut latest: BTreeMap<Vmid, Upid> = BTreeMap::new();
-    // One that has failed restored nothing: the guest of that number is then the one that was there before.
+    // A failed task restored nothing: the guest is then the one that was there before.
     let restores = tasks.into_iter().filter(|task| task.upid.kind() == "vzrestore" && !task.failed);
     for upid in restores.map(|task| task.upid) {
         let Ok(vmid) = upid.subject().parse() else { continue };

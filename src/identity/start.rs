@@ -17,7 +17,7 @@ use crate::pve::{Mac, datacenter};
 use crate::sys::{Root, lock, random};
 use crate::vzdump::Vmid;
 
-/// Another call for the same start is done long before that; the hook waits a second longer for this one.
+/// Another call for the same start takes much less; the hook waits a second longer than this.
 const LOCK_LIMIT: Duration = Duration::from_secs(4);
 
 /// What the next start of a guest would do about its identity.
@@ -25,20 +25,21 @@ pub struct Outlook {
     pub decision: Decision,
     /// What would change; the hardware addresses in it are examples.
     pub change: Option<Change>,
-    /// What becomes new inside it, once it runs.
+    /// What would be replaced inside it once it runs.
     pub inside: Vec<&'static str>,
-    /// The guest that it is then compared with: where they share any of that, it becomes new.
+    /// The guest that it would then be compared with: what they share is replaced.
     pub compared_with: Option<Vmid>,
-    /// Guests that could not be looked at.
+    /// Guests that could not be read.
     pub unread: Vec<String>,
 }
 
-/// Does what is due before a guest starts, and says so in lines for its task log; a start without anything to tell has
-/// none. Called under Proxmox VE's lock of the guest's configuration.
+/// Does what is due before a guest starts, and returns lines for its task log, if there is anything
+/// to say. Called under Proxmox VE's lock of the guest's configuration.
 ///
 /// A second call for the same start finds nothing to do.
 pub fn pre_start(root: &Root, vmid: Vmid) -> Result<Vec<String>> {
-    // PVE calls one after the other; where one was too slow and left behind, the next comes all the same.
+    // PVE makes one call after the other; but if one was too slow and was left behind, the next
+    // comes while it still runs.
     let lock = root.path(&format!("/run/stillpoint/identity-{vmid}.lock"));
     let mut lines = Vec::new();
     let _lock = match lock::take(&lock, Instant::now() + LOCK_LIMIT) {
@@ -103,7 +104,7 @@ pub fn pre_start(root: &Root, vmid: Vmid) -> Result<Vec<String>> {
             let change =
                 Change::plan(vmid, &case.own, &due, &restore, fresh_macs(root, taken.collect())?)?;
             if change.is_empty() && apply::inside(&restore).is_empty() {
-                // A copy that the settings leave as it is.
+                // A copy that the settings leave unchanged.
                 records
                     .remember(known)
                     .context("cannot record its hardware addresses as its own")?;
@@ -115,7 +116,8 @@ pub fn pre_start(root: &Root, vmid: Vmid) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// The settings for a guest: nothing inside it becomes new where it is not known to have been restored here.
+/// The settings for a guest; without those for its inside, if it is not known to have been restored
+/// here.
 fn restore_of(settings: &Settings, case: &Case) -> Restore {
     let restore = settings.restore_of(case.vmid.0);
     let renew = case.may_be_renewed();
@@ -126,7 +128,7 @@ fn restore_of(settings: &Settings, case: &Case) -> Restore {
     }
 }
 
-/// What a person can do about a guest in doubt.
+/// What an admin can do about a guest in doubt.
 pub fn way_out_of_doubt(vmid: Vmid) -> String {
     format!(
         "if guest {vmid} is the original, set restore.identity = \"never\" for it, [guest.{vmid}] \
@@ -136,7 +138,7 @@ pub fn way_out_of_doubt(vmid: Vmid) -> String {
     )
 }
 
-/// What [`pre_start`] would do; touches nothing.
+/// What [`pre_start`] would do; changes nothing.
 pub fn foresee(root: &Root, vmid: Vmid) -> Result<Outlook> {
     let settings = Settings::load(root);
     let survey = Survey::take(root)?;
@@ -166,8 +168,8 @@ pub fn remember(root: &Root, vmid: Vmid) -> Result<()> {
     remember_all(root, &[vmid])?.remove(&vmid).map_or(Ok(()), Err)
 }
 
-/// As [`remember`], for many guests with one look at the cluster; what is no container of this node is passed over.
-/// Gives the guests that this failed for.
+/// As [`remember`], for many guests with one survey of the cluster; skips VMIDs that are no LXC
+/// guest of this node. Returns the guests for which it failed.
 pub fn remember_all(root: &Root, vmids: &[Vmid]) -> Result<BTreeMap<Vmid, anyhow::Error>> {
     let settings = Settings::load(root);
     let survey = Survey::take(root)?;
@@ -184,9 +186,10 @@ pub fn remember_all(root: &Root, vmids: &[Vmid]) -> Result<BTreeMap<Vmid, anyhow
     Ok(failed)
 }
 
-/// A guest that runs has its hardware address by right while whoever else has it was restored here and does not run. One
-/// that was itself restored here may be the copy, and of two that were not, either may have been given the other's
-/// address: then a backup is no proof of anything.
+/// Whether a running guest owns its hardware address: it does if every other guest with that
+/// address was restored here and does not run. If it was itself restored here, it may be the copy;
+/// and of two guests that were not restored, either may have been given the other's address: then a
+/// backup proves nothing.
 fn is_its_own(root: &Root, vmid: Vmid, case: &Case) -> bool {
     match decide(case).verdict {
         Verdict::Keep { remember } => remember,
@@ -204,7 +207,7 @@ fn is_its_own(root: &Root, vmid: Vmid, case: &Case) -> bool {
     }
 }
 
-/// Hardware addresses with the datacenter's prefix, each another, and none of them `taken`.
+/// Different hardware addresses with the datacenter's prefix, none of them in `taken`.
 fn fresh_macs(root: &Root, mut taken: BTreeSet<Mac>) -> Result<impl FnMut() -> Result<Mac>> {
     let prefix = datacenter::mac_prefix(root).context(datacenter::PATH)?;
     Ok(move || {

@@ -15,13 +15,14 @@ use crate::pve::{members, reported};
 use crate::sys::{Root, text};
 use crate::vzdump::{GuestType, Vmid};
 
-/// All guests of the cluster, as they were at one moment.
+/// All guests of the cluster at one moment.
 pub struct Survey {
     root: Root,
     guests: Vec<Known>,
     restores: Restores,
     alone: bool,
-    /// Guests whose configuration could not be read, and why: whether they have something of another is not known.
+    /// Guests whose configuration could not be read, and why: it is unknown whether they share
+    /// anything.
     pub unread: Vec<String>,
 }
 
@@ -50,7 +51,7 @@ impl Survey {
         Ok(survey)
     }
 
-    /// The container of that number on this node.
+    /// The LXC guest with that VMID on this node.
     pub fn container(&self, vmid: Vmid) -> Result<&Known> {
         let known = self.guests.iter().find(|known| known.member.vmid == vmid);
         match known.map(|known| (known, known.member.guest_type, &known.member.node)) {
@@ -63,7 +64,7 @@ impl Survey {
         }
     }
 
-    /// All numbers that are taken.
+    /// All VMIDs in use.
     pub fn vmids(&self) -> BTreeSet<Vmid> {
         self.guests.iter().map(|known| known.member.vmid).collect()
     }
@@ -73,7 +74,8 @@ impl Survey {
         &self.guests
     }
 
-    /// What the decision about a guest hangs on. Only guests that have something of it are looked at more closely.
+    /// The input of the decision about a guest. Only guests that share something with it are
+    /// examined further.
     pub fn case(&self, known: &Known, settings: &Settings) -> Result<Case> {
         let vmid = known.member.vmid;
         let records = Records::of(&self.root);
@@ -105,7 +107,7 @@ impl Survey {
     }
 }
 
-/// Whether no other node is known to the cluster, or there is none.
+/// Whether the node is alone: the cluster has no other node, or there is no cluster.
 fn is_alone(root: &Root) -> Result<bool> {
     match fs::read_dir(root.path("/etc/pve/nodes")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
@@ -113,7 +115,8 @@ fn is_alone(root: &Root) -> Result<bool> {
     }
 }
 
-/// Whether a guest runs; `None` where it can't be told. Of a VM, and of a guest elsewhere, only reports are known.
+/// Whether a guest runs; `None` if that cannot be determined. For a VM, and for a guest on another
+/// node, only the cluster's status reports are used.
 pub fn running(root: &Root, rival: &Rival) -> Result<Option<bool>> {
     if rival.node.is_none() && rival.guest_type == GuestType::Lxc {
         return Ok(State::of(root, rival.vmid).ok().map(|state| state.is_running()));

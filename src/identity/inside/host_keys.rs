@@ -14,13 +14,13 @@ use crate::vzdump::Vmid;
 
 const DIRECTORY: &str = "/etc/ssh";
 
-/// Those that sshd has keys of by itself.
+/// The types that sshd has keys of by default.
 const TYPES: [&str; 3] = ["ed25519", "ecdsa", "rsa"];
 
 /// Longer than any key.
 const LIMIT: u64 = 64 << 10;
 
-/// The slowest is an RSA key: a second or two, and more on a node under load.
+/// An RSA key is the slowest: a second or two, and longer on a busy node.
 const KEYGEN_LIMIT: Duration = Duration::from_secs(60);
 
 /// A new key and its public half.
@@ -30,11 +30,11 @@ struct Key {
     public: Vec<u8>,
 }
 
-/// Gives the guest a new SSH host key of each type it has one of; returns whether it has any.
+/// Gives the guest a new SSH host key of each type that it has; returns whether it has any.
 ///
-/// They are made on the node, as Proxmox VE makes those of a guest that it creates: so it takes no program of the
-/// guest's. All are there before the first of the old ones is replaced, and each is replaced by a rename: the guest is
-/// never without keys.
+/// The keys are made on the node, as Proxmox VE does for a new guest, so no program of the guest is
+/// needed. All are ready before the first old one is replaced, and each is replaced by a rename:
+/// the guest is never without keys.
 pub fn renew(root: &Root, vmid: Vmid, guest: &Guest, hostname: &str) -> Result<bool> {
     let types = types_in(&guest.tree)?;
     if types.is_empty() {
@@ -88,8 +88,8 @@ impl Key {
     }
 }
 
-/// A directory for keys on their way, gone with its owner; the next of the same name takes away what a killed one
-/// left.
+/// A directory for unfinished keys, removed with this value. The next process with the same name
+/// removes what a killed one left.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -111,7 +111,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // It lies in memory, and is taken away before it is used again.
+        // It is in memory, and is removed before its next use.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

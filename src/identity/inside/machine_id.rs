@@ -13,14 +13,14 @@ const LIMIT: u64 = 4096;
 /// systemd writes it so.
 const MODE: u32 = 0o444;
 
-/// Gives the guest a new machine-id, where it has one; returns whether it has. What runs in it goes by the old one
-/// until it is started again.
+/// Gives the guest a new machine-id, if it has one; returns whether it has. Running services keep
+/// using the old one until they restart.
 pub fn renew(guest: &Guest) -> Result<bool> {
     write(&guest.tree, &new_id()?)
 }
 
 fn write(tree: &Tree, id: &str) -> Result<bool> {
-    // Alpine has none without D-Bus, and what is empty is filled at the next boot.
+    // Alpine has none without D-Bus, and an empty file is filled at the next boot.
     let has = |path: &str| {
         let content = match tree.read(path, LIMIT) {
             Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => {
@@ -39,7 +39,8 @@ fn write(tree: &Tree, id: &str) -> Result<bool> {
     if known {
         write("/etc")?;
     }
-    // A file of its own where D-Bus has made one; else a symlink to the other, which is no file to read here.
+    // D-Bus may have its own file there; otherwise it is a symlink to the other, which is not read
+    // here.
     if has("/var/lib/dbus/machine-id").unwrap_or(false) {
         write("/var/lib/dbus")?;
         return Ok(true);
@@ -47,7 +48,7 @@ fn write(tree: &Tree, id: &str) -> Result<bool> {
     Ok(known)
 }
 
-/// 32 hexadecimal digits: a random UUID of the kernel's without its dashes, as systemd makes it.
+/// 32 hexadecimal digits: a random UUID from the kernel without dashes, as systemd makes it.
 fn new_id() -> io::Result<String> {
     let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
     Ok(uuid.trim().replace('-', ""))

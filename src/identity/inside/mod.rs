@@ -1,4 +1,4 @@
-//! What makes a restored copy a machine of its own inside: a machine-id and SSH host keys.
+//! Replaces what a restored copy must not share inside: the machine-id and the SSH host keys.
 
 mod host_keys;
 mod machine_id;
@@ -18,20 +18,21 @@ use crate::report::{log, mail};
 use crate::sys::{Root, failpoint, lock, text};
 use crate::vzdump::Vmid;
 
-/// Whoever else is at it needs less.
+/// Another process that does this needs less time.
 const LOCK_LIMIT: Duration = Duration::from_secs(300);
 
-/// Gives a running copy what is still due of its own: [`copies`] says what. A step that fails is told and journalled,
-/// tried again at the copy's next start, and keeps the others from nothing.
+/// Does what is still due inside a running copy, according to [`copies`]. A step that fails is
+/// reported and journalled, tried again at the copy's next start, and does not stop the others.
 ///
-/// Nothing of the guest's is run on the node, and nothing is written but with the rights of the guest's own root.
+/// Nothing from the guest is run on the node, and files are written only with the rights of the
+/// guest's own root.
 pub fn renew(root: &Root, vmid: Vmid) -> Result<()> {
     if copies::find(root, vmid)?.is_none() {
         return Ok(());
     }
     let path = root.path(&format!("/run/stillpoint/renew-{vmid}.lock"));
     let _lock = lock::take(&path, Instant::now() + LOCK_LIMIT)?;
-    // Whoever held the lock has done it.
+    // The process that held the lock has done it.
     let Some(copy) = copies::find(root, vmid)? else { return Ok(()) };
     let config = match Place::of(root, vmid) {
         Ok(Place::Here(config)) => Some(config),
@@ -50,7 +51,7 @@ pub fn renew(root: &Root, vmid: Vmid) -> Result<()> {
         match shared::with_original(root, &copy, &guest)? {
             Some(true) => {}
             Some(false) => return copies::forget(root, vmid),
-            // At its next start it may be known.
+            // It may be known at its next start.
             None => return Ok(()),
         }
     }
@@ -74,7 +75,7 @@ impl Renewing<'_> {
         let mut restart = Vec::new();
         if self.copy.machine_id {
             let renewed = machine_id::renew(&self.guest);
-            // What asks for its addresses by the old id asks anew.
+            // A DHCP client that identifies itself by the old machine-id has to ask again.
             if matches!(renewed, Ok(true)) && uses_dhcp(config) {
                 restart.push(Kind::Network);
             }
@@ -100,11 +101,11 @@ impl Renewing<'_> {
         }
     }
 
-    /// Notes what came of a step, and whether it is still due.
+    /// Records the result of a step, and returns whether it is still due.
     fn is_due_after(&mut self, step: &str, renewed: Result<bool>) -> bool {
         match renewed {
             Ok(true) => self.done.push(step.to_string()),
-            // The guest has none to make new.
+            // The guest has none to replace.
             Ok(false) => {}
             Err(error) => {
                 self.failed.push(format!("{step}: {error:#}"));
@@ -114,8 +115,8 @@ impl Renewing<'_> {
         false
     }
 
-    /// Into the journal and, where something failed, the system's log and a mail; and leaves what is still due. What
-    /// fails at each start is told once.
+    /// Writes the result to the journal and, after a failure, to the system's log and a mail; and
+    /// records what is still due. The same failure is reported once.
     fn tell(self, took: Duration) -> Result<()> {
         let Renewing { root, mut copy, done, failed, .. } = self;
         let failure = (!failed.is_empty()).then(|| text::printable(&failed.join("; "), 1000));

@@ -1,4 +1,4 @@
-//! Services in a guest that go by what was replaced: restarted by the guest's own init.
+//! Services in a guest that use the replaced values: the guest's own init restarts them.
 
 use std::process::Command;
 use std::thread;
@@ -10,26 +10,27 @@ use crate::guest::Guest;
 use crate::sys::{Root, program};
 use crate::vzdump::Vmid;
 
-/// A guest that was just started may take until its init listens.
+/// A guest that was just started may need this long until its init answers.
 const INIT_LIMIT: Duration = Duration::from_secs(60);
 
-/// One command in the guest: it only hands over a request.
+/// The limit for one command in the guest; it only hands over a request.
 const COMMAND_LIMIT: Duration = Duration::from_secs(10);
 
 const LOOK: Duration = Duration::from_millis(250);
 
-/// In the order in which most distributions look.
+/// In the order that most distributions use.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// OpenRC's exit status for a service that is being started.
 const STARTING: i32 = 8;
 
-/// What is restarted.
+/// A service to restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The SSH server, for its host keys.
     Ssh,
-    /// A DHCP client that is known to the server by the machine-id: that of systemd-networkd. Others go by the MAC.
+    /// The DHCP client of systemd-networkd, which identifies itself by the machine-id. Others use
+    /// the MAC.
     Network,
 }
 
@@ -47,7 +48,7 @@ pub struct Services<'a> {
 }
 
 impl Services<'_> {
-    /// Restarts those of them that run already; one that is yet to be started needs nothing.
+    /// Restarts those that run already; one that starts later needs nothing.
     pub fn restart(&self, kinds: &[Kind]) -> Result<()> {
         let until = Instant::now() + INIT_LIMIT;
         let init = self.await_init(until)?;
@@ -91,7 +92,7 @@ impl Services<'_> {
                     anyhow::bail!("systemd in it knows neither ssh.service nor sshd.service");
                 }
             }
-            // One that is not there is not in use.
+            // If it does not exist, it is not in use.
             Kind::Network => {
                 restart("systemd-networkd.service")?;
             }
@@ -118,7 +119,7 @@ impl Services<'_> {
         Ok(self.status(command)? == Some(0))
     }
 
-    /// Runs a command in the guest, as its root; `None` where it died of a signal.
+    /// Runs a command in the guest as its root; `None` if a signal killed it.
     fn status(&self, command: &[&str]) -> Result<Option<i32>> {
         let mut attach = Command::new(self.root.path("/usr/bin/lxc-attach"));
         attach.args(["-n", &self.vmid.to_string(), "--clear-env", "-v", PATH, "--"]).args(command);

@@ -1,4 +1,4 @@
-//! Whether a guest has what only one machine should have from another.
+//! Whether a guest has another guest's machine-id or host keys.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use crate::report::log;
 use crate::sys::Root;
 use crate::sys::tree::Tree;
 
-/// One of them that both have tells enough.
+/// One file that both have is enough.
 const FILES: [&str; 4] = [
     "/etc/machine-id",
     "/etc/ssh/ssh_host_ed25519_key.pub",
@@ -19,14 +19,14 @@ const FILES: [&str; 4] = [
     "/etc/ssh/ssh_host_rsa_key.pub",
 ];
 
-/// A machine-id has 33 bytes, and what is shorter (`uninitialized`) is none.
+/// A machine-id has 33 bytes; something shorter (`uninitialized`) is none.
 const SHORTEST: usize = 32;
 
 /// Longer than any of them.
 const LIMIT: u64 = 4096;
 
-/// Whether the guest shares any of it with the one whose backup it was restored from; `None` where that one does not run
-/// here, and can't be looked into.
+/// Whether the guest shares any of it with the guest whose backup it was restored from; `None` if
+/// that one does not run here, so that its files cannot be read.
 pub fn with_original(root: &Root, copy: &Copy, guest: &Guest) -> Result<Option<bool>> {
     let Some(original) = copy.original else { return Ok(Some(false)) };
     match Place::of(root, original)? {
@@ -52,7 +52,7 @@ pub fn with_original(root: &Root, copy: &Copy, guest: &Guest) -> Result<Option<b
     Ok(Some(false))
 }
 
-/// What can't be read is not the same.
+/// A file that cannot be read counts as different.
 fn same(path: &str, one: &Tree, other: &Tree) -> io::Result<bool> {
     let content = |tree: &Tree| match tree.read(path, LIMIT) {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(error),
