@@ -6,52 +6,56 @@ use crate::pbs::{BackupType, Entry, Snapshot, Verification, VerifyState};
 use crate::pve::storage::Attached;
 use crate::sys::text::printable;
 
-/// A snapshot on a backup server, with the names that the journal has for the same.
+/// A snapshot on a backup server, with the same field names as in the journal.
 #[derive(Clone, Debug, Serialize)]
 pub struct Item<'a> {
     /// The storage's name in Proxmox VE.
     pub storage: &'a str,
-    /// `server:datastore#fingerprint`: the same datastore under whatever name.
+    /// `server:datastore#fingerprint`: the same for the same datastore, whatever the storage's
+    /// name.
     pub storage_id: Option<&'a str>,
-    /// The same as `storage_id`, under the name that other tools have for it.
+    /// `storage_id` again, under the name that other tools use.
     pub durable_id: Option<&'a str>,
-    /// What kind of storage it is for Proxmox VE: `pbs`.
+    /// The storage's type in Proxmox VE: `pbs`.
     #[serde(rename = "type")]
     pub storage_type: &'static str,
     /// Whether this node uses the storage: `enabled`, `disabled` or `elsewhere`.
     pub attached: Attached,
-    /// The same in the words of other tools: `attached`, or `detached`.
+    /// `attached` again, in the words of other tools: `attached` or `detached`.
     pub state: &'static str,
-    /// None is the root namespace.
+    /// `None` is the root namespace.
     pub namespace: Option<String>,
     /// `ct`, `vm` or `host`.
     pub backup_type: BackupType,
-    /// Of a guest: its VMID.
+    /// For a guest, its VMID.
     pub backup_id: String,
     /// Seconds since 1970.
     pub backup_time: i64,
-    /// The same, RFC 3339, UTC.
+    /// `backup_time` as RFC 3339, UTC.
     pub time: Option<String>,
-    /// As Proxmox VE names it, and `stillpoint verify` takes it.
+    /// The name for Proxmox VE, and for `stillpoint verify`.
     pub volid: String,
-    /// Whether the backup is complete; what is unknown of one that is being written is None.
+    /// Whether the backup is complete; unknown values of an incomplete one are `None`.
     pub finished: bool,
-    /// The sum of its files before deduplication, in bytes; None also of a complete one whose manifest is damaged.
+    /// The sum of its files before deduplication, in bytes; `None` also for a complete backup with
+    /// a damaged manifest.
     pub size: Option<u64>,
-    /// The same, under the name that other tools have for it.
+    /// `size` again, under the name that other tools use.
     pub size_bytes: Option<u64>,
     /// The user or token that owns it.
     pub owner: Option<String>,
-    /// Whether it is kept when old ones are pruned.
+    /// Whether it is protected from pruning.
     pub protected: bool,
-    /// Whether all of the guest's data was encrypted on the node; None also where the manifest is damaged.
+    /// Whether all of the guest's data was encrypted on the node; `None` also if the manifest is
+    /// damaged.
     pub encrypted: Option<bool>,
-    /// The whole fingerprint of the encryption key.
+    /// The full fingerprint of the encryption key.
     pub key_fingerprint: Option<String>,
-    /// What its last verify found, `ok` or `failed`; `none` before the first.
+    /// The result of its last verify, `ok` or `failed`; `none` before the first.
     #[serde(serialize_with = "state_or_none")]
     pub verify_state: Option<VerifyState>,
-    /// Whether a sync brought that from another datastore: it proves nothing of what lies here.
+    /// Whether a sync brought that state from another datastore: then it proves nothing about this
+    /// copy.
     pub verify_synced: bool,
     /// When that verify began, RFC 3339, UTC.
     pub verified_at: Option<String>,
@@ -72,7 +76,7 @@ fn state_or_none<S: Serializer>(
 }
 
 impl<'a> Item<'a> {
-    /// What the list of a place has of one snapshot.
+    /// A snapshot from the list of a place.
     pub fn of(place: &'a Place, entry: Entry) -> Item<'a> {
         let finished = entry.is_finished();
         let readable = finished && entry.size.is_some();
@@ -112,8 +116,8 @@ impl<'a> Item<'a> {
         row(["SNAPSHOT", "SIZE", "STATE", "VERIFIED", "PE", "KEY", "OWNER", "COMMENT"])
     }
 
-    /// One line of a table whose columns are as wide whatever is in them, so that it can be printed as it comes: what
-    /// matters most, in 80 columns, then owner and comment.
+    /// One line of a table with fixed column widths, so that it can be printed as it arrives: the
+    /// most important columns, in 80 characters, then owner and comment.
     pub fn row(&self) -> [String; 2] {
         let time = self.time.clone().unwrap_or_else(|| self.backup_time.to_string());
         let name = format!("{}/{}/{time}", self.backup_type.as_str(), self.backup_id);

@@ -1,4 +1,4 @@
-//! What lies on the backup servers: the storages that lead there, and the snapshots in them.
+//! What is on the backup servers: their storages in Proxmox VE, and the snapshots in them.
 
 mod item;
 
@@ -11,17 +11,17 @@ use serde::Serialize;
 use crate::pve::storage::{self, Attached};
 use crate::sys::Root;
 
-/// A storage of Proxmox VE that leads to a backup server.
+/// A storage of Proxmox VE on a backup server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Place {
     /// Its name in storage.cfg.
     pub storage: String,
-    /// `server:datastore#fingerprint`: the same datastore under whatever name. None where storage.cfg does not say
-    /// which.
+    /// `server:datastore#fingerprint`: the same for the same datastore, whatever the storage's
+    /// name. `None` if storage.cfg does not name both.
     pub storage_id: Option<String>,
     /// Whether this node uses it.
     pub attached: Attached,
-    /// None is the root namespace.
+    /// `None` is the root namespace.
     pub namespace: Option<String>,
 }
 
@@ -33,10 +33,10 @@ impl Place {
     }
 }
 
-/// All storages that lead to a backup server, in the order of storage.cfg; `node` is this node's name.
+/// All storages on backup servers, in the order of storage.cfg; `node` is this node's name.
 ///
 /// # Errors
-/// When storage.cfg cannot be read.
+/// If storage.cfg cannot be read.
 pub fn places(root: &Root, node: &str) -> io::Result<Vec<Place>> {
     let storages = storage::read(root)?.into_iter().filter(|storage| storage.kind == "pbs");
     Ok(storages

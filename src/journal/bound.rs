@@ -1,27 +1,30 @@
-//! A record within bounds: a guest decides how many containers it has, and how long their names are.
+//! Limits the size of a record: a guest decides how many containers it has, and how long their
+//! names are.
 
 use serde_json::{Value, json};
 
-/// The longest record that is written, in bytes. Whoever reads the newest records passes over those above 1 MiB.
+/// The longest record that is written, in bytes. Readers of the newest records skip those above 1
+/// MiB.
 pub(super) const LONGEST: usize = 256 << 10;
 
-/// The longest name, in bytes: of files and hosts none is longer, and of containers none that anybody gave by hand.
+/// The longest name, in bytes: names of files and hosts are not longer, nor are containers' names
+/// that a person gave.
 const NAME: usize = 255;
 
-/// What names something; everything else is a text for people.
+/// The fields that are names; all others are text for people.
 const NAMES: [&str; 7] = ["name", "id", "stack", "service", "hostname", "action", "fate"];
 
-/// How much of a record is written.
+/// How much of a record to write.
 struct Bounds {
-    /// Containers; the others are counted.
+    /// The number of containers; the rest is counted.
     containers: usize,
-    /// Entries of every other list.
+    /// The number of entries in every other list.
     list: usize,
-    /// Bytes of a text.
+    /// The bytes of a text.
     text: usize,
 }
 
-/// The first ones that a record then fits into [`LONGEST`] with are taken.
+/// From large to small: the first that makes a record fit into [`LONGEST`] is used.
 const BOUNDS: [Bounds; 4] = [
     Bounds { containers: 200, list: 50, text: 2000 },
     Bounds { containers: 200, list: 20, text: 300 },
@@ -29,7 +32,7 @@ const BOUNDS: [Bounds; 4] = [
     Bounds { containers: 20, list: 5, text: 100 },
 ];
 
-/// As much of a record as may be written.
+/// The record within the limits.
 pub(super) fn bounded(record: &Value) -> Value {
     let within = |bounds: &Bounds| {
         let mut record = record.clone();
@@ -58,7 +61,7 @@ fn cut_object(value: &mut Value, bounds: &Bounds) {
             Value::Array(list) if key == "containers" => {
                 left_out = list.len().saturating_sub(bounds.containers);
                 if left_out > 0 {
-                    // Those that are not back are what somebody looks for.
+                    // Containers that are not back come first, because readers look for those.
                     list.sort_by_key(|it| (it["not_back"] != true, it["fate"] == "back"));
                     list.truncate(bounds.containers);
                 }
@@ -89,7 +92,7 @@ fn cut_list(list: &mut Vec<Value>, bounds: &Bounds) {
     }
 }
 
-/// Cuts a text after so many bytes, between characters.
+/// Cuts a text to so many bytes, between characters.
 fn cut_text(text: &mut String, limit: usize) {
     if text.len() > limit {
         let room = limit.saturating_sub('…'.len_utf8());

@@ -1,8 +1,9 @@
-//! What is last known of each guest, carried over when the journal's older file goes: no other guest's noise makes it
-//! forgotten.
+//! Keeps the newest records of each guest when the journal's older file is deleted, so that no
+//! guest's noise makes another's records disappear.
 //!
-//! `journal.jsonl.last` holds those records, oldest first, below a line that begins as the older file did that they
-//! were last taken from. Until that file has been replaced, its records are in both: readers then leave it out.
+//! `journal.jsonl.last` has those records, oldest first. Its first line has the beginning of the
+//! older file that they were last taken from. Until that file has been replaced, its records are in
+//! both, so readers then skip it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -17,16 +18,16 @@ use super::bound::{LONGEST, bounded};
 use super::file::LINE_LIMIT;
 use crate::sys::file;
 
-/// So much of a file's beginning is like no other's: a record has its time in it.
+/// This much of a file's beginning is unique, because records contain their time.
 const BEGINNING: u64 = 1024;
 
-/// Of a guest's snapshots the newest are remembered, each with what was said of it last.
+/// The newest snapshots of a guest are kept, each with its newest record.
 const MOST_SNAPSHOTS: usize = 20;
 
-/// How the places of their records begin; the snapshot's time follows, in as many digits as any.
+/// Prefix of the keys of their records; the snapshot's time follows, padded so that it sorts.
 const SNAPSHOT: &str = "verify of ";
 
-/// The beginning of a file that holds records, as its copy in JSON has it.
+/// The beginning of a file with records, in the form that is stored as JSON.
 pub(super) fn beginning(file: &mut File) -> io::Result<String> {
     let mut bytes = Vec::new();
     file.rewind()?;
@@ -45,8 +46,8 @@ pub(super) fn taken_from(carried: &mut File) -> io::Result<Option<String>> {
     Ok(head["taken_from"].as_str().map(str::to_string))
 }
 
-/// Writes anew what is carried over: of the records in it now and of those in the file that goes. Done once for each such
-/// file.
+/// Rewrites the file from its own records and those of the file that is deleted next. Done once for
+/// each such file.
 pub(super) fn carry_over(carried: &Path, goes: &Path) -> Result<()> {
     let Some(mut older) = open(goes)? else { return Ok(()) };
     let beginning = beginning(&mut older)?;
@@ -71,7 +72,7 @@ fn open(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// What a record is of.
+/// The fields that identify a record.
 #[derive(Deserialize)]
 struct Head {
     kind: String,
@@ -80,19 +81,19 @@ struct Head {
     run: Option<String>,
     #[serde(default)]
     outcome: Option<String>,
-    /// Of a verify: the snapshot's time and storage.
+    /// For a verify: the snapshot's time and storage.
     #[serde(default)]
     backup_time: Option<i64>,
     #[serde(default)]
     storage: Option<String>,
 }
 
-/// The newest records of each guest, with their places in the order of all.
+/// The newest records of each guest, with their place in the order of all.
 #[derive(Default)]
 struct Last {
     count: u64,
     lines: BTreeMap<(u32, String), (u64, Vec<u8>)>,
-    /// The run of each guest's last backup that was made.
+    /// The run of each guest's last successful backup.
     made: BTreeMap<u32, String>,
 }
 
@@ -105,7 +106,7 @@ impl Last {
                 return Ok(());
             }
             if line.last() != Some(&b'\n') {
-                // Torn, or longer than any record.
+                // Incomplete, or longer than any record.
                 reader.skip_until(b'\n')?;
             } else if let Ok(head) = serde_json::from_slice::<Head>(&line) {
                 self.add(&head, within_bounds(line));
@@ -113,8 +114,9 @@ impl Last {
         }
     }
 
-    /// Of each kind and outcome the newest; a verify also as that of the last backup that was made, before which it may
-    /// have been journalled, and as one that a person asked for.
+    /// Keeps the newest record of each kind and outcome. A verify is also kept as that of the last
+    /// successful backup, before which it may have been journalled, and as one that a person asked
+    /// for.
     fn add(&mut self, head: &Head, line: Vec<u8>) {
         self.count += 1;
         let mut slots = vec![head.kind.clone()];

@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 
 use super::Record;
 
-/// A record of every kind: a new one has to be given its place here.
+/// A record of every kind; a new kind has to be added here.
 pub fn examples() -> Vec<Record> {
     let mut all = Vec::new();
     while let Some(record) = after(all.last()) {

@@ -14,11 +14,12 @@ use crate::sys::{Root, clock, file, lock};
 
 const SCHEMA: u32 = 1;
 
-/// A year of nightly backups of thirty guests; then the file becomes `journal.jsonl.1`, which replaces the
-/// one before. What is last known of each guest is taken over from that.
+/// A year of nightly backups of thirty guests. Then the file becomes `journal.jsonl.1` and replaces
+/// the previous one, of which the newest records of each guest are kept.
 const ROTATE_AT: u64 = 32 << 20;
 
-/// Longest line read; what is longer is damage. A record of any run that can be written down is shorter.
+/// The longest line read; a longer one is damage. A record of any run that can be stored is
+/// shorter.
 pub(super) const LINE_LIMIT: u64 = 32 << 20;
 
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
@@ -31,12 +32,12 @@ pub struct Journal {
     rotate_at: u64,
 }
 
-/// A line of the journal as it was found.
+/// A line of the journal.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Entry {
     /// A record, of whatever kind and schema.
     Record(Value),
-    /// A line that is none, with its place, so that a person can look.
+    /// A line that is no record, with its place for an admin.
     Damaged { file: PathBuf, line: u64, reason: String },
 }
 
@@ -54,14 +55,14 @@ impl Journal {
         Journal { root: root.clone(), rotate_at: ROTATE_AT }
     }
 
-    /// One that is rotated sooner.
+    /// For tests: rotates earlier.
     #[cfg(test)]
     pub(crate) fn rotating_at(root: &Root, rotate_at: u64) -> Journal {
         Journal { root: root.clone(), rotate_at }
     }
 
-    /// Appends a record; when this returns `Ok` it survives a power cut. Of what a guest brings about too often it may be
-    /// counted alone.
+    /// Appends a record; after `Ok` it survives a power cut. Records that a guest causes too often
+    /// may only be counted.
     pub fn append(&self, record: &Record) -> Result<()> {
         let path = self.path();
         self.write(record).with_context(|| format!("{}: the record is not written", path.display()))
@@ -71,7 +72,7 @@ impl Journal {
         let path = self.path();
         let directory = self.root.path("/var/lib/stillpoint");
         file::own_directory(&directory)?;
-        // Not the journal itself: that is renamed when it has grown.
+        // Not the journal itself, because that is renamed when it has grown.
         let lock = self.root.path("/run/stillpoint/journal.lock");
         let _lock = lock::take(&lock, Instant::now() + LOCK_LIMIT)?;
         let (told, admitted) = rate::admitted(&self.root, record);
@@ -96,7 +97,7 @@ impl Journal {
             if count == bytes.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
         });
         if let Err(error) = written {
-            // Half a record is no record. Should this fail too, the next append seals it.
+            // Half a record is no record. If this fails too, the next append ends the line.
             let _ = file.set_len(length);
             return Err(error.into());
         }
@@ -104,7 +105,8 @@ impl Journal {
         Ok(File::open(&directory)?.sync_all()?)
     }
 
-    /// A journal that cannot give up its older file, such as on a disk that is full, grows on: no record waits for that.
+    /// If the older file cannot be replaced, for example on a full disk, the journal keeps growing:
+    /// records are still written.
     fn rotate(&self) -> io::Result<()> {
         match carry::carry_over(&self.carried(), &self.rotated()) {
             Ok(()) => fs::rename(self.path(), self.rotated()),
@@ -112,14 +114,15 @@ impl Journal {
         }
     }
 
-    /// The files that hold records, oldest first, each record in one of them.
+    /// The files that hold records, oldest first; each record is in exactly one of them.
     pub(super) fn files(&self) -> Result<Vec<(PathBuf, File)>> {
         let open = |path: PathBuf| match File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| path.display().to_string()),
             Ok(file) => Ok(Some((path, file))),
         };
-        // The newest first: a rotation in between makes it appear twice, and not its records missing.
+        // The newest first: if a rotation happens in between, a file is seen twice rather than
+        // missed.
         let newest = open(self.path())?;
         let mut older = open(self.rotated())?;
         let mut carried = open(self.carried())?;
@@ -136,7 +139,8 @@ impl Journal {
         Ok([carried, older, newest].into_iter().flatten().collect())
     }
 
-    /// Hands every line to `visit`, oldest first, across the rotation; `visit` ends the reading with `false`.
+    /// Passes every line to `visit`, oldest first, across the rotation; `visit` returns `false` to
+    /// stop.
     pub fn read(&self, mut visit: impl FnMut(Entry) -> bool) -> Result<()> {
         for (path, file) in self.files()? {
             let is_carried = path == self.carried();
@@ -152,7 +156,7 @@ impl Journal {
                     break;
                 }
                 if count as u64 == LINE_LIMIT && bytes.last() != Some(&b'\n') {
-                    // Its end is no record, whatever it looks like.
+                    // A line that is too long is no record, whatever its end looks like.
                     reader.skip_until(b'\n').with_context(|| path.display().to_string())?;
                     let reason = format!("it is longer than {LINE_LIMIT} bytes");
                     if !visit(damaged(&path, line, reason)) {
@@ -192,7 +196,7 @@ impl Journal {
     }
 }
 
-/// A record as its line in the journal, within bounds.
+/// A record as its line in the journal, within the size limits.
 fn line(line: &Line<'_>) -> serde_json::Result<Vec<u8>> {
     let record = serde_json::to_value(line)?;
     let cut = bounded(&record);
@@ -206,7 +210,7 @@ fn damaged(path: &std::path::Path, line: u64, reason: String) -> Entry {
     Entry::Damaged { file: path.to_path_buf(), line, reason }
 }
 
-/// Whether the last line has no end.
+/// Whether the last line has no line end.
 fn torn(file: &mut File, length: u64) -> io::Result<bool> {
     if length == 0 {
         return Ok(false);
@@ -328,7 +332,8 @@ mod tests {
         assert_eq!(found.len(), 30);
     }
 
-    /// As kills leave it: what is carried over is written and the journal not renamed yet; or renamed, with no new one yet.
+    /// The states that a kill leaves: the kept records are written and the journal is not renamed
+    /// yet; or it is renamed, and there is no new one yet.
     #[test]
     fn a_rotation_that_is_killed_at_any_step_loses_and_doubles_nothing() {
         for renamed in [false, true] {
@@ -354,7 +359,7 @@ mod tests {
             assert_eq!(newest, ["b", "a"]);
             journal.append(&record("c")).unwrap();
             assert_eq!(runs(&node.entries()), ["a", "b", "c"]);
-            // Of one guest and one kind the newest stays for ever.
+            // The newest record of each guest and kind stays for ever.
             journal.append(&record("d")).unwrap();
             let left: &[&str] = if renamed { &["a", "b", "c", "d"] } else { &["b", "c", "d"] };
             let found = runs(&node.entries());

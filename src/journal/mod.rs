@@ -1,8 +1,9 @@
-//! What happened, for good: `/var/lib/stillpoint/journal.jsonl`, one JSON object a line.
+//! What happened: `/var/lib/stillpoint/journal.jsonl`, one JSON object a line.
 //!
-//! A record is one write under `flock` and acknowledged only when it is on disk. A line that a power cut tore
-//! is sealed before the next record; damage in the middle is reported and never repaired. A journal that has grown becomes
-//! `journal.jsonl.1`; of the records in the one before, the newest of each guest are kept.
+//! A record is one write under `flock` and is acknowledged only when it is on disk. A line that a
+//! power cut left incomplete is ended before the next record; damage in the middle is reported and
+//! never repaired. A journal that has grown becomes `journal.jsonl.1`; of the previous older file,
+//! the newest records of each guest are kept.
 
 mod bound;
 mod carry;

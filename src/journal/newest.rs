@@ -6,17 +6,20 @@ use serde_json::Value;
 
 use super::Journal;
 
-/// How much is read at a time, in bytes.
+/// How many bytes are read at a time.
 const BLOCK: u64 = 64 * 1024;
 
-/// A record longer than this is passed over, in bytes; those that are asked for this way have a few hundred.
+/// A longer record is skipped, in bytes; the records that this reader is used for have a few
+/// hundred.
 const LONGEST: usize = 1 << 20;
 
 impl Journal {
-    /// Hands the records to `visit`, newest first, across the rotation; `visit` ends the reading with `false`. What is
-    /// no record, or longer than 1 MiB, is passed over: [`Journal::read`] tells of damage.
+    /// Passes the records to `visit`, newest first, across the rotation; `visit` returns `false` to
+    /// stop. Lines that are no record, or longer than 1 MiB, are skipped: [`Journal::read`] reports
+    /// damage.
     ///
-    /// For a question about the recent past: it costs what is read until the answer, whatever the journal's length.
+    /// For questions about the recent past: the cost depends on how far back the answer is, not on
+    /// the journal's length.
     pub fn read_newest_first(&self, mut visit: impl FnMut(Value) -> bool) -> Result<()> {
         for (path, file) in self.files()?.into_iter().rev() {
             let mut lines = Backwards::of(file).with_context(|| path.display().to_string())?;
@@ -36,11 +39,11 @@ impl Journal {
 /// The lines of a file, the last one first.
 struct Backwards {
     file: File,
-    /// What lies before this has not been read yet.
+    /// Everything before this offset has not been read yet.
     begin: u64,
-    /// What was read and not handed out, in the order of the file.
+    /// Bytes that were read and not returned yet, in the order of the file.
     held: Vec<u8>,
-    /// The line that `held` is the end of is too long; what is left of it is thrown away.
+    /// The line that ends in `held` is too long; its beginning is skipped too.
     too_long: bool,
 }
 

@@ -1,7 +1,7 @@
-//! How often a guest may have something written down that it can bring about itself: by starting, again and again.
+//! Limits how often records are written that a guest can cause itself, by starting again and again.
 //!
-//! `/var/lib/stillpoint/left-out.json` counts, for each guest and hour. What is left out is told by a record of its own,
-//! written with the next one of any guest once the hour is over.
+//! `/var/lib/stillpoint/left-out.json` counts for each guest and hour. A record says how many were
+//! left out; it is written with the next record of any guest once the hour is over.
 
 use std::collections::BTreeMap;
 
@@ -15,15 +15,15 @@ use crate::vzdump::Vmid;
 
 const STATE: &str = "/var/lib/stillpoint/left-out.json";
 
-/// More starts, recoveries and copies of one guest within an hour tell nothing new.
+/// More starts, recoveries and copies of one guest within an hour are no news.
 const MOST: u64 = 30;
 
 const HOUR: TimeDelta = TimeDelta::hours(1);
 
-/// A guest has some 100 bytes in it.
+/// A guest takes about 100 bytes in it.
 const LIMIT: u64 = 4 << 20;
 
-/// What was written of each guest since the first of its records in that hour.
+/// The counts of each guest since its first record in that hour.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Hours {
@@ -38,7 +38,7 @@ struct Hour {
 }
 
 impl Hours {
-    /// Whether one more record of a guest is written; else it is counted.
+    /// Whether one more record of a guest is written; otherwise it is counted.
     fn admit(&mut self, vmid: Vmid, now: DateTime<Utc>) -> bool {
         let hour = self.guests.entry(vmid.0);
         let hour = hour.or_insert(Hour { since: now, written: 0, left_out: 0 });
@@ -47,8 +47,8 @@ impl Hours {
         admitted
     }
 
-    /// Takes away the hours that are over; the records that tell of what was left out in them. A clock that was set back
-    /// ends an hour too.
+    /// Removes the hours that are over, and returns the records about what was left out in them. A
+    /// clock that was set back also ends an hour.
     fn over(&mut self, now: DateTime<Utc>) -> Vec<Record> {
         let all = std::mem::take(&mut self.guests).into_iter();
         let is_over = |hour: &Hour| now < hour.since || now - hour.since >= HOUR;
@@ -63,7 +63,8 @@ impl Hours {
     }
 }
 
-/// The guest whose rate a record counts for. What tells of a backup, of its proof or of a failure is never left out.
+/// The guest that a record counts for. A record of a backup, of a verify or of a failure is never
+/// left out.
 fn counted(record: &Record) -> Option<Vmid> {
     let is_back = |containers: &[ContainerRecord]| {
         containers
@@ -81,10 +82,10 @@ fn counted(record: &Record) -> Option<Vmid> {
     }
 }
 
-/// The records to write in the place of one, oldest first. Under the journal's lock.
+/// The records to write instead of one, oldest first. Called under the journal's lock.
 ///
-/// It is on disk what was counted before anything is written: who dies in between leaves a count out, and writes nothing
-/// twice. Where it cannot be counted, the record is written.
+/// The count is on disk before anything is written: a process that dies in between loses a count,
+/// and never writes a record twice. If it cannot be counted, the record is written.
 pub(super) fn admitted<'a>(root: &Root, record: &'a Record) -> (Vec<Record>, Option<&'a Record>) {
     count(root, record).map_or_else(
         |_| (Vec::new(), Some(record)),
@@ -95,7 +96,7 @@ pub(super) fn admitted<'a>(root: &Root, record: &'a Record) -> (Vec<Record>, Opt
 fn count(root: &Root, record: &Record) -> Result<(Vec<Record>, bool)> {
     let (path, now) = (root.path(STATE), clock::now());
     let text = file::read_text(&path, LIMIT).context(STATE)?.unwrap_or_default();
-    // One that is damaged, or from another version, counts nothing.
+    // A damaged file, or one from another version, counts as empty.
     let before: Hours = serde_json::from_str(&text).unwrap_or_default();
     let mut hours = Hours { guests: before.guests.clone() };
     let told = hours.over(now);
@@ -129,7 +130,7 @@ mod tests {
     fn no_failure_backup_or_verify_is_left_out() {
         let examples = crate::journal::examples();
         let kinds: Vec<_> = examples.iter().filter(|record| counted(record).is_some()).collect();
-        // The settled one has something left to start.
+        // This settled record says that something is still to be started.
         assert!(
             matches!(kinds.as_slice(), [Record::Recovered(_), Record::Identity(_)]),
             "{kinds:?}"

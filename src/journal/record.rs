@@ -15,13 +15,14 @@ pub enum Grade {
     Paused,
     /// Some were stopped and some were paused.
     Mixed,
-    /// Not, or not all, or no longer at rest: as after a power cut.
+    /// Not all containers stayed stopped or paused: as after a power cut.
     CrashConsistent,
-    /// The containers themselves are not in the backup: the engine keeps them on a volume that is not.
+    /// The containers themselves are not in the backup: the engine keeps them on a volume that is
+    /// not in it.
     Incomplete,
     /// The guest was not running.
     Offline,
-    /// There was nothing to bring to rest: no engine, no running container, or a VM.
+    /// There was nothing to stop: no engine, no running container, or a VM.
     None,
 }
 
@@ -47,7 +48,7 @@ pub enum Outcome {
     Failed,
 }
 
-/// What is known of a snapshot on a Proxmox Backup Server.
+/// The result of verifying a snapshot on a Proxmox Backup Server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum VerifyOutcome {
@@ -55,13 +56,13 @@ pub enum VerifyOutcome {
     Ok,
     /// The snapshot's own state says `failed`, or the server found no manifest to verify.
     Failed,
-    /// The server did not look at it.
+    /// The server did not read it.
     Skipped,
     /// There is no proof either way.
     Unknown,
-    /// The server could not be spoken to.
+    /// The server could not be reached.
     Unreachable,
-    /// The server does not let this storage's user do it.
+    /// The storage's login has no right to do it.
     Denied,
 }
 
@@ -96,7 +97,7 @@ pub enum Record {
 pub struct Backup {
     /// The run's id.
     pub run: String,
-    /// The job's UPID; where the caller was no task of Proxmox VE's, its pid and start time in words.
+    /// The job's UPID; if the caller was no task of Proxmox VE, its pid and start time in words.
     pub job: String,
     pub vmid: Vmid,
     pub guest_type: GuestType,
@@ -110,17 +111,17 @@ pub struct Backup {
     pub outcome: Outcome,
     /// Why it failed.
     pub error: Option<String>,
-    /// Only of a backup that was made.
+    /// Only for a successful backup.
     pub grade: Option<Grade>,
     /// Why the grade is `crash-consistent` or `incomplete`.
     pub reasons: Vec<String>,
-    /// What else a person should know.
+    /// What else to know.
     pub notes: Vec<String>,
     pub containers: Vec<ContainerRecord>,
-    /// From the first stop request to the last confirmed start, in ms; in stop mode from the request to shut the guest
-    /// down until it was started again. Absent where nothing was stopped.
+    /// From the first stop request to the last confirmed start, in ms; in stop mode from the
+    /// shutdown request until the guest was started again. Absent if nothing was stopped.
     pub downtime_ms: Option<u64>,
-    /// How the verify began; its end is a record of its own.
+    /// How the verify began; its result is in a record of its own.
     pub verify: Option<VerifyStart>,
 }
 
@@ -132,25 +133,27 @@ pub struct ContainerRecord {
     /// The compose project.
     pub stack: Option<String>,
     pub service: Option<String>,
-    /// `stop`, `pause` or `none`; `shutdown` where the whole guest was shut down.
+    /// `stop`, `pause` or `none`; `shutdown` if the whole guest was shut down.
     pub action: String,
     pub stop_ms: Option<u64>,
     pub start_ms: Option<u64>,
-    /// `back`, `gone`, `left`, `failed`, `held-back`, or `open` where it is not back yet.
+    /// `back`, `finished`, `gone`, `left`, `failed`, `held-back`, or `open` if it is not back yet.
     pub fate: String,
-    /// Why it is not back, or was left as it is.
+    /// Why it is not back, or was not touched.
     pub error: Option<String>,
-    /// It ran before the backup and is not known to run since; false in what an older version wrote.
+    /// It ran before the backup and is not known to have run since; false in records of older
+    /// versions.
     #[serde(default)]
     pub not_back: bool,
-    /// Of one that was removed: the command that makes its stack anew in the guest, where its labels say enough.
+    /// For a removed container: the command that creates its stack again in the guest, if its
+    /// labels say enough.
     #[serde(default)]
     pub way_back: Option<String>,
-    /// Where data of it lies that is not in the backup.
+    /// Paths of its data that are not in the backup.
     pub not_in_backup: Vec<String>,
 }
 
-/// What the server says of one snapshot.
+/// The server's result for one snapshot.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Verify {
     /// The run that made the snapshot.
@@ -158,7 +161,7 @@ pub struct Verify {
     pub job: Option<String>,
     pub vmid: Vmid,
     pub storage: String,
-    /// `server:datastore#fingerprint`: the same server under whatever name.
+    /// `server:datastore#fingerprint`: the same for the same server, whatever the storage's name.
     pub storage_id: String,
     pub outcome: VerifyOutcome,
     pub reason: Option<String>,
@@ -173,15 +176,16 @@ pub struct Verify {
     pub owner: Option<String>,
     pub protected: Option<bool>,
     pub encrypted: Option<bool>,
-    /// Of the encryption key.
+    /// The encryption key's fingerprint.
     pub key_fingerprint: Option<String>,
     /// The snapshot's own state, in the server's words.
     pub verify_state: Option<String>,
-    /// The task that gave it.
+    /// The task that set this state.
     pub verify_upid: Option<String>,
     /// The task that we started.
     pub started_upid: Option<String>,
-    /// `server` where we did not ask for a verify: the snapshot was looked at again, and the server says otherwise.
+    /// `server` if we did not ask for a verify: a later check found that the server's state has
+    /// changed.
     #[serde(default)]
     pub by: Option<String>,
 }
@@ -199,7 +203,7 @@ impl Verify {
     }
 }
 
-/// Containers brought back outside the order of a backup.
+/// Containers that were started outside of the normal course of a backup.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Recovered {
     pub run: String,
@@ -215,7 +219,7 @@ pub struct Recovered {
     pub downtime_ms: Option<u64>,
 }
 
-/// Containers brought up after the start of a guest that held a note of what was running.
+/// Containers that were started after the start of a guest with a note of what ran.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Settled {
     /// The run that wrote the note.
@@ -224,25 +228,25 @@ pub struct Settled {
     /// When that run began, RFC 3339, UTC.
     pub quiesced: String,
     pub containers: Vec<ContainerRecord>,
-    /// What else a person should know, such as a container that runs but is not healthy.
+    /// What else to know, such as a container that runs but is not healthy.
     pub notes: Vec<String>,
-    /// What the backup that the guest was restored from did not hold, in sentences.
+    /// What was missing in the backup that the guest was restored from, in sentences.
     #[serde(default)]
     pub lost: Vec<String>,
-    /// How long the guest's engine was waited for, in ms.
+    /// How long the guest's engine took to start, in ms.
     pub engine_ms: u64,
-    /// From then until everything was up, in ms.
+    /// From then until everything ran, in ms.
     pub took_ms: u64,
-    /// Why not everything is up.
+    /// Why not everything runs.
     pub left: Option<String>,
 }
 
-/// The identity of a guest, where something was done about it or should be.
+/// What was done about a guest's identity, or should be.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Identity {
     pub vmid: Vmid,
     pub outcome: IdentityOutcome,
-    /// The guest that it is a copy of, where that is known.
+    /// The guest that it is a copy of, if that is known.
     pub original: Option<Vmid>,
     pub reason: String,
     pub changes: Vec<SettingChange>,
@@ -252,11 +256,11 @@ pub struct Identity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum IdentityOutcome {
-    /// It was a copy, and got its own.
+    /// It was a copy and got its own identity.
     Changed,
-    /// It may be a copy; nothing was touched.
+    /// It may be a copy; nothing was changed.
     InDoubt,
-    /// A copy was given that of its original, on a person's word.
+    /// An admin gave a copy the identity of its original.
     Adopted,
 }
 
@@ -269,11 +273,11 @@ pub struct SettingChange {
     pub to: String,
 }
 
-/// What a restored copy was given of its own inside, after its start.
+/// What was replaced inside a restored copy after its start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Renewed {
     pub vmid: Vmid,
-    /// The guest that it is a copy of, where that is known.
+    /// The guest that it is a copy of, if that is known.
     pub original: Option<Vmid>,
     /// When its identity was given, RFC 3339, UTC.
     pub copied: String,
@@ -284,12 +288,13 @@ pub struct Renewed {
     pub took_ms: u64,
 }
 
-/// What was not written of a guest that brought about more than 30 records within an hour.
+/// Records that were not written, of a guest that caused more than 30 within an hour.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LeftOut {
     pub vmid: Vmid,
     /// When that hour began, RFC 3339, UTC.
     pub since: String,
-    /// How many records of the kinds `settled`, `recovered` and `identity`, none of them of a failure.
+    /// How many records of the kinds `settled`, `recovered` and `identity`; none of them was a
+    /// failure.
     pub records: u64,
 }
