@@ -1,5 +1,5 @@
-//! The drop-in that has systemd call the guest hook on every start of every container of this node, also after a reboot
-//! from inside, without a line in any guest's configuration.
+//! The drop-in that makes systemd call the guest hook at every start of every LXC guest of this
+//! node, also after a reboot from inside, without a line in any guest's configuration.
 
 use std::fs;
 use std::io;
@@ -11,8 +11,9 @@ use anyhow::{Context, Result};
 use crate::pve::{DROP_INS, GUEST_HOOK};
 use crate::sys::{Root, file, outside, program};
 
-/// `-` forgives a failure and a missing program, but not a time-out of the unit's own (`TimeoutStartSec`, 90 s by default,
-/// would fail the start), so the limits are here and far below it. `unit` tells the hook who calls.
+/// `-` ignores a failure and a missing program, but not a time-out of the unit itself
+/// (`TimeoutStartSec`, 90 s by default), which would fail the start. So the limits are here, and
+/// far below that. The argument `unit` tells the hook who calls.
 fn text() -> String {
     format!(
         "# Written by `stillpoint register --all-guests`, taken away by `stillpoint unregister`.\n\
@@ -24,19 +25,19 @@ fn text() -> String {
 
 const SYSTEMCTL_LIMIT: Duration = Duration::from_secs(60);
 
-/// Whether the drop-ins are as they should be.
+/// Whether the drop-ins have the right content.
 pub fn installed(root: &Root) -> bool {
     DROP_INS.iter().all(|path| {
         file::read_text(&root.path(path), 1 << 20).is_ok_and(|there| there == Some(text()))
     })
 }
 
-/// Whether there is any of them.
+/// Whether any of them exists.
 pub fn any(root: &Root) -> bool {
     DROP_INS.iter().any(|path| root.path(path).exists())
 }
 
-/// Writes the drop-ins and has systemd read them.
+/// Writes the drop-ins and makes systemd reload.
 pub fn install(root: &Root) -> Result<()> {
     for path in DROP_INS {
         let place = root.path(path);
@@ -49,7 +50,7 @@ pub fn install(root: &Root) -> Result<()> {
     reload(root)
 }
 
-/// Takes the drop-ins away and has systemd read that.
+/// Removes the drop-ins and makes systemd reload.
 pub fn remove(root: &Root) -> Result<()> {
     for path in DROP_INS {
         let place = root.path(path);
@@ -66,7 +67,7 @@ pub fn remove(root: &Root) -> Result<()> {
     reload(root)
 }
 
-/// A directory with other drop-ins in it stays.
+/// A directory with other drop-ins in it is not removed.
 fn is_left(kind: io::ErrorKind) -> bool {
     matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty)
 }
@@ -75,7 +76,7 @@ fn reload(root: &Root) -> Result<()> {
     systemctl(root, &["daemon-reload"]).map(drop)
 }
 
-/// Calls `systemctl` where systemd runs; elsewhere there is nothing to tell it.
+/// Calls `systemctl` if systemd runs; otherwise does nothing.
 pub fn systemctl(root: &Root, arguments: &[&str]) -> Result<()> {
     if !root.path("/run/systemd/system").is_dir() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Having PVE call Stillpoint on the start of single guests: their `hookscript:`.
+//! Makes PVE call Stillpoint at the start of single guests: their `hookscript:`.
 
 use anyhow::{Context, Result, bail};
 
@@ -11,25 +11,25 @@ use crate::setup::storages::Storage;
 use crate::sys::Root;
 use crate::vzdump::{GuestType, Vmid};
 
-/// What is to be done to a guest.
+/// What to do with a guest.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
-    /// It is so already.
+    /// Nothing to do.
     Nothing,
-    /// It gets our hookscript.
+    /// Set our hookscript.
     Set,
-    /// It gets ours, which calls the one it has.
+    /// Set ours, which calls the present one.
     Chain(String),
-    /// It loses ours.
+    /// Remove ours.
     Unset,
-    /// It gets back the one it had.
+    /// Put back the previous one.
     PutBack(String),
 }
 
-/// What became of a guest, in a sentence; `Err` says why it is as it was.
+/// The result for a guest, in a sentence; `Err` says why nothing was changed.
 pub type Told = (Vmid, Result<String>);
 
-/// Which guests are meant.
+/// The guests to change.
 pub enum Which<'a> {
     These(&'a [Vmid]),
     /// Every container of this node.
@@ -59,16 +59,16 @@ impl Which<'_> {
     }
 }
 
-/// Gives each guest our hookscript.
+/// Sets our hookscript for each guest.
 ///
 /// # Errors
-/// When no storage can hold it, or a guest could not start afterwards on every node of the cluster.
+/// If no storage can hold it, or if a guest could then not start on every node of the cluster.
 pub fn enable(root: &Root, which: &Which<'_>, dry_run: bool) -> Result<Vec<Told>> {
     let vmids = which.vmids(root)?;
     let settings = Settings::load(root);
     let storage = choose(root)?;
     if !dry_run {
-        // Also where guests are then refused: this node is what another one may be waiting for.
+        // Also if guests are then refused: another node may be waiting for this node's files.
         snippet::install(root, &storage)?;
         nodes::leave_note(root)?;
     }
@@ -105,7 +105,8 @@ pub fn enable(root: &Root, which: &Which<'_>, dry_run: bool) -> Result<Vec<Told>
     Ok(told)
 }
 
-/// Who was looked after was there before every copy that is yet to be restored.
+/// Guests that are enabled now existed before every future copy of them, so they own their
+/// addresses.
 fn record_owners(root: &Root, told: &mut [Told]) -> Result<()> {
     let set: Vec<Vmid> =
         told.iter().filter(|(_, told)| told.is_ok()).map(|(vmid, _)| *vmid).collect();
@@ -126,7 +127,7 @@ fn record_owners(root: &Root, told: &mut [Told]) -> Result<()> {
     Ok(())
 }
 
-/// Takes our hookscript off each guest, and puts back the one it had.
+/// Removes our hookscript from each guest, and puts back the previous one.
 pub fn disable(root: &Root, which: &Which<'_>, dry_run: bool) -> Result<Vec<Told>> {
     let tell = |vmid| {
         let config = here(root, vmid)?;
@@ -145,7 +146,7 @@ pub fn disable(root: &Root, which: &Which<'_>, dry_run: bool) -> Result<Vec<Told
 
 fn step_to_enable(config: &Config, kept: Option<String>, chain: bool) -> Result<Step> {
     match (&config.hookscript, kept) {
-        // One that could not be put back when it was last disabled.
+        // The previous one could not be put back at the last disable.
         (None, Some(theirs)) if chain => Ok(Step::Chain(theirs)),
         (None, _) => Ok(Step::Set),
         (Some(volume), _) if is_our_snippet(volume) => Ok(Step::Nothing),
@@ -176,7 +177,7 @@ fn choose(root: &Root) -> Result<Storage> {
     }
 }
 
-/// A guest with our hookscript can start on every node of the cluster.
+/// Checks that guests with our hookscript can start on every node of the cluster.
 fn everywhere(root: &Root, storage: &Storage) -> Result<()> {
     let without = nodes::without_snippet(root, storage)?;
     if without.is_empty() {
@@ -190,7 +191,7 @@ fn everywhere(root: &Root, storage: &Storage) -> Result<()> {
     );
 }
 
-/// The configuration of a container of this node.
+/// The configuration of an LXC guest of this node.
 fn here(root: &Root, vmid: Vmid) -> Result<Config> {
     if root.path("/etc/pve/qemu-server").join(format!("{vmid}.conf")).exists() {
         bail!("it is a VM: the hookscript is for containers only");
@@ -205,12 +206,12 @@ fn here(root: &Root, vmid: Vmid) -> Result<Config> {
 fn take(root: &Root, vmid: Vmid, config: &Config, step: &Step, volume: &str) -> Result<()> {
     match step {
         Step::Chain(theirs) => {
-            // Before it is out of the configuration: a power cut must not lose it.
+            // Stored before it is removed from the configuration: a power cut must not lose it.
             kept::keep(root, vmid, config, theirs)?;
             guest::set_hookscript(root, vmid, Some(volume))
         }
         Step::Set => {
-            // What an earlier guest of this number had.
+            // It belonged to an earlier guest with this VMID.
             kept::forget(root, vmid)?;
             guest::set_hookscript(root, vmid, Some(volume))
         }
@@ -224,7 +225,8 @@ fn give_up(root: &Root, vmid: Vmid, step: Step) -> Result<String> {
         Step::PutBack(theirs) => match guest::set_hookscript(root, vmid, Some(&theirs)) {
             Ok(()) => format!("hookscript disabled; it is {theirs} again"),
             Err(error) => {
-                // Without any it starts; with one that PVE refuses it does not. It stays kept: it may be back.
+                // Without a hookscript the guest starts; with one that PVE refuses it does not. It
+                // stays stored, because its file may come back.
                 guest::set_hookscript(root, vmid, None)?;
                 return Ok(format!(
                     "hookscript disabled, but the previous one cannot be put back: {error:#}. \

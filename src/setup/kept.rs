@@ -1,8 +1,8 @@
-//! The hookscript that a guest had before ours, which calls it: `/etc/pve/stillpoint/chained/VMID.json`, for the whole
-//! cluster.
+//! The hookscript that a guest had before ours, which calls it:
+//! `/etc/pve/stillpoint/chained/VMID.json`, for the whole cluster.
 //!
-//! It belongs to the guest and not to its number: a guest that is destroyed and restored has it still, and another that
-//! gets the number has not.
+//! It belongs to the guest and not to the VMID: a guest that is destroyed and restored still has
+//! it; another guest that gets the VMID does not.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ struct Kept {
     schema: u32,
     /// Its volume.
     hookscript: String,
-    /// What the guest was known by then.
+    /// The guest's appearance then.
     #[serde(default)]
     hostname: Option<String>,
     #[serde(default)]
@@ -32,13 +32,13 @@ struct Kept {
 }
 
 impl Kept {
-    /// Whether it is this guest's: one that is known by none of what it was known by then is another.
+    /// Whether it is this guest's: if nothing of the appearance is the same, it is another guest.
     fn is_of(&self, now: &Appearance, changed: Option<&Changed>) -> bool {
         let is_it = |hostname: Option<&String>, macs: &BTreeSet<Mac>| {
             hostname.is_some() && hostname == self.hostname.as_ref()
                 || !macs.is_disjoint(&self.macs)
         };
-        // A copy that was given an identity of its own since.
+        // A copy that has got its own identity since.
         let was_it = |changed: &Changed| {
             let nets = changed.from.nets.iter();
             let macs = nets.filter_map(|line| Net::parse(&line.value).mac()).collect();
@@ -54,7 +54,7 @@ fn path(vmid: Vmid) -> String {
     format!("/etc/pve/stillpoint/chained/{vmid}.json")
 }
 
-/// The volume of the hookscript that is kept for the guest with this configuration.
+/// The volume of the stored hookscript for the guest with this configuration.
 pub fn volume(root: &Root, vmid: Vmid, config: &Config) -> Result<Option<String>> {
     let path = path(vmid);
     let Some(text) = file::read_text(&root.path(&path), 1 << 20).with_context(|| path.clone())?
@@ -65,13 +65,13 @@ pub fn volume(root: &Root, vmid: Vmid, config: &Config) -> Result<Option<String>
     if kept.schema != SCHEMA {
         bail!("{path} was written by another version of Stillpoint");
     }
-    // Without its record it is known by what it is now.
+    // Without a record of changes, its present appearance is compared.
     let changed = Records::of(root).read(vmid).ok().flatten().and_then(|owned| owned.changed);
     let its = kept.is_of(&Appearance::of(config), changed.as_ref());
     Ok(its.then_some(kept.hookscript))
 }
 
-/// The file of the hookscript that is kept for a guest of this node, and its volume.
+/// The file and the volume of the stored hookscript for a guest of this node.
 pub fn script(root: &Root, vmid: Vmid) -> Result<Option<(String, PathBuf)>> {
     let Place::Here(config) = Place::of(root, vmid)? else { return Ok(None) };
     let Some(volume) = volume(root, vmid, &config)? else { return Ok(None) };
@@ -81,7 +81,7 @@ pub fn script(root: &Root, vmid: Vmid) -> Result<Option<(String, PathBuf)>> {
     Ok(Some((volume, root.path(&file))))
 }
 
-/// Keeps a hookscript for the guest with this configuration.
+/// Stores a hookscript for the guest with this configuration.
 pub fn keep(root: &Root, vmid: Vmid, config: &Config, volume: &str) -> Result<()> {
     let Appearance { hostname, nets } = Appearance::of(config);
     let macs = nets.iter().filter_map(|(_, net)| net.mac()).collect();
@@ -89,7 +89,7 @@ pub fn keep(root: &Root, vmid: Vmid, config: &Config, volume: &str) -> Result<()
     write(root, &path(vmid), &serde_json::to_vec(&kept)?)
 }
 
-/// Keeps none any longer.
+/// Removes the stored hookscript.
 pub fn forget(root: &Root, vmid: Vmid) -> Result<()> {
     let path = path(vmid);
     file::remove(&root.path(&path)).context(path)

@@ -1,7 +1,7 @@
-//! Making Proxmox VE call Stillpoint, and no longer.
+//! Registers Stillpoint with Proxmox VE, and removes it.
 //!
-//! vzdump calls its script ([`register`]), PVE the hookscript of a guest ([`enable`]), systemd the drop-in of every
-//! container's unit. What was there before is kept, called by ours, and put back.
+//! vzdump calls its script ([`register`]), PVE the hookscript of a guest ([`enable`]), systemd the
+//! drop-in of every guest's unit. What was configured before is kept, called by ours, and put back.
 
 pub mod drop_in;
 mod enable;

@@ -1,5 +1,5 @@
-//! What each node of the cluster has of Stillpoint: a note of its own below `/etc/pve`, for no node can look at another's
-//! disk.
+//! What each node of the cluster has of Stillpoint: each writes a file below `/etc/pve`, because
+//! nodes cannot read each other's disks.
 
 use std::fs;
 use std::io;
@@ -19,18 +19,18 @@ const SCHEMA: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
     pub schema: u32,
-    /// Of the package.
+    /// The package's version.
     pub version: String,
-    /// When it became so, RFC 3339, UTC.
+    /// Since when these values hold, RFC 3339, UTC.
     pub time: String,
-    /// The volumes of our hookscript that are in this node's own storages.
+    /// The volumes of our hookscript in storages that only this node has.
     #[serde(default)]
     pub snippets: Vec<String>,
 }
 
-/// The other nodes of the cluster, by name; none on a node by itself.
+/// The other nodes of the cluster, by name; empty without a cluster.
 ///
-/// `/etc/pve/.members` has them; where that can't be read, the directories of `/etc/pve/nodes`.
+/// From `/etc/pve/.members`; if that cannot be read, from the directories of `/etc/pve/nodes`.
 pub fn others(root: &Root) -> Result<Vec<String>> {
     let own = node_name(root);
     let mut names = match Nodes::read(root) {
@@ -55,21 +55,21 @@ fn directories_of_nodes(root: &Root) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The note of a node; `None` where it has left none.
+/// The file of a node; `None` if it has written none.
 ///
 /// # Errors
-/// Also one that is not understood.
+/// Also if the file is not valid.
 pub fn note(root: &Root, node: &str) -> Result<Option<Note>> {
     let path = path(node);
     let text = file::read_text(&root.path(&path), 1 << 20).context(path.clone())?;
     text.map(|text| serde_json::from_str(&text)).transpose().context(path)
 }
 
-/// Leaves this node's note, where it is not what is there already.
+/// Writes this node's file, if its content has changed.
 ///
 /// # Errors
-/// Where it can't be written, as without quorum, or while `/etc/pve` is not mounted: what is written below it then keeps
-/// it from being mounted again.
+/// If it cannot be written: without quorum, or while `/etc/pve` is not mounted (a file written into
+/// the empty directory would block the next mount).
 pub fn leave_note(root: &Root) -> Result<()> {
     if !is_mounted(root) {
         bail!("/etc/pve is not mounted: systemctl status pve-cluster");
@@ -83,7 +83,7 @@ pub fn leave_note(root: &Root) -> Result<()> {
         snippets: there.map(|storage| snippet::volume(&storage)).collect(),
     };
     let node = node_name(root);
-    // One that is damaged is written anew.
+    // A damaged file is replaced.
     let old = note(root, &node).ok().flatten();
     if old.is_some_and(|old| Note { time: new.time.clone(), ..old } == new) {
         return Ok(());
@@ -91,7 +91,7 @@ pub fn leave_note(root: &Root) -> Result<()> {
     write(root, &path(&node), &serde_json::to_vec_pretty(&new)?)
 }
 
-/// Whether this is a node of Proxmox VE whose `/etc/pve` is there.
+/// Whether this is a node of Proxmox VE with `/etc/pve` mounted.
 pub fn is_mounted(root: &Root) -> bool {
     root.path("/etc/pve/local").symlink_metadata().is_ok()
 }
@@ -113,7 +113,7 @@ pub(super) fn write(root: &Root, path: &str, content: &[u8]) -> Result<()> {
         .with_context(|| format!("cannot write {path}; does the cluster have quorum? pvecm status"))
 }
 
-/// The nodes on which a guest with our hookscript in that storage would not start.
+/// The nodes on which a guest with our hookscript in that storage could not start.
 pub fn without_snippet(root: &Root, storage: &Storage) -> Result<Vec<String>> {
     let mut without = Vec::new();
     for node in others(root)? {
@@ -126,7 +126,7 @@ pub fn without_snippet(root: &Root, storage: &Storage) -> Result<Vec<String>> {
     Ok(without)
 }
 
-/// A note that can't be read names nothing.
+/// A file that cannot be read counts as empty.
 fn note_names(root: &Root, node: &str, volume: &str) -> bool {
     let note = note(root, node).ok().flatten();
     note.is_some_and(|note| note.snippets.iter().any(|other| other == volume))

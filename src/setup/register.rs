@@ -1,4 +1,4 @@
-//! Having vzdump, and systemd for guest starts, call Stillpoint.
+//! Makes vzdump, and systemd for guest starts, call Stillpoint.
 
 use std::fs;
 use std::io;
@@ -15,8 +15,8 @@ use crate::sys::outside::Place;
 
 const RECOVER: &str = "stillpoint-recover.service";
 
-/// Registers the hook; with `all_guests` the drop-in too. Gives what was done, or with `dry_run` what would be, in
-/// sentences.
+/// Registers the hook; with `all_guests` the drop-in too. Returns what was done, or with `dry_run`
+/// what would be done, in sentences.
 pub fn register(root: &Root, all_guests: bool, dry_run: bool) -> Result<Vec<String>> {
     let mut said = Vec::new();
     let hook = root.path(VZDUMP_HOOK);
@@ -82,8 +82,8 @@ pub fn register(root: &Root, all_guests: bool, dry_run: bool) -> Result<Vec<Stri
     Ok(said)
 }
 
-/// Puts the hookscript where guests of other nodes will look for it after they have moved here, and leaves this node's note
-/// for the others. Gives what could not be done: the backups do not depend on it.
+/// Installs the hookscript where guests that move here from other nodes need it, and writes this
+/// node's file for the others. Returns the failures: backups do not depend on them.
 fn prepare(root: &Root) -> Vec<String> {
     let mut failures = Vec::new();
     let mut attempt = |done: Result<()>| {
@@ -103,7 +103,7 @@ fn prepare(root: &Root) -> Vec<String> {
     failures
 }
 
-/// Guests that are there now were there before every copy that is yet to be restored.
+/// Guests that exist now existed before every future copy of them, so they own their addresses.
 fn record_owners(root: &Root) -> Result<()> {
     let failed = identity::remember_all(root, &Which::All.vmids(root)?)?;
     failed
@@ -153,7 +153,7 @@ fn read(root: &Root) -> Result<Vec<u8>> {
 }
 
 fn write(root: &Root, text: &[u8]) -> Result<()> {
-    // The file may be a link to one that is kept elsewhere.
+    // The file may be a link to another file.
     let write = || -> io::Result<()> {
         let place = Place::behind(&root.path(vzdump_conf::PATH))?;
         place.replace(text, place.mode()?.unwrap_or(0o644))
@@ -161,7 +161,7 @@ fn write(root: &Root, text: &[u8]) -> Result<()> {
     write().context(vzdump_conf::PATH)
 }
 
-/// The script that the one in `/etc/vzdump.conf` stands in for.
+/// The script that was configured in `/etc/vzdump.conf` before ours.
 pub fn chained_script(root: &Root) -> Result<Option<String>> {
     Ok(vzdump_conf::chained(&read(root)?, |path| is_vzdump_hook(root, path)))
 }

@@ -1,5 +1,6 @@
-//! The file that `hookscript:` names: PVE refuses to start a guest whose hookscript is missing, and old archives name it
-//! for ever, so it stays when the package goes, and does nothing then.
+//! The file that `hookscript:` names. PVE refuses to start a guest whose hookscript is missing, and
+//! old archives name it for ever, so the file stays when the package is removed, and then does
+//! nothing.
 
 use std::fs;
 use std::io;
@@ -13,8 +14,8 @@ use crate::pve::{GUEST_HOOK, SNIPPET};
 use crate::sys::look::Watched;
 use crate::sys::{Root, bounded, file, outside, process};
 
-/// Only status 1 is a word of the hook's (a chained hookscript refused); whatever else becomes of it, killed, damaged or
-/// gone, keeps no guest from starting.
+/// The hook returns only status 1 on purpose (a previous hookscript refused the start). Any other
+/// status, because it was killed, damaged or removed, must not keep a guest from starting.
 fn text() -> String {
     format!(
         "#!/bin/sh\n\
@@ -27,10 +28,10 @@ fn text() -> String {
     )
 }
 
-/// A server that is gone lets a look at its files hang for ever.
+/// If a server is gone, a look at its files hangs for ever.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// For one look at one file.
+/// The limit for one look at one file.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
 /// The volume of our hookscript in a storage.
@@ -38,7 +39,8 @@ pub fn volume(storage: &Storage) -> String {
     format!("{}:snippets/{SNIPPET}", storage.id)
 }
 
-/// Whether the file is in the storage and PVE takes it for a hookscript. One that does not answer is as good as none.
+/// Whether the file is in the storage and PVE accepts it as a hookscript. `false` also if the
+/// storage does not answer.
 pub fn is_there(root: &Root, storage: &Storage) -> bool {
     let path = root.path(&storage.directory).join(SNIPPET);
     let look = move || {
@@ -48,7 +50,7 @@ pub fn is_there(root: &Root, storage: &Storage) -> bool {
     bounded::within(&watched(root, storage), LOOK_LIMIT, look).unwrap_or(false)
 }
 
-/// Makes sure that the file is in the storage, and can be run.
+/// Makes sure that the file is in the storage and executable.
 pub fn install(root: &Root, storage: &Storage) -> Result<()> {
     if let Some(mount) = storage.mount.as_deref().filter(|_| root.directory().is_none())
         && !process::mounted(mount).context("cannot determine what is mounted")?

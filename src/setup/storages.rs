@@ -13,17 +13,17 @@ use crate::sys::Root;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Storage {
     pub id: String,
-    /// Its snippets lie here, as an absolute path of the node.
+    /// The directory of its snippets, as an absolute path of the node.
     pub directory: String,
     /// Whether its contents include snippets.
     pub has_snippets: bool,
-    /// What else it holds, as storage.cfg has it.
+    /// Its `content` setting in storage.cfg.
     pub content: String,
     /// Every node that has it sees the same files.
     pub shared: bool,
-    /// It has to be mounted to be used: the place to look at.
+    /// Where it has to be mounted, if it has to be.
     pub mount: Option<String>,
-    /// The nodes that have it; empty for all.
+    /// The nodes that have it; empty means all.
     pub nodes: Vec<String>,
 }
 
@@ -34,7 +34,7 @@ impl Storage {
     }
 }
 
-/// The storages of this node that are directories, whether or not they hold snippets.
+/// The storages of this node that are directories, with or without snippets.
 pub fn directories(root: &Root) -> Result<Vec<Storage>> {
     let storages = match storage::read(root) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -71,7 +71,7 @@ fn of_node(storages: Vec<storage::Storage>, node: &str) -> Vec<Storage> {
 fn listed(storage: storage::Storage) -> Option<Storage> {
     let directory = storage.directory?;
     Some(Storage {
-        // PVE passes over what is written for `local`: it is on every node.
+        // PVE ignores `nodes` of `local`: every node has that storage.
         nodes: if storage.id == LOCAL { Vec::new() } else { storage.nodes },
         id: storage.id,
         directory: directory.snippets,
@@ -82,8 +82,8 @@ fn listed(storage: storage::Storage) -> Option<Storage> {
     })
 }
 
-/// The file of a volume such as `local:snippets/NAME`, as an absolute path of the node; `None` where this node has no
-/// such storage or the volume is no snippet.
+/// The file of a volume such as `local:snippets/NAME`, as an absolute path of the node; `None` if
+/// this node has no such storage or the volume is no snippet.
 pub fn file_of(storages: &[Storage], volume: &str) -> Option<String> {
     let (id, name) = volume.split_once(':')?;
     let name = name.strip_prefix("snippets/")?;
@@ -94,8 +94,8 @@ pub fn file_of(storages: &[Storage], volume: &str) -> Option<String> {
 
 /// The storage for the hookscript of this cluster's guests.
 ///
-/// On a node by itself one of its own: it is there whenever the node is. In a cluster one that all nodes share, so that a
-/// guest finds the file wherever it starts.
+/// Without a cluster, one of the node's own directories: it is always available. In a cluster, one
+/// that all nodes share, so that a guest finds the file on every node.
 pub fn choose(storages: &[Storage], in_cluster: bool) -> Option<&Storage> {
     let with_snippets = storages.iter().filter(|storage| storage.has_snippets);
     with_snippets.min_by_key(|storage| {
