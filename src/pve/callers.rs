@@ -1,5 +1,5 @@
-//! What of Proxmox VE calls Stillpoint, and which of its programs: vzdump by `script:`, the start of a guest by its
-//! `hookscript:` or by a drop-in of every container's unit.
+//! What of Proxmox VE calls Stillpoint, and which of its programs: vzdump by `script:`, the start
+//! of a guest by its `hookscript:` or by a drop-in of every container's unit.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -19,7 +19,8 @@ pub const GUEST_HOOK: &str = "/usr/libexec/stillpoint/guest-hook";
 /// The name of our hookscript in a snippets directory.
 pub const SNIPPET: &str = "stillpoint";
 
-/// The drop-in of every container's unit. The second is used for `pct start --debug` and guests with `debug: 1`.
+/// The drop-in of every container's unit. The second is used for `pct start --debug` and guests
+/// with `debug: 1`.
 pub const DROP_INS: [&str; 2] = [
     "/etc/systemd/system/pve-container@.service.d/stillpoint.conf",
     "/etc/systemd/system/pve-container-debug@.service.d/stillpoint.conf",
@@ -60,14 +61,14 @@ pub fn is_vzdump_hook(root: &Root, path: &str) -> bool {
             && identity(path).is_some_and(|file| Some(file) == identity(VZDUMP_HOOK))
 }
 
-/// Whether a volume is our hookscript, in whichever storage.
+/// Whether a volume is our hookscript, in any storage.
 pub fn is_our_snippet(volume: &str) -> bool {
     let name = volume.split_once(':').and_then(|(_, name)| name.strip_prefix("snippets/"));
     name == Some(SNIPPET)
 }
 
-/// Whether the drop-in of this node has systemd call our hook before it starts a container: a file that is there and does
-/// not say so calls nothing.
+/// Whether the drop-in of this node has systemd call our hook before it starts a container: a file
+/// that is there and does not say so calls nothing.
 pub fn drop_in_calls(root: &Root) -> bool {
     let text = file::read_text(&root.path(DROP_INS[0]), LIMIT).ok().flatten();
     text.is_some_and(|text| calls_guest_hook(&text))

@@ -13,21 +13,22 @@ use crate::vzdump::{GuestType, Vmid};
 pub struct Member {
     pub vmid: Vmid,
     pub guest_type: GuestType,
-    /// The node it is on; `None` for this one.
+    /// Its node; `None` for this one.
     pub node: Option<String>,
     pub path: PathBuf,
 }
 
 impl Member {
-    /// Reads its configuration; `None` where the guest was removed or migrated meanwhile.
+    /// Reads its configuration; `None` if the guest was removed or migrated meanwhile.
     pub fn config(&self) -> Result<Option<Config>> {
         guest::read(&self.path)
     }
 }
 
-/// All guests of the cluster, ascending; each once, those of this node as this node's.
+/// All guests of the cluster, ascending, each once; those of this node without a node name.
 ///
-/// `/etc/pve/lxc` and `/etc/pve/qemu-server` are this node's, `/etc/pve/nodes/NODE/...` every node's.
+/// `/etc/pve/lxc` and `/etc/pve/qemu-server` are this node's, `/etc/pve/nodes/NODE/...` every
+/// node's.
 pub fn members(root: &Root) -> Result<Vec<Member>> {
     let mut members = Vec::new();
     for (guest_type, directory) in KINDS {
@@ -75,7 +76,7 @@ fn collect(
     Ok(())
 }
 
-/// The name of this node in the cluster: that of `/etc/pve/local`, else the host's.
+/// The name of this node in the cluster: from `/etc/pve/local`, else the host's name.
 pub fn node_name(root: &Root) -> String {
     fs::read_link(root.path("/etc/pve/local"))
         .ok()

@@ -1,4 +1,4 @@
-//! Configuration files of a guest, changed line by line: everything that is not meant stays byte for byte.
+//! Edits configuration files of a guest line by line: everything else stays byte for byte.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -17,17 +17,17 @@ pub enum Grammar {
     Lxc,
 }
 
-/// One value that is to change.
+/// A value to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edit {
     pub key: String,
-    /// The line is only touched where it has this value, letters in either case.
+    /// The line is only changed if it has this value, ignoring case.
     pub from: String,
-    /// `None` takes the line out.
+    /// `None` removes the line.
     pub to: Option<String>,
 }
 
-/// A file as it was read, and what it is to become.
+/// A file as it was read, and its new content.
 #[derive(Clone, Debug)]
 pub struct Rewrite {
     path: PathBuf,
@@ -62,7 +62,7 @@ pub fn edited(text: &[u8], grammar: Grammar, edits: &[Edit]) -> Vec<u8> {
     result
 }
 
-/// Key of a line, and where in it its value is, without the blanks around it.
+/// The key of a line, and the range of its value without surrounding blanks.
 fn parse(line: &[u8], grammar: Grammar) -> Option<(&[u8], std::ops::Range<usize>)> {
     let separator = match grammar {
         Grammar::Pve => b':',
@@ -75,15 +75,15 @@ fn parse(line: &[u8], grammar: Grammar) -> Option<(&[u8], std::ops::Range<usize>
     };
     let start = line.len() - line[at + 1..].trim_ascii_start().len();
     let end = line.trim_ascii_end().len();
-    // A key without a value is no setting, for Proxmox VE neither.
+    // A key without a value is no setting; Proxmox VE ignores it too.
     (start < end).then_some((key, start..end))
 }
 
 impl Rewrite {
-    /// What becomes of the file at `path` by these edits; `None` where there is no such file.
+    /// The file at `path` with these edits; `None` if there is no such file.
     ///
     /// # Errors
-    /// When it can't be read, or is larger than a file in `/etc/pve` can be.
+    /// If it cannot be read, or is larger than a file in `/etc/pve` can be.
     pub fn read(path: &Path, grammar: Grammar, edits: &[Edit]) -> Result<Option<Rewrite>> {
         let old = match file::read(path, super::guest::LIMIT) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -95,7 +95,7 @@ impl Rewrite {
         Ok(Some(Rewrite { path: path.to_path_buf(), old, new, missed }))
     }
 
-    /// The keys of edits that change nothing: their line is not there with the value that it had.
+    /// The keys of edits that change nothing, because no line has that key and value.
     pub fn missed(&self) -> &[String] {
         &self.missed
     }
@@ -106,7 +106,7 @@ impl Rewrite {
     }
 
     fn stage(&self, content: &[u8]) -> Result<Staged> {
-        // pmxcfs gives its files a mode of its own.
+        // pmxcfs sets the mode of its files itself.
         let mode = fs::metadata(&self.path).map_or(0o640, |metadata| metadata.permissions().mode());
         Staged::write(&self.path, content, mode & 0o777)
             .with_context(|| format!("{} can't be written", self.path.display()))
@@ -116,7 +116,7 @@ impl Rewrite {
         file::read(&self.path, super::guest::LIMIT).is_ok_and(|now| now == self.new)
     }
 
-    /// Nobody but us may have written meanwhile.
+    /// Checks that nobody else has written the file meanwhile.
     fn is_unchanged(&self) -> Result<()> {
         let now = file::read(&self.path, super::guest::LIMIT)
             .with_context(|| self.path.display().to_string())?;
@@ -127,8 +127,8 @@ impl Rewrite {
     }
 }
 
-/// Writes all of the files or none: everything is written beside the files before the first takes its place, and
-/// should a later one fail, the earlier ones are put back.
+/// Writes all of the files or none: all new contents are written beside the files before the first
+/// file is replaced; if a later one fails, the earlier ones are put back.
 pub fn write_together(rewrites: &[Rewrite]) -> Result<()> {
     let due: Vec<&Rewrite> = rewrites.iter().filter(|rewrite| !rewrite.is_idle()).collect();
     let staged = due.iter().map(|rewrite| rewrite.stage(&rewrite.new)).collect::<Result<_>>()?;
@@ -144,7 +144,7 @@ fn put_in_place(due: &[&Rewrite], staged: Vec<Staged>) -> Result<()> {
         let Err(error) = next.commit() else { continue };
         let error =
             anyhow::Error::from(error).context(format!("{} can't be written", path.display()));
-        // The one that failed may be in place, and only the directory not on disk.
+        // The failed one may be in place already, with only the directory not synced.
         for done in due[..=number].iter().filter(|rewrite| rewrite.is_in_place()) {
             let back = done.stage(&done.old).and_then(|staged| Ok(staged.commit()?));
             if let Err(second) = back {
@@ -265,7 +265,8 @@ mod tests {
     fn a_file_that_takes_no_new_content_leaves_the_other_as_it_was() {
         let files = Files::new();
         let mut rewrites = files.rewrites();
-        // A directory in the place of the second: it can be written beside, and can't be taken.
+        // A directory in the place of the second file: writing beside it works, replacing it does
+        // not.
         rewrites[1].path = files.0.join("c");
         fs::create_dir(files.0.join("c")).unwrap();
         let staged = rewrites.iter().map(|rewrite| rewrite.stage(&rewrite.new).unwrap()).collect();

@@ -7,13 +7,13 @@ use super::options::is_on;
 use crate::sys::{Root, file};
 use crate::vzdump::Vmid;
 
-/// A file in pmxcfs is at most 1 MiB.
+/// The largest file in pmxcfs is 1 MiB.
 pub(super) const LIMIT: u64 = 1 << 20;
 
 /// The section of the snapshot that vzdump makes of a container.
 const VZDUMP_SNAPSHOT: &str = "[vzdump]";
 
-/// Where the cluster keeps a guest.
+/// Where the cluster has a guest.
 #[derive(Debug)]
 pub enum Place {
     /// On this node.
@@ -31,15 +31,16 @@ pub struct Config {
     pub hostname: Option<String>,
     /// What PVE is doing with the guest: `backup`, `snapshot`, `migrate`, ...
     pub lock: Option<String>,
-    /// Proxmox VE starts it at boot, where no lock is in the way.
+    /// Proxmox VE starts it at boot, unless a lock prevents it.
     pub onboot: bool,
-    /// The volume of the root file system (a VM's first disk): another one means another guest.
+    /// The volume of the root file system (a VM's first disk): a different one means a different
+    /// guest.
     pub root_volume: Option<String>,
-    /// Mount points beside the root file system.
+    /// Mount points besides the root file system.
     pub mounts: Vec<Mount>,
     /// The volume of the guest's hookscript, such as `local:snippets/stillpoint`.
     pub hookscript: Option<String>,
-    /// Whether the guest's root is nobody on the node.
+    /// Whether the guest's root has no rights on the node.
     pub unprivileged: bool,
     /// What the guest may do beyond a plain container, as it is written: `nesting=1,fuse=1`.
     pub features: Option<String>,
@@ -58,11 +59,12 @@ pub struct Mount {
     pub value: String,
     /// Where it is mounted in the guest.
     pub path: String,
-    /// Whether vzdump puts it into the archive: `backup=1`, and no bind mount or device.
+    /// Whether vzdump archives it: `backup=1`, and neither a bind mount nor a device.
     pub in_backup: bool,
     /// The guest may not write there.
     pub read_only: bool,
-    /// What is mounted: a volume such as `local-lvm:vm-9001-disk-1`, or a directory or device of the node.
+    /// What is mounted: a volume such as `local-lvm:vm-9001-disk-1`, or a directory or device of
+    /// the node.
     pub source: String,
 }
 
@@ -97,8 +99,9 @@ pub(super) fn read(path: &Path) -> Result<Option<Config>> {
 }
 
 impl Config {
-    /// Reads a guest's configuration; lines that are not understood are passed over, and of two lines with the same key
-    /// the last counts, as for Proxmox VE. What is pending and the snapshots are sections below the current settings.
+    /// Reads a guest's configuration; lines that are not understood are passed over, and of two
+    /// lines with the same key the last counts, as for Proxmox VE. What is pending and the
+    /// snapshots are sections below the current settings.
     pub fn parse(text: &str) -> Config {
         let mut config = Config::default();
         let mut disks: Vec<(&str, &str)> = Vec::new();
@@ -156,7 +159,7 @@ impl Config {
         self.features.iter().flat_map(|features| features.split(','))
     }
 
-    /// The mount point that `path` in the guest lies on; `None` where it lies on the root file system.
+    /// The mount point that contains `path` in the guest; `None` if it is on the root file system.
     pub fn mount_of(&self, path: &str) -> Option<&Mount> {
         self.mounts
             .iter()
@@ -164,7 +167,7 @@ impl Config {
             .max_by_key(|mount| Path::new(&mount.path).components().count())
     }
 
-    /// Whether `path` in the guest lies on a volume that is not in the backup.
+    /// Whether `path` in the guest is on a volume that is not in the backup.
     pub fn left_out(&self, path: &str) -> bool {
         self.mount_of(path).is_some_and(|mount| !mount.in_backup)
     }
@@ -190,8 +193,9 @@ fn mount(key: &str, value: &str) -> Option<Mount> {
     Some(Mount { key, value, path, in_backup, read_only: option("ro").is_some_and(is_on), source })
 }
 
-/// What LXC mounts beside Proxmox VE's mount points, as in fstab: `/tank/media mnt/media none bind,create=dir 0 0`. A
-/// device, and what is mounted in the guest's `/proc`, `/sys` and `/run`, is no data.
+/// A mount of LXC besides Proxmox VE's mount points, in fstab's format:
+/// `/tank/media mnt/media none bind,create=dir 0 0`. Devices, and mounts in the guest's `/proc`,
+/// `/sys` and `/run`, are no data.
 fn entry(setting: &str) -> Option<Mount> {
     let value = match setting.strip_prefix(':') {
         Some(value) => value,
@@ -200,7 +204,7 @@ fn entry(setting: &str) -> Option<Mount> {
     let mut fields = value.split_whitespace().map(|field| field.replace("\\040", " "));
     let (source, target) = (fields.next()?, fields.next()?);
     let read_only = fields.nth(1).is_some_and(|options| options.split(',').any(|it| it == "ro"));
-    // Below the guest's root, or with the path under which LXC mounts that.
+    // Relative to the guest's root, or with the path under which LXC mounts the root.
     let target = target.split_once("/rootfs/").map_or(target.as_str(), |(_, target)| target);
     let path = format!("/{}", target.trim_matches('/'));
     let is_data =

@@ -1,4 +1,5 @@
-//! The backup jobs of the cluster: `/etc/pve/jobs.cfg`. A blank line within a job makes it lose what stands below.
+//! The backup jobs of the cluster: `/etc/pve/jobs.cfg`. A blank line within a job makes it lose
+//! what stands below.
 
 use std::io;
 
@@ -27,7 +28,7 @@ pub struct BackupJob {
     pub storage: Option<String>,
     /// Proxmox VE prunes the storage after each of its backups.
     pub prunes: bool,
-    /// The number of the blank line that ended it, and the keys below it that nobody reads.
+    /// The number of the blank line that ended it, and the ignored keys below that.
     pub cut: Option<(usize, Vec<String>)>,
 }
 

@@ -1,5 +1,5 @@
-//! LXC's own configuration of a guest, which Proxmox VE writes at each start: `/var/lib/lxc/VMID/config`. From it come
-//! the users of the node that the guest's users are.
+//! LXC's own configuration of a guest, which Proxmox VE writes at each start:
+//! `/var/lib/lxc/VMID/config`. From it come the users of the node that the guest's users are.
 
 use std::io;
 use std::path::PathBuf;
@@ -20,10 +20,10 @@ pub fn read(root: &Root, vmid: Vmid) -> io::Result<Option<String>> {
     file::read_text(&path(root, vmid), LIMIT)
 }
 
-/// A range of ids: the first in the guest, the first on the node, how many.
+/// A range of ids: first in the guest, first on the node, count.
 pub type Range = [u32; 3];
 
-/// The maps of a guest, each in order; both are empty where its users are the node's own.
+/// The maps of a guest, each in order; both are empty if its users are the node's own.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct IdMap {
     users: Vec<Range>,
@@ -31,12 +31,13 @@ pub struct IdMap {
 }
 
 impl IdMap {
-    /// What the configuration asks for: `lxc.idmap = u 0 100000 65536`. `None` where a line of it is not understood.
+    /// What the configuration asks for: `lxc.idmap = u 0 100000 65536`. `None` where a line of it
+    /// is not understood.
     pub fn asked_for(config: &str) -> Option<IdMap> {
         let mut map = IdMap::default();
         for line in config.lines() {
             let Some((key, value)) = line.split_once('=') else { continue };
-            // The second is its name in LXC before 2.1.
+            // The second is the name before LXC 2.1.
             if !matches!(key.trim(), "lxc.idmap" | "lxc.id_map") {
                 continue;
             }
@@ -51,7 +52,7 @@ impl IdMap {
         Some(map)
     }
 
-    /// What a process has: `/proc/PID/uid_map` and `gid_map`. `None` where they are not understood.
+    /// The maps of a process: `/proc/PID/uid_map` and `gid_map`. `None` if they are invalid.
     pub fn of_process(users: &str, groups: &str) -> Option<IdMap> {
         let ranges = |text: &str| {
             let mut ranges = text.lines().map(range).collect::<Option<Vec<_>>>()?;

@@ -1,4 +1,5 @@
-//! The configuration of Proxmox VE: each of its files is read here, in one place, as Proxmox VE reads it.
+//! The configuration of Proxmox VE: each of its files is read here, in one place, as Proxmox VE
+//! reads it.
 //!
 //! | file | where |
 //! |---|---|
@@ -12,8 +13,8 @@
 //! | `/etc/pve/.rrd` | [`reported`] |
 //! | the drop-in of `pve-container@`, and who else calls us | [`OnStart`], [`is_vzdump_hook`] |
 //!
-//! How Proxmox VE reads them was taken from its sources. Of two lines with one key the last counts, but in storage.cfg and
-//! jobs.cfg the first.
+//! How Proxmox VE reads them was taken from its sources. Of two lines with one key the last counts,
+//! but in storage.cfg and jobs.cfg the first.
 
 mod callers;
 mod cluster;

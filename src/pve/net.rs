@@ -4,25 +4,26 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A hardware address. Written in capitals, as Proxmox VE writes them.
+/// A hardware address, in capitals as Proxmox VE writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Mac(pub [u8; 6]);
 
-/// The value of a `netN` line, kept word for word: what is not asked to change stays as it is, in its place.
+/// The value of a `netN` line, kept word for word: what is not changed stays as it is, in its
+/// place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Net {
     parts: Vec<String>,
 }
 
-/// IPv4 or IPv6, with the keys of a net line that belong to it.
+/// IPv4 or IPv6, with its keys in a net line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
     V4,
     V6,
 }
 
-/// The network that an interface is plugged into: bridge and VLAN tag.
+/// The network of an interface: bridge and VLAN tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment<'a> {
     pub bridge: Option<&'a str>,
@@ -50,7 +51,7 @@ impl Family {
 }
 
 impl Net {
-    /// Any text is a net line; what it does not say is `None`.
+    /// Any text is a net line; missing parts are `None`.
     pub fn parse(value: &str) -> Net {
         Net { parts: value.split(',').map(String::from).collect() }
     }
@@ -60,7 +61,7 @@ impl Net {
         self.parts.iter().find_map(|part| value_of(part, key))
     }
 
-    /// Gives a key another value, in its place; a new one comes last.
+    /// Changes the value of a key in its place; a new key is added at the end.
     pub fn set(&mut self, key: &str, value: &str) {
         let whole = format!("{key}={value}");
         match self.parts.iter_mut().find(|part| value_of(part, key).is_some()) {
@@ -69,12 +70,13 @@ impl Net {
         }
     }
 
-    /// Takes a key out.
+    /// Removes a key.
     pub fn remove(&mut self, key: &str) {
         self.parts.retain(|part| value_of(part, key).is_none());
     }
 
-    /// Its hardware address: `hwaddr` of a container's, of a VM's the value behind the model (`virtio=...`).
+    /// Its hardware address: `hwaddr` of a container; for a VM the value after the model
+    /// (`virtio=...`).
     pub fn mac(&self) -> Option<Mac> {
         self.parts.iter().find_map(|part| part.split_once('=')?.1.trim().parse().ok())
     }
@@ -89,7 +91,7 @@ impl Net {
         self.is_on("link_down")
     }
 
-    /// Whether the node, and not the guest, gives the interface its addresses.
+    /// Whether the node, not the guest, sets the interface's addresses.
     pub fn is_host_managed(&self) -> bool {
         self.is_on("host-managed")
     }
@@ -98,7 +100,7 @@ impl Net {
         self.get(key).is_some_and(|value| matches!(value, "1" | "yes" | "on" | "true"))
     }
 
-    /// Where it is plugged in.
+    /// The network that it is connected to.
     pub fn segment(&self) -> Segment<'_> {
         Segment { bridge: self.get("bridge"), tag: self.get("tag") }
     }
@@ -122,19 +124,19 @@ impl Net {
             .collect()
     }
 
-    /// Whether the other says the same, in whichever order.
+    /// Whether the other has the same parts, in any order.
     pub fn is_same(&self, other: &Net) -> bool {
         self.mac() == other.mac() && self.without_mac() == other.without_mac()
     }
 
-    /// Everything but the hardware address: the same for an original and a copy whose address was made new.
+    /// Everything except the hardware address: equal for an original and a copy with a new address.
     pub fn without_mac(&self) -> Vec<&str> {
         let is_mac = |part: &&str| {
             part.split_once('=').is_some_and(|(_, value)| value.parse::<Mac>().is_ok())
         };
         let mut parts: Vec<&str> =
             self.parts.iter().map(String::as_str).filter(|part| !is_mac(part)).collect();
-        // Proxmox VE writes a net line anew in another order.
+        // Proxmox VE may rewrite a net line in another order.
         parts.sort_unstable();
         parts
     }

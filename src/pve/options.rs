@@ -1,7 +1,8 @@
 //! The format of `/etc/vzdump.conf` and `/etc/pve/datacenter.cfg`, read as Proxmox VE reads it
 //! (`PVE::JSONSchema::parse_config`), and what its values say.
 
-/// The key and the value of a line. Blanks around them mean nothing; a line with `#` first is a comment.
+/// The key and the value of a line. Blanks around them mean nothing; a line with `#` first is a
+/// comment.
 pub fn pair(line: &[u8]) -> Option<(&[u8], String)> {
     let line = line.trim_ascii();
     let colon = line.iter().position(|byte| *byte == b':')?;
@@ -22,7 +23,8 @@ pub fn is_on(value: &str) -> bool {
     ["1", "on", "yes", "true"].iter().any(|word| value.eq_ignore_ascii_case(word))
 }
 
-/// Whether `prune-backups` removes backups: `keep-last=3,keep-daily=7`; not `keep-all=1`, nor where nothing is said.
+/// Whether `prune-backups` removes backups: `keep-last=3,keep-daily=7`; not `keep-all=1`, nor where
+/// nothing is said.
 pub fn prunes(value: &str) -> bool {
     let keep = |part: &str| part.trim().starts_with("keep-") && !part.trim().ends_with("=0");
     let all = |part: &str| part.trim() == "keep-all=1";

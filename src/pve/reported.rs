@@ -5,22 +5,25 @@ use anyhow::{Context, Result};
 use crate::sys::{Root, clock, file};
 use crate::vzdump::Vmid;
 
-/// What every node's `pvestatd` reports of its guests, every ten seconds; an entry stays for five minutes.
+/// The status reports of every node's `pvestatd` about its guests, every ten seconds; an entry
+/// stays for five minutes.
 const REPORTS: &str = "/etc/pve/.rrd";
 
-/// Some 200 bytes a guest.
+/// About 200 bytes for each guest.
 const LIMIT: u64 = 16 << 20;
 
-/// A report that is older tells nothing about now, in seconds.
+/// An older report, in seconds, says nothing about the present.
 const FRESH: i64 = 60;
 
-/// Which guests of the cluster were just reported as running (`true`) or stopped; the others are not known to be either.
+/// Which guests of the cluster were just reported as running (`true`) or stopped (`false`); the
+/// state of others is unknown.
 pub fn reported(root: &Root) -> Result<BTreeMap<Vmid, bool>> {
     let text = file::read_text(&root.path(REPORTS), LIMIT).context(REPORTS)?;
     Ok(parse(&text.unwrap_or_default(), clock::now().timestamp()))
 }
 
-/// `pve-vm-9.0/VMID:UPTIME:NAME:STATUS:TEMPLATE:TIME:...`; a cluster that is being upgraded has `pve2.3-vm/` too.
+/// `pve-vm-9.0/VMID:UPTIME:NAME:STATUS:TEMPLATE:TIME:...`; during an upgrade a cluster also has
+/// `pve2.3-vm/`.
 fn parse(text: &str, now: i64) -> BTreeMap<Vmid, bool> {
     let mut found = BTreeMap::new();
     for line in text.lines() {

@@ -1,14 +1,17 @@
-//! The format of `/etc/pve/storage.cfg` and `/etc/pve/jobs.cfg`, read as Proxmox VE reads it (`PVE::SectionConfig`).
+//! The format of `/etc/pve/storage.cfg` and `/etc/pve/jobs.cfg`, read as Proxmox VE reads it
+//! (`PVE::SectionConfig`).
 //!
-//! A section begins with `KIND: ID` and ends with the first line that is empty. Lines with `#` first are comments. Inside a
-//! section only indented `key value` lines count: what looks like the beginning of another one is passed over, and so is
-//! all that stands between two sections. Of two lines with the same key the first counts.
+//! A section begins with `KIND: ID` and ends with the first line that is empty. Lines with `#`
+//! first are comments. Inside a section only indented `key value` lines count: what looks like the
+//! beginning of another one is passed over, and so is all that stands between two sections. Of two
+//! lines with the same key the first counts.
 
 /// A file of sections.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Sections {
     pub sections: Vec<Section>,
-    /// Lines that are passed over and do not stand below a section that a blank line has cut, with their numbers.
+    /// Lines that are passed over and do not stand below a section that a blank line has cut, with
+    /// their numbers.
     pub ignored: Vec<(usize, String)>,
 }
 
@@ -47,7 +50,7 @@ impl Sections {
     /// Reads the text of a file.
     pub fn parse(text: &str) -> Sections {
         let mut read = Sections::default();
-        // Where the last section ended, while nothing but blank lines has come since.
+        // Where the last section ended, as long as only blank lines follow.
         let (mut inside, mut blank) = (false, None);
         for (index, line) in text.split('\n').enumerate() {
             let number = index + 1;
@@ -75,7 +78,7 @@ impl Sections {
                 (Some(section), Some(blank)) if indented && !key.is_empty() => {
                     section.cut.get_or_insert((blank, Vec::new())).1.push(key.to_string());
                 }
-                // A line of spaces says nothing that could be lost.
+                // A line of spaces has no key to lose.
                 _ if key.is_empty() => {}
                 _ => read.ignored.push((number, line.to_string())),
             }

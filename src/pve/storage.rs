@@ -1,4 +1,4 @@
-//! Which backup server a PVE storage stands for: `/etc/pve/storage.cfg` and the secrets beside it.
+//! The backup servers behind PVE storages: `/etc/pve/storage.cfg` and the secrets beside it.
 
 use std::fmt;
 use std::fs;
@@ -11,16 +11,17 @@ use super::sections::{Section, Sections};
 use crate::sys::{Root, process};
 
 const CONFIG: &str = "/etc/pve/storage.cfg";
-/// Here PVE keeps `ID.pw` (password or token secret) and `ID.enc` (the key of client-side encryption).
+/// PVE's directory for `ID.pw` (password or token secret) and `ID.enc` (the key of client-side
+/// encryption).
 pub const SECRETS: &str = "/etc/pve/priv/storage";
-/// The port of the PBS API where storage.cfg names none.
+/// The default port of the PBS API.
 const PORT: u16 = 8007;
 
 /// Proxmox VE's own storage, which storage.cfg need not name, and where it lies.
 pub const LOCAL: &str = "local";
 pub const LOCAL_PATH: &str = "/var/lib/vz";
 
-/// Storages that are a directory: on the node, or mounted from a server.
+/// The types of storages that are a directory: on the node, or mounted from a server.
 const DIRECTORIES: [&str; 2] = ["dir", "btrfs"];
 const MOUNTED: [&str; 4] = ["nfs", "cifs", "cephfs", "glusterfs"];
 
@@ -31,13 +32,13 @@ pub struct Storage {
     /// `pbs`, `dir`, `zfspool`, ...
     pub kind: String,
     pub disabled: bool,
-    /// The nodes of the cluster that use it; empty is all.
+    /// The nodes of the cluster that use it; empty means all.
     pub nodes: Vec<String>,
     /// Whether Proxmox VE prunes it after each backup; `None` where it does not say.
     pub prunes: Option<bool>,
     /// Of a storage that is a directory: where it is.
     pub directory: Option<Directory>,
-    /// For kind `pbs`: what it points at. None for other kinds, and where server or datastore are missing.
+    /// For kind `pbs`: its target. `None` for other kinds, and if server or datastore are missing.
     pub target: Option<Target>,
 }
 
@@ -81,14 +82,14 @@ impl Storage {
     }
 }
 
-/// A datastore on a backup server, and how to get in.
+/// A datastore on a backup server, and its login.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// Name or address, as written.
     pub server: String,
     pub port: u16,
     pub datastore: String,
-    /// None is the root namespace.
+    /// `None` is the root namespace.
     pub namespace: Option<String>,
     /// `user@realm`, or `user@realm!token` for an API token.
     pub username: String,
@@ -99,8 +100,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// A name for the datastore that stays the same when the storage is renamed or attached to another node:
-    /// `server:datastore#fingerprint`, without `#...` where no fingerprint is set.
+    /// A name for the datastore that stays the same if the storage is renamed or attached to
+    /// another node: `server:datastore#fingerprint`, without `#...` if no fingerprint is set.
     pub fn durable_id(&self) -> String {
         let name = format!("{}:{}", self.server, self.datastore);
         match &self.fingerprint {
@@ -109,7 +110,7 @@ impl Target {
         }
     }
 
-    /// What the backup server's access control calls it: `/datastore/STORE[/NAMESPACE]`.
+    /// Its path in the backup server's access control: `/datastore/STORE[/NAMESPACE]`.
     pub fn acl_path(&self) -> String {
         let path = format!("/datastore/{}", self.datastore);
         match &self.namespace {
@@ -119,12 +120,12 @@ impl Target {
     }
 }
 
-/// A password or token secret. Its `Debug` shows nothing.
+/// A password or token secret. Its `Debug` output hides it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The secret itself, for a request and nothing else.
+    /// The secret itself, only for a request.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -145,7 +146,7 @@ impl fmt::Debug for Secret {
 /// All storages of the node, in the order of the file.
 ///
 /// # Errors
-/// Only when storage.cfg cannot be read. What cannot be understood in it is left out.
+/// Only if storage.cfg cannot be read. Invalid parts of it are left out.
 pub fn read(root: &Root) -> io::Result<Vec<Storage>> {
     let text = fs::read(root.path(CONFIG))?;
     let mut storages = parse(&String::from_utf8_lossy(&text));
@@ -158,7 +159,7 @@ pub fn read(root: &Root) -> io::Result<Vec<Storage>> {
     Ok(storages)
 }
 
-/// The storage with this id, None if there is none.
+/// The storage with this id; `None` if there is none.
 ///
 /// # Errors
 /// As [`read`].
@@ -166,11 +167,11 @@ pub fn find(root: &Root, id: &str) -> io::Result<Option<Storage>> {
     Ok(read(root)?.into_iter().find(|storage| storage.id == id))
 }
 
-/// The password or token secret of a storage: the first line of `/etc/pve/priv/storage/ID.pw`. From then on no other
-/// process but root's can look into our memory.
+/// The password or token secret of a storage: the first line of `/etc/pve/priv/storage/ID.pw`. From
+/// then on only root's processes can look into our memory.
 ///
 /// # Errors
-/// When the file cannot be read, is empty, or is not text.
+/// If the file cannot be read, is empty, or is not text.
 pub fn secret(root: &Root, id: &str) -> io::Result<Secret> {
     process::keep_memory_private()?;
     if !is_id(id) {
@@ -183,7 +184,7 @@ pub fn secret(root: &Root, id: &str) -> io::Result<Secret> {
     }
 }
 
-/// An id names files, so it must not lead out of their directory.
+/// An id becomes part of a file name, so it must not lead out of the directory.
 fn is_id(id: &str) -> bool {
     !id.is_empty() && !id.starts_with('.') && !id.contains('/')
 }
@@ -263,7 +264,7 @@ fn target(section: &Section, kind: &str) -> Option<Target> {
     }
     Some(Target {
         server: text("server")?,
-        // A port that is written but is none must not silently become another one.
+        // An invalid port must not silently become another one.
         port: section.text("port").map_or(Ok(PORT), str::parse).ok()?,
         datastore: text("datastore")?,
         namespace: text("namespace"),

@@ -1,8 +1,8 @@
-//! The node's settings for vzdump, `/etc/vzdump.conf`: read, and its `script:` line changed without touching another
-//! byte of the file.
+//! The node's settings for vzdump, `/etc/vzdump.conf`: read, and its `script:` line changed without
+//! touching another byte of the file.
 //!
-//! A script that is there already is kept in the file itself, as a comment above ours: whoever edits or replaces the
-//! file has both before them, and no second file can disagree with it.
+//! A script that is there already is kept in the file itself, as a comment above ours: whoever
+//! edits or replaces the file has both before them, and no second file can disagree with it.
 
 use std::io;
 
@@ -18,7 +18,7 @@ pub const PATH: &str = "/etc/vzdump.conf";
 
 const LIMIT: u64 = 1 << 20;
 
-/// Stands before the line that was there before ours.
+/// The prefix of the previous line, which is kept as a comment.
 const KEPT: &[u8] = b"#kept by stillpoint, which calls it: ";
 
 /// What the file says.
@@ -64,8 +64,9 @@ pub fn mode_asked(root: &Root, job: &Job) -> Mode {
 
 /// The file with our hook as its script, and `None` where it is so already.
 ///
-/// PVE reads the last of several `script:` lines, so that is the one to replace. `is_ours`: whether a path leads to
-/// our hook, by whatever name ([`super::is_vzdump_hook`]). That is no script to keep, for we would call ourselves.
+/// PVE reads the last of several `script:` lines, so that is the one to replace. `is_ours`: whether
+/// a path leads to our hook, by whatever name ([`super::is_vzdump_hook`]). That is no script to
+/// keep, for we would call ourselves.
 pub fn register(text: &[u8], is_ours: impl Fn(&str) -> bool) -> Result<Option<Vec<u8>>> {
     let lines = lines(text);
     let Some((number, value)) = effective(&lines) else { return Ok(Some(appended(text))) };
@@ -85,7 +86,7 @@ pub fn register(text: &[u8], is_ours: impl Fn(&str) -> bool) -> Result<Option<Ve
     Ok(Some(written))
 }
 
-/// The file as it was before [`register`], whatever else was written into it since; `None` where our hook is not in it.
+/// The file as it was before [`register`], with later edits kept; `None` if our hook is not in it.
 pub fn unregister(text: &[u8], is_ours: impl Fn(&str) -> bool) -> Option<Vec<u8>> {
     let lines = lines(text);
     let ours = |line: &[u8]| value(line).is_some_and(|value| is_ours(&value));
@@ -100,14 +101,14 @@ pub fn unregister(text: &[u8], is_ours: impl Fn(&str) -> bool) -> Option<Vec<u8>
         } else if !ours(line) {
             written.extend(*line);
         } else if split_end(line).1.is_empty() && kept_above(&lines, number).is_none() {
-            // A file that did not end with a line's end does not end with one again.
+            // A file that had no line end at its end gets none.
             written.pop_if(|byte| *byte == b'\n');
         }
     }
     Some(written)
 }
 
-/// The script that was there before ours and is called by it, where ours is the one in force.
+/// The previous script, which ours calls, if ours is in force.
 pub fn chained(text: &[u8], is_ours: impl Fn(&str) -> bool) -> Option<String> {
     let lines = lines(text);
     let (number, script) = effective(&lines)?;
@@ -137,7 +138,7 @@ fn lines(text: &[u8]) -> Vec<&[u8]> {
     text.split_inclusive(|byte| *byte == b'\n').collect()
 }
 
-/// A line and its end, which the last one may lack.
+/// A line and its line end, which the last line may lack.
 fn split_end(line: &[u8]) -> (&[u8], &[u8]) {
     line.split_at(line.len() - usize::from(line.ends_with(b"\n")))
 }
@@ -167,7 +168,8 @@ mod tests {
         path == VZDUMP_HOOK
     }
 
-    /// Registers, unregisters and compares; gives what stood between.
+    /// Registers and unregisters; returns the registered text after checking that the original came
+    /// back.
     fn there_and_back(text: &[u8]) -> Vec<u8> {
         let registered = register(text, is_ours).unwrap().unwrap();
         assert_eq!(script(&registered).as_deref(), Some(VZDUMP_HOOK));
