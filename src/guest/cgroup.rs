@@ -1,33 +1,33 @@
-//! A guest's control groups: whose a process is, and whether what is in them is frozen.
+//! A guest's control groups: which guest a process belongs to, and whether the guest is frozen.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use crate::vzdump::Vmid;
 
-/// Where a node has cgroup v2: by itself, or beside v1.
+/// Where a node has cgroup v2: alone, or beside v1.
 pub const V2: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
-/// The files that tell whether a guest is frozen, and those that thaw it.
+/// The files that show whether a guest is frozen, and those that thaw it.
 pub struct Freezer {
     signs: Vec<Sign>,
     switches: Vec<Switch>,
 }
 
-/// A file that tells whether the guest is frozen.
+/// A file that shows whether the guest is frozen.
 struct Sign {
     path: PathBuf,
     frozen: fn(&str) -> bool,
 }
 
-/// A file by which the guest can be thawed.
+/// A file that thaws the guest.
 struct Switch {
     path: PathBuf,
     thaw: fn(&Path) -> io::Result<()>,
 }
 
 impl Freezer {
-    /// Of a guest that is known by its init's `/proc/PID/cgroup`, as far as this node has the files.
+    /// For the guest whose init has this `/proc/PID/cgroup`; only files that this node has.
     pub fn of(cgroups: &str, vmid: Vmid) -> Freezer {
         let (mut signs, mut switches) = (Vec::new(), Vec::new());
         for line in cgroups.lines() {
@@ -35,7 +35,7 @@ impl Freezer {
             let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
             if controllers.is_empty() {
                 for mount in V2.map(Path::new) {
-                    // A frozen ancestor shows in it too.
+                    // It also shows a frozen ancestor.
                     let sign = mount.join(relative(path)).join("cgroup.events");
                     signs.push(Sign { path: sign, frozen: |text| has_line(text, "frozen 1") });
                     let groups = frozen_by_others(path, vmid).into_iter();
@@ -56,7 +56,7 @@ impl Freezer {
         Freezer { signs, switches }
     }
 
-    /// Of a guest of a node in a directory, which is frozen as long as this file exists.
+    /// For a guest of a simulated node, which is frozen as long as this file exists.
     pub fn of_marker(marker: PathBuf) -> Freezer {
         let signs = vec![Sign { path: marker.clone(), frozen: |_| true }];
         Freezer {
@@ -71,10 +71,10 @@ impl Freezer {
             .any(|sign| fs::read_to_string(&sign.path).is_ok_and(|text| (sign.frozen)(&text)))
     }
 
-    /// Lets go what is frozen by cgroup v2; v1 is left to LXC.
+    /// Thaws what cgroup v2 has frozen; v1 is left to LXC.
     ///
     /// # Errors
-    /// The first file that can't be written.
+    /// The first file that cannot be written.
     pub fn thaw(&self) -> io::Result<()> {
         for switch in self.switches.iter().filter(|switch| switch.path.exists()) {
             (switch.thaw)(&switch.path).map_err(|error| {
@@ -85,9 +85,10 @@ impl Freezer {
     }
 }
 
-/// The guest's cgroup in the path of a process's, if it is in one: `/lxc/VMID` on PVE, `/lxc.payload.VMID` as LXC
-/// names it by itself, and `/lxc.payload.VMID-N` where one that was killed has left its own. At the top of the hierarchy
-/// only: below a user's own part of it, that user names groups at will.
+/// The guest's control group in the path of a process's group, if it is in one: `/lxc/VMID` on PVE,
+/// `/lxc.payload.VMID` as LXC names it by default, and `/lxc.payload.VMID-N` if a killed one has
+/// left its group. Only at the top of the hierarchy: below a user's own part, that user can create
+/// groups of any name.
 pub fn of_guest(path: &str, vmid: Vmid) -> Option<&str> {
     let (number, payload) = (vmid.to_string(), format!("lxc.payload.{vmid}"));
     let is_payload = |component: &str| match component.strip_prefix(&payload) {
@@ -107,8 +108,9 @@ pub fn of_guest(path: &str, vmid: Vmid) -> Option<&str> {
     path.get(..length)
 }
 
-/// The groups that are frozen from outside: the guest's, as `lxc-freeze` does it, and the one that LXC makes in it for
-/// what runs in the guest (`ns`), as LXC's monitor does it for PVE. What is below is the guest's own.
+/// The groups that are frozen from outside: the guest's own, as `lxc-freeze` does it, and LXC's
+/// group in it for the guest's processes (`ns`), as LXC's monitor does it for PVE. Groups below
+/// belong to the guest.
 fn frozen_by_others(path: &str, vmid: Vmid) -> Vec<&str> {
     let Some(outer) = of_guest(path, vmid) else { return Vec::new() };
     let inner = format!("{outer}/ns");

@@ -1,4 +1,4 @@
-//! A guest that runs: its processes, its mounts, its freezer.
+//! A running guest: its processes, its mounts, its freezer.
 
 mod cgroup;
 mod mounts;

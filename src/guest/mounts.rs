@@ -1,4 +1,4 @@
-//! What a guest's init sees mounted, from `/proc/1/mountinfo` in the guest.
+//! The mounts that a guest's init sees, from `/proc/1/mountinfo` in the guest.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -6,18 +6,17 @@ use std::time::Duration;
 
 use super::Guest;
 
-/// A look-up in the guest's file system takes microseconds, unless the guest makes it hang; a list of 100,000 mounts,
-/// the most that the kernel lets a namespace have (`fs.mount-max`), takes it a second.
+/// Looking up a path in the guest takes microseconds, unless the guest makes it hang. A list of
+/// 100,000 mounts, the kernel's limit for a namespace (`fs.mount-max`), takes the kernel a second.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// 100,000 mounts at some 300 bytes each.
+/// 100,000 mounts of about 300 bytes each.
 const BYTES: u64 = 32 << 20;
 
-/// A path is no longer for the kernel.
+/// The kernel's limit of a path.
 const LONGEST_PATH: usize = 4096;
 
-/// What is mounted in a guest, by the path of its mount point. Of several mounts on one path the last one hides the
-/// others.
+/// The mounts of a guest, by mount point. Of several on one path, the last one hides the others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mounts {
     by_path: BTreeMap<String, Mounted>,
@@ -28,22 +27,22 @@ pub struct Mounts {
 pub struct Mounted {
     /// `MAJOR:MINOR` of the file system.
     pub device: String,
-    /// Which directory of the file system it shows.
+    /// The directory of the file system that is visible.
     pub directory: String,
     /// The type of the file system: `ext4`, `nfs4`, `fuse.sshfs`.
     pub kind: String,
-    /// What is mounted: `/dev/loop0`, `192.0.2.10:/media`, or a word of the file system's own.
+    /// The source: `/dev/loop0`, `192.0.2.10:/media`, or a word that the file system defines.
     pub source: String,
 }
 
-/// Where the data of a file system lies.
+/// Where a file system has its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Medium {
-    /// In memory, or in other directories (overlay): there is nothing that a backup could hold.
+    /// In memory, or in other directories (overlay): there is nothing to back up.
     Nowhere,
-    /// On a disk or a volume, told from others by [`Mounted::device`].
+    /// On a disk or a volume, identified by [`Mounted::device`].
     Disk,
-    /// On another machine, or with a program.
+    /// On another machine, or provided by a program.
     Elsewhere,
 }
 
@@ -51,19 +50,19 @@ impl Mounts {
     /// Reads what the guest's init sees.
     ///
     /// # Errors
-    /// When it cannot be read in time, or is longer than the kernel makes it.
+    /// If it cannot be read in time, or is longer than the kernel allows.
     pub fn of(guest: &Guest) -> io::Result<Mounts> {
         let read = guest.tree.within(LIMIT).read("/proc/1/mountinfo", BYTES)?;
         Ok(read
             .map_or_else(Mounts::default, |bytes| Mounts::parse(&String::from_utf8_lossy(&bytes))))
     }
 
-    /// Reads a `mountinfo`; lines that are not understood are passed over.
+    /// Parses a `mountinfo`; invalid lines are skipped.
     pub fn parse(text: &str) -> Mounts {
         Mounts { by_path: text.lines().filter_map(line).collect() }
     }
 
-    /// The innermost mount that a path lies on, with its mount point.
+    /// The innermost mount that contains a path, with its mount point.
     pub fn at<'a>(&'a self, path: &'a str) -> Option<(&'a str, &'a Mounted)> {
         let mut path = path.trim_end_matches('/');
         loop {
@@ -75,7 +74,7 @@ impl Mounts {
         }
     }
 
-    /// What is mounted below a path, not on it.
+    /// The mounts below a path, without one on the path itself.
     pub fn below(&self, path: &str) -> impl Iterator<Item = (&str, &Mounted)> {
         let begin = format!("{}/", path.trim_end_matches('/'));
         self.by_path
@@ -85,13 +84,13 @@ impl Mounts {
             .filter(|(point, _)| *point != "/")
     }
 
-    /// The mount points of FUSE file systems; lxcfs is the node's own.
+    /// The mount points of FUSE file systems, except lxcfs, which is the node's own.
     pub fn of_fuse(&self) -> Vec<&str> {
         let fuse = self.by_path.iter().filter(|(_, mounted)| mounted.is_fuse());
         fuse.map(|(point, _)| point.as_str()).collect()
     }
 
-    /// What is mounted on exactly that path.
+    /// The mount on exactly that path.
     pub fn on(&self, path: &str) -> Option<&Mounted> {
         self.by_path.get(path)
     }
@@ -103,9 +102,9 @@ impl Mounted {
         match self.kind.as_str() {
             "nfs" | "nfs4" | "cifs" | "smb3" | "smbfs" | "ceph" | "glusterfs" | "9p" | "virtiofs"
             | "afs" | "lustre" | "beegfs" | "orangefs" | "ncpfs" | "davfs" | "gfs2" | "ocfs2"
-            // What it mounts as soon as somebody looks lies elsewhere too.
+            // It mounts something from elsewhere on access.
             | "autofs" => Medium::Elsewhere,
-            // Its upper directory lies on another file system of the guest.
+            // Its upper directory is on another file system of the guest.
             "fuse.fuse-overlayfs" => Medium::Nowhere,
             _ if self.is_fuse() => Medium::Elsewhere,
             "zfs" | "btrfs" | "bcachefs" => Medium::Disk,
@@ -138,7 +137,8 @@ fn line(line: &str) -> Option<(String, Mounted)> {
     sound.then_some((point, mounted))
 }
 
-/// A field of `mountinfo`, in which the kernel writes blanks and backslashes as three octal digits: `\040`.
+/// Decodes a field of `mountinfo`, in which the kernel writes blanks and backslashes as three octal
+/// digits: `\040`.
 fn unescaped(field: &str) -> String {
     let mut text = Vec::with_capacity(field.len());
     let mut rest = field.as_bytes();

@@ -1,7 +1,7 @@
-//! What runs in a guest, seen from the node by the guest's control groups: without a look into its file system, and
-//! without a word to anything in it.
+//! The processes in a guest, seen from the node by the guest's control groups: without reading its
+//! file system or asking anything in it.
 //!
-//! A guest can name its processes as it likes: what is decided by a name concerns that guest alone.
+//! A guest can name its processes as it likes, so a decision by name may affect only that guest.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -15,35 +15,36 @@ use crate::sys::bounded;
 use crate::sys::look::Watched;
 use crate::vzdump::Vmid;
 
-/// A guest with some hundred containers has a few thousand processes and groups; each costs microseconds to look at.
+/// A guest with some hundred containers has a few thousand processes and groups; each takes
+/// microseconds to read.
 const MOST_GROUPS: usize = 8192;
 const MOST_PROCESSES: usize = 16_384;
 
-/// What is read of a command line, and of a list of processes, in bytes.
+/// How many bytes of a command line, and of a list of processes, are read.
 const COMMAND_LIMIT: u64 = 4096;
 const LIST_LIMIT: u64 = 1 << 20;
 
-/// For all of a guest's processes: a second where there are very many.
+/// For all of a guest's processes: very many take a second.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Engines, what holds their containers, and clients of compose, as far as the kernel keeps a name (15 bytes). Nothing else
-/// is looked at closely.
+/// Engines, the monitors of their containers, and compose clients, as the kernel shortens a name
+/// (15 bytes). Other processes are not examined.
 const NAMES: [&str; 6] =
     ["dockerd", "conmon", "containerd-shim", "docker", "docker-compose", "podman-compose"];
 
-/// What runs a client of compose that is a script.
+/// The interpreter of compose clients that are scripts.
 const INTERPRETER: &str = "python";
 
 /// A process of a guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// Whose it is, as a user id of the node; not known on a node in a directory.
+    /// Its user, as an id of the node; `None` on a simulated node.
     pub uid: Option<u32>,
-    /// As the kernel has it: at most 15 bytes.
+    /// The kernel's name for it: at most 15 bytes.
     pub name: String,
-    /// Its arguments, the program's own name first; the first 4096 bytes of them.
+    /// Its arguments, beginning with the program's name; only the first 4096 bytes.
     pub command: Vec<String>,
-    /// Where it works, as a path of its own root.
+    /// Its working directory, as a path below its own root.
     pub directory: Option<String>,
     /// It runs in a container of the guest.
     pub contained: bool,
@@ -53,21 +54,21 @@ pub struct Process {
 #[derive(Clone, Debug, Default)]
 pub struct Processes {
     pub list: Vec<Process>,
-    /// Where the guest is a directory (tests/README.md), a socket that is there belongs to an engine that runs.
+    /// On a simulated node (tests/README.md), an existing socket means that its engine runs.
     pub sockets_tell: bool,
 }
 
-/// Where a guest's processes are found.
+/// Where a guest's processes are listed.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// Its control group, in the first of these places that is there.
+    /// Its control group, in the first of these places that exists.
     Groups(Vec<PathBuf>, Box<Watched>),
     /// A file with one `PID COMMAND LINE` a line; it may be missing.
     File(PathBuf),
 }
 
 impl Process {
-    /// Whether that is the program: by the name that the kernel keeps, or the one in its command line.
+    /// Whether it is that program: by the kernel's name, or by its command line.
     pub fn is(&self, program: &str) -> bool {
         let first = self.command.first().map(|first| base(first));
         self.name == program || first == Some(program)
@@ -75,7 +76,7 @@ impl Process {
 }
 
 impl Source {
-    /// Of a guest that is known by its init's `/proc/PID/cgroup`.
+    /// For the guest whose init has this `/proc/PID/cgroup`.
     pub fn of(cgroups: &str, watched: Watched, vmid: Vmid) -> Source {
         let mut groups = Vec::new();
         for line in cgroups.lines() {
@@ -93,10 +94,11 @@ impl Source {
         Source::Groups(groups, Box::new(watched))
     }
 
-    /// What runs.
+    /// Reads the processes.
     ///
     /// # Errors
-    /// When that cannot be determined: no control group is found, there is too much in it, or it takes too long.
+    /// If they cannot be determined: no control group is found, there are too many entries, or it
+    /// takes too long.
     pub fn read(&self) -> io::Result<Processes> {
         match self {
             Source::File(path) => {
@@ -115,7 +117,7 @@ impl Source {
     }
 }
 
-/// The processes in a control group and in those below it.
+/// The processes in a control group and below it.
 fn below(group: &Path) -> io::Result<Vec<Process>> {
     let mut found = Vec::new();
     let mut left = vec![(group.to_path_buf(), false)];
@@ -125,7 +127,7 @@ fn below(group: &Path) -> io::Result<Vec<Process>> {
         if groups > MOST_GROUPS {
             return Err(io::Error::other(format!("it has more than {MOST_GROUPS} control groups")));
         }
-        // One that ends meanwhile, or that holds threads only, has no list.
+        // A group that is gone meanwhile, or that has threads only, has no list.
         for pid in text(&group.join("cgroup.procs"), LIST_LIMIT).unwrap_or_default().lines() {
             pids += 1;
             if pids > MOST_PROCESSES {
@@ -147,8 +149,8 @@ fn below(group: &Path) -> io::Result<Vec<Process>> {
     Ok(found)
 }
 
-/// Whether a control group is that of a container within the guest: engines put the container's id into its name, and
-/// Podman that of the container into its monitor's group too, which is none.
+/// Whether a control group belongs to a container within the guest: engines put the container's id
+/// into its name. Podman also puts it into the name of the monitor's group, which does not count.
 fn is_of_a_container(group: &str) -> bool {
     let has_id = || group.split(|c: char| !c.is_ascii_hexdigit()).any(|part| part.len() == 64);
     group.starts_with("lxc.payload") || !group.starts_with("libpod-conmon-") && has_id()
@@ -188,7 +190,7 @@ fn in_file(path: &Path) -> io::Result<Vec<Process>> {
     Ok(text.lines().take(MOST_PROCESSES).filter_map(process).collect())
 }
 
-/// The file's first bytes; what is not UTF-8 is replaced.
+/// The first bytes of the file, with bad UTF-8 replaced.
 fn text(path: &Path, limit: u64) -> io::Result<String> {
     let mut bytes = Vec::new();
     File::open(path)?.take(limit).read_to_end(&mut bytes)?;
@@ -254,7 +256,7 @@ mod tests {
         let own = fs::read_to_string("/proc/self/cgroup").unwrap();
         let path = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
         let group = Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/'));
-        // A machine without version 2 has no such list.
+        // A machine without cgroup v2 has no such list.
         if group.join("cgroup.procs").exists() {
             assert!(below(&group).is_ok());
         }

@@ -1,8 +1,9 @@
 //! Whether a guest that is down was asked to reboot.
 //!
-//! Proxmox VE starts no guest that is locked, so that a reboot during a backup ends with the guest down. From inside, LXC's
-//! post-stop hook leaves a file, and the guest's unit is started again and fails; `pct reboot` leaves a task. A
-//! poweroff, from inside or by `pct shutdown`, leaves none of these.
+//! Proxmox VE does not start a locked guest, so after a reboot during a backup the guest is down.
+//! After a reboot from inside, LXC's post-stop hook leaves a file, and the guest's unit is started
+//! again and fails; `pct reboot` leaves a task. A poweroff, from inside or by `pct shutdown`,
+//! leaves none of these.
 
 use std::fs;
 use std::process::Command;
@@ -16,16 +17,16 @@ use crate::vzdump::{Vmid, tasks};
 /// systemd answers in milliseconds.
 const SYSTEMCTL_LIMIT: Duration = Duration::from_secs(5);
 
-/// Whether a guest was asked to reboot at or after that moment, as far as this node can tell.
+/// Whether a guest was asked to reboot at or after that time, as far as this node can tell.
 pub fn asked_to_reboot(root: &Root, vmid: Vmid, since: DateTime<Utc>) -> bool {
-    // The times in UPIDs and of units are in whole seconds.
+    // UPIDs and units have times in whole seconds.
     let second = since.timestamp();
     has_trigger(root, vmid, since)
         || has_task(root, vmid, second)
         || unit_says(root, vmid).is_some_and(|text| failed_to_start_since(&text, second))
 }
 
-/// The file by which LXC's post-stop hook has the guest's unit started again.
+/// The file by which LXC's post-stop hook makes the guest's unit start again.
 fn has_trigger(root: &Root, vmid: Vmid, since: DateTime<Utc>) -> bool {
     let path = root.path("/var/lib/lxc").join(vmid.to_string()).join("reboot");
     let written = fs::symlink_metadata(path).and_then(|metadata| metadata.modified());
@@ -51,7 +52,8 @@ fn unit_says(root: &Root, vmid: Vmid) -> Option<String> {
     program::run(&mut systemctl, SYSTEMCTL_LIMIT).ok()
 }
 
-/// `pct start` refuses a locked guest before it comes to the unit, so that only a reboot starts the unit of one.
+/// `pct start` refuses a locked guest before it starts the unit, so only a reboot starts the unit
+/// of a locked guest.
 fn failed_to_start_since(text: &str, since: i64) -> bool {
     let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
     let started = value("ExecMainStartTimestamp=@").and_then(|time| time.parse::<i64>().ok());

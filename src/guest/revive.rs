@@ -1,5 +1,5 @@
-//! Changes to a guest by PVE's and LXC's own programs: bringing back one that a dead vzdump left frozen or down, and its
-//! hookscript.
+//! Changes a guest through PVE's and LXC's own programs: revives one that a dead vzdump left frozen
+//! or down, and sets its hookscript.
 
 use std::process::Command;
 use std::thread;
@@ -15,13 +15,13 @@ use crate::vzdump::Vmid;
 const THAW_LIMIT: Duration = Duration::from_secs(20);
 const THAW_LOOK: Duration = Duration::from_millis(10);
 
-/// `pct` takes a second for its Perl to start, and a guest's start waits for its volumes.
+/// `pct`, a Perl program, takes a second to begin, and a guest's start waits for its volumes.
 const PCT_LIMIT: Duration = Duration::from_secs(300);
 
-/// Thaws a frozen guest, whichever way it was frozen.
+/// Thaws a frozen guest, in whichever way it was frozen.
 ///
 /// # Errors
-/// Also when it is still frozen afterwards.
+/// Also if it is still frozen afterwards.
 pub fn thaw(root: &Root, vmid: Vmid) -> Result<()> {
     let mut unfreeze = Command::new(root.path("/usr/bin/lxc-unfreeze"));
     unfreeze.args(["-n", &vmid.to_string()]);
@@ -39,7 +39,7 @@ pub fn thaw(root: &Root, vmid: Vmid) -> Result<()> {
     Ok(())
 }
 
-/// Takes the lock out of the guest's configuration.
+/// Removes the lock from the guest's configuration.
 pub fn lift_lock(root: &Root, vmid: Vmid) -> Result<()> {
     pct(root, &["unlock", &vmid.to_string()])
 }
@@ -49,8 +49,8 @@ pub fn start(root: &Root, vmid: Vmid) -> Result<()> {
     pct(root, &["start", &vmid.to_string()])
 }
 
-/// The command that starts a guest which is down, for a shell on the node; `None` where it runs, or where its state
-/// cannot be determined.
+/// The command that starts a stopped guest, for a shell on the node; `None` if it runs, or if its
+/// state cannot be determined.
 pub fn way_to_start(root: &Root, vmid: Vmid) -> Option<String> {
     let down = matches!(State::of(root, vmid), Ok(State::Stopped));
     down.then(|| {
@@ -60,7 +60,7 @@ pub fn way_to_start(root: &Root, vmid: Vmid) -> Option<String> {
     })
 }
 
-/// Proxmox VE starts no guest that is locked.
+/// Proxmox VE does not start a locked guest.
 pub fn start_command(vmid: Vmid, locked: bool) -> String {
     match locked {
         true => format!("pct unlock {vmid} && pct start {vmid}"),
@@ -68,9 +68,9 @@ pub fn start_command(vmid: Vmid, locked: bool) -> String {
     }
 }
 
-/// Sets the volume of the guest's hookscript, or takes it away.
+/// Sets the volume of the guest's hookscript, or removes it.
 ///
-/// PVE refuses a volume whose file is missing or not executable, and a guest that is locked.
+/// PVE refuses a volume whose file is missing or not executable, and a locked guest.
 pub fn set_hookscript(root: &Root, vmid: Vmid, volume: Option<&str>) -> Result<()> {
     let vmid = vmid.to_string();
     match volume {

@@ -16,7 +16,7 @@ use crate::sys::tree::Tree;
 use crate::sys::{Root, clock, program};
 use crate::vzdump::Vmid;
 
-/// lxc-info asks the guest's monitor, which answers in milliseconds also when the guest is frozen.
+/// lxc-info asks the guest's monitor, which answers in milliseconds even if the guest is frozen.
 const LXC_INFO_LIMIT: Duration = Duration::from_secs(5);
 
 /// Whether a guest runs.
@@ -26,21 +26,23 @@ pub enum State {
     Running(Guest),
 }
 
-/// A container that runs: its file system as its init sees it, its freezer and its processes. Only the kernel's own `/proc` and
-/// `/sys` are read until a file is asked for.
+/// A running LXC guest: the file system that its init sees, its freezer and its processes. Only the
+/// kernel's own `/proc` and `/sys` are read until a file is requested.
 pub struct Guest {
     /// The root of the guest's init.
     pub tree: Tree,
-    /// Which of the guest's starts this is: another one after each, in the same words for the same.
+    /// Identifies the guest's start: different after each start, and always the same text for the
+    /// same start.
     pub boot: String,
     freezer: Freezer,
     processes: Source,
-    /// When its init was started, on the boot clock in ms; not known of a guest in a directory.
+    /// When its init was started, on the boot clock in ms; `None` on a simulated node.
     started_ms: Option<u64>,
 }
 
 impl State {
-    /// Looks for the guest's init. An error means that it can't be told, not that the guest is stopped.
+    /// Finds the guest's init. An error means that the state is unknown, not that the guest is
+    /// stopped.
     pub fn of(root: &Root, vmid: Vmid) -> Result<State> {
         match root.directory() {
             Some(directory) => Ok(in_directory(root, directory, vmid)),
@@ -55,35 +57,36 @@ impl State {
 }
 
 impl Guest {
-    /// Whether the guest is frozen or being frozen: nothing in it answers then.
+    /// Whether the guest is frozen or being frozen: then nothing in it answers.
     pub fn is_frozen(&self) -> bool {
         self.freezer.is_frozen()
     }
 
-    /// The engines, the monitors of containers and the clients of compose that run in it.
+    /// The engines, monitors of containers and compose clients that run in it.
     ///
     /// # Errors
-    /// When that cannot be determined.
+    /// If they cannot be determined.
     pub fn processes(&self) -> io::Result<Processes> {
         self.processes.read()
     }
 
-    /// When it was started, by the node's clock; `None` where that is not known.
+    /// When it was started, by the node's clock; `None` if that is unknown.
     pub fn started(&self) -> Option<DateTime<Utc>> {
         self.started_ms.map(clock::time_at)
     }
 
-    /// Thaws what LXC's own `lxc-unfreeze` leaves frozen: on PVE 9 LXC's monitor freezes the guest on vzdump's word, and
-    /// its state stays RUNNING, for which `lxc-unfreeze` does nothing.
+    /// Thaws what `lxc-unfreeze` leaves frozen: on PVE 9 LXC's monitor freezes the guest for
+    /// vzdump, but LXC's state stays RUNNING, so `lxc-unfreeze` does nothing (FACTS-PVE.md,
+    /// Freeze).
     ///
     /// # Errors
-    /// When a file of its control groups can't be written.
+    /// If a file of its control groups cannot be written.
     pub fn thaw(&self) -> io::Result<()> {
         self.freezer.thaw()
     }
 }
 
-/// The contract of a node in a directory, see tests/README.md.
+/// A guest of a simulated node, see tests/README.md.
 fn in_directory(root: &Root, directory: &Path, vmid: Vmid) -> State {
     let guest = directory.join("guests").join(vmid.to_string());
     if !guest.join("running").exists() {
@@ -112,7 +115,8 @@ fn watched(root: &Root, vmid: Vmid) -> Watched {
 }
 
 fn in_lxc(root: &Root, vmid: Vmid) -> Result<State> {
-    // A name LXC does not know is an error of lxc-info's too; a guest that never ran has no such directory.
+    // lxc-info also fails for a name that LXC does not know; a guest that never ran has no such
+    // directory.
     let mut lxc_info = Command::new(root.path("/usr/bin/lxc-info"));
     lxc_info.args(["-n", &vmid.to_string(), "-p", "-H"]);
     let output = match program::run(&mut lxc_info, LXC_INFO_LIMIT) {
@@ -131,13 +135,13 @@ fn in_lxc(root: &Root, vmid: Vmid) -> Result<State> {
     }
 }
 
-/// Knows the guest by its init's pid, and makes sure that it is the guest's init: a pid can be given to another process, of
-/// the node itself even, after lxc-info has answered, and any user of the node can answer in the place of a guest that does
-/// not run.
+/// Checks that the pid is the init of this guest: after lxc-info has answered, the pid may be
+/// reused, even by a process of the node itself; and any user of the node can answer for a guest
+/// that does not run.
 fn opened(root: &Root, vmid: Vmid, pid: i32) -> Result<State> {
     let Ok(pidfd) = Pidfd::open(pid) else { return Ok(State::Stopped) };
     let gathered = Init::of(pid);
-    // Alive now, so it was this very process all the while.
+    // It lives now, so it was this very process all the time.
     if pidfd.ended_within(Duration::ZERO) {
         return Ok(State::Stopped);
     }
@@ -158,7 +162,8 @@ fn opened(root: &Root, vmid: Vmid, pid: i32) -> Result<State> {
     }))
 }
 
-/// The list of a guest's processes has their command lines, which lie in their memory, and that may be a file of the guest's.
+/// The list of a guest's processes includes their command lines, which are read from their memory,
+/// and that may be backed by a file of the guest.
 fn watched_processes(root: &Root, vmid: Vmid, init: &Process) -> Watched {
     let name = format!("the list of processes of guest {vmid}");
     let advice = format!("Restart the guest: pct stop {vmid} && pct start {vmid}");
@@ -166,11 +171,12 @@ fn watched_processes(root: &Root, vmid: Vmid, init: &Process) -> Watched {
     Watched::new(root, &key, &name, &advice).of_init(init.clone())
 }
 
-/// What the kernel says of a process that may be a guest's init. None of it is in the guest's hands, nor can it hang.
+/// The kernel's data about a process that may be a guest's init. The guest can neither change it
+/// nor make reading it hang.
 struct Init {
     process: Process,
     cgroups: String,
-    /// The path of its root, which changes where it goes into another.
+    /// The path of its root, which changes if it enters another root.
     root: String,
     mounts: PathBuf,
     users: PathBuf,
@@ -218,7 +224,7 @@ fn own(namespace: &str) -> Result<PathBuf> {
     fs::read_link(&path).context(path)
 }
 
-/// Whether a line of `/proc/PID/cgroup` is that of a process in this guest.
+/// Whether a line of `/proc/PID/cgroup` belongs to a process of this guest.
 fn belongs_to(line: &str, vmid: Vmid) -> bool {
     line.splitn(3, ':').nth(2).is_some_and(|path| cgroup::of_guest(path, vmid).is_some())
 }

@@ -1,5 +1,5 @@
-//! Where a path of a node lies, so that two guests with the same data are known by it: in a directory of one node, on a
-//! storage that all nodes have, or on a server.
+//! Where a path of a node really is, so that two guests with the same data can be recognised: in a
+//! directory of one node, on a storage that all nodes have, or on a server.
 
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
@@ -10,16 +10,17 @@ use crate::pve::{node_name, storage};
 use crate::sys::look::Watched;
 use crate::sys::{Root, bounded, file};
 
-/// Resolving the links in a path takes microseconds, unless it leads to a server that does not answer.
+/// Resolving the links in a path takes microseconds, unless it leads to a server that does not
+/// answer.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
 
-/// A node with a thousand mounts has some 200 kB of them.
+/// A node with a thousand mounts has about 200 kB of them.
 const MOUNTS_LIMIT: u64 = 16 << 20;
 
-/// Who holds the data.
+/// The holder of the data.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Holder {
-    /// The node of this name.
+    /// The node with this name.
     Node(String),
     /// A storage that every node has, by its name in storage.cfg.
     Storage(String),
@@ -31,7 +32,7 @@ pub enum Holder {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Site {
     pub holder: Holder,
-    /// Absolute, without links as far as they are known; of a volume its name in the storage.
+    /// Absolute, and without links as far as they are known; for a volume its name in the storage.
     pub path: String,
 }
 
@@ -45,17 +46,17 @@ impl fmt::Display for Site {
 }
 
 impl Site {
-    /// Whether one of them is the other, or lies in it.
+    /// Whether they are equal, or one is inside the other.
     pub fn overlaps(&self, other: &Site) -> bool {
         self.is_in(other) || other.is_in(self)
     }
 
-    /// Whether it is the other, or lies in it.
+    /// Whether it is equal to the other or inside it.
     pub fn is_in(&self, other: &Site) -> bool {
         self.holder == other.holder && Path::new(&self.path).starts_with(&other.path)
     }
 
-    /// What lies there under this relative path.
+    /// The place of a relative path below it.
     pub fn below(&self, rest: &Path) -> Site {
         if rest.as_os_str().is_empty() {
             return self.clone();
@@ -65,7 +66,7 @@ impl Site {
     }
 }
 
-/// What the node knows of where data lies.
+/// What the node knows about the places of data.
 #[derive(Clone, Debug)]
 pub struct Sites {
     root: Root,
@@ -78,14 +79,14 @@ pub struct Sites {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Shared {
     id: String,
-    /// Where it is mounted, on each node.
+    /// Where it is mounted on each node.
     path: String,
-    /// The server and the directory there, where they are known.
+    /// The server and the directory there, if they are known.
     server: Option<(String, String)>,
 }
 
 impl Sites {
-    /// Reads storage.cfg and what the node has mounted. What cannot be read is taken for empty.
+    /// Reads storage.cfg and the node's mounts. What cannot be read counts as empty.
     pub fn of(root: &Root) -> Sites {
         let mounts = file::read_text(&root.path("/proc/self/mountinfo"), MOUNTS_LIMIT);
         let mounts =
@@ -94,8 +95,8 @@ impl Sites {
         Sites { root: root.clone(), node: node_name(root), mounts, storages }
     }
 
-    /// The site of what a guest's configuration mounts: a path of its node, or a volume. `node` is the guest's; `None` for
-    /// this one.
+    /// The place of what a guest's configuration mounts: a path of its node, or a volume. `node` is
+    /// the guest's; `None` means this one.
     pub fn of_source(&self, source: &str, node: Option<&str>) -> Site {
         if !source.starts_with('/') {
             let (storage, volume) = source.split_once(':').unwrap_or(("", source));
@@ -104,7 +105,7 @@ impl Sites {
         }
         let on_server = |(_, mounted): (&str, &Mounted)| mounted.medium() == Medium::Elsewhere;
         let path = match plain(source) {
-            // A server that does not answer is not asked.
+            // A server that does not answer must not be accessed.
             path if node.is_some() || self.mounts.at(&path).is_some_and(on_server) => path,
             path => self.resolved(&path),
         };
@@ -125,7 +126,7 @@ impl Sites {
             };
             return Site { holder, path: directory.to_string() }.below(rest);
         }
-        // Most often every node mounts a server in the same place.
+        // Usually every node mounts a server in the same place.
         if let Some((point, mounted)) = self.mounts.at(path)
             && let Some(site) = of_mounted(mounted)
             && let Ok(rest) = Path::new(path).strip_prefix(point)
@@ -136,7 +137,7 @@ impl Sites {
         Site { holder: Holder::Node(node.to_string()), path: path.to_string() }
     }
 
-    /// A path of this node without links, as far as it is there.
+    /// A path of this node with its links resolved, as far as it exists.
     fn resolved(&self, path: &str) -> String {
         let place = self.root.path(path);
         let top = self.root.directory().map(Path::to_path_buf);
@@ -161,7 +162,8 @@ impl Sites {
     }
 }
 
-/// The server behind a mount, and the directory there; `None` for what lies on no server, or on one that has no name.
+/// The server of a mount, and the directory there; `None` if it is on no server, or on one without
+/// a name.
 pub fn of_mounted(mounted: &Mounted) -> Option<Site> {
     if mounted.medium() != Medium::Elsewhere {
         return None;
@@ -171,7 +173,7 @@ pub fn of_mounted(mounted: &Mounted) -> Option<Site> {
     Some(site.below(Path::new(mounted.directory.trim_start_matches('/'))))
 }
 
-/// `192.0.2.10:/media` or `//nas/media` as server and directory.
+/// Splits `192.0.2.10:/media` or `//nas/media` into server and directory.
 pub fn server(source: &str) -> Option<(String, String)> {
     let (server, directory) = match source.strip_prefix("//") {
         Some(share) => share.split_once('/').unwrap_or((share, "")),
@@ -193,7 +195,7 @@ fn shared(storages: Vec<storage::Storage>) -> Vec<Shared> {
     storages.into_iter().filter_map(of).collect()
 }
 
-/// A path without `.`, `..` and needless slashes.
+/// A path without `.`, `..` and superfluous slashes.
 fn plain(path: &str) -> String {
     let mut plain = PathBuf::from("/");
     for component in Path::new(path).components() {

@@ -1,5 +1,5 @@
-//! Which paths of a guest vzdump copies: what lies on the guest's own volumes that are in the backup, and nothing that
-//! is mounted over them.
+//! Which paths of a guest vzdump copies: those on the guest's own volumes that are in the backup,
+//! except for what is mounted over them.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use crate::engine::Data;
 use crate::pve::Config;
 use crate::sys::text::excerpt;
 
-/// So many paths of one mount of a container are named: nobody reads more of them at once.
+/// How many paths of one container's mount are named; nobody reads more at once.
 const MOST_BELOW: usize = 16;
 
-/// The volumes of a guest, as its configuration and its own list of mounts tell them.
+/// The volumes of a guest, from its configuration and its own list of mounts.
 #[derive(Clone, Debug, Default)]
 pub struct Volumes {
     config: Option<Config>,
@@ -22,14 +22,14 @@ pub struct Volumes {
 /// Why a path is not in the backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LeftOut<'a> {
-    /// It lies on this mount point of the guest's configuration.
+    /// It is on this mount point of the guest's configuration.
     MountPoint(&'a str),
-    /// It lies on what is mounted there from elsewhere.
+    /// It is on something else that is mounted there.
     Mounted(&'a str, &'a Mounted),
 }
 
 impl LeftOut<'_> {
-    /// Where it begins.
+    /// The mount point.
     pub fn point(&self) -> &str {
         match self {
             LeftOut::MountPoint(point) | LeftOut::Mounted(point, _) => point,
@@ -38,12 +38,12 @@ impl LeftOut<'_> {
 }
 
 impl Volumes {
-    /// Those of a guest with this configuration that has this mounted.
+    /// For a guest with this configuration and these mounts.
     pub fn new(config: Option<Config>, mounts: Mounts) -> Volumes {
         Volumes { config, mounts }
     }
 
-    /// Those of a guest that runs, and what a person should know where its mounts cannot be determined.
+    /// For a running guest, with a note for the admin if its mounts cannot be determined.
     pub fn of(config: Option<Config>, guest: &Guest) -> (Volumes, Option<String>) {
         match Mounts::of(guest) {
             Ok(mounts) => (Volumes { config, mounts }, None),
@@ -58,12 +58,12 @@ impl Volumes {
         }
     }
 
-    /// What its init sees mounted.
+    /// The mounts that its init sees.
     pub fn mounts(&self) -> &Mounts {
         &self.mounts
     }
 
-    /// Why a path is not in the backup; `None` where it is, or where there is nothing to copy (tmpfs).
+    /// Why a path is not in the backup; `None` if it is, or if there is nothing to copy (tmpfs).
     pub fn left_out<'a>(&'a self, path: &'a str) -> Option<LeftOut<'a>> {
         let set = self.config.as_ref().and_then(|config| config.mount_of(path));
         let by_setting =
@@ -86,7 +86,8 @@ impl Volumes {
         }
     }
 
-    /// A mount that the configuration does not have: a directory of a volume of the guest, or a disk of its own.
+    /// A mount that is not in the configuration: a directory of a volume of the guest, or a disk of
+    /// its own.
     fn of_device<'a>(&'a self, point: &'a str, mounted: &'a Mounted) -> Option<LeftOut<'a>> {
         let root = self.mounts.on("/")?;
         let set = self.config.iter().flat_map(|config| &config.mounts);
@@ -101,13 +102,13 @@ impl Volumes {
         })
     }
 
-    /// Where data of a container lies that is not in the backup: the path of its mount, else what is mounted below it,
-    /// where the container may write.
+    /// Paths of a container's data that are not in the backup: the path of its mount, else what is
+    /// mounted below it, if the container may write there.
     pub fn left_out_of(&self, data: &Data) -> Vec<String> {
         if self.left_out(&data.path).is_some() {
             return vec![data.path.clone()];
         }
-        // Who mounts the whole guest watches it, and has its data elsewhere.
+        // A container that mounts the whole guest only monitors it, and has its own data elsewhere.
         if !data.writable || data.path == "/" {
             return Vec::new();
         }
