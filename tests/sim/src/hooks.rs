@@ -1,4 +1,4 @@
-//! Stillpoint's own programs: where they are, and making sure that they are there.
+//! Finds Stillpoint's own programs, and makes sure that they exist.
 
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
@@ -7,19 +7,19 @@ use std::process::Command;
 /// The programs under test.
 #[derive(Debug, Clone)]
 pub struct Binaries {
-    /// What vzdump calls.
+    /// Called by vzdump.
     pub vzdump_hook: PathBuf,
-    /// What PVE calls when a guest starts or stops.
+    /// Called by PVE when a guest starts or stops.
     pub guest_hook: PathBuf,
     /// The command.
     pub stillpoint: PathBuf,
 }
 
 impl Binaries {
-    /// A hook and, beside it, the others.
+    /// A hook and the other programs beside it.
     ///
     /// # Errors
-    /// When the hook is not there.
+    /// If the hook does not exist.
     pub fn beside(hook: &Path) -> Result<Self> {
         let hook = hook
             .canonicalize()
@@ -32,11 +32,11 @@ impl Binaries {
         })
     }
 
-    /// Those in the directory of this very program; under cargo they are built first, so that they
-    /// are there and not older than their sources.
+    /// The programs in the directory of this very program. Under cargo they are built first, so
+    /// that they exist and are up to date.
     ///
     /// # Errors
-    /// When they cannot be built, or are not there.
+    /// If they cannot be built or do not exist.
     pub fn built() -> Result<Self> {
         let me = std::env::current_exe().context("finding this program")?;
         let dir = me.parent().context("this program has no directory")?;

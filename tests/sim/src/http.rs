@@ -1,8 +1,8 @@
 //! A small HTTP/1.1 server for the simulated engine and backup server.
 //!
 //! One thread serves one connection, over any stream (Unix socket, TCP, TLS), with keep-alive. It
-//! writes head and body exactly as the handler says, broken ones included: a simulation has to be
-//! able to misbehave.
+//! writes head and body exactly as the handler says, broken ones included, because a simulation
+//! must be able to misbehave.
 
 mod read;
 #[cfg(test)]
@@ -33,7 +33,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// The first header of that name, in whatever case it came.
+    /// The first header of that name; not case-sensitive.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
@@ -71,11 +71,11 @@ impl Request {
     }
 }
 
-/// What is sent back.
+/// An answer.
 pub struct Answer {
     /// The status code.
     pub status: u16,
-    /// Headers, in order; length, `connection: close` and, where missing, `date` follow them.
+    /// Headers, in order. Length, `connection: close` and, if missing, `date` are added.
     pub headers: Vec<(String, String)>,
     /// The body, and how it is sent.
     pub body: Body,
@@ -92,9 +92,9 @@ pub enum Body {
     Chunked(Vec<u8>),
     /// In chunks, one for each write, so that a long list need not be held in memory.
     Stream(BodyWriter),
-    /// Without a length: it ends where the connection ends.
+    /// Without a length: it ends when the connection is closed.
     UntilClose(Vec<u8>),
-    /// In pieces of that many bytes with a pause between them.
+    /// In pieces of this many bytes with a pause between them.
     Trickle {
         /// The whole body.
         bytes: Vec<u8>,
@@ -103,14 +103,14 @@ pub enum Body {
         /// Time between two pieces.
         pause: Duration,
     },
-    /// A length is promised, less is sent, then the connection is dropped.
+    /// A length is announced, less is sent, then the connection is dropped.
     CutOff {
-        /// What `content-length` says.
+        /// The value of `content-length`.
         promised: usize,
-        /// What is sent of it.
+        /// The bytes that are sent.
         sent: Vec<u8>,
     },
-    /// Not even a status line: the connection is dropped.
+    /// Nothing at all is sent: the connection is dropped.
     Nothing,
 }
 
@@ -130,8 +130,8 @@ impl Answer {
 /// Answers requests until the peer closes, asks to close, or an answer ends the connection.
 ///
 /// # Errors
-/// Whatever the stream reports, and `ConnectionAborted` after an answer that breaks off on purpose:
-/// the caller then drops the stream without a farewell.
+/// Errors of the stream, and `ConnectionAborted` after an answer that breaks off on purpose: the
+/// caller then drops the stream without a proper close.
 pub fn serve_connection<S: Read + Write>(
     mut stream: S,
     handler: &dyn Fn(&Request) -> Answer,
@@ -158,7 +158,7 @@ pub fn serve_connection<S: Read + Write>(
     }
 }
 
-/// Reads `a=b&c=d`, percent-decoded, `+` as a blank.
+/// Parses `a=b&c=d`, percent-decoded, with `+` as a blank.
 pub fn parse_form(text: &str) -> Vec<(String, String)> {
     text.split('&')
         .filter(|pair| !pair.is_empty())
@@ -169,7 +169,7 @@ pub fn parse_form(text: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Decodes `%XX`, and `+` as a blank where `plus` says so; what is no escape stays as it is.
+/// Decodes `%XX`, and with `plus` also `+` as a blank; anything else stays unchanged.
 pub fn percent_decode(text: &str, plus: bool) -> String {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());

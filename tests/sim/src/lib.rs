@@ -1,8 +1,8 @@
-//! A simulated Proxmox VE node: its directories, a Docker engine in each guest, a backup server, and
-//! a vzdump that calls the real hook exactly as recorded runs of the real one do.
+//! A simulated Proxmox VE node: its directories, a Docker engine in each guest, a backup server,
+//! and a vzdump that calls the real hook exactly as in recorded runs of the real one.
 //!
-//! It drives the programs that are installed on a node and knows nothing of their insides: a
-//! simulation that shared code with what it tests would share its mistakes.
+//! It runs the installed programs and shares no code with them: a simulation that shared code with
+//! what it tests would share its mistakes.
 
 pub mod engine;
 pub mod hooks;

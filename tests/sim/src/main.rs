@@ -1,4 +1,4 @@
-//! `stillpoint-sim`: a whole backup told as a story, or one recorded run replayed.
+//! `stillpoint-sim`: shows a whole backup as a story, or replays one recorded run.
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -9,7 +9,7 @@ use stillpoint_sim::vzdump::replay::{Options, replay};
 use stillpoint_sim::vzdump::stage::stage;
 use stillpoint_sim::vzdump::trace::Scenario;
 
-/// A simulated Proxmox VE node for Stillpoint. Without a command: a whole backup, told as a story.
+/// A simulated Proxmox VE node for Stillpoint. Without a command: shows a whole backup as a story.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -33,7 +33,7 @@ enum Action {
         /// The hook to call, its sibling programs beside it
         #[arg(long)]
         hook: Option<PathBuf>,
-        /// Let no verify on the backup server end before the job has
+        /// Let no verify on the backup server end before the job has ended
         #[arg(long)]
         verifies_outlast_job: bool,
         /// Print the end state as JSON
@@ -63,7 +63,7 @@ fn run(arguments: Arguments) -> Result<()> {
     };
     let scenario = Scenario::load(&trace, &scenario)?;
     let node = stage(&scenario, root.as_deref(), &binaries, &|_| {})?;
-    // Failpoints of a test build are set by whoever starts the replay.
+    // Failpoints of a test build come from the caller's environment.
     let failpoint = |(name, _): &(String, String)| name.starts_with("STILLPOINT_FAIL");
     let options = Options {
         env: std::env::vars().filter(failpoint).collect(),

@@ -1,4 +1,4 @@
-//! Processes as `/proc` shows them, and the roles that this program plays beside its main one.
+//! Processes in `/proc`, and the other roles that this program can be started in.
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -16,10 +16,10 @@ pub struct Found {
     pub command: String,
 }
 
-/// Processes that have `name=value` in their environment; zombies have none.
+/// Processes with `name=value` in their environment; zombies have none.
 ///
 /// # Errors
-/// When `/proc` cannot be read.
+/// If `/proc` cannot be read.
 pub fn with_environment(name: &str, value: &str) -> Result<Vec<Found>> {
     let wanted = format!("{name}={value}");
     let mut found = Vec::new();
@@ -28,7 +28,7 @@ pub fn with_environment(name: &str, value: &str) -> Result<Vec<Found>> {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
             continue;
         };
-        // A process may end, or belong to someone else, while it is looked at.
+        // A process may end, or belong to another user.
         let Ok(environment) = fs::read(entry.path().join("environ")) else {
             continue;
         };
@@ -44,10 +44,10 @@ pub fn with_environment(name: &str, value: &str) -> Result<Vec<Found>> {
     Ok(found)
 }
 
-/// Sends a signal; a process that is gone already is fine. A negative number is a group.
+/// Sends a signal; it is no error if the process is gone. A negative number is a group.
 ///
 /// # Errors
-/// When the signal cannot be sent.
+/// If the signal cannot be sent.
 pub fn kill(pid: i32, signal: Signal) -> Result<()> {
     match nix::sys::signal::kill(Pid::from_raw(pid), signal) {
         Ok(()) | Err(Errno::ESRCH) => Ok(()),
@@ -66,12 +66,12 @@ pub fn start_time(pid: u32) -> Result<u64> {
     field.and_then(|field| field.parse().ok()).with_context(|| format!("no start time in {stat:?}"))
 }
 
-/// Names the role that this program was started in.
+/// The environment variable with the role of this program.
 pub const ROLE: &str = "STILLPOINT_SIM_ROLE";
 
-/// Whatever program links this library can be started as vzdump's worker or as the worker's
-/// parent: a worker's command line must be nothing but its task id, so no argument can say it.
-/// Run before `main`, for a test's `main` is the test harness's own.
+/// Any program that links this library can be started as vzdump's worker or as the worker's parent.
+/// A worker's command line must be nothing but its task id, so the role is not an argument. This
+/// runs before `main`, because a test's `main` is the test harness's.
 extern "C" fn enter_role() {
     let Some(role) = std::env::var_os(ROLE) else {
         return;

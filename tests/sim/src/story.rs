@@ -1,4 +1,4 @@
-//! A whole backup, verify and restore on the simulated node, told as a timeline that a newcomer understands.
+//! Shows a whole backup, verify and restore on the simulated node as a timeline for newcomers.
 
 use crate::engine::{Engine, What};
 use crate::hooks::Binaries;
@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Recorded runs of the real vzdump; the story is the one to a backup server.
+/// Recorded runs of the real vzdump; the story uses the one with a backup server.
 const RECORDED: &str =
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/vzdump/traces.json"));
 const CHAPTER: &str = "lxc-snapshot-pbs";
@@ -33,10 +33,10 @@ struct Line {
 
 type Lines = Arc<Mutex<Vec<Line>>>;
 
-/// Acts the backup out, then the restore beside the original, and prints the story.
+/// Plays the backup, then the restore beside the original, and prints the story.
 ///
 /// # Errors
-/// When the simulation fails, or backup or restore do not end as promised.
+/// If the simulation fails, or backup or restore do not end as promised.
 pub fn tell(binaries: &Binaries) -> Result<()> {
     let scenario = Scenario::parse(RECORDED)?.into_iter().find(|found| found.name == CHAPTER);
     let scenario = scenario.context("the recording to tell is not there")?;
@@ -80,7 +80,7 @@ fn print(lines: &[Line], begin: Instant) {
     }
 }
 
-/// The backup comes back as another guest, while the original runs.
+/// Restores the backup as another guest while the original runs.
 fn restored(node: &mut Node, image: &Image) -> Result<()> {
     println!(
         "\nThe backup is restored as guest {COPY}, beside the original: with its hostname, its MAC, its machine-id,\n\

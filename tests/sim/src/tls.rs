@@ -1,4 +1,4 @@
-//! Server certificates like those of a backup server, and servers that only pretend to have them.
+//! Server certificates like those of a backup server, and impostors.
 
 mod impostor;
 
@@ -44,15 +44,16 @@ impl Identity {
     /// A certificate for these DNS names, valid for years.
     ///
     /// # Errors
-    /// When a name is no DNS name.
+    /// If a name is no DNS name.
     pub fn new(names: &[&str]) -> Result<Self> {
         Self::valid_for_days(names, 3650)
     }
 
-    /// A certificate that expires that many days from now; a negative number has expired already.
+    /// A certificate that expires this many days from now; a negative number means that it has
+    /// expired.
     ///
     /// # Errors
-    /// When a name is no DNS name.
+    /// If a name is no DNS name.
     pub fn valid_for_days(names: &[&str], days: i64) -> Result<Self> {
         let params = params(names, days.min(0) - 30, days)?;
         let key = KeyPair::generate().context("generate a key")?;
@@ -60,10 +61,10 @@ impl Identity {
         Ok(Self { certificate: certificate.der().clone(), key: key.serialize_der() })
     }
 
-    /// A certificate by an authority of somebody else, valid for that many days in all, of which so many are left.
+    /// A certificate from another issuer, valid for `lifetime` days, of which `left` remain.
     ///
     /// # Errors
-    /// When a name is no DNS name.
+    /// If a name is no DNS name.
     pub fn issued(names: &[&str], lifetime: i64, left: i64) -> Result<Self> {
         let mut authority = params(&[], -400, 4000)?;
         authority.distinguished_name.push(DnType::OrganizationName, "Example Home");
@@ -104,7 +105,7 @@ impl Identity {
     /// A server's settings with this certificate.
     ///
     /// # Errors
-    /// When certificate and key do not fit.
+    /// If certificate and key do not match.
     pub fn server_config(&self, versions: Versions) -> Result<Arc<ServerConfig>> {
         let config = builder(versions)?
             .with_no_client_auth()
@@ -114,8 +115,7 @@ impl Identity {
     }
 }
 
-/// Year, month and day that many days from now.
-/// What is in a certificate of a backup server that is valid between two days, counted from today.
+/// The certificate parameters of a backup server, valid between two days counted from today.
 fn params(names: &[&str], from: i64, until: i64) -> Result<CertificateParams> {
     let names = names.iter().map(|name| (*name).to_owned());
     let mut params =
@@ -146,7 +146,7 @@ fn builder(
         .context("choose TLS versions")
 }
 
-/// SHA-256, borrowed from a cipher suite: no crate of its own for one hash.
+/// SHA-256 from a cipher suite, so that no extra crate is needed.
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     let suite = rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
     let hash = match suite {

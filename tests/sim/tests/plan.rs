@@ -1,4 +1,4 @@
-//! From a recording to the steps that act it out.
+//! Tests of turning a recording into steps.
 
 use std::path::Path;
 
@@ -122,7 +122,7 @@ fn a_second_job_waits_for_the_node() {
     assert_eq!(words(&jobs, &jobs.steps[1])[..3], ["job-init", "TakeNodeLock", "job-start"]);
 }
 
-/// What remains after the hook fails in that phase, where it did not in the recording.
+/// The remaining steps after the hook fails in that phase, unlike in the recording.
 fn after(name: &str, phase: &str) -> String {
     let mut jobs = plan(&recording(name));
     let is =

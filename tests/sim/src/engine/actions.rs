@@ -1,4 +1,5 @@
-//! What the engine does to containers. Each goes on when the client that asked for it is gone.
+//! What the engine does with containers. Each action continues if the client that asked for it
+//! disconnects.
 
 use super::container::{Container, Status};
 use super::{Exec, Inner, What, network};
@@ -6,7 +7,7 @@ use crate::http::{Answer, Body};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// What the engine and containerd put before the runtime's own words.
+/// The text that the engine and containerd put before the runtime's error.
 const RUNTIME: &str = "failed to create task for container: failed to create shim task: OCI runtime create failed: \
                        runc create failed: unable to start container process: error during container init: ";
 
@@ -32,7 +33,7 @@ pub fn missing(reference: &str) -> Answer {
     refuse(404, format!("No such container: {reference}"))
 }
 
-/// Lets time pass in the guest: none does while it is frozen. False when `alive` said no.
+/// Lets time pass in the guest; none passes while it is frozen. False once `alive` returns false.
 pub fn pass(inner: &Inner, time: Duration, alive: impl Fn(&Inner) -> bool) -> bool {
     let mut left = time;
     let mut last = Instant::now();
@@ -52,8 +53,8 @@ pub fn pass(inner: &Inner, time: Duration, alive: impl Fn(&Inner) -> bool) -> bo
     false
 }
 
-/// How long a stop takes and how it ends: in the container's own time, or killed at the time limit
-/// (seconds; the container's own, else ten; negative: none).
+/// How long a stop takes and how it ends: in the container's own time, or killed at the limit in
+/// seconds (the container's own, else ten; a negative one means no limit).
 pub fn stop_time(container: &Container, limit: Option<i64>, scale: f64) -> (Duration, i64) {
     let spec = &container.spec;
     let limit = limit.or(spec.stop_timeout).unwrap_or(10);
@@ -111,8 +112,8 @@ pub fn stop(inner: &Inner, reference: &str, limit: Option<i64>) -> Answer {
     done(204)
 }
 
-/// `POST /containers/ID/start`. While a stop is under way the container still runs, and the answer
-/// is "already so".
+/// `POST /containers/ID/start`. While a stop is in progress the container still runs, so the answer
+/// is 304.
 pub fn start(inner: &Inner, reference: &str) -> Answer {
     let refused = inner.config().refuses_starts.clone();
     let mut state = inner.lock();
@@ -239,7 +240,7 @@ pub fn pause(inner: &Inner, reference: &str, pause: bool) -> Answer {
     done(204)
 }
 
-/// `POST /containers/ID/wait`: until it does not run.
+/// `POST /containers/ID/wait`: returns when it no longer runs.
 pub fn wait(inner: &Inner, reference: &str) -> Answer {
     let state = inner.lock();
     let boot = state.boots;
@@ -293,7 +294,8 @@ pub fn exec_create(inner: &Inner, reference: &str, body: &Value) -> Answer {
     reply(201, &json!({ "Id": id }))
 }
 
-/// `POST /exec/ID/start`: a command with the word `false` in it fails. What it prints goes to who is not detached.
+/// `POST /exec/ID/start`: a command that contains the word `false` fails. A client that is not
+/// detached receives the output.
 pub fn exec_start(inner: &Inner, id: &str, detach: bool) -> Answer {
     let mut state = inner.lock();
     let Some(exec) = state.execs.iter().find(|exec| exec.id == id).cloned() else {

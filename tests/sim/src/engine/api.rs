@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// Serves one client until it leaves.
+/// Serves one client until it disconnects.
 pub fn serve(inner: &Inner, stream: &UnixStream) {
-    // A client that leaves in the middle is everyday; what it asked for has been done.
+    // Clients often disconnect in the middle; their request has been done.
     let _ = serve_connection(stream, &|request| answer(inner, request));
 }
 
@@ -118,7 +118,7 @@ fn route(inner: &Inner, request: &Request) -> Answer {
     }
 }
 
-/// `GET /volumes/NAME`: one that a container has.
+/// `GET /volumes/NAME`: a volume that a container uses.
 fn volume(inner: &Inner, name: &str) -> Answer {
     let has = |c: &Container| c.spec.volumes.iter().any(|(volume, _)| volume == name);
     if !inner.lock().containers.iter().any(has) {
@@ -160,7 +160,8 @@ fn refuse_version(inner: &Inner, (major, minor): (u32, u32)) -> Option<Answer> {
     Some(refuse(400, message))
 }
 
-/// `GET /containers/json`: the running and paused ones, unless asked for all or for a status.
+/// `GET /containers/json`: running and paused containers, unless the request asks for all or for a
+/// status.
 fn list(inner: &Inner, request: &Request) -> Answer {
     let filters = match request.param("filters").filter(|text| !text.is_empty()) {
         Some(text) => match parse_filters(&text) {

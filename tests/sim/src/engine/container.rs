@@ -1,4 +1,4 @@
-//! A container: what it was made as, and what it is doing.
+//! A container: its settings and its state.
 
 use super::ending::Ending;
 use super::network::{Lease, Network};
@@ -38,52 +38,55 @@ impl Restart {
     }
 }
 
-/// How a container is made, and how it behaves.
+/// A container's settings and behaviour.
 #[derive(Debug, Clone)]
 pub struct Spec {
     /// Without the leading slash.
     pub name: String,
     /// Image reference.
     pub image: String,
-    /// Labels, those of Compose among them.
+    /// Labels, including those of Compose.
     pub labels: BTreeMap<String, String>,
     /// Restart policy.
     pub restart: Restart,
     /// `--rm`: the engine removes it when it ends.
     pub auto_remove: bool,
-    /// Stop timeout in seconds; without one the engine takes 10.
+    /// Stop timeout in seconds; `None` means the engine's 10.
     pub stop_timeout: Option<i64>,
-    /// Needs the full stop timeout and is killed then.
+    /// It uses the full stop timeout and is then killed.
     pub ignores_sigterm: bool,
-    /// From SIGTERM to the exit.
+    /// Time from SIGTERM to the exit.
     pub stop_takes: Duration,
-    /// From the start request to the answer.
+    /// Time from the start request to the answer.
     pub start_takes: Duration,
-    /// It has a health check and is healthy that long after its start.
+    /// It has a health check, and is healthy this long after its start.
     pub healthy_after: Option<Duration>,
-    /// How often the engine itself runs that check; zero for at any time.
+    /// How often the engine itself runs that check; zero means continuously.
     pub health_interval: Duration,
-    /// Its engine has found it ill before the simulation began.
+    /// The engine considers it unhealthy when the simulation begins.
     pub unhealthy: bool,
     /// When it ends by itself.
     pub ends: Option<Ending>,
-    /// How often the engine starts it again after a failure, with [`Restart::OnFailure`]; 0 for no limit.
+    /// How often the engine starts it again after a failure, with [`Restart::OnFailure`]; 0 for no
+    /// limit.
     pub retries: u64,
-    /// Its networks; none for one that shares another's.
+    /// Its networks; empty if it joins another container's.
     pub networks: Vec<Network>,
     /// `HostConfig.NetworkMode`: a network's name, or `container:ID`.
     pub network_mode: String,
-    /// Ports of the guest that lead to it, one out of each range.
+    /// Ports of the guest that lead to it: for each range the engine takes one port.
     pub ports: Vec<(u16, u16)>,
-    /// That many starts answer 500.
+    /// This many starts are answered with 500.
     pub failing_starts: u32,
-    /// Every start is refused with that status, in those words: 404 where another container that it needs is gone.
+    /// Every start is refused with this status and message: 404 if another container that it needs
+    /// is gone.
     pub refuses: Option<(u16, String)>,
-    /// Named volumes, or directories of the guest, and where they are mounted; read-only with `:ro`.
+    /// Named volumes, or directories of the guest, and where they are mounted; read-only with
+    /// `:ro`.
     pub volumes: Vec<(String, String)>,
-    /// Its program, where its image has none of that name.
+    /// Its program, if its image does not contain it.
     pub missing_program: Option<String>,
-    /// What it is doing when the simulation begins.
+    /// Its state when the simulation begins.
     pub status: Status,
 }
 
@@ -123,60 +126,61 @@ impl Spec {
         }
     }
 
-    /// With Compose's label of the services it needs, e.g. `db:service_healthy:false`.
+    /// Sets Compose's label of the services it needs, e.g. `db:service_healthy:false`.
     pub fn depends_on(mut self, services: &str) -> Self {
         self.labels.insert(DEPENDS_ON.to_owned(), services.to_owned());
         self
     }
 
-    /// With a label.
+    /// Adds a label.
     pub fn label(mut self, name: &str, value: &str) -> Self {
         self.labels.insert(name.to_owned(), value.to_owned());
         self
     }
 
-    /// In that network and no other.
+    /// Puts it into this network only.
     pub fn network(mut self, network: Network) -> Self {
         self.network_mode.clone_from(&network.name);
         self.networks = vec![network];
         self
     }
 
-    /// In the network of that container, given by its id or name.
+    /// Puts it into the network of another container, by id or name.
     pub fn in_network_of(mut self, other: &str) -> Self {
         self.network_mode = format!("container:{other}");
         self.networks = Vec::new();
         self
     }
 
-    /// Ends by itself so long after its start, with that status, unless that container is healthy then.
+    /// It ends by itself this long after its start, with this status, unless the other container is
+    /// healthy then.
     pub fn ends(mut self, after: Duration, code: i64, unless_healthy: Option<&str>) -> Self {
         let unless_healthy = unless_healthy.map(str::to_owned);
         self.ends = Some(Ending { after, code, unless_healthy });
         self
     }
 
-    /// Healthy that long after its start; its engine only looks every so often.
+    /// It is healthy this long after its start; the engine checks at the given interval.
     pub fn healthy(mut self, after: Duration, interval: Duration) -> Self {
         self.healthy_after = Some(after);
         self.health_interval = interval;
         self
     }
 
-    /// With another restart policy.
+    /// Sets another restart policy.
     pub fn restart(mut self, restart: Restart) -> Self {
         self.restart = restart;
         self
     }
 
-    /// With the time a stop and a start take, in milliseconds.
+    /// Sets how long a stop and a start take, in milliseconds.
     pub fn takes(mut self, stop: u64, start: u64) -> Self {
         self.stop_takes = Duration::from_millis(stop);
         self.start_takes = Duration::from_millis(start);
         self
     }
 
-    /// In that state when the simulation begins.
+    /// Sets its state when the simulation begins.
     pub fn status(mut self, status: Status) -> Self {
         self.status = status;
         self
@@ -192,11 +196,11 @@ pub enum Status {
     Running,
     /// Running and frozen by the engine.
     Paused,
-    /// Between an exit and the next start by the policy.
+    /// Between an exit and the next start by the restart policy.
     Restarting,
     /// Ended.
     Exited,
-    /// On its way out of the engine.
+    /// Being removed by the engine.
     Removing,
 }
 
@@ -213,7 +217,7 @@ impl Status {
         }
     }
 
-    /// What the engine calls `Running`: a paused container counts, and so does a restarting one.
+    /// What the engine calls `Running`: true also for paused and restarting containers.
     pub fn is_alive(self) -> bool {
         matches!(self, Self::Running | Self::Paused | Self::Restarting)
     }
@@ -226,7 +230,7 @@ pub struct Container {
     pub id: String,
     /// How it was made.
     pub spec: Spec,
-    /// What it does now.
+    /// Its state now.
     pub status: Status,
     /// Exit status of its last run.
     pub exit_code: i64,
@@ -236,20 +240,20 @@ pub struct Container {
     pub started_at: Option<DateTime<Utc>>,
     /// Its last end.
     pub finished_at: Option<DateTime<Utc>>,
-    /// The engine's memory of `docker stop`.
+    /// The engine remembers that it was stopped by `docker stop`.
     pub stopped_by_hand: bool,
-    /// A stop is under way.
+    /// A stop is in progress.
     pub stopping: bool,
-    /// What it has of the network.
+    /// Its addresses and ports.
     pub lease: Lease,
     /// It was started since the simulation began.
     pub restarted: bool,
-    /// Whether it ends by itself has been decided for this run of it.
+    /// Whether it was already decided if this run of it ends by itself.
     pub judged: bool,
 }
 
 impl Container {
-    /// A container as the specification wants it.
+    /// A container made from its settings.
     pub fn new(id: String, spec: Spec) -> Self {
         let now = Utc::now();
         let started = (spec.status != Status::Created).then_some(now);
@@ -264,7 +268,7 @@ impl Container {
             stopping: false,
             lease: Lease::default(),
             restarted: false,
-            // What runs from the beginning has been up for long.
+            // A container that runs from the beginning has been up for long.
             judged: true,
             spec,
         }
@@ -280,7 +284,7 @@ impl Container {
         self.spec.labels.get(SERVICE).map(String::as_str)
     }
 
-    /// Whether it is the same thing to a person, though perhaps under another id.
+    /// Whether it is the same container to a person, perhaps with another id.
     pub fn is_same_service(&self, other: &Self) -> bool {
         match (self.project(), self.service()) {
             (Some(project), Some(service)) => {
@@ -290,14 +294,14 @@ impl Container {
         }
     }
 
-    /// Whether its own health check would say so now.
+    /// Whether its health check would succeed now.
     pub fn is_healthy(&self) -> bool {
         let age = self.started_at.and_then(|started| (Utc::now() - started).to_std().ok());
         let healthy = self.spec.healthy_after.zip(age).is_some_and(|(after, age)| age >= after);
         healthy && self.status == Status::Running
     }
 
-    /// `starting` or `healthy` in the engine's word, where it has a health check: as of the engine's last look.
+    /// `starting` or `healthy`, as of the engine's last check, if it has a health check.
     pub fn health(&self) -> Option<&'static str> {
         let after = self.spec.healthy_after?;
         if self.spec.unhealthy && self.status == Status::Running && !self.restarted {
@@ -335,7 +339,7 @@ impl Container {
         self.restarted = true;
     }
 
-    /// Whether the engine starts it again when it starts itself.
+    /// Whether the engine starts it again at the engine's own start.
     pub(super) fn returns_at_boot(&self) -> bool {
         match self.spec.restart {
             Restart::No => false,

@@ -8,18 +8,18 @@ use std::time::Duration;
 /// When a container ends by itself.
 #[derive(Debug, Clone)]
 pub struct Ending {
-    /// So long after its start,
+    /// This long after its start,
     pub after: Duration,
-    /// with that status,
+    /// with this status,
     pub code: i64,
-    /// unless that container is healthy then.
+    /// unless this container is healthy then.
     pub unless_healthy: Option<String>,
 }
 
-/// Between an end and the engine's next start, where the policy wants one.
+/// Time between an end and the engine's next start, if the policy wants one.
 const RESTARTS_AFTER: Duration = Duration::from_millis(100);
 
-/// Ends what ends by now, and starts again what its policy brings back.
+/// Ends containers whose time has come, and starts those again that their policy brings back.
 pub(super) fn pass(inner: &Inner) {
     if inner.is_frozen() {
         return;

@@ -1,4 +1,4 @@
-//! The guest's power switch: boots and stops the engine as the marker files say.
+//! The guest's power switch: starts and stops the engine as the marker files say.
 
 use super::container::Status;
 use super::{Inner, What, actions, api, ending, network};
@@ -37,7 +37,7 @@ pub fn live(inner: &Arc<Inner>) {
     power_cut(inner);
 }
 
-/// Starts what the restart policies want, then opens the socket.
+/// Starts containers by their restart policies, then opens the socket.
 fn boot(inner: &Arc<Inner>) -> Option<UnixListener> {
     let takes = inner.config().boot_takes;
     let first = inner.lock().boots == 0;
@@ -97,7 +97,7 @@ fn accept(inner: &Arc<Inner>, listener: &UnixListener) {
 }
 
 fn serve(inner: &Arc<Inner>, stream: UnixStream) {
-    // Where the listener is non-blocking, what it accepts must not stay so.
+    // Connections accepted from a non-blocking listener must not be non-blocking themselves.
     let ready = stream.set_nonblocking(false).and_then(|()| stream.try_clone());
     let copy = match ready {
         Ok(copy) => copy,
@@ -108,7 +108,7 @@ fn serve(inner: &Arc<Inner>, stream: UnixStream) {
     let inner = Arc::clone(inner);
     std::thread::spawn(move || {
         api::serve(&inner, &stream);
-        // The copy would keep the connection open.
+        // The clone would keep the connection open.
         let mut state = inner.lock();
         if let Some(at) = state.streams.iter().position(|copy| copy.as_raw_fd() == number) {
             hang_up(&state.streams.swap_remove(at));
@@ -125,7 +125,7 @@ fn hang_up(stream: &UnixStream) {
     }
 }
 
-/// What a power cut, or the end of the guest's init, leaves behind.
+/// The state after a power cut, or after the end of the guest's init.
 fn power_cut(inner: &Inner) {
     let mut state = inner.lock();
     state.up = false;

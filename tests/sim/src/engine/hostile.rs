@@ -1,4 +1,4 @@
-//! An engine that means harm, or is broken: the guest is not trusted.
+//! A malicious or broken engine: the guest is not trusted.
 
 use super::{Inner, actions, json};
 use crate::http::{Answer, Body, Request};
@@ -14,25 +14,25 @@ pub enum Hostile {
     Trickle,
     /// The list of containers never ends.
     EndlessList,
-    /// Every answer is JSON nested that deep.
+    /// Every answer is JSON nested this deep.
     Deep(usize),
-    /// Every answer is no JSON.
+    /// No answer is valid JSON.
     Garbage,
     /// Closes every connection without an answer.
     Hangup,
-    /// Answers requests that change something with that status.
+    /// Answers requests that change something with this status.
     Fails(u16),
     /// Answers stops with "done" and stops nothing.
     Liar,
-    /// Lists as usual, takes stop requests and never answers them, nor stops anything.
+    /// Lists containers normally, accepts stop requests, never answers them and stops nothing.
     DeafToStop,
-    /// The same with start requests.
+    /// The same for start requests.
     DeafToStart,
-    /// Never says anything of itself: its `/info`.
+    /// Never answers `/info`.
     Secretive,
 }
 
-/// The hostile answer, where this request gets one.
+/// The hostile answer, if this request gets one.
 pub fn answer(inner: &Inner, hostile: Hostile, request: &Request) -> Option<Answer> {
     let changes = matches!(request.method.as_str(), "POST" | "DELETE");
     let lists = request.path.ends_with("/containers/json");

@@ -1,4 +1,4 @@
-//! Images, which are those of the containers that there are, and containers made from them.
+//! The images: those of the present containers, and containers made from them.
 
 use super::actions::{refuse, reply};
 use super::container::{Container, Restart, Spec, Status};
@@ -45,7 +45,7 @@ pub fn inspect(inner: &Inner, reference: &str) -> Answer {
     )
 }
 
-/// `POST /containers/create`: with the image's labels, where the request has none of that name.
+/// `POST /containers/create`: the image's labels are added, unless the request sets them.
 pub fn create(inner: &Inner, name: Option<&str>, body: &Value) -> Answer {
     let reference = body["Image"].as_str().unwrap_or_default();
     let Some(image) = find(inner, reference) else {

@@ -1,4 +1,4 @@
-//! The engine's answers as JSON: the fields of the Docker Engine API that a client may look at.
+//! The engine's answers as JSON, with the fields of the Docker Engine API that a client may read.
 
 use super::EngineConfig;
 use super::actions::HEALTH_COMMAND;
@@ -7,7 +7,7 @@ use super::images;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
-/// What Docker writes where nothing happened yet.
+/// Docker's value for a time that has not happened.
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
 fn time(at: Option<DateTime<Utc>>) -> String {
@@ -52,7 +52,7 @@ fn mounts(container: &Container) -> Value {
     Value::Array(mounts.collect())
 }
 
-/// The networks of a container; the address that it was made with stands apart from the one that it has.
+/// The networks of a container; its configured address is separate from the one that it has.
 fn networks(container: &Container) -> Value {
     let networks = container.spec.networks.iter().map(|network| {
         let mut leases = container.lease.addresses.iter();
@@ -64,7 +64,7 @@ fn networks(container: &Container) -> Value {
     Value::Object(networks.collect())
 }
 
-/// Published ports, in words for what was asked for and what was taken.
+/// Published ports, under the given names for the configured and the actual ports.
 fn bindings(container: &Container, words: impl Fn((u16, u16), Option<u16>) -> String) -> Value {
     let ports = container.spec.ports.iter().enumerate().map(|(at, range)| {
         let port = words(*range, container.lease.ports.get(at).copied());

@@ -1,8 +1,8 @@
 //! The Docker engine of a simulated guest, and the guest's power switch.
 //!
-//! Two threads per guest: one watches the marker files that say whether the guest runs, boots and
-//! stops the engine accordingly; one accepts connections while the engine is up. What a stop, a
-//! start, a shutdown and a power cut leave behind is what Docker leaves.
+//! Two threads for each guest: one watches the marker files that say whether the guest runs, and
+//! starts and stops the engine accordingly; one accepts connections while the engine runs. Stops,
+//! starts, shutdowns and power cuts leave the same state as with Docker.
 
 mod actions;
 mod api;
@@ -26,7 +26,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How an engine presents itself.
+/// The properties of an engine.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
     /// Its socket, below the guest's root: a guest may have several engines.
@@ -37,36 +37,37 @@ pub struct EngineConfig {
     pub api: String,
     /// Lowest API version it speaks.
     pub min_api: String,
-    /// Real seconds for one second of a stop timeout: 0.05 makes ten seconds half a second.
+    /// Real seconds for one second of a stop timeout: with 0.05 ten seconds take half a second.
     pub time_scale: f64,
-    /// From the guest's start to the engine's first answer.
+    /// Time from the guest's start to the engine's first answer.
     pub boot_takes: Duration,
-    /// What it does instead of answering.
+    /// Its hostile behaviour, if any.
     pub hostile: Option<Hostile>,
-    /// Containers run on while the engine is down.
+    /// Containers keep running while the engine is down.
     pub live_restore: bool,
     /// Options of volumes of the local driver, by the volume's name.
     pub volume_options: BTreeMap<String, BTreeMap<String, String>>,
     /// The networks with the macvlan driver; all others are bridges.
     pub macvlans: Vec<String>,
-    /// Containers whose configuration names an address in a network: container, network, IPv4 address.
+    /// Containers with a configured address in a network: container, network, IPv4 address.
     pub fixed: Vec<(String, String, String)>,
-    /// Its own id, which it keeps over its restarts.
+    /// Its own id, which survives its restarts.
     pub id: String,
     /// Version of its runtime.
     pub runc: String,
-    /// The runtime starts nothing, and says this; what runs already runs on.
+    /// The runtime starts nothing, and gives this error; running containers keep running.
     pub refuses_starts: Option<String>,
-    /// Images have no label but these. Compose gives what it builds the labels of the stack.
+    /// The only labels of the images. Compose gives the stack's labels to images that it builds.
     pub image_labels: Vec<(String, String)>,
-    /// Images were removed under their containers, as `docker rmi --force` does.
+    /// Images were removed while containers use them, as `docker rmi --force` does.
     pub no_images: bool,
-    /// It does not show which addresses containers are configured with, and names who has one: as Podman does.
+    /// As Podman: it does not show configured addresses, and an error names the container that has
+    /// one.
     pub hides_addresses: bool,
 }
 
 impl Default for EngineConfig {
-    /// The newest engine, for it refuses the most.
+    /// The newest engine, because it refuses the most.
     fn default() -> Self {
         Self {
             socket: "run/docker.sock",
@@ -96,11 +97,11 @@ impl Default for EngineConfig {
 /// Something that happened to a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
-    /// A client asked to stop it, and it ran.
+    /// A client asked to stop it while it ran.
     StopAsked,
     /// It ended, with that exit status.
     Stopped(i64),
-    /// A client asked to start it, and it did not run.
+    /// A client asked to start it while it did not run.
     StartAsked,
     /// It runs.
     Started,
@@ -114,7 +115,7 @@ pub enum What {
     Removed,
     /// A client has made it.
     Created,
-    /// A client asked to start it, and its program does not exist.
+    /// A client asked to start it, but its program does not exist.
     Tried,
     /// A command ran in it.
     Ran,
@@ -129,7 +130,7 @@ pub struct Event {
     pub name: String,
     /// Id of the container.
     pub id: String,
-    /// What.
+    /// The event.
     pub what: What,
 }
 
@@ -149,7 +150,7 @@ struct Inner {
     ids: AtomicU64,
 }
 
-/// A command that a client has announced.
+/// A command that a client has created and may start.
 #[derive(Clone)]
 struct Exec {
     id: String,
@@ -163,28 +164,28 @@ struct State {
     containers: Vec<Container>,
     events: Vec<Event>,
     execs: Vec<Exec>,
-    /// Containers that a client has made, as they were then.
+    /// Containers that clients have created, in their state then.
     made: Vec<Container>,
-    /// What ran in which container, by its name.
+    /// The commands that ran, each with its container's name.
     ran: Vec<(String, String)>,
-    /// The engine answers.
+    /// Whether the engine answers.
     up: bool,
-    /// Counts the guest's boots: what began in another one is void.
+    /// Counts the guest's boots: actions of an earlier boot no longer count.
     boots: u64,
     streams: Vec<std::os::unix::net::UnixStream>,
 }
 
 impl Engine {
-    /// The engine of the guest in that directory (`guests/VMID`), which boots when the marker
-    /// `running` is there.
+    /// The engine of the guest in that directory (`guests/VMID`); it starts when the marker
+    /// `running` exists.
     ///
     /// # Errors
-    /// When the guest's directories cannot be made.
+    /// If the guest's directories cannot be made.
     pub fn new(dir: &Path, config: EngineConfig, containers: Vec<Spec>) -> Result<Self> {
         let socket = dir.join("root").join(config.socket);
         let run = socket.parent().context("a socket lies in a directory")?;
         std::fs::create_dir_all(run).with_context(|| format!("making {}", run.display()))?;
-        // Ids are nobody else's, not even another engine's of the same guest.
+        // Ids are unique, even between engines of the same guest.
         let first = config.socket.bytes().fold(1, |sum, byte| sum * 31 % 65_521 + u64::from(byte));
         let inner = Arc::new(Inner {
             dir: dir.to_owned(),
@@ -221,7 +222,7 @@ impl Engine {
         self.inner.lock().containers.clone()
     }
 
-    /// The containers that clients have made, as they were then, in order.
+    /// The containers that clients have created, in their state then, in order.
     pub fn made(&self) -> Vec<Container> {
         self.inner.lock().made.clone()
     }
@@ -231,7 +232,7 @@ impl Engine {
         self.inner.lock().events.clone()
     }
 
-    /// How often that happened to the container of that name, whatever the exit status.
+    /// How often this happened to the container of that name, whatever the exit status.
     pub fn count(&self, name: &str, what: What) -> usize {
         let same = |event: &&Event| {
             event.name == name
@@ -240,26 +241,26 @@ impl Engine {
         self.inner.lock().events.iter().filter(same).count()
     }
 
-    /// The commands that ran in the container of that name, in order: the last word of each.
+    /// The last word of each command that ran in the container of that name, in order.
     pub fn commands(&self, name: &str) -> Vec<String> {
         let state = self.inner.lock();
         let its = state.ran.iter().filter(|(container, _)| container == name);
         its.map(|(_, command)| command.clone()).collect()
     }
 
-    /// Makes one more container.
+    /// Adds a container.
     pub fn add(&self, spec: Spec) {
         self.inner.add(spec);
     }
 
-    /// Puts containers in the place of those it has: those of the disk that was restored.
+    /// Replaces all containers, by those of the restored disk.
     pub fn hold(&self, containers: Vec<Container>) {
         self.inner.lock().containers = containers;
         self.inner.changed.notify_all();
     }
 
-    /// Replaces a container as `docker compose up --force-recreate` does: another id, and running
-    /// when `running` says so. False when there is none of that name.
+    /// Replaces a container as `docker compose up --force-recreate` does: another id; it runs if
+    /// `running` is true. False if there is none of that name.
     pub fn recreate(&self, name: &str, running: bool) -> bool {
         let Some(old) = self.remove(name) else {
             return false;
@@ -279,12 +280,12 @@ impl Engine {
         Some(old)
     }
 
-    /// Changes how the engine behaves from the next request on.
+    /// Changes the engine's behaviour from the next request on.
     pub fn configure(&self, change: impl FnOnce(&mut EngineConfig)) {
         change(&mut self.inner.config());
     }
 
-    /// Changes how a container is made. False when there is none of that name.
+    /// Changes a container's settings. False if there is none of that name.
     pub fn modify(&self, name: &str, change: impl FnOnce(&mut Container)) -> bool {
         let mut state = self.inner.lock();
         let found = state.containers.iter_mut().find(|c| c.spec.name == name);
@@ -296,8 +297,8 @@ impl Engine {
         self.inner.lock().up
     }
 
-    /// Shuts the guest down as `pct shutdown` does, and returns when it is off: the engine ends its
-    /// containers gracefully and remembers none of them as stopped by hand.
+    /// Shuts the guest down as `pct shutdown` does, and returns when it is off. The engine ends its
+    /// containers gracefully, and none counts as stopped by hand.
     pub fn shut_down(&self) {
         guest::shut_down(&self.inner);
     }
@@ -369,7 +370,7 @@ impl State {
         });
     }
 
-    /// By id, by an unambiguous beginning of it, or by name, as the engine finds them.
+    /// Finds a container as the engine does: by id, by an unambiguous prefix of it, or by name.
     fn find(&self, reference: &str) -> Option<usize> {
         let name = reference.trim_start_matches('/');
         let exact = |c: &Container| c.id == name || c.spec.name == name;

@@ -1,10 +1,10 @@
-//! Addresses and ports of containers: given at the start, free again at the end. An address that a container is configured
-//! with is not kept for it while it is down.
+//! Addresses and ports of containers: assigned at the start, free again at the end. A container's
+//! configured address is not reserved while it is down.
 
 use super::State;
 use super::container::Container;
 
-/// Why a start is refused for want of an address, a port or a namespace: status and words.
+/// Why a start is refused because of an address, a port or a namespace: status and message.
 pub type Refusal = (u16, String);
 
 /// A network that a container is in.
@@ -12,23 +12,23 @@ pub type Refusal = (u16, String);
 pub struct Network {
     /// Its name.
     pub name: String,
-    /// The address that the container's configuration names.
+    /// The configured address of the container.
     pub fixed: Option<String>,
 }
 
 impl Network {
-    /// A network with whatever address is free.
+    /// A network with any free address.
     pub fn any(name: &str) -> Self {
         Self { name: name.to_owned(), fixed: None }
     }
 
-    /// A network with that address and no other.
+    /// A network with only this address.
     pub fn fixed(name: &str, address: &str) -> Self {
         Self { name: name.to_owned(), fixed: Some(address.to_owned()) }
     }
 }
 
-/// What a container has of the network while it runs.
+/// A container's addresses and ports while it runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lease {
     /// One for each of its networks.
@@ -37,7 +37,7 @@ pub struct Lease {
     pub ports: Vec<u16>,
 }
 
-/// What a container is given at its start.
+/// Assigns what a container gets at its start.
 pub(super) fn lease(state: &State, container: &Container) -> Result<Lease, Refusal> {
     joins(state, container)?;
     let others = || state.containers.iter().filter(|other| other.id != container.id);
@@ -77,7 +77,7 @@ pub(super) fn lease(state: &State, container: &Container) -> Result<Lease, Refus
     Ok(lease)
 }
 
-/// Whether the container whose network it shares is there and runs.
+/// Whether the container whose network it joins exists and runs.
 fn joins(state: &State, container: &Container) -> Result<(), Refusal> {
     let Some(other) = container.spec.network_mode.strip_prefix("container:") else {
         return Ok(());
@@ -97,7 +97,8 @@ fn joins(state: &State, container: &Container) -> Result<(), Refusal> {
     Err((409, message))
 }
 
-/// Gives those that run already what they need: those with addresses of their own first, as somebody has once started them.
+/// Assigns addresses to containers that run already: configured ones first, as if they had been
+/// started in that order.
 pub(super) fn lease_to_all(state: &mut State) {
     let is_fixed = |container: &Container| {
         container.spec.networks.iter().any(|network| network.fixed.is_some())

@@ -1,4 +1,4 @@
-//! Reads requests off a stream.
+//! Reads requests from a stream.
 
 use std::io::{self, Read, Write};
 
@@ -25,7 +25,7 @@ fn fill(stream: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<usize> {
     }
 }
 
-/// The next request; `None` when the peer has closed instead of sending one.
+/// The next request; `None` if the peer has closed instead.
 pub(super) fn read_request<S: Read + Write>(
     stream: &mut S,
     buffer: &mut Vec<u8>,

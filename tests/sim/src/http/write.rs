@@ -1,10 +1,10 @@
-//! Writes answers onto a stream.
+//! Writes answers to a stream.
 
 use std::io::{self, Write};
 
 use super::{Answer, Body};
 
-/// Writes one answer, `head_only` without its body.
+/// Writes one answer; with `head_only` without its body.
 pub(super) fn write_answer(
     stream: &mut impl Write,
     answer: Answer,
@@ -80,7 +80,7 @@ pub(super) fn write_answer(
     stream.flush()
 }
 
-/// Frames each write as one chunk.
+/// Writes each piece as one chunk.
 struct Chunks<'a, W: Write>(&'a mut W);
 
 impl<W: Write> Chunks<'_, W> {

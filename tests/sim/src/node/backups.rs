@@ -1,4 +1,4 @@
-//! The backup server that the node's PBS storages lead to, and what vzdump writes to it.
+//! The backup server of the node's PBS storages, and what vzdump writes to it.
 
 use super::Node;
 use crate::pbs::{Backup, Config, SimPbs, SnapshotId};
@@ -29,16 +29,16 @@ pub struct BackupServer {
 }
 
 impl Node {
-    /// The backup server, where a storage leads to one.
+    /// The backup server, if a storage uses one.
     pub fn backup_server(&self) -> Option<&BackupServer> {
         self.backups.as_ref()
     }
 
-    /// Adds a PBS storage of that id. The first one starts the server, on a port of 127.0.0.1, with
-    /// a datastore and a token that has the role `DatastoreBackup` on it.
+    /// Adds a PBS storage with that id. The first one starts the server, on a port of 127.0.0.1,
+    /// with a datastore and a token that has the role `DatastoreBackup` on it.
     ///
     /// # Errors
-    /// When the server does not start or the node's files cannot be written.
+    /// If the server does not start or the node's files cannot be written.
     pub fn add_backup_server(&mut self, id: &str, namespace: Option<&str>) -> Result<()> {
         if self.backups.is_none() {
             let pbs = SimPbs::start(Config::default())?;
@@ -96,7 +96,7 @@ impl BackupServer {
     /// A backup begins: from now on it is listed as unfinished.
     ///
     /// # Errors
-    /// When that is no snapshot's name.
+    /// If the name is no snapshot's.
     pub fn begin(&self, target: &str) -> Result<()> {
         let id = self.snapshot(target)?;
         self.pbs.add_snapshot(Backup::of(&id, TOKEN).unfinished());
@@ -107,7 +107,7 @@ impl BackupServer {
     /// A backup is complete.
     ///
     /// # Errors
-    /// When that is no snapshot's name.
+    /// If the name is no snapshot's.
     pub fn finish(&self, target: &str) -> Result<()> {
         let id = self.snapshot(target)?;
         self.writing().retain(|writing| *writing != id);
@@ -115,10 +115,10 @@ impl BackupServer {
         Ok(())
     }
 
-    /// A backup is given up: the server forgets it.
+    /// A backup is aborted: the server forgets it.
     ///
     /// # Errors
-    /// When that is no snapshot's name.
+    /// If the name is no snapshot's.
     pub fn give_up(&self, target: &str) -> Result<()> {
         let id = self.snapshot(target)?;
         let mut writing = self.writing();
@@ -129,19 +129,19 @@ impl BackupServer {
         Ok(())
     }
 
-    /// The client is gone: the server forgets what it was writing.
+    /// The client has disconnected: the server forgets its unfinished backup.
     pub fn connection_lost(&self) {
         for id in self.writing().drain(..) {
             self.pbs.edit(|state| state.remove_snapshot(&id));
         }
     }
 
-    /// From now on no verify ends; returns how long one took so far.
+    /// From now on no verify ends; returns how long one took until now.
     pub fn hold_verifies(&self) -> Duration {
         self.pbs.edit(|state| mem::replace(&mut state.verify_time, FOR_EVER))
     }
 
-    /// Ends all that are held, and has others take that long.
+    /// Ends all verifies that are held; later ones take `usual`.
     pub fn release_verifies(&self, usual: Duration) {
         self.pbs.edit(|state| state.verify_time = usual);
         for task in self.tasks().iter().filter(|task| task["status"] == "running") {

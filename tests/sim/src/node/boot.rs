@@ -1,4 +1,4 @@
-//! The node's way up: what PVE does at boot, and what systemd starts then.
+//! The node's boot: what PVE does, and what systemd starts then.
 
 use super::Node;
 use anyhow::{Context, Result, bail};
@@ -6,19 +6,19 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// The unit that is installed, for its command.
+/// The packaged unit, for its command.
 const UNIT: &str = include_str!(concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../../packaging/systemd/stillpoint-recover.service"
 ));
 
 impl Node {
-    /// What PVE does at boot, up to the moment when a unit may run `stillpoint recover`: left-over
-    /// backup locks go, others stay, and the guests that ran when the simulation began are started
-    /// where no lock keeps them down.
+    /// What PVE does at boot before a unit may run `stillpoint recover`: left-over backup locks are
+    /// removed, others stay, and the guests that ran when the simulation began are started, unless
+    /// a lock prevents it.
     ///
     /// # Errors
-    /// When a guest's files cannot be changed.
+    /// If a guest's files cannot be changed.
     pub fn boot(&self) -> Result<()> {
         for guest in self.guests() {
             if guest.lock()?.as_deref() == Some("backup") {
@@ -32,11 +32,11 @@ impl Node {
         Ok(())
     }
 
-    /// What systemd does when the guests have been started: the unit as it is packaged, its condition and its
-    /// command.
+    /// What systemd does after the guests have been started: it runs the packaged unit, with its
+    /// condition and its command.
     ///
     /// # Errors
-    /// When the command cannot be run or fails.
+    /// If the command cannot be run or fails.
     pub fn recover(&self) -> Result<()> {
         let runs = self.path("var/lib/stillpoint/runs");
         if !fs::read_dir(&runs).is_ok_and(|mut entries| entries.next().is_some()) {
@@ -48,10 +48,10 @@ impl Node {
         self.run(Command::new(program).args(words))
     }
 
-    /// What PVE does when a guest has started: its hookscript is called.
+    /// What PVE does when a guest has started: it calls its hookscript.
     ///
     /// # Errors
-    /// When the hookscript cannot be run or fails.
+    /// If the hookscript cannot be run or fails.
     pub fn started(&self, vmid: u32) -> Result<()> {
         if !self.guest(vmid)?.has_hookscript()? {
             return Ok(());
@@ -75,8 +75,8 @@ impl Node {
     }
 }
 
-/// A boot has an id of its own, which the simulation can't give to the kernel: what was written down of the one
-/// that ended is made to speak of another instead.
+/// Each boot has its own id, which the simulation cannot change in the kernel: so the boot id in
+/// Stillpoint's files is changed instead.
 pub(super) fn forget_boot(dir: &Path) -> Result<()> {
     let now =
         fs::read_to_string("/proc/sys/kernel/random/boot_id").context("reading the boot's id")?;

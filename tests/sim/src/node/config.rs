@@ -1,9 +1,9 @@
-//! A guest's config file, and the edits that vzdump makes to it.
+//! A guest's configuration file, and vzdump's edits to it.
 
 use super::{GuestSpec, Kind};
 use std::fmt::Write;
 
-/// The config that a new guest has.
+/// The configuration of a new guest.
 pub fn text(spec: &GuestSpec) -> String {
     let vmid = spec.vmid;
     let mac =
@@ -38,14 +38,14 @@ pub fn text(spec: &GuestSpec) -> String {
     text
 }
 
-/// The lock of the guest itself, not one in a snapshot's section.
+/// The lock of the guest itself, not of a snapshot's section.
 pub fn lock(text: &str) -> Option<String> {
     let (current, _) = sections(text);
     let lock = current.lines().find_map(|line| line.strip_prefix("lock:"));
     lock.map(|lock| lock.trim().to_owned())
 }
 
-/// The same config with another lock; keys are kept in PVE's order, which is the alphabet.
+/// The configuration with another lock; keys stay in PVE's alphabetical order.
 pub fn with_lock(text: &str, lock: Option<&str>) -> String {
     let (current, rest) = sections(text);
     let mut lines = current
@@ -62,8 +62,8 @@ pub fn with_lock(text: &str, lock: Option<&str>) -> String {
     format!("{}\n{rest}", lines.join("\n"))
 }
 
-/// The same config with the section of vzdump's own snapshot, which stands there while the archive
-/// is written.
+/// The configuration with the section of vzdump's snapshot, which is there while the archive is
+/// written.
 pub fn with_snapshot(text: &str) -> String {
     let (current, rest) = sections(text);
     let current = with_lock(current, None);
@@ -75,7 +75,7 @@ pub fn with_snapshot(text: &str) -> String {
     with_lock(&current, lock.as_deref()) + &section + rest
 }
 
-/// The same config without that section.
+/// The configuration without that section.
 pub fn without_snapshot(text: &str) -> String {
     let mut kept = String::new();
     let mut inside = false;

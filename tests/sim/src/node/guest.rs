@@ -15,7 +15,7 @@ pub struct Guest {
     pub kind: Kind,
     /// Whether it ran when the simulation began.
     pub running_before: bool,
-    /// Its engine; a virtual machine has none to see.
+    /// Its engine; `None` for a virtual machine.
     pub engine: Option<Engine>,
     pub(super) dir: PathBuf,
     pub(super) conf: PathBuf,
@@ -61,18 +61,18 @@ impl Guest {
         Ok(config::lock(&self.config()?))
     }
 
-    /// Its config as it stands.
+    /// Its present configuration.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// If it cannot be read.
     pub fn config(&self) -> Result<String> {
         fs::read_to_string(&self.conf).with_context(|| format!("reading {}", self.conf.display()))
     }
 
-    /// Replaces its config, as pmxcfs does: at once.
+    /// Replaces its configuration atomically, as pmxcfs does.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// If it cannot be written.
     pub fn set_config(&self, text: &str) -> Result<()> {
         let temporary = self.conf.with_extension(format!("conf.tmp.{}", std::process::id()));
         fs::write(&temporary, text)
@@ -103,7 +103,7 @@ impl Guest {
     /// Waits until its engine answers.
     ///
     /// # Errors
-    /// When it does not in that time.
+    /// If it does not answer in that time.
     pub fn wait_for_engine(&self, limit: Duration) -> Result<()> {
         self.wait(limit, "its engine did not come up", |engine| engine.is_up())
     }

@@ -26,8 +26,8 @@ pub use spec::{GuestSpec, Kind};
 /// The node's name.
 pub const NAME: &str = "sim";
 
-/// A node in a directory. Dropping it ends every process that it knows to use the directory, and
-/// removes the directory unless it was given.
+/// A node in a directory. Dropping it kills every process that uses the directory, and removes the
+/// directory, unless the caller chose it.
 pub struct Node {
     root: PathBuf,
     keep: bool,
@@ -38,7 +38,7 @@ pub struct Node {
 
 static NODES: AtomicU32 = AtomicU32::new(0);
 
-/// A directory that nobody has used before, not even one whose process number came again.
+/// A directory that was never used before, even if a process number repeats.
 fn temporary() -> Result<PathBuf> {
     loop {
         let count = NODES.fetch_add(1, Ordering::SeqCst);
@@ -91,13 +91,13 @@ impl Node {
         if !node.path("etc/vzdump.conf").exists() {
             node.write("etc/vzdump.conf", "# mode: snapshot\n")?;
         }
-        // Whether what was started stays up is looked at for a minute; here it has to be over sooner.
+        // Started containers are normally watched for a minute; tests need it shorter.
         node.write("failpoint-stays-up", "100")?;
         tools::install(&node)?;
         Ok(node)
     }
 
-    /// Where the node's file system begins: the value of `STILLPOINT_ROOT`.
+    /// The root of the node's file system: the value of `STILLPOINT_ROOT`.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -107,7 +107,7 @@ impl Node {
         &self.binaries
     }
 
-    /// A path of the node, given without its leading slash.
+    /// A path of the node, given without the leading slash.
     pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         self.root.join(path)
     }

@@ -1,4 +1,4 @@
-//! What a backup holds of a guest, and a guest restored from it.
+//! The content of a guest's backup, and a guest restored from it.
 
 use super::{Guest, GuestSpec, NAME, Node};
 use crate::engine::container::Container;
@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 /// Files in the guest that matter to a restore.
 const FILES: [&str; 3] = ["etc/hostname", "etc/machine-id", "var/lib/stillpoint/quiesced.json"];
 
-/// A guest as of one instant.
+/// The state of a guest at one instant.
 pub struct Image {
     vmid: u32,
     config: String,
@@ -19,10 +19,11 @@ pub struct Image {
 }
 
 impl Image {
-    /// What a backup taken now holds: no lock and no snapshot, as `pct restore` leaves them out.
+    /// The content of a backup taken now: no lock and no snapshot, because `pct restore` drops
+    /// them.
     ///
     /// # Errors
-    /// When the guest's files cannot be read.
+    /// If the guest's files cannot be read.
     pub fn of(guest: &Guest) -> Result<Self> {
         let config = super::config::without_snapshot(&guest.config()?);
         let read =
@@ -37,10 +38,11 @@ impl Image {
 }
 
 impl Node {
-    /// What `pct restore VMID` does: everything is kept but the volumes, which are new ones; the guest is not started.
+    /// What `pct restore VMID` does: everything is kept except the volumes, which are new; the
+    /// guest is not started.
     ///
     /// # Errors
-    /// When its files cannot be made.
+    /// If its files cannot be made.
     pub fn restore(&mut self, image: &Image, vmid: u32) -> Result<()> {
         let spec = GuestSpec { running: false, containers: Vec::new(), ..GuestSpec::lxc(vmid) };
         let guest = self.add_guest(spec)?;
@@ -60,11 +62,12 @@ impl Node {
         write(&index, format!("{known}{task} {now:08X} OK\n").as_bytes())
     }
 
-    /// What `pct start` does: LXC's config from PVE's, the hookscript, the files in the guest, the guest, the hookscript
-    /// again. `call` is told each call of the hookscript and what it said.
+    /// What `pct start` does: LXC's configuration from PVE's, the hookscript, the files in the
+    /// guest, the guest, the hookscript again. `call` receives each call of the hookscript and its
+    /// output.
     ///
     /// # Errors
-    /// When the guest does not come up.
+    /// If the guest does not start.
     pub fn start(&self, vmid: u32, call: &mut dyn FnMut(&str, &str)) -> Result<()> {
         let guest = self.guest(vmid)?;
         self.write(&format!("var/lib/lxc/{vmid}/config"), &lxc_config(&guest.config()?))?;
@@ -101,7 +104,7 @@ impl Node {
     }
 }
 
-/// What PVE writes of a guest's names and addresses for LXC.
+/// PVE's configuration of names and addresses, in LXC's format.
 fn lxc_config(config: &str) -> String {
     let mut text = format!("lxc.uts.name = {}\n", value(config, "hostname").unwrap_or("CT"));
     let mac = value(config, "net0")

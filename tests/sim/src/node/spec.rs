@@ -1,4 +1,4 @@
-//! How a guest is made.
+//! The properties of a guest.
 
 use crate::engine::EngineConfig;
 use crate::engine::container::Spec;
@@ -12,7 +12,7 @@ pub enum Kind {
     Qemu,
 }
 
-/// How a guest is made.
+/// The properties of a guest.
 #[derive(Debug, Clone)]
 pub struct GuestSpec {
     /// Its number.
@@ -23,13 +23,13 @@ pub struct GuestSpec {
     pub hostname: String,
     /// Whether it runs when the simulation begins.
     pub running: bool,
-    /// Volumes that are in the backup: 1 is the root alone.
+    /// Volumes in the backup; 1 means the root only.
     pub volumes: u32,
-    /// What its engine runs.
+    /// The containers of its engine.
     pub containers: Vec<Spec>,
     /// Its engine.
     pub engine: EngineConfig,
-    /// Stillpoint's hookscript is set: it is called when the guest has started.
+    /// Whether Stillpoint's hookscript is set: it is called after the guest has started.
     pub hookscript: bool,
 }
 

@@ -1,5 +1,5 @@
 //! The node's programs: Stillpoint's own as symlinks to the real ones, PVE's as small scripts that
-//! keep PVE's rules about locks.
+//! follow PVE's rules about locks.
 
 use super::Node;
 use anyhow::{Context, Result};
@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-/// `pct`: a locked guest is neither started nor stopped nor changed, and `unlock` edits the config.
+/// `pct`: refuses to start, stop or change a locked guest; `unlock` edits the configuration.
 const PCT: &str = r#"#!/bin/sh
 # The simulated node's pct.
 here=$(dirname "$(readlink -f "$0")")
@@ -99,7 +99,7 @@ const LXC_UNFREEZE: &str = r#"#!/bin/sh
 exit 0
 "#;
 
-/// Whatever is asked of a guest's init is done.
+/// Commands for a guest's init always succeed.
 const LXC_ATTACH: &str = "#!/bin/sh
 # The simulated node's lxc-attach.
 exit 0
@@ -111,7 +111,7 @@ const PVEVERSION: &str = "#!/bin/sh
 echo 'pve-manager/9.2.11/4bd1a2d4c6b2d8a8 (running kernel: 6.17.2-1-pve)'
 ";
 
-/// `pvesm path`: every storage lies where `local` does.
+/// `pvesm path`: every storage has the directory of `local`.
 const PVESM: &str = r#"#!/bin/sh
 # The simulated node's pvesm.
 case $1 in
@@ -131,7 +131,7 @@ path)
 esac
 "#;
 
-/// Fills `usr` of the node.
+/// Fills the node's `usr`.
 pub fn install(node: &Node) -> Result<()> {
     script(&node.path("usr/sbin/pct"), PCT)?;
     script(&node.path("usr/bin/lxc-unfreeze"), LXC_UNFREEZE)?;

@@ -1,4 +1,4 @@
-//! Users, tokens, tickets, and who may do what where.
+//! Users, tokens, tickets, and their rights.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,7 +41,7 @@ const SUPERUSER: &[&str] = &[
     "Tape.Write",
 ];
 
-/// A ticket is good for two hours.
+/// The lifetime of a ticket, in seconds.
 const TICKET_LIFETIME: i64 = 7200;
 
 fn privileges(role: &str) -> &'static [&'static str] {
@@ -57,12 +57,12 @@ fn privileges(role: &str) -> &'static [&'static str] {
     }
 }
 
-/// The user of a token id; a user's id is its own.
+/// The user of a token id; for a user's id, the id itself.
 pub fn user_of(auth_id: &str) -> &str {
     auth_id.split('!').next().unwrap_or(auth_id)
 }
 
-/// Whether `auth_id` is the owner, or the user to whose token it belongs.
+/// Whether `auth_id` is the owner, or the user that the owning token belongs to.
 pub fn owns(auth_id: &str, owner: &str) -> bool {
     auth_id == owner || (owner.contains('!') && user_of(owner) == auth_id)
 }
@@ -73,13 +73,13 @@ struct Secret {
     enabled: bool,
 }
 
-/// Everybody who may log in, and the access control list.
+/// All logins, and the access control list.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
     passwords: BTreeMap<String, Secret>,
     tokens: BTreeMap<String, Secret>,
     acl: BTreeMap<String, BTreeMap<String, BTreeSet<String>>>,
-    /// Users whose password opens nothing without a second factor.
+    /// Users that need a second factor besides their password.
     pub second_factors: BTreeSet<String>,
 }
 
@@ -105,7 +105,8 @@ impl Access {
         }
     }
 
-    /// Gives a user or a token a role on a path and below it. A token never has more than its user.
+    /// Gives a user or a token a role on a path and below it. A token never has more rights than
+    /// its user.
     pub fn grant(&mut self, path: &str, auth_id: &str, role: &str) {
         self.acl
             .entry(path.to_owned())
@@ -126,7 +127,7 @@ impl Access {
         self.acl.clear();
     }
 
-    /// The privileges on a path: the deepest entry counts, a token's are cut down to its user's.
+    /// The privileges on a path: the deepest entry counts, and a token's are limited to its user's.
     pub fn privileges(&self, auth_id: &str, path: &str) -> BTreeSet<&'static str> {
         if auth_id == "root@pam" {
             return SUPERUSER.iter().copied().collect();
@@ -144,13 +145,13 @@ impl Access {
         own
     }
 
-    /// Whether one of these privileges is held on the path.
+    /// Whether the login has one of these privileges on the path.
     pub fn has_any(&self, auth_id: &str, path: &str, any: &[&str]) -> bool {
         let held = self.privileges(auth_id, path);
         any.iter().any(|privilege| held.contains(privilege))
     }
 
-    /// Whether one of these privileges is held somewhere below the path.
+    /// Whether the login has one of these privileges somewhere below the path.
     pub fn has_any_below(&self, auth_id: &str, path: &str, any: &[&str]) -> bool {
         let below = format!("{path}/");
         self.acl
@@ -159,7 +160,7 @@ impl Access {
             .any(|known| self.has_any(auth_id, known, any))
     }
 
-    /// What `GET /access/permissions` answers: for one path, or for every path that is known.
+    /// The answer of `GET /access/permissions`: for one path, or for every known path.
     pub fn permissions(&self, auth_id: &str, path: Option<&str>, stores: &[String]) -> Value {
         let paths: BTreeSet<String> = match path {
             Some(path) => [normal(path)].into(),
@@ -181,7 +182,7 @@ impl Access {
         Value::Object(answer)
     }
 
-    /// Who sends this request; `None` is a 401.
+    /// The login of this request; `None` is a 401.
     pub fn authenticate(&self, request: &Request, now: i64) -> Option<String> {
         if let Some(ticket) = cookie(request) {
             let user = self.check_ticket(&ticket, now)?;
@@ -203,7 +204,7 @@ impl Access {
         (enabled && known.text == percent_decode(secret, false)).then(|| id.to_owned())
     }
 
-    /// Logs a user in with a password, or with a ticket that is still good.
+    /// Logs a user in with a password, or with a valid ticket.
     pub fn log_in(&self, user: &str, password: &str, now: i64) -> Option<Value> {
         let known = self.passwords.get(user).filter(|known| known.enabled)?;
         let renewed = self.check_ticket(password, now);

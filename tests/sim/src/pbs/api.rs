@@ -23,7 +23,7 @@ impl Failure {
     }
 }
 
-/// What a call hands back.
+/// The result of a call.
 pub enum Reply {
     /// JSON data, sent with a length.
     Data(Value),
@@ -40,7 +40,7 @@ pub type Outcome = Result<Reply, Failure>;
 const MAX_QUERY: usize = 3072;
 const JSON: &str = "application/json;charset=UTF-8";
 
-/// What came out of a request: an answer, or a 401 that has to be waited for first.
+/// The answer to a request; a 401 is sent after a delay.
 pub enum Verdict {
     /// Send this.
     Answer(Answer),
@@ -201,8 +201,8 @@ fn format_outcome(outcome: Outcome, extjs: bool, request: &Request) -> Answer {
     deflated(answer.with_header("content-type", JSON), request)
 }
 
-/// Wraps the body for a client that says it can read `deflate`. Nothing is really compressed: stored
-/// blocks are as valid.
+/// Encodes the body for a client that accepts `deflate`. Nothing is really compressed: stored
+/// blocks are valid too.
 fn deflated(answer: Answer, request: &Request) -> Answer {
     let accepted = request.header("accept-encoding").unwrap_or_default();
     if !accepted.split(',').any(|name| name.trim() == "deflate") {

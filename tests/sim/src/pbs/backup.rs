@@ -1,4 +1,4 @@
-//! Backups as a test writes them into the simulated server.
+//! Backups that a test writes into the simulated server.
 
 use std::collections::BTreeMap;
 
@@ -72,8 +72,8 @@ impl Backup {
 }
 
 impl Datastore {
-    /// Stores a backup; its group and namespace come into being with it. Chunks that a verify found
-    /// damaged are uploaded anew, as the client does.
+    /// Stores a backup, and creates its group and namespace if necessary. Chunks that a verify
+    /// found damaged are uploaded again, as the client does.
     pub fn add(&mut self, backup: Backup) {
         let id = &backup.id;
         let files: Vec<File> = backup
@@ -119,7 +119,7 @@ impl Datastore {
         }
     }
 
-    /// Forgets a snapshot, and its group with the last one; whether it was there.
+    /// Removes a snapshot, and its group with the last one; returns whether it existed.
     pub fn remove(&mut self, id: &SnapshotId) -> bool {
         let there = self.snapshot(id).is_some();
         for group in &mut self.groups {
@@ -131,8 +131,8 @@ impl Datastore {
         there
     }
 
-    /// Damages a chunk of a snapshot: the first that the group's snapshots share, or one of its own.
-    /// Answers the digest, `None` when the snapshot has no chunks.
+    /// Damages a chunk of a snapshot: the first that the group's snapshots share, or one of its
+    /// own. Returns the digest; `None` if the snapshot has no chunks.
     pub fn damage_chunk(
         &mut self,
         id: &SnapshotId,
@@ -148,7 +148,7 @@ impl Datastore {
         Some(chunk)
     }
 
-    /// Damages a file of a snapshot, or with `None` makes it whole again; whether it is there.
+    /// Damages a file of a snapshot, or with `None` repairs it; returns whether the file exists.
     pub fn damage_file(&mut self, id: &SnapshotId, name: &str, damage: Option<Damage>) -> bool {
         let Some(snapshot) = self.snapshot_mut(id) else {
             return false;

@@ -1,4 +1,4 @@
-//! Calls about datastores as such, and the checks that every call on one begins with.
+//! Calls about datastores themselves, and the checks that every call on a datastore begins with.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use super::store::{Datastore, Maintenance};
 use crate::http::Request;
 
 const LIST: [&str; 2] = ["Datastore.Audit", "Datastore.Backup"];
-/// Any of these shows that a datastore exists.
+/// With any of these, a login can see that a datastore exists.
 const SEE: [&str; 4] =
     ["Datastore.Audit", "Datastore.Backup", "Datastore.Modify", "Datastore.Read"];
 
@@ -22,8 +22,8 @@ pub fn acl_path(store: &str, ns: &str) -> String {
     format!("/datastore/{store}{separator}{ns}")
 }
 
-/// Refuses those who have neither the full right nor the one that only counts for owners; says whether
-/// only own backups may be touched.
+/// Refuses logins that have neither the full right nor the right that counts for owners; returns
+/// whether they may touch only their own backups.
 pub fn check_rights(
     state: &State,
     auth_id: &str,
@@ -45,7 +45,7 @@ pub fn check_rights(
     ))
 }
 
-/// Finds a datastore that can be read.
+/// A datastore that can be read.
 pub fn open<'a>(state: &'a State, store: &str) -> Result<&'a Datastore, Failure> {
     let found = state.datastores.get(store);
     let found = found.ok_or_else(|| Failure::new(400, format!("no such datastore '{store}'")))?;
@@ -53,7 +53,7 @@ pub fn open<'a>(state: &'a State, store: &str) -> Result<&'a Datastore, Failure>
     refusal.map_or(Ok(found), |text| Err(Failure::new(400, text)))
 }
 
-/// Refuses whoever does not own the group.
+/// Refuses a login that does not own the group.
 pub fn check_owner(
     store: &Datastore,
     ns: &str,
@@ -135,7 +135,8 @@ pub fn namespaces(state: &mut State, request: &Request, auth_id: &str, store: &s
     let params = Params::read(request, &[], &known)?;
     let parent = params.text("parent").unwrap_or_default();
     let depth = usize::try_from(params.int("max-depth").unwrap_or(7)).unwrap_or(7);
-    // Seen is where a right is held: one further below shows nothing of what is above it.
+    // A namespace is visible if a right is held on it; a right further below does not show those
+    // above.
     let sees = |ns: &str| state.access.has_any(auth_id, &acl_path(store, ns), &SEE);
     let known = state.datastores.get(store);
     let namespaces = known.iter().flat_map(|store| store.namespaces.iter().map(String::as_str));
@@ -147,7 +148,7 @@ pub fn namespaces(state: &mut State, request: &Request, auth_id: &str, store: &s
         };
         rest.is_some_and(|rest| rest.split('/').count() <= depth)
     };
-    // The one that is asked about is listed whether it is there or not.
+    // The requested namespace is listed even if it does not exist.
     let all: BTreeSet<&str> = std::iter::once(parent).chain(namespaces.filter(below)).collect();
     let seen: Vec<&str> = all.into_iter().filter(|ns| sees(ns)).collect();
     if seen.is_empty() {

@@ -9,11 +9,11 @@ use crate::http::{Answer, Body, Request};
 /// What goes wrong with a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// The answer comes that much later.
+    /// The answer is delayed.
     Delay(Duration),
-    /// The server refuses with this status and text, whatever it was asked.
+    /// The server refuses every such request with this status and text.
     Refuse(u16, String),
-    /// 401, with the delay and the words of a real one.
+    /// 401, with the delay and the text of a real one.
     Unauthorized,
     /// The connection breaks before any byte of an answer.
     NoAnswer,
@@ -23,19 +23,19 @@ pub enum Fault {
     Trickle(usize, Duration),
 }
 
-/// A fault and the requests it meets.
+/// A fault and the requests that it applies to.
 #[derive(Debug, Clone)]
 pub struct Rule {
-    /// Meets requests whose `METHOD /target` contains this.
+    /// Applies to requests whose `METHOD /target` contains this.
     pub contains: String,
-    /// How many requests it still meets; `None` is all.
+    /// How many more requests it applies to; `None` means all.
     pub left: Option<u32>,
     /// What goes wrong.
     pub fault: Fault,
 }
 
 impl State {
-    /// Takes the first fault that meets this request.
+    /// The first fault that applies to this request; counts it.
     pub fn take_fault(&mut self, line: &str) -> Option<Fault> {
         let rule = self
             .rules
@@ -48,7 +48,7 @@ impl State {
     }
 }
 
-/// Lets the fault happen to the answer.
+/// Applies the fault to the answer.
 pub fn apply(
     fault: Option<Fault>,
     request: &Request,
@@ -95,7 +95,7 @@ fn cut_off(body: Body) -> Body {
     }
 }
 
-/// Lets so many bytes pass and then fails.
+/// Passes on a number of bytes and then fails.
 struct FirstBytes<'a> {
     out: &'a mut dyn Write,
     left: usize,

@@ -1,9 +1,9 @@
 //! A simulated Proxmox Backup Server.
 //!
-//! It answers over TLS on a port of 127.0.0.1 what a real server (4.2.3) was recorded to answer, word
-//! for word; the contract test replays the recordings against it. Texts that no recording shows follow
-//! the server's sources and are few: the login ticket, the lock of a running backup, an aborted task,
-//! a datastore under maintenance.
+//! It answers over TLS on a port of 127.0.0.1 what a real server (4.2.3) was recorded to answer,
+//! word for word; the contract test replays the recordings against it. A few texts that no
+//! recording shows follow the server's sources: the login ticket, the lock of a running backup, an
+//! aborted task, a datastore under maintenance.
 
 pub mod access;
 pub mod api;
@@ -40,14 +40,14 @@ pub use snapshot::{Damage, SnapshotId};
 pub use state::{Restart, State};
 pub use store::{ChunkDamage, Datastore, Maintenance};
 
-/// How the server is set up before it starts.
+/// The settings of the server.
 #[derive(Clone)]
 pub struct Config {
     /// The node's name, in UPIDs and in the certificate.
     pub node: String,
     /// The port; 0 takes any.
     pub port: u16,
-    /// The certificate; without one a new one is made.
+    /// The certificate; `None` makes a new one.
     pub identity: Option<Identity>,
     /// TLS versions.
     pub versions: Versions,
@@ -79,7 +79,7 @@ impl SimPbs {
     /// Starts a server without users, rights and datastores.
     ///
     /// # Errors
-    /// When the port is taken or the certificate is no good.
+    /// If the port is taken or the certificate is invalid.
     pub fn start(config: Config) -> Result<Self> {
         let identity = match config.identity {
             Some(identity) => identity,
@@ -123,10 +123,10 @@ impl SimPbs {
         self.server.identity()
     }
 
-    /// Shows another certificate from the next connection on.
+    /// Presents another certificate from the next connection on.
     ///
     /// # Errors
-    /// When certificate and key do not fit.
+    /// If certificate and key do not match.
     pub fn use_identity(&self, identity: &Identity, versions: Versions) -> Result<()> {
         self.server.set_identity(identity, versions)
     }
@@ -136,7 +136,7 @@ impl SimPbs {
         state.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at the state, or changes it.
+    /// Reads or changes the state.
     pub fn edit<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state();
         state.advance();
@@ -153,7 +153,8 @@ impl SimPbs {
         self.edit(|state| state.corrupt(id))
     }
 
-    /// All tasks so far, oldest first: `upid`, `type`, `snapshot`, `status`, `exitstatus`, `log`, ...
+    /// All tasks so far, oldest first: `upid`, `type`, `snapshot`, `status`, `exitstatus`, `log`,
+    /// ...
     pub fn tasks(&self) -> Vec<Value> {
         self.edit(|state| state.tasks.iter().map(task::Task::report).collect())
     }
@@ -163,30 +164,30 @@ impl SimPbs {
         self.state().requests.clone()
     }
 
-    /// Lets a running verify do the rest at once; whether there is such a task.
+    /// Completes a running verify at once; returns whether there is such a task.
     pub fn finish(&self, upid: &str) -> bool {
         self.edit(|state| state.finish(upid))
     }
 
-    /// Lets a fault happen to the next `times` requests whose `METHOD /target` contains that text;
-    /// `None` is for good.
+    /// Applies a fault to the next `times` requests whose `METHOD /target` contains that text;
+    /// `None` means for ever.
     pub fn inject(&self, contains: &str, times: Option<u32>, fault: Fault) {
         let rule = Rule { contains: contains.to_owned(), left: times, fault };
         self.state().rules.push(rule);
     }
 
-    /// Takes all faults back.
+    /// Removes all faults.
     pub fn heal(&self) {
         self.state().rules.clear();
         self.hang_handshakes(false);
     }
 
-    /// Accepts connections and says nothing on them, as a hung proxy does, until told otherwise.
+    /// Accepts connections without answering, as a hung proxy does, until switched off.
     pub fn hang_handshakes(&self, hang: bool) {
         self.server.hang(hang);
     }
 
-    /// Breaks all connections and ends running tasks as a restart of the proxy does.
+    /// Breaks all connections and ends running tasks, as a restart of the proxy does.
     pub fn restart(&self, how: Restart) {
         self.state().restart(how);
         self.server.break_connections();

@@ -1,4 +1,4 @@
-//! Request parameters, checked and refused in the server's own words.
+//! Request parameters: checks them, and refuses with the server's own texts.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::api::Failure;
 use crate::http::{Request, parse_form};
 
-/// What a parameter must look like.
+/// The required format of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// `vm`, `ct` or `host`.
@@ -20,11 +20,11 @@ pub enum Kind {
     Namespace,
     /// `0`, `1`, `false`, `true`, `no`, `yes`, `off`, `on`.
     Bool,
-    /// A number of at least that much.
+    /// A number of at least this.
     Int(i64),
     /// Anything.
     Text,
-    /// `NAME@REALM`; a token's name is none.
+    /// `NAME@REALM`; not a token.
     User,
     /// A task id.
     Upid,
@@ -32,7 +32,7 @@ pub enum Kind {
     Node,
 }
 
-/// One parameter that a call knows.
+/// One parameter of a call.
 pub type Known = (&'static str, Kind, bool);
 
 /// A parameter that may be left out.
@@ -40,7 +40,7 @@ pub const fn optional(name: &'static str, kind: Kind) -> Known {
     (name, kind, false)
 }
 
-/// A parameter that has to be there.
+/// A required parameter.
 pub const fn required(name: &'static str, kind: Kind) -> Known {
     (name, kind, true)
 }
@@ -60,7 +60,7 @@ impl Params {
         self.0.get(name).and_then(Value::as_i64)
     }
 
-    /// The truth of a parameter.
+    /// The boolean value of a parameter.
     pub fn flag(&self, name: &str) -> Option<bool> {
         self.0.get(name).and_then(Value::as_bool)
     }
@@ -70,10 +70,10 @@ impl Params {
         self.text("ns").unwrap_or_default()
     }
 
-    /// Reads and checks what a request brings, together with what its path says.
+    /// Reads and checks the parameters of a request, including those in its path.
     ///
     /// # Errors
-    /// 400 in the words of the real server.
+    /// 400 with the text of the real server.
     pub fn read(
         request: &Request,
         from_path: &[(&str, &str)],
@@ -111,7 +111,7 @@ impl Params {
             }
         }
         report(&errors)?;
-        // The real server reads this one a step later, hence its other wording.
+        // The real server reads this one a step later, so its error differs.
         if let Some(text) = values.get("backup-type").and_then(Value::as_str)
             && !matches!(text, "vm" | "ct" | "host")
         {
@@ -143,7 +143,7 @@ enum Raw {
     Json(Value),
 }
 
-/// A JSON body makes the server forget the query string: recorded, and a trap.
+/// With a JSON body the server ignores the query string: recorded, and a trap.
 fn raw(request: &Request) -> Result<Vec<(String, Raw)>, Failure> {
     let content_type = request.header("content-type");
     match content_type.and_then(|value| value.split(';').next()) {
@@ -223,7 +223,7 @@ fn match_text(kind: Kind, text: &str) -> Result<(), String> {
     if fits { Ok(()) } else { Err("value does not match the regex pattern".to_owned()) }
 }
 
-/// Letters, digits, `_`, `.` and `-`; the last two not in front.
+/// Letters, digits, `_`, `.` and `-`; not beginning with the last two.
 fn is_id(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     text.bytes().next().is_some_and(plain)

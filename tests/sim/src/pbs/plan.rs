@@ -1,4 +1,4 @@
-//! What a verify task is going to do, in which order.
+//! The steps of a verify task, in order.
 
 use std::collections::VecDeque;
 
@@ -11,7 +11,7 @@ use super::store::{Datastore, Group, namespace_path};
 pub enum Target {
     /// One snapshot.
     Snapshot(SnapshotId),
-    /// A snapshot just written, verified because the datastore says so.
+    /// A new snapshot, verified because of the datastore's setting.
     New(SnapshotId),
     /// All snapshots of a group: namespace, type and id.
     Group(String, String, String),
@@ -42,19 +42,19 @@ impl Target {
     }
 }
 
-/// Which snapshots are passed over.
+/// Which snapshots to skip.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// Pass over what has been verified, whatever came out.
+    /// Skip snapshots that were verified before, whatever the result.
     pub ignore_verified: bool,
-    /// Days after which a verified snapshot is verified again all the same.
+    /// Days after which a verified snapshot is verified again anyway.
     pub outdated_after: Option<i64>,
     /// Only groups of this owner.
     pub owner: Option<String>,
 }
 
 impl Filter {
-    /// Whether a snapshot with this last verify is passed over.
+    /// Whether a snapshot with this last verify is skipped.
     pub fn passes_over(&self, last: Option<&Verification>, now: i64) -> bool {
         let Some(last) = last.filter(|_| self.ignore_verified) else {
             return false;
@@ -69,7 +69,7 @@ impl Filter {
 pub enum Step {
     /// Log this line.
     Line(String),
-    /// Verify this snapshot, or pass over it.
+    /// Verify this snapshot, or skip it.
     Verify(SnapshotId),
 }
 

@@ -15,7 +15,7 @@ use super::state::State;
 use crate::http::{Answer, Request, serve_connection};
 use crate::tls::{Identity, Versions};
 
-/// The server behind a `SimPbs`.
+/// The server inside a `SimPbs`.
 pub(super) struct Server {
     pub(super) state: Mutex<State>,
     identity: Mutex<(Identity, Arc<ServerConfig>)>,
@@ -108,7 +108,7 @@ impl Server {
 
     pub(super) fn break_connections(&self) {
         for stream in lock(&self.connections).drain(..) {
-            // One that the client has closed already is just as broken.
+            // If the client has closed the connection already, it is broken as wanted.
             if stream.shutdown(Shutdown::Both).is_err() {
                 continue;
             }
@@ -124,7 +124,8 @@ impl Server {
     }
 
     fn serve(&self, stream: TcpStream) {
-        // As the real one does; an answer would wait for the client's delayed acknowledgement otherwise.
+        // As the real server does; otherwise an answer would wait for the client's delayed
+        // acknowledgement.
         if stream.set_nodelay(true).is_err() || self.remember(&stream).is_err() {
             return;
         }
@@ -140,7 +141,7 @@ impl Server {
             return;
         };
         let mut stream = StreamOwned::new(connection, stream);
-        // A client that goes away is its own business; tests look at what the client saw.
+        // It does not matter if a client disconnects; tests check what the client saw.
         if serve_connection(&mut stream, &|request| self.answer(request)).is_ok() {
             stream.conn.send_close_notify();
             if stream.conn.write_tls(&mut stream.sock).is_err() {

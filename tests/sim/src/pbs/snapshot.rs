@@ -1,4 +1,4 @@
-//! One snapshot: its name, its files, its manifest, and what is wrong with it.
+//! One snapshot: its name, its files, its manifest and its damage.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -61,7 +61,7 @@ pub struct File {
     pub chunks: Vec<String>,
 }
 
-/// What is wrong with a file.
+/// The damage of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Damage {
     /// Its bytes changed.
@@ -70,12 +70,12 @@ pub enum Damage {
     Missing,
 }
 
-/// Who says what about a snapshot.
+/// The verify state of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verification {
     /// `ok` or `failed`.
     pub state: &'static str,
-    /// The task that found out.
+    /// The task that set it.
     pub upid: String,
     /// When that task started, epoch seconds.
     pub starttime: i64,
@@ -98,7 +98,7 @@ pub struct Snapshot {
     pub comment: Option<String>,
     /// Whether it is protected from pruning.
     pub protected: bool,
-    /// Whether somebody holds its lock, as a backup under way, a prune or a forget does.
+    /// Whether its lock is held, as by a running backup, prune or forget.
     pub locked: bool,
     /// The last verify.
     pub verification: Option<Verification>,
@@ -111,7 +111,7 @@ pub struct Snapshot {
 /// The manifest's file name.
 pub const MANIFEST: &str = "index.json.blob";
 const CLIENT_LOG: &str = "client.log.blob";
-/// What a verify state adds to a compressed manifest, about.
+/// About how many bytes a verify state adds to a compressed manifest.
 const VERIFY_STATE_SIZE: u64 = 111;
 
 impl Snapshot {
@@ -142,7 +142,7 @@ impl Snapshot {
         names
     }
 
-    /// The `files` of a list entry; without a manifest only the names are known.
+    /// The `files` of a list entry; without a readable manifest only the names are known.
     pub fn list_files(&self) -> Value {
         if !self.readable() {
             let names = self.directory();
@@ -189,7 +189,7 @@ impl Snapshot {
         ordered(&pairs)
     }
 
-    /// The manifest, as `download-decoded` hands it out.
+    /// The manifest, as `download-decoded` returns it.
     pub fn manifest(&self, group: &Group) -> Value {
         let mode = self.crypt_mode();
         let files: Vec<Value> = self

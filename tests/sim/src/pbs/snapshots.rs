@@ -52,7 +52,8 @@ pub fn snapshots(state: &mut State, request: &Request, auth_id: &str, store: &st
     let only_own = check_rights(state, auth_id, store, ns, &["Datastore.Audit"])?;
     let store = open(state, store)?;
     let (kind, id) = (params.text("backup-type"), params.text("backup-id"));
-    // A directory is read only where a group is not named, and that of a type is there from its first backup on.
+    // A directory is read only if no group is named; a type's directory exists from its first
+    // backup on.
     let there = match (kind, id) {
         (_, Some(_)) => true,
         (Some(kind), None) => store.groups.iter().any(|group| group.ns == ns && group.kind == kind),
@@ -86,7 +87,7 @@ pub fn snapshots(state: &mut State, request: &Request, auth_id: &str, store: &st
     })))
 }
 
-/// One of very many snapshots, a hundred to a guest, in the size of a real entry.
+/// One of very many snapshots, a hundred for each guest, as large as a real entry.
 fn made_up_entry(number: u64, owner: &str) -> String {
     let time = 1_700_000_000 + number * 60;
     let id = 100_000 + number / 100;
@@ -104,7 +105,7 @@ fn made_up_entry(number: u64, owner: &str) -> String {
     )
 }
 
-/// `DELETE /admin/datastore/STORE/snapshots`: forgets one.
+/// `DELETE /admin/datastore/STORE/snapshots`: removes one.
 pub fn forget(state: &mut State, request: &Request, auth_id: &str, store: &str) -> Outcome {
     let params = Params::read(request, &[], &SNAPSHOT)?;
     let text = |name| params.text(name).unwrap_or_default();
@@ -205,12 +206,12 @@ pub fn files(state: &mut State, request: &Request, auth_id: &str, store: &str) -
     }
 }
 
-/// Most calls say this where the manifest is not there, or the whole snapshot.
+/// The error of most calls if the manifest, or the whole snapshot, does not exist.
 fn no_manifest(id: &SnapshotId) -> Failure {
     Failure::new(400, format!("manifest not found for snapshot '{id}'"))
 }
 
-/// The manifest of a snapshot that may or may not be there.
+/// The manifest of a snapshot that may not exist.
 fn manifest(store: &Datastore, id: &SnapshotId) -> Result<Value, ManifestError> {
     let (group, snapshot) = store.snapshot(id).ok_or_else(|| missing(store, id))?;
     manifest_error(store, id, snapshot).map_or_else(|| Ok(snapshot.manifest(group)), Err)
@@ -225,7 +226,7 @@ pub fn notes(state: &mut State, request: &Request, auth_id: &str, store: &str) -
     Ok(Reply::Data(json!(notes)))
 }
 
-/// `GET /admin/datastore/STORE/group-notes`: nobody writes any here.
+/// `GET /admin/datastore/STORE/group-notes`: always empty here.
 pub fn group_notes(state: &mut State, request: &Request, auth_id: &str, store: &str) -> Outcome {
     let params = Params::read(request, &[], &GROUP)?;
     let ns = params.namespace().to_owned();
@@ -246,7 +247,8 @@ pub fn protected(state: &mut State, request: &Request, auth_id: &str, store: &st
     Ok(Reply::Data(json!(snapshot.protected)))
 }
 
-/// `GET /admin/datastore/STORE/download-decoded`: the manifest; other files are encrypted or not simulated.
+/// `GET /admin/datastore/STORE/download-decoded`: the manifest; other files are encrypted or not
+/// simulated.
 pub fn download_decoded(
     state: &mut State,
     request: &Request,

@@ -1,4 +1,4 @@
-//! Everything the simulated server knows, open to tests.
+//! The state of the simulated server, which tests may read and change.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::store::{ChunkDamage, Datastore};
 use super::task::Task;
 use super::upid::Upid;
 
-/// How a restart treats running tasks.
+/// What a restart does to running tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Restart {
     /// The proxy died: its tasks are `unknown`.
@@ -38,11 +38,11 @@ pub struct State {
     pub verify_time: Duration,
     /// How long a 401 takes.
     pub unauthorized_delay: Duration,
-    /// Milliseconds by which the server's clock is ahead.
+    /// How far the server's clock is ahead, in milliseconds.
     pub clock_ahead: i64,
-    /// Whether the verify of a group is taken for one of the whole datastore.
+    /// Whether the verify of a group is treated as one of the whole datastore.
     pub forgets_groups: bool,
-    /// Where the server's clock stands still (epoch milliseconds), if it does.
+    /// The time at which the server's clock is stopped (epoch milliseconds), if it is.
     pub clock_stopped: Option<i64>,
     /// Users, tokens and their rights.
     pub access: Access,
@@ -54,7 +54,7 @@ pub struct State {
     pub connections: usize,
     /// The most tasks that ever ran at once.
     pub most_running: usize,
-    /// Faults that wait for their request.
+    /// Faults waiting for their request.
     pub rules: Vec<Rule>,
     /// Method and target of every request so far.
     pub requests: Vec<String>,
@@ -77,15 +77,15 @@ impl State {
         self.now_millis().div_euclid(1000)
     }
 
-    /// Adds an empty datastore at `/mnt/datastore/NAME` and hands it out.
+    /// Adds an empty datastore at `/mnt/datastore/NAME` and returns it.
     pub fn add_datastore(&mut self, name: &str) -> &mut Datastore {
         self.datastores
             .entry(name.to_owned())
             .or_insert_with(|| Datastore::new(name, &format!("/mnt/datastore/{name}")))
     }
 
-    /// Stores a backup as if it had just been written. A finished one is verified at once where the
-    /// datastore's `verify_new` says so.
+    /// Stores a backup as if it had just been written. A finished one is verified at once if the
+    /// datastore has `verify_new`.
     pub fn add_snapshot(&mut self, backup: Backup) {
         let (id, owner, finished) = (backup.id.clone(), backup.owner.clone(), backup.finished);
         self.add_datastore(&id.store).add(backup);
@@ -96,26 +96,27 @@ impl State {
         }
     }
 
-    /// Forgets a snapshot; whether it was there.
+    /// Removes a snapshot; returns whether it existed.
     pub fn remove_snapshot(&mut self, id: &SnapshotId) -> bool {
         let store = self.datastores.get_mut(&id.store);
         store.is_some_and(|store| store.remove(id))
     }
 
-    /// Alters a chunk that only this snapshot has; its digest, `None` when there is no such snapshot.
+    /// Alters a chunk that only this snapshot has; returns its digest, `None` if there is no such
+    /// snapshot.
     pub fn corrupt(&mut self, id: &SnapshotId) -> Option<String> {
         let store = self.datastores.get_mut(&id.store)?;
         store.damage_chunk(id, false, ChunkDamage::Altered)
     }
 
-    /// Starts a verify of one snapshot in the name of somebody, rights or not; the UPID.
+    /// Starts a verify of one snapshot as that login, without checking rights; returns the UPID.
     pub fn verify_as(&mut self, auth_id: &str, id: &SnapshotId) -> String {
         let store = id.store.clone();
         let target = Target::Snapshot(id.clone());
         self.start(&store, &target, Filter::default(), auth_id)
     }
 
-    /// Starts a task; the UPID.
+    /// Starts a task; returns the UPID.
     pub fn start(&mut self, store: &str, target: &Target, filter: Filter, auth_id: &str) -> String {
         self.last_task += 1;
         let (worker_type, worker_id) = target.worker(store);
@@ -139,7 +140,7 @@ impl State {
         text
     }
 
-    /// Lets every running task do what is due by now.
+    /// Lets every running task do the work that is due by now.
     pub fn advance(&mut self) {
         let now = self.now_millis();
         let duration = i64::try_from(self.verify_time.as_millis()).unwrap_or(i64::MAX / 4);
@@ -148,7 +149,7 @@ impl State {
         }
     }
 
-    /// Lets a running task do the rest of its work at once; whether there is such a task.
+    /// Completes a running task at once; returns whether there is such a task.
     pub fn finish(&mut self, upid: &str) -> bool {
         self.advance();
         let now = self.now_millis();
@@ -166,7 +167,7 @@ impl State {
         tasks.find(|task| task.upid.to_string() == upid)
     }
 
-    /// Ends what runs as a restart does, and goes on as a new process.
+    /// Ends running tasks as a restart does, and continues as a new process.
     pub fn restart(&mut self, how: Restart) {
         self.advance();
         let now = self.now();

@@ -1,10 +1,10 @@
-//! What lies in a datastore.
+//! The content of a datastore.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::snapshot::{Snapshot, SnapshotId, rfc3339};
 
-/// What is wrong with a chunk.
+/// The damage of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChunkDamage {
     /// Its bytes changed, and no verify has seen it yet.
@@ -30,23 +30,23 @@ pub struct Group {
     pub snapshots: Vec<Snapshot>,
 }
 
-/// Why a datastore is not to be used.
+/// Why a datastore cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Maintenance {
     /// Nothing works; the message.
     Offline(String),
     /// Reading and verifying work; the message.
     ReadOnly(String),
-    /// Somebody unmounts it, and waits for a task that still uses it.
+    /// It is being unmounted, which waits for a task that still uses it.
     Unmounting,
     /// It is being deleted.
     Deleting,
-    /// Its disk is not there.
+    /// Its disk is not mounted.
     NotMounted,
 }
 
 impl Maintenance {
-    /// Why nothing of the datastore can be used; None where it can be read.
+    /// Why the datastore cannot be used at all; `None` if it can be read.
     pub fn refusal(&self, store: &str) -> Option<String> {
         let why = match self {
             Self::ReadOnly(_) => return None,
@@ -74,7 +74,7 @@ pub struct Datastore {
     pub backend: &'static str,
     /// Whether it is under maintenance.
     pub maintenance: Option<Maintenance>,
-    /// Whether the server verifies each new backup by itself.
+    /// Whether the server verifies each new backup itself.
     pub verify_new: bool,
     /// Its namespaces besides the root.
     pub namespaces: BTreeSet<String>,
@@ -82,9 +82,10 @@ pub struct Datastore {
     pub groups: Vec<Group>,
     /// Damaged chunks, by digest.
     pub bad_chunks: BTreeMap<String, ChunkDamage>,
-    /// How many verifies yet find somebody else at the snapshot's manifest when they want to write down what they found.
+    /// How many more verifies find the snapshot's manifest locked when they want to write their
+    /// result.
     pub manifest_locked: u32,
-    /// How many made-up snapshots a list of the root namespace has in addition.
+    /// How many additional generated snapshots a list of the root namespace has.
     pub made_up: u64,
 }
 
@@ -107,7 +108,7 @@ impl Datastore {
         }
     }
 
-    /// Whether nothing more can be written to its disk.
+    /// Whether its disk is full.
     pub fn is_full(&self) -> bool {
         self.space[2] == 0
     }
@@ -129,7 +130,7 @@ impl Datastore {
         Some((group, snapshots.find(|snapshot| snapshot.time == id.time)?))
     }
 
-    /// The snapshot, to be changed.
+    /// The snapshot, for changing.
     pub fn snapshot_mut(&mut self, id: &SnapshotId) -> Option<&mut Snapshot> {
         let group = self
             .groups

@@ -13,19 +13,19 @@ use super::verify::{Checked, check_snapshot, manifest_error};
 /// The end of a verify that found damage.
 const FAILED: &str = "verification failed - please check the log for details";
 
-/// Where the locks of a snapshot lie.
+/// The directory of a snapshot's locks.
 fn locks(id: &SnapshotId) -> String {
     let namespace =
         if id.ns.is_empty() { String::new() } else { format!("/{}", id.ns.replace('/', ":")) };
     format!("/run/proxmox-backup/locks/{}{namespace}", id.store)
 }
 
-/// The lock of a snapshot, which a verify holds together with others, and a forget alone.
+/// The lock of a snapshot: shared for a verify, exclusive for a forget.
 pub fn lock(id: &SnapshotId) -> String {
     format!("{}/{}", locks(id), escape(&id.to_string()))
 }
 
-/// Why what was found cannot be written into the snapshot.
+/// Why the result cannot be written into the snapshot.
 fn unwritable(store: &mut Datastore, id: &SnapshotId) -> Option<String> {
     if store.is_full() {
         return Some("write failed: No space left on device (os error 28)".to_owned());
@@ -76,8 +76,8 @@ impl Task {
         }
     }
 
-    /// Does what is done by `now` (epoch milliseconds); each snapshot that is really verified takes
-    /// `duration` milliseconds.
+    /// Does the work that is due by `now` (epoch milliseconds); each snapshot that is really
+    /// verified takes `duration` milliseconds.
     pub fn advance(&mut self, stores: &mut BTreeMap<String, Datastore>, now: i64, duration: i64) {
         let mut clock = self.at_work.as_ref().map_or(now, |(_, due)| *due);
         while self.end.is_none() {
@@ -114,7 +114,8 @@ impl Task {
         self.advance(stores, now, 0);
     }
 
-    /// Ends a running task with that exit status; what it was at keeps its old state.
+    /// Ends a running task with that exit status; the snapshot that it was reading keeps its old
+    /// state.
     pub fn abort(&mut self, now: i64, exitstatus: &str, line: Option<&str>) {
         if self.end.is_some() {
             return;
@@ -129,7 +130,7 @@ impl Task {
         self.log.push((time, line));
     }
 
-    /// Whether the verify of this snapshot has begun; otherwise it was passed over or failed.
+    /// Whether the verify of this snapshot has begun; otherwise it was skipped or failed.
     fn start_snapshot(
         &mut self,
         stores: &BTreeMap<String, Datastore>,
@@ -179,7 +180,7 @@ impl Task {
             .get_mut(&id.store)
             .and_then(|store| check_snapshot(store, id, &mut self.corrupt));
         let Some(Checked { lines, ok }) = checked else {
-            // Pruned away under the verify: nothing is left to write a state into.
+            // Pruned during the verify: there is nothing left to write a state into.
             self.failed.push(id.to_string());
             return;
         };
@@ -225,7 +226,7 @@ impl Task {
         self.end = Some((time, FAILED.to_owned()));
     }
 
-    /// All about the task, for a test's report.
+    /// Everything about the task, for a test's report.
     pub fn report(&self) -> Value {
         json!({
             "upid": self.upid.to_string(),

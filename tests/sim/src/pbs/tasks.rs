@@ -62,7 +62,7 @@ pub fn status(
     Ok(Reply::Data(data))
 }
 
-/// How many are asked for: 50 where nothing is said, and 0 are all.
+/// The requested number of entries: 50 by default; 0 means all.
 fn limit(params: &Params) -> usize {
     match usize::try_from(params.int("limit").unwrap_or(50)).unwrap_or(50) {
         0 => usize::MAX,
@@ -148,7 +148,7 @@ pub fn list(state: &mut State, request: &Request, auth_id: &str, node: &str) -> 
             && params.int("until").is_none_or(|until| upid.starttime <= until)
     };
     let newest_first = state.tasks.iter().rev();
-    // What ended before `since` ends the search, whatever lies behind it.
+    // A task that ended before `since` ends the search, whatever follows it.
     let since = params.int("since");
     let too_old = |task: &&Task| {
         let ended = task.end.as_ref().map(|(time, _)| *time);
@@ -161,7 +161,7 @@ pub fn list(state: &mut State, request: &Request, auth_id: &str, node: &str) -> 
     let running: Vec<&Task> = running.into_iter().filter(fits).collect();
     let entries: Vec<String> =
         running.into_iter().chain(over).skip(start).take(limit).map(entry).collect();
-    // A full page is counted as if one more were to come.
+    // A full page counts as if one more entry would follow.
     let full = !entries.is_empty() && entries.len() >= limit;
     let total = start + entries.len() + usize::from(full);
     Ok(Reply::List(Box::new(move |out: &mut dyn Write| {
@@ -174,7 +174,7 @@ fn entry(task: &Task) -> String {
     let upid = &task.upid;
     let mut pairs = vec![
         ("upid", json!(upid.to_string())),
-        // Whatever the node is called, as recorded.
+        // As recorded, whatever the node's name.
         ("node", json!("localhost")),
         ("pid", json!(upid.pid)),
         ("pstart", json!(upid.pstart)),

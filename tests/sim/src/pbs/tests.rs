@@ -1,4 +1,4 @@
-//! What no recording shows: logins with a password, faults, TLS, and verifies that meet each other.
+//! Cases without a recording: logins with a password, faults, TLS, and concurrent verifies.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// `UPID:NODE:PID:PSTART:TASK:START:TYPE:ID:AUTH:`, numbers in hex, the id escaped.
+/// `UPID:NODE:PID:PSTART:TASK:START:TYPE:ID:AUTH:`, numbers in hexadecimal, the id escaped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upid {
     /// The node's name.
@@ -34,7 +34,7 @@ impl Upid {
         self.auth_id.split_once('!').map(|(_, token)| token)
     }
 
-    /// Reads a task id; `None` when it has not the shape of one.
+    /// Reads a task id; `None` if it does not have the right format.
     pub fn parse(text: &str) -> Option<Self> {
         let fields: Vec<&str> = text.strip_prefix("UPID:")?.split(':').collect();
         let [node, pid, pstart, task_id, starttime, worker_type, worker_id, auth_id, ""] =
@@ -81,7 +81,7 @@ impl fmt::Display for Upid {
     }
 }
 
-/// Escapes like a systemd unit name: `/` becomes `-`, what is not plain becomes `\xNN`.
+/// Escapes like a systemd unit name: `/` becomes `-`, special characters become `\xNN`.
 pub fn escape(text: &str) -> String {
     let mut escaped = String::new();
     for (at, byte) in text.bytes().enumerate() {

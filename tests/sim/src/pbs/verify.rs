@@ -1,4 +1,4 @@
-//! What a verify finds in one snapshot, and how it says so.
+//! The result of verifying one snapshot, and its log lines.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,14 +11,14 @@ use super::store::{ChunkDamage, Datastore};
 pub struct Checked {
     /// The lines that the task logs, the line of the first file first.
     pub lines: Vec<String>,
-    /// Whether all is well.
+    /// Whether the snapshot is good.
     pub ok: bool,
 }
 
 const NO_FILE: &str = "No such file or directory (os error 2)";
 const WRONG_CRC: &str = "Data blob has wrong CRC checksum.";
 
-/// The error of loading a blob: the path is quoted twice, as the server does.
+/// The error of loading a blob: the server quotes the path twice.
 pub fn blob_error(path: &str, damage: Damage) -> String {
     let why = match damage {
         Damage::Altered => WRONG_CRC,
@@ -27,12 +27,13 @@ pub fn blob_error(path: &str, damage: Damage) -> String {
     format!("unable to load blob '{path:?}' - {why}")
 }
 
-/// Why a manifest cannot be loaded, in the words of a verify; calls have other words for one that is not there.
+/// Why a manifest cannot be loaded, in the words of a verify; other calls have other words if it is
+/// missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ManifestError {
     /// There is none.
     Missing(String),
-    /// It is no longer what was written.
+    /// It has changed since it was written.
     Altered(String),
 }
 
@@ -43,13 +44,13 @@ impl fmt::Display for ManifestError {
     }
 }
 
-/// The error where there is no manifest.
+/// The error if there is no manifest.
 pub fn missing(store: &Datastore, id: &SnapshotId) -> ManifestError {
     let path = format!("{}/{MANIFEST}", store.snapshot_path(id));
     ManifestError::Missing(blob_error(&path, Damage::Missing))
 }
 
-/// Why a manifest cannot be loaded; `None` when it can.
+/// Why a manifest cannot be loaded; `None` if it can.
 pub fn manifest_error(
     store: &Datastore,
     id: &SnapshotId,
@@ -65,8 +66,8 @@ pub fn manifest_error(
     }
 }
 
-/// Checks all files of a snapshot. Damaged chunks are remembered in `corrupt` for the rest of the
-/// task, and set aside on disk, so that the next backup uploads them again.
+/// Checks all files of a snapshot. Damaged chunks are kept in `corrupt` for the rest of the task,
+/// and renamed on disk, so that the next backup uploads them again.
 pub fn check_snapshot(
     store: &mut Datastore,
     id: &SnapshotId,

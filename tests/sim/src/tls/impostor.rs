@@ -13,9 +13,10 @@ use rustls::sign::CertifiedKey;
 
 use super::{Identity, Versions, builder};
 
-/// A server that shows somebody else's certificate without having its key.
+/// A server that presents a copied certificate without having its key.
 ///
-/// Who only compares fingerprints talks to it; who checks the handshake's signature does not.
+/// A client that only compares fingerprints talks to it; one that checks the handshake's signature
+/// does not.
 pub struct Impostor {
     port: u16,
     handshakes: Arc<AtomicUsize>,
@@ -61,7 +62,7 @@ impl Impostor {
                     return;
                 }
                 handshakes.fetch_add(1, Ordering::SeqCst);
-                // A client that hangs up in the handshake is what the test hopes for.
+                // The test expects the client to close during the handshake.
                 if let Ok(count) = listen(stream, &config)
                     && count > 0
                 {
@@ -82,7 +83,7 @@ impl Impostor {
         self.handshakes.load(Ordering::SeqCst)
     }
 
-    /// Whether a client went on after the handshake and sent any byte of a request.
+    /// Whether a client continued after the handshake and sent any byte of a request.
     pub fn heard_request(&self) -> bool {
         self.heard.load(Ordering::SeqCst)
     }
@@ -110,7 +111,7 @@ fn listen(tcp: TcpStream, config: &Arc<ServerConfig>) -> Result<usize> {
     Ok(count)
 }
 
-/// A server that only speaks TLS 1.1: it answers every hello with one of that version and hangs up.
+/// A server that only speaks TLS 1.1: it answers every hello with that version and closes.
 pub struct OldServer {
     port: u16,
     stop: Arc<AtomicBool>,
@@ -131,7 +132,7 @@ impl OldServer {
                 if stopped.load(Ordering::SeqCst) {
                     return;
                 }
-                // A client that hangs up first has refused as well.
+                // A client that closes first has refused as well.
                 if let Err(error) = old_hello(&mut stream) {
                     eprintln!("TLS 1.1 server: {error:#}");
                 }
@@ -171,7 +172,7 @@ fn old_hello(stream: &mut TcpStream) -> Result<()> {
     let mut record = vec![22, 3, 2, 0, length + 4, 2, 0, 0, length];
     record.extend_from_slice(&body);
     stream.write_all(&record).context("answer the hello")?;
-    // Leaves the client the time to send its alert.
+    // Gives the client time to send its alert.
     let count = stream.read(&mut hello).context("read the answer")?;
     if count == 0 {
         return Ok(());

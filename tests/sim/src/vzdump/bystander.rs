@@ -1,4 +1,4 @@
-//! A worker of another job, which does nothing but be there.
+//! A worker of another job, which does nothing.
 
 use crate::node::Node;
 use crate::process;
@@ -6,19 +6,19 @@ use anyhow::{Context, Result};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Longer than this no shell takes to start another program.
+/// A shell needs less time than this to start another program.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// What the title of a process says about it.
+/// What a process's title says about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Title {
-    /// Its own pid and start time, as that of every worker does.
+    /// Its own pid and start time, as for every worker.
     True,
-    /// The pid and the start time of some other process: its user has made it up.
+    /// The pid and start time of some other process: a forged title.
     MadeUp,
 }
 
-/// The process; it ends with this.
+/// The process; dropping this ends it.
 pub struct Bystander {
     child: Child,
     /// Its task id.
@@ -26,12 +26,13 @@ pub struct Bystander {
 }
 
 impl Bystander {
-    /// Starts it. Its task log on the node then says that.
+    /// Starts it. Its task log on the node then has these lines.
     ///
     /// # Errors
-    /// When it cannot be started or its log cannot be written.
+    /// If it cannot be started or its log cannot be written.
     pub fn start(node: &Node, title: Title, log: &str) -> Result<Self> {
-        // A title says what is known only once the process runs: its shell waits for it.
+        // The title contains the pid and start time, which are known only once the process runs: so
+        // its shell waits for the title.
         let script = "read -r title; exec -a \"$title\" /bin/sleep 600";
         let mut shell = Command::new("/bin/bash");
         let shell = shell.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::null());
@@ -76,7 +77,7 @@ impl Bystander {
 
 impl Drop for Bystander {
     fn drop(&mut self) {
-        // One that has ended by itself cannot be killed any more.
+        // If it has ended by itself, it cannot be killed any more.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,4 +1,5 @@
-//! The worker's parent: starts workers as pvedaemon does, and reaps what they leave, as init does.
+//! The workers' parent: starts workers as pvedaemon does, and reaps their leftover processes, as
+//! init does.
 
 use super::wire::{Ended, News, Order, SOCKET, Wire};
 use crate::process::ROLE;
@@ -16,7 +17,7 @@ pub const JOB: &str = "STILLPOINT_SIM_JOB";
 /// Runs as the daemon until the director is gone.
 ///
 /// # Errors
-/// When it cannot do its duties.
+/// If it cannot do its work.
 pub fn run() -> Result<i32> {
     nix::sys::prctl::set_child_subreaper(true).context("becoming the reaper")?;
     let mut wire = Wire::to_director()?;
@@ -41,7 +42,7 @@ pub fn run() -> Result<i32> {
             Ok(Some(Order::Exit(code))) => return Ok(code),
             Ok(Some(_)) => anyhow::bail!("an order for a worker"),
             Ok(None) => {}
-            // The director has ended: so does everything.
+            // The director has ended, so everything ends.
             Err(_) => return Ok(0),
         }
         while let Some((pid, ended)) = reap()? {
@@ -53,7 +54,7 @@ pub fn run() -> Result<i32> {
 /// Reaps one child that has ended, if there is one.
 ///
 /// # Errors
-/// When the system refuses to tell.
+/// If the system call fails.
 pub fn reap() -> Result<Option<(i32, Ended)>> {
     match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
         Ok(WaitStatus::Exited(pid, code)) => {

@@ -1,10 +1,10 @@
-//! What vzdump does when the hook fails where the recording went on, as
-//! the real one did with each phase's exit status.
+//! What vzdump does if the hook fails in a call that succeeded in the recording: the same as the
+//! real one for each phase's exit status.
 
 use super::plan::Step;
 use super::trace::Call;
 
-/// The steps that remain after that call failed, in place of those that the recording has.
+/// The remaining steps after that call failed, instead of the recorded ones.
 pub fn after_failure(calls: &mut Vec<Call>, failed: usize, rest: &[Step]) -> Vec<Step> {
     let call = calls[failed].clone();
     let mode = call.mode().unwrap_or_default().to_owned();
@@ -24,7 +24,7 @@ pub fn after_failure(calls: &mut Vec<Call>, failed: usize, rest: &[Step]) -> Vec
         Step::Call { call, .. } => Some(calls[*call].vmid() == Some(vmid)),
         _ => None,
     };
-    // The guest's part ends where the next call is another's.
+    // A guest's part ends at the first call of another guest.
     let end = rest.iter().position(|step| of_guest(calls, step) == Some(false));
     let last = rest[..end.unwrap_or(rest.len())]
         .iter()
@@ -76,7 +76,7 @@ fn calls_phase(calls: &[Call], steps: &[Step], phase: &str) -> bool {
         .any(|step| matches!(step, Step::Call { call, .. } if calls[*call].phase() == phase))
 }
 
-/// A call that the recording does not have, in the environment of one that it has.
+/// A call that is not in the recording, with the environment of one that is.
 fn added(calls: &mut Vec<Call>, like: &Call, argv: &[&str]) -> Step {
     calls.push(Call {
         t: String::new(),

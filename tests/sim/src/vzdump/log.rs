@@ -1,4 +1,4 @@
-//! What the lines of a recorded task log say about how far vzdump had come.
+//! What the lines of a recorded task log say about vzdump's progress.
 
 use super::trace::{Scenario, time_of_day};
 use std::time::Duration;
@@ -8,7 +8,7 @@ pub const FIRST: &str = "INFO: starting new backup job:";
 /// The first line of a guest's part.
 pub const GUEST: &str = "INFO: Starting Backup of VM ";
 
-/// Lines that vzdump prints, and the phase whose hook has returned by then.
+/// Lines that vzdump prints, each with the phase whose hook has returned by then.
 const AFTER: [(&str, &str); 17] = [
     (FIRST, "job-init"),
     ("INFO: starting first sync", "backup-start"),
@@ -36,8 +36,8 @@ const ARCHIVE: [&str; 4] = [
     "INFO: starting kvm to execute backup task",
 ];
 
-/// The phase whose hook has returned when vzdump prints that line; `None` for a line that says
-/// nothing about it. `stop` says that the guest is backed up in stop mode and ran before.
+/// The phase whose hook has returned when vzdump prints that line; `None` if the line does not show
+/// it. `stop`: the guest is backed up in stop mode and was running.
 pub fn printed_after(line: &str, stop: bool, runs: bool) -> Option<&'static str> {
     if ARCHIVE.iter().any(|text| line.starts_with(text)) {
         return Some(match (stop, runs) {
@@ -50,7 +50,7 @@ pub fn printed_after(line: &str, stop: bool, runs: bool) -> Option<&'static str>
     known.map(|(_, phase)| *phase).filter(|phase| !phase.is_empty())
 }
 
-/// Whether that line begins the archive.
+/// Whether the archive begins with that line.
 pub fn begins_archive(line: &str) -> bool {
     ARCHIVE.iter().any(|text| line.starts_with(text))
 }
@@ -71,7 +71,7 @@ pub fn part(log: &[String], vmid: u32) -> &[String] {
     &rest[..end.map_or(rest.len(), |end| end + 1)]
 }
 
-/// What was sent to the job.
+/// A signal to the job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sent {
     /// SIGTERM to the worker's whole process group, and SIGKILL 5 s later: the Stop button.
@@ -82,19 +82,19 @@ pub enum Sent {
     KillGroup,
 }
 
-/// A mark in the log: something was sent to the job.
+/// A mark in the log: a signal was sent to the job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
     /// What was sent.
     pub sent: Sent,
     /// Time of day.
     pub at: Duration,
-    /// The log's line it stands at; what follows was printed after it.
+    /// The line of the log before which it is; later lines were printed after it.
     pub line: usize,
 }
 
-/// The first signal that the recording tells of: by its mark in the log, `<<< TIME stop ...>>>`, or
-/// else by the command's prefix, `[stop after 3s]`.
+/// The first signal in the recording: from its mark in the log, `<<< TIME stop ...>>>`, or from the
+/// command's prefix, `[stop after 3s]`.
 pub fn mark(scenario: &Scenario) -> Option<Mark> {
     for (line, text) in scenario.task_log.iter().enumerate() {
         let Some(words) = text.strip_prefix("<<< ") else {

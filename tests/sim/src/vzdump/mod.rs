@@ -1,5 +1,5 @@
 //! vzdump as it was recorded: the recordings, what vzdump does between two hook calls, and the
-//! processes that act it out.
+//! processes that play it.
 
 pub mod bystander;
 pub mod daemon;

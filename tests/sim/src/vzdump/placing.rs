@@ -1,4 +1,4 @@
-//! Where in a recording a signal arrived, as its times and its log tell.
+//! Finds where in a recording a signal arrived, from its times and its log.
 
 use super::log::{self, Mark, Sent};
 use super::trace::{Call, Scenario};
@@ -9,7 +9,7 @@ pub struct Placed {
     pub sent: Sent,
     /// The last call before it.
     pub call: usize,
-    /// The hook was at work; else vzdump itself was.
+    /// Whether the hook was running; otherwise vzdump itself was working.
     pub in_flight: bool,
     /// What vzdump had printed before.
     pub seen: Vec<String>,
@@ -17,7 +17,7 @@ pub struct Placed {
     pub killed: Option<Kill>,
 }
 
-/// The SIGKILL 5 s after the Stop button, where the recording shows that it came.
+/// The SIGKILL 5 s after the Stop button, if the recording shows it.
 #[derive(Debug, Clone)]
 pub struct Kill {
     pub call: usize,
@@ -64,8 +64,8 @@ fn moved_on(scenario: &Scenario, call: usize, seen: &[String]) -> bool {
         .any(|line| log::printed_after(line, stop, runs) == Some(call.phase()))
 }
 
-/// Whether the guest ran when its backup began: as the log says; else one that is backed up in stop
-/// mode and was not asked to stop did not.
+/// Whether the guest ran when its backup began: as the log says; without a log line, a guest in
+/// stop mode that was not asked for stop mode did not run.
 pub fn runs(scenario: &Scenario, vmid: u32) -> bool {
     for line in log::part(&scenario.task_log, vmid) {
         if let Some(status) = line.strip_prefix("INFO: status = ") {

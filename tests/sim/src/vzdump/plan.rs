@@ -1,5 +1,5 @@
-//! From a recording to the steps that act it out: the hook calls, and between them what vzdump does
-//! to the guests. Pure, so that it can be read and tested without any process.
+//! Turns a recording into steps: the hook calls, and between them what vzdump does to the guests.
+//! Without side effects, so that it can be tested without any process.
 
 use super::log::{self, Sent};
 use super::placing::{Placed, place, runs};
@@ -9,11 +9,11 @@ use std::time::Duration;
 /// One step of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Call the hook; something may be sent to the job while the hook is at work.
+    /// Call the hook; a signal may be sent to the job during the call.
     Call {
         /// The call, by its place in [`Jobs::calls`].
         call: usize,
-        /// Sent in the middle of the call.
+        /// The signal in the middle of the call.
         sent: Option<Sent>,
     },
     /// Let time pass.
@@ -24,7 +24,7 @@ pub enum Step {
     BeginJob(usize),
     /// Lock the guest's config.
     Lock(u32, &'static str),
-    /// Unlock it.
+    /// Unlock the guest's config.
     Unlock(u32),
     /// Freeze the guest.
     Freeze(u32),
@@ -44,22 +44,23 @@ pub enum Step {
     ArchiveFails(usize),
     /// vzdump's log of the guest is put beside the archive.
     LogFile(usize),
-    /// Something is sent to the job while vzdump itself is at work.
+    /// A signal is sent to the job while vzdump itself works.
     Send(Sent),
-    /// Nothing more is known of the job: it is at work until it is killed.
+    /// Nothing more is recorded: the job works until it is killed.
     Hang,
 }
 
 /// All jobs of a recording.
 #[derive(Debug, Clone)]
 pub struct Jobs {
-    /// All calls, and those that a failing hook may add later.
+    /// All calls, including those that a failing hook may add later.
     pub calls: Vec<Call>,
     /// Steps of each job, the first one first.
     pub steps: Vec<Vec<Step>>,
 }
 
-/// Longest pause between two steps: what took seconds in the recording need not take them again.
+/// The longest pause between two steps: what took seconds in the recording need not take as long
+/// again.
 pub const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// The steps of a recording.
@@ -78,7 +79,7 @@ pub fn plan(scenario: &Scenario) -> Jobs {
     Jobs { calls: scenario.calls.clone(), steps }
 }
 
-/// Which job each call belongs to. A job-init in the middle of a job is another job's, whose further
+/// The job of each call. A job-init in the middle of a job belongs to another job, whose further
 /// calls come after the first job's end.
 fn owners(scenario: &Scenario, placed: Option<&Placed>) -> Vec<usize> {
     let mut owners = Vec::new();
@@ -139,7 +140,7 @@ impl Job<'_> {
                 if sent != Sent::Stop {
                     return steps;
                 }
-                // What a stopped vzdump leaves undone stays undone, but it does unlock.
+                // A stopped vzdump leaves work undone, but it does unlock.
                 let undone = |step: &&Step| matches!(step, Step::Unlock(_) | Step::ArchiveFails(_));
                 steps.extend(after[kept..].iter().filter(undone).cloned());
                 if next.is_none() {
@@ -170,7 +171,7 @@ impl Job<'_> {
         (kill.call == at && kill.in_flight).then_some(Sent::KillGroup)
     }
 
-    /// How many of the steps after that call were done when something was sent, and what.
+    /// How many of the steps after that call were done when a signal was sent, and which signal.
     fn cut(&self, at: usize, after: &[Step]) -> Option<(usize, Sent)> {
         let placed = self.placed?;
         let (seen, sent) = match &placed.killed {
@@ -191,7 +192,7 @@ impl Job<'_> {
                     || printed("INFO: starting final sync")
             }
             Step::ArchiveBegins(_) => archive,
-            // It may be interrupted in the middle: the guest goes on stopping.
+            // It may be interrupted in the middle: the guest continues to stop.
             Step::ShutDown(_) | Step::Start(_) => true,
             _ => false,
         };
@@ -199,7 +200,7 @@ impl Job<'_> {
         Some((last.map_or(0, |last| last + 1), sent))
     }
 
-    /// Where the recording shows another job's first call at this moment, it begins.
+    /// If the recording shows another job's first call at this moment, that job begins.
     fn begin_others(&self, at: usize, steps: &mut Vec<Step>) {
         let begin = |other: usize| {
             self.owners[other] > self.job && self.scenario.calls[other].phase() == "job-init"
@@ -213,7 +214,7 @@ impl Job<'_> {
         }
     }
 
-    /// What vzdump has done when it first calls the hook for a guest.
+    /// What vzdump has done before it first calls the hook for a guest.
     fn before_guest(&self, call: &Call) -> Vec<Step> {
         match (call.vmid(), call.phase()) {
             (Some(vmid), "backup-start") => vec![Step::Lock(vmid, "backup")],
@@ -242,7 +243,7 @@ impl Job<'_> {
             ("backup-start", "stop") if !runs => {
                 steps.extend([Step::Instant(vmid), Step::ArchiveBegins(at), Step::Pause(gap)]);
             }
-            // A call that was interrupted is followed by no snapshot.
+            // No snapshot follows an interrupted call.
             ("pre-stop", "snapshot") if runs && self.sent_in(at).is_none() => {
                 let freeze = [Step::Freeze(vmid), Step::Lock(vmid, "snapshot")];
                 let thaw = [Step::Thaw(vmid), Step::Lock(vmid, "backup")];
@@ -293,7 +294,7 @@ impl Job<'_> {
     }
 }
 
-/// What vzdump has done just before a call because of what the call is.
+/// What vzdump has done just before a call, as the kind of call shows.
 fn before(at: usize, call: &Call, previous: Option<&Call>) -> Vec<Step> {
     let first = previous.is_none_or(|previous| previous.vmid() != call.vmid());
     match call.phase() {

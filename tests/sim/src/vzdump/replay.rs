@@ -1,4 +1,4 @@
-//! Replaying a scenario: how it may differ from the recording, and what comes of it.
+//! Replaying a scenario: the possible deviations from the recording, and the result.
 
 use super::director::Director;
 use super::plan::Step;
@@ -12,74 +12,76 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Who is killed, in a test of faults.
+/// The victims of a kill, in a fault test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Victim {
     /// The hook alone.
     Hook,
     /// vzdump's worker alone.
     Worker,
-    /// The worker's process group, the hook in it.
+    /// The worker's process group, including the hook.
     Group,
-    /// Every process of Stillpoint that is not in the worker's session: the guard.
+    /// Every process of Stillpoint outside the worker's session: the guard.
     Guard,
     /// The hook and the guard; vzdump lives.
     HookAndGuard,
     /// All of them at once.
     Everything,
-    /// Nobody is killed, but SIGTERM goes to the worker's process group, and SIGKILL after the grace.
+    /// No kill: SIGTERM to the worker's process group, and SIGKILL after the grace period.
     StopButton,
 }
 
-/// When it is killed, within one call of the hook.
+/// The moment of a kill, relative to one call of the hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
-    /// That long after the hook was started.
+    /// This long after the hook was started.
     After(Duration),
-    /// When the engines have seen that many requests that change something since the call began.
+    /// When the engines have received this many changing requests since the call began.
     Actions(usize),
     /// When the call has ended.
     End,
-    /// While vzdump itself is at work after the call: the guest is frozen, or down, or being archived.
+    /// While vzdump itself works after the call: the guest is frozen, or down, or being archived.
     Working,
-    /// When a process of Stillpoint halts at its failpoint, in whatever phase; one that survives goes on.
+    /// When a process of Stillpoint halts at its failpoint, in any phase; if it survives, it
+    /// continues.
     Failpoint,
 }
 
-/// A kill that the recording does not have.
+/// A kill that is not in the recording.
 #[derive(Debug, Clone)]
 pub struct Kill {
-    /// The phase; the first such call of a job is meant.
+    /// The phase; the first such call of a job counts.
     pub phase: String,
-    /// The guest, where it matters.
+    /// The guest, if it matters.
     pub vmid: Option<u32>,
-    /// When within the call.
+    /// The moment, relative to the call.
     pub moment: Moment,
-    /// Who.
+    /// The victims.
     pub victim: Victim,
 }
 
-/// Is told what happens.
+/// A function that is called for each event.
 pub type Observer = Arc<dyn Fn(&Happening) + Send + Sync>;
 
 /// How to replay.
 #[derive(Clone)]
 pub struct Options {
-    /// Further environment of the hook, such as failpoints.
+    /// Additional environment variables of the hook, such as failpoints.
     pub env: BTreeMap<String, String>,
-    /// Kills that the recording does not have.
+    /// Kills that are not in the recording.
     pub kills: Vec<Kill>,
-    /// How long to wait at the end for what goes on in the background.
+    /// How long to wait at the end for work in the background.
     pub settle: Duration,
     /// From the Stop button's SIGTERM to the SIGKILL.
     pub grace: Duration,
-    /// How long a job hangs of which the recording only says that it was killed then.
+    /// How long a job hangs if the recording only says that it was killed then.
     pub hang: Duration,
-    /// How long a call may take before the replay gives up: vzdump itself would wait for ever.
+    /// How long a call may take before the replay fails; vzdump itself would wait for ever.
     pub patience: Duration,
-    /// No verify on the backup server ends before the jobs have, however slow the machine is.
+    /// Keeps verifies on the backup server from ending before the jobs, however slow the machine
+    /// is.
     pub verifies_outlast_jobs: bool,
-    /// Told what happens, while it happens.
+    /// Called for each event as it happens.
     pub observer: Option<Observer>,
 }
 
@@ -98,10 +100,10 @@ impl Default for Options {
     }
 }
 
-/// Something that an observer may tell.
+/// An event for the observer.
 #[derive(Debug, Clone)]
 pub enum Happening {
-    /// A job's worker is there.
+    /// A job's worker has started.
     Worker(String),
     /// The hook is called with these arguments.
     Called(Vec<String>),
@@ -109,14 +111,14 @@ pub enum Happening {
     Ended(CallReport),
     /// vzdump did this step.
     Did(Step),
-    /// A kill that the recording does not have is about to come.
+    /// A kill that is not in the recording follows now.
     Kills(Victim),
 }
 
 /// Replays a scenario on a node made for it.
 ///
 /// # Errors
-/// When the simulation itself fails. What the hook does wrong is in the report.
+/// If the simulation itself fails. Mistakes of the hook are in the report.
 pub fn replay(node: &Node, scenario: &Scenario, options: &Options) -> Result<Report> {
     let begin = Instant::now();
     let before = result::running(node);

@@ -3,18 +3,18 @@
 use serde::Serialize;
 use serde_json::Value;
 
-/// What a replay ended with.
+/// The result of a replay.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// Name of the scenario.
     pub scenario: String,
-    /// What the recorded command ended with.
+    /// The exit status of the recorded command.
     pub exit_code_recorded: Option<i32>,
     /// The hook calls, in the order in which they began.
     pub calls: Vec<CallReport>,
-    /// Every container of every guest, then and now.
+    /// Every container of every guest, before and after.
     pub containers: Vec<ContainerReport>,
-    /// Every guest, then and now.
+    /// Every guest, before and after.
     pub guests: Vec<GuestReport>,
     /// What ran in each guest at the instant whose state is in the backup.
     pub instants: Vec<InstantReport>,
@@ -26,9 +26,9 @@ pub struct Report {
     pub pbs_tasks: Vec<Value>,
     /// Names in `var/lib/stillpoint/runs`.
     pub runs_left: Vec<String>,
-    /// Command lines of processes that were still there at the end.
+    /// Command lines of processes that still existed at the end.
     pub processes_left: Vec<String>,
-    /// Milliseconds from the end of the last job until nothing of Stillpoint was at work.
+    /// Milliseconds from the end of the last job until no process of Stillpoint worked.
     pub settled_ms: u64,
     /// The first job's task log.
     pub task_log: Vec<String>,
@@ -41,14 +41,14 @@ pub struct CallReport {
     pub job: usize,
     /// Its arguments.
     pub argv: Vec<String>,
-    /// Its exit status; none when a signal ended it, or nobody learnt of it.
+    /// Its exit status; none if a signal ended it, or if nobody waited for it.
     pub exit: Option<i32>,
     /// The signal that ended it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signal: Option<i32>,
     /// Milliseconds until vzdump went on.
     pub ms: u64,
-    /// What it printed, as far as vzdump listened.
+    /// Its output, as far as vzdump read it.
     pub said: Vec<String>,
 }
 
@@ -61,15 +61,15 @@ pub struct ContainerReport {
     pub name: String,
     /// Whether it ran before the first job.
     pub running_before: bool,
-    /// Whether it runs now, under whatever id.
+    /// Whether it runs now, possibly under another id.
     pub running_after: bool,
-    /// The engine's word for what it does now; `removed` when it is gone.
+    /// The engine's word for its present state; `removed` if it is gone.
     pub status_after: String,
-    /// How often a client had it stopped.
+    /// How often a client stopped it.
     pub stops: usize,
-    /// How often a client had it started.
+    /// How often a client started it.
     pub starts: usize,
-    /// How often a client had it paused.
+    /// How often a client paused it.
     pub pauses: usize,
 }
 
@@ -97,11 +97,11 @@ pub struct EventReport {
     pub guest: u32,
     /// The container.
     pub name: String,
-    /// What, in one word: `StopAsked`, `Started`, ...
+    /// The event in one word: `StopAsked`, `Started`, ...
     pub what: String,
 }
 
-/// What the backup has of a guest.
+/// The content of a guest's backup.
 #[derive(Debug, Clone, Serialize)]
 pub struct InstantReport {
     /// The guest.

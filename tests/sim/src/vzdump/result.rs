@@ -1,4 +1,4 @@
-//! Looks at the node after a replay.
+//! Reads the node after a replay.
 
 use super::report::{CallReport, ContainerReport, EventReport, GuestReport, InstantReport, Report};
 use super::trace::Scenario;
@@ -8,7 +8,7 @@ use crate::node::{Guest, Node};
 use anyhow::{Context, Result};
 use std::time::Instant;
 
-/// What the backups have of the guests.
+/// The content of the guests' backups.
 pub type Instants = Vec<InstantReport>;
 
 /// The containers of each guest as they are.
@@ -25,16 +25,16 @@ pub fn running(node: &Node) -> Before {
     node.guests().flat_map(of).collect()
 }
 
-/// What a backup of the guest made now would have.
+/// The content of a backup of the guest if it were made now.
 ///
 /// # Errors
-/// When the note in the guest is there and cannot be read.
+/// If the note in the guest exists and cannot be read.
 pub fn instant(guest: &Guest) -> Result<InstantReport> {
     let containers = guest.engine.as_ref().map(crate::engine::Engine::containers);
     let running = containers.unwrap_or_default().into_iter();
     let running = running.filter(|c| c.status == Status::Running).map(|c| c.spec.name);
     let note = guest.dir().join("root/var/lib/stillpoint/quiesced.json");
-    // What is no text in its place is no note: the guest may put there what it likes.
+    // Something that is not text is not a note: the guest may put anything there.
     let readable =
         note.symlink_metadata().is_ok_and(|found| found.is_file() && found.len() < 1 << 20);
     let text = readable.then(|| std::fs::read_to_string(&note)).transpose();
@@ -44,7 +44,7 @@ pub fn instant(guest: &Guest) -> Result<InstantReport> {
     Ok(InstantReport { vmid: guest.vmid, running: running.collect(), note })
 }
 
-/// What happened in all engines since then, in order.
+/// The events of all engines since then, in order.
 fn events(node: &Node, since: Instant) -> Vec<EventReport> {
     let mut events = Vec::new();
     for guest in node.guests() {

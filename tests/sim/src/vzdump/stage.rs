@@ -1,4 +1,4 @@
-//! The node that a recording was made on, as far as the recording tells.
+//! Builds the node that a recording was made on, as far as the recording shows it.
 
 use super::log;
 use super::placing::runs;
@@ -12,10 +12,10 @@ use std::path::Path;
 /// Changes a guest before it is made.
 pub type Adjust<'a> = &'a dyn Fn(&mut GuestSpec);
 
-/// Makes the node: its storages, its guests with a stack each, and locks left by others.
+/// Builds the node: its storages, its guests with a stack each, and locks left by others.
 ///
 /// # Errors
-/// When the node cannot be made.
+/// If the node cannot be built.
 pub fn stage(
     scenario: &Scenario,
     root: Option<&Path>,
@@ -88,7 +88,7 @@ fn add_storages(scenario: &Scenario, node: &mut Node) -> Result<()> {
     Ok(())
 }
 
-/// The namespace that the client was told, as the log has it.
+/// The namespace that was given to the client, from the log.
 fn namespace(scenario: &Scenario) -> Option<&str> {
     let run = scenario.task_log.iter().find(|line| line.contains("proxmox-backup-client"))?;
     let mut words = run.split_whitespace().skip_while(|word| *word != "--ns");

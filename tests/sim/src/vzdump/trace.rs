@@ -12,10 +12,10 @@ pub struct Scenario {
     /// Its name in the file.
     #[serde(skip)]
     pub name: String,
-    /// The command, with what was done to it in brackets before: `[stop after 3s] vzdump 9001`.
+    /// The command; what was done to it is in brackets before it: `[stop after 3s] vzdump 9001`.
     #[serde(default)]
     pub command: String,
-    /// What the command ended with, where it was recorded.
+    /// The command's exit status, if it was recorded.
     #[serde(default)]
     pub exit_code: Option<i32>,
     /// The hook calls, in order.
@@ -69,10 +69,10 @@ impl Scenario {
         Self::parse(&text).with_context(|| format!("understanding {}", path.display()))
     }
 
-    /// All scenarios of a file's text, by name.
+    /// All scenarios in a file's text, by name.
     ///
     /// # Errors
-    /// When the text is no such file.
+    /// If the text has no such format.
     pub fn parse(text: &str) -> Result<Vec<Self>> {
         let file: File = serde_json::from_str(text)?;
         let named = file.scenarios.into_iter().map(|(name, mut scenario)| {
@@ -82,7 +82,7 @@ impl Scenario {
         Ok(named.collect())
     }
 
-    /// The numbers of all guests that the run touches or was asked to.
+    /// The VMIDs of all guests that the run touches or was asked for.
     pub fn vmids(&self) -> Vec<u32> {
         let called = self.calls.iter().filter_map(Call::vmid);
         let asked = self.command.split("vzdump ").nth(1).unwrap_or_default();
@@ -110,7 +110,7 @@ impl Call {
         self.argv.get(2)?.parse().ok()
     }
 
-    /// Whether vzdump is at a virtual machine.
+    /// Whether the call is about a virtual machine.
     pub fn is_qemu(&self) -> bool {
         self.env.get("VMTYPE").is_some_and(|kind| kind == "qemu")
     }

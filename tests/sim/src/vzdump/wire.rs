@@ -1,5 +1,5 @@
-//! What the director of a replay and its two kinds of processes say to each other: one JSON object
-//! a line, over a Unix socket.
+//! The messages between the director of a replay and its two kinds of processes: one JSON object a
+//! line, over a Unix socket.
 
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
@@ -22,12 +22,12 @@ pub struct Ended {
     pub signal: Option<i32>,
 }
 
-/// To a worker or to the daemon.
+/// An order to a worker or to the daemon.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Order {
     /// Daemon: start the worker of that job.
     Spawn(Job),
-    /// Worker: take the node's lock, waiting for it.
+    /// Worker: take the node's lock; waits for it.
     TakeLock,
     /// Worker: call the hook.
     Call {
@@ -44,27 +44,27 @@ pub enum Order {
     Exit(i32),
 }
 
-/// What a worker is told at its start.
+/// The information for a worker at its start.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Job {
     /// Number of the job within the replay.
     pub number: usize,
-    /// The id within the task id: a guest's number, or nothing.
+    /// The id in the task id: a VMID, or empty.
     pub id: String,
     /// Where the node's file system begins.
     pub root: PathBuf,
 }
 
-/// From a worker or from the daemon.
+/// A message from a worker or from the daemon.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum News {
-    /// The daemon is there.
+    /// The daemon has started.
     Daemon,
-    /// A worker is there.
+    /// A worker has started.
     Worker {
         /// Number of its job.
         job: usize,
-        /// Its process number, which is its group's and its session's.
+        /// Its pid, which is also the id of its group and its session.
         pid: i32,
         /// Its task id.
         upid: String,
@@ -75,24 +75,24 @@ pub enum News {
     Said(String),
     /// The hook has ended and nobody holds its pipes any more.
     Returned(Ended),
-    /// A signal came; the pipes are closed and the hook is left to itself.
+    /// A signal came: the pipes are closed and the hook is left running.
     Interrupted,
     /// The hook could not be started.
     NotStarted(String),
-    /// Some process has ended: one that a worker left, or the worker itself.
+    /// A process has ended: a leftover of a worker, or the worker itself.
     Reaped(i32, Ended),
-    /// What was ordered is done.
+    /// The order was carried out.
     Done,
 }
 
-/// One end of a conversation.
+/// One end of the connection.
 pub struct Wire {
     stream: UnixStream,
     buffer: Vec<u8>,
 }
 
 impl Wire {
-    /// Talks over that stream.
+    /// Uses that stream.
     pub fn new(stream: UnixStream) -> Self {
         Self { stream, buffer: Vec::new() }
     }
@@ -107,25 +107,25 @@ impl Wire {
         Ok(Self::new(stream))
     }
 
-    /// The stream, to wait on.
+    /// The stream, for polling.
     pub fn stream(&self) -> &UnixStream {
         &self.stream
     }
 
-    /// Says something.
+    /// Sends a message.
     ///
     /// # Errors
-    /// When the other end is gone.
+    /// If the other end is gone.
     pub fn send(&mut self, message: &impl Serialize) -> Result<()> {
         let mut line = serde_json::to_vec(message).context("writing a message")?;
         line.push(b'\n');
         self.stream.write_all(&line).context("sending a message")
     }
 
-    /// Waits for something, at most that long; `None` then. An end of the conversation is an error.
+    /// Waits for a message until the limit; `None` then. The end of the connection is an error.
     ///
     /// # Errors
-    /// When the other end is gone, or talks nonsense.
+    /// If the other end is gone, or sends an invalid message.
     pub fn receive<T: DeserializeOwned>(&mut self, limit: Duration) -> Result<Option<T>> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {

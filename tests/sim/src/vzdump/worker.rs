@@ -1,8 +1,9 @@
 //! vzdump's worker process: calls the hook exactly as the real one does.
 //!
-//! It is started anew once, under its final name: its command line is the task id and nothing
-//! else, and the task id holds its own pid and start time. It leads a session of its own, stands in
-//! `/`, and leaks descriptors 6, 7 and 11 into the hook (FACTS-PVE.md, Process and pipes).
+//! It starts itself once more under its final name: its command line is the task id and nothing
+//! else, and the task id contains its own pid and start time. It leads its own session, has `/` as
+//! its working directory, and leaks descriptors 6, 7 and 11 into the hook (FACTS-PVE.md, Process
+//! and pipes).
 
 use super::daemon::{JOB, reap};
 use super::wire::{Ended, Job, News, Order, Wire};
@@ -27,13 +28,13 @@ extern "C" fn on_signal(_: nix::libc::c_int) {
     TERMINATED.store(true, Ordering::SeqCst);
 }
 
-/// The descriptors that PVE's worker leaks into whatever it starts.
+/// The descriptors that PVE's worker leaks into its children.
 const LEAKED: [i32; 3] = [6, 7, 11];
 
-/// Runs as a worker until it is told to end.
+/// Runs as a worker until it is ordered to exit.
 ///
 /// # Errors
-/// When it cannot do its duties.
+/// If it cannot do its work.
 pub fn run() -> Result<i32> {
     let job = std::env::var(JOB).with_context(|| format!("{JOB} is not set"))?;
     let job: Job = serde_json::from_str(&job).context("reading the job")?;
@@ -95,14 +96,15 @@ fn leak() -> Result<()> {
     }
     // The pipe stays open to the end of the process, as PVE's does.
     std::mem::forget((reader, writer));
-    // The hook sees the leaked descriptors and no other, whatever this process has inherited.
+    // The hook gets the leaked descriptors and no others, whatever this process has inherited.
     for entry in std::fs::read_dir("/proc/self/fd").context("listing descriptors")? {
         let name = entry.context("listing descriptors")?.file_name();
         let Some(number) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
         if number > 2 && !LEAKED.contains(&number) {
-            // SAFETY: sets a flag of a descriptor; the listing's own may be gone, which is fine.
+            // SAFETY: sets a descriptor's flag; the descriptor of the directory listing may be
+            // closed already, which is fine.
             unsafe { nix::libc::fcntl(number, nix::libc::F_SETFD, nix::libc::FD_CLOEXEC) };
         }
     }
@@ -114,7 +116,7 @@ struct Worker {
     log: File,
     lock: PathBuf,
     held: Option<Flock<File>>,
-    /// Hooks that a signal made us leave.
+    /// Hooks that are still running after a signal.
     left: Vec<Child>,
 }
 
@@ -123,7 +125,7 @@ impl Worker {
         loop {
             let order = match self.wire.receive(Duration::from_millis(10)) {
                 Ok(order) => order,
-                // The director has ended: so does its worker.
+                // The director has ended, so the worker ends too.
                 Err(_) => return Ok(255),
             };
             TERMINATED.store(false, Ordering::SeqCst);
@@ -155,7 +157,7 @@ impl Worker {
         }
     }
 
-    /// Calls the hook and waits until it has ended and both its pipes are closed by everyone.
+    /// Calls the hook and waits until it has ended and everybody has closed both of its pipes.
     fn call(
         &mut self,
         hook: &Path,
@@ -233,7 +235,7 @@ fn wait_for(output: Option<&Lines<impl AsFd>>, errors: Option<&Lines<impl AsFd>>
     }
 }
 
-/// vzdump takes all three for the end of a line.
+/// vzdump treats each of the three as the end of a line.
 const BREAKS: [u8; 3] = *b"\n\r\x08";
 
 struct Lines<P> {

@@ -1,4 +1,4 @@
-//! Certificates, protocol versions, and servers that pretend.
+//! Certificates, protocol versions, and impostors.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use rustls::{DigitallySignedStruct, SignatureScheme};
 use super::{client, get, pbs, send, talk};
 use crate::tls::{Identity, Impostor, OldServer, Versions};
 
-/// A client that compares the certificate and believes every signature.
+/// A client that compares the certificate but does not check signatures.
 #[derive(Debug)]
 struct Gullible(CertificateDer<'static>);
 
@@ -63,7 +63,7 @@ fn only_a_gullible_client_talks_to_the_impostor() {
         let mut gullible = client(&identity);
         let verifier = Gullible(identity.certificate().clone());
         gullible.dangerous().set_certificate_verifier(Arc::new(verifier));
-        // The impostor hangs up without an answer; what counts is what it heard.
+        // The impostor closes the connection without an answer; what counts is what it received.
         drop(talk(impostor.port(), gullible, "GET / HTTP/1.1\r\n\r\n"));
         for _ in 0..100 {
             if impostor.heard_request() {

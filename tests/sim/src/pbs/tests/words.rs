@@ -1,4 +1,4 @@
-//! What a real server (4.2.3) was seen to answer where a simulation is easily kinder or wordier than it.
+//! Answers of a real server (4.2.3) in cases where a simulation could easily be more generous.
 
 use super::*;
 use crate::pbs::snapshot::MANIFEST;

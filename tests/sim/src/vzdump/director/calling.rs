@@ -1,4 +1,4 @@
-//! A call of the hook, and what is sent in the middle of it.
+//! Makes a call of the hook, and sends a signal in the middle of it.
 
 use super::{Director, Made};
 use crate::vzdump::failure::after_failure;
@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use std::time::{Duration, Instant};
 
 impl Director<'_> {
-    /// Calls the hook, and sends in the middle of the call what is to be sent there.
+    /// Calls the hook, and sends in the middle of the call what the plan says.
     pub(super) fn call(&mut self, job: usize, at: usize, mut sent: Option<Sent>) -> Result<()> {
         let call = self.jobs.calls[at].clone();
         self.tell(&Happening::Called(call.argv.clone()));
@@ -38,7 +38,7 @@ impl Director<'_> {
             pid: 0,
             left: true,
         };
-        // A hook that stops nothing is at work only for a moment.
+        // A hook that stops nothing runs only for a moment.
         let expects =
             if call.phase() == "pre-stop" && call.mode() != Some("stop") && !call.is_qemu() {
                 Duration::from_secs(3)

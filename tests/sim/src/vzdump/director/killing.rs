@@ -1,4 +1,4 @@
-//! Signals: those of the recording, and those of a test of faults.
+//! Signals: those of the recording, and those of a fault test.
 
 use super::Director;
 use crate::engine::What;
@@ -76,7 +76,8 @@ impl Director<'_> {
         }
     }
 
-    /// Kills whom it is to kill when a process halts at its failpoint, and lets that one go on if it lives.
+    /// When a process halts at its failpoint, kills the victims, and lets that process continue if
+    /// it still lives.
     pub(super) fn kill_at_failpoint(&mut self, job: usize, hook: i32) -> Result<()> {
         let at = self.kills.iter().position(|kill| matches!(kill.moment, Moment::Failpoint));
         let Some(at) = at.filter(|_| self.node.path("failpoint-hit").exists()) else {
@@ -91,7 +92,7 @@ impl Director<'_> {
     pub(super) fn kill_guards(&self, session: i32) -> Result<()> {
         for process in self.node.processes()? {
             let its = nix::unistd::getsid(Some(nix::unistd::Pid::from_raw(process.pid)));
-            // One that has just ended has no session and needs no kill.
+            // A process that has just ended has no session and needs no kill.
             if its.is_ok_and(|its| its.as_raw() != session) {
                 kill(process.pid, Signal::SIGKILL)?;
             }
@@ -99,7 +100,7 @@ impl Director<'_> {
         Ok(())
     }
 
-    /// Waits until a job's worker has ended and was reaped; its archive, if it was not done, is lost.
+    /// Waits until a job's worker has ended and was reaped; an unfinished archive is lost.
     pub(super) fn wait_for_end(&mut self, job: usize) -> Result<()> {
         let worker = self.worker(job)?;
         worker.dead = true;

@@ -1,5 +1,5 @@
-//! The director of a replay: walks the plan, orders the workers about, acts on the guests, sends the
-//! signals, and waits at the end for what may go on in the background.
+//! The director of a replay: follows the plan, gives orders to the workers, acts on the guests,
+//! sends the signals, and at the end waits for work in the background.
 
 mod calling;
 mod killing;
@@ -22,17 +22,17 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// What the jobs of a replay came to.
+/// The results of a replay's jobs.
 pub struct Done {
     /// The hook's calls.
     pub calls: Vec<CallReport>,
-    /// What the backups hold.
+    /// The content of the backups.
     pub instants: Instants,
     /// The first job's task id.
     pub upid: Option<String>,
 }
 
-/// Nobody of Stillpoint at work for that long means that nobody will be.
+/// If no process of Stillpoint has worked for this long, none will.
 const LULL: Duration = Duration::from_secs(1);
 
 struct Worker {
@@ -40,7 +40,7 @@ struct Worker {
     pid: i32,
     upid: String,
     dead: bool,
-    /// A lock was ordered and is not yet there.
+    /// The lock was requested and is not held yet.
     waits_for_lock: bool,
     kill_at: Option<Instant>,
 }
@@ -48,7 +48,7 @@ struct Worker {
 struct Made {
     report: CallReport,
     pid: i32,
-    /// vzdump went on without learning how it ended.
+    /// vzdump continued without knowing how the call ended.
     left: bool,
 }
 
@@ -66,13 +66,13 @@ pub struct Director<'a> {
     made: Vec<Made>,
     reaped: BTreeMap<i32, Ended>,
     kills: Vec<Kill>,
-    /// How many lines of the recorded log have been printed, and what has returned so far.
+    /// How many lines of the recorded log are printed, and what has returned so far.
     printed: usize,
     returned: Vec<(Option<u32>, String)>,
     instants: Instants,
-    /// A kill that comes when vzdump itself is at work.
+    /// A kill while vzdump itself works.
     working: Option<Kill>,
-    /// The Stop button was pressed during the present call, which the recording does not know.
+    /// The Stop button was pressed during the present call, other than in the recording.
     stopped: bool,
 }
 
@@ -160,15 +160,15 @@ impl<'a> Director<'a> {
         self.workers[job].as_ref().is_some_and(|worker| worker.dead)
     }
 
-    /// Runs all jobs, one after the other as the node's lock has it.
+    /// Runs all jobs, one after the other, as the node's lock requires.
     ///
     /// # Errors
-    /// When the simulation fails.
+    /// If the simulation fails.
     pub fn run_jobs(&mut self) -> Result<()> {
         (0..self.jobs.steps.len()).try_for_each(|job| self.run_job(job))
     }
 
-    /// Runs what is left of a job's steps, to its end.
+    /// Runs the remaining steps of a job to its end.
     fn run_job(&mut self, job: usize) -> Result<()> {
         self.start_worker(job)?;
         while !self.is_dead(job) && !self.jobs.steps[job].is_empty() {
@@ -184,10 +184,11 @@ impl<'a> Director<'a> {
         Ok(())
     }
 
-    /// Waits until nothing of Stillpoint is at work any more: milliseconds that took.
+    /// Waits until no process of Stillpoint works any more; returns how many milliseconds that
+    /// took.
     ///
     /// # Errors
-    /// When the node cannot be looked at.
+    /// If the node cannot be read.
     pub fn settle(&mut self, ended: Instant) -> Result<u64> {
         let deadline = ended + self.options.settle;
         let mut quiet_since = None;
@@ -195,9 +196,9 @@ impl<'a> Director<'a> {
             self.hear_daemon()?;
             self.kill_at_failpoint(0, 0)?;
             let busy = self.node.backup_server().is_some_and(|server| server.is_busy());
-            // One that has ended is told of a moment later.
+            // The end of a process is reported a moment later.
             let at_work = busy || self.awaits_a_call() || !self.node.processes()?.is_empty();
-            // A run that is left with nobody at work stays so: unless somebody is just being started.
+            // A run without a working process will stay, unless a process is just being started.
             let since: &mut Option<Instant> = &mut quiet_since;
             let quiet = !at_work && since.get_or_insert_with(Instant::now).elapsed() > LULL;
             if at_work {
@@ -211,14 +212,14 @@ impl<'a> Director<'a> {
         }
     }
 
-    /// Whether a call that vzdump did not wait for is still to be reaped.
+    /// Whether a call that vzdump did not wait for has not been reaped yet.
     fn awaits_a_call(&self) -> bool {
         let awaited =
             |made: &Made| made.left && made.pid != 0 && !self.reaped.contains_key(&made.pid);
         self.made.iter().any(awaited)
     }
 
-    /// What the jobs came to, with the ends of those calls that vzdump did not wait for.
+    /// The results of the jobs, including the ends of calls that vzdump did not wait for.
     pub fn finish(mut self) -> Done {
         let reaped = &self.reaped;
         let calls = self.made.drain(..).map(|made| {

@@ -1,4 +1,4 @@
-//! The task log: what the recording has of vzdump's own words, each printed when vzdump had come so far.
+//! The task log: vzdump's own lines from the recording, each printed at the matching point.
 
 use super::Director;
 use crate::vzdump::log;
@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use std::time::Duration;
 
 impl Director<'_> {
-    /// Adds to the task log what vzdump has printed up to here.
+    /// Adds the lines to the task log that vzdump has printed up to this point.
     pub(super) fn print_log(&mut self, job: usize, all: bool) -> Result<()> {
         let mut lines = Vec::new();
         let recorded = &self.scenario.task_log;
@@ -38,7 +38,7 @@ impl Director<'_> {
             return Ok(());
         }
         let worker = self.worker(job)?;
-        // Somebody else may kill it at any time, also right after its hook.
+        // Another process may kill it at any time, even right after its hook.
         if worker.wire.send(&Order::Log(lines)).is_err() {
             worker.dead = true;
             return Ok(());
@@ -59,7 +59,7 @@ impl Director<'_> {
         }
     }
 
-    /// The line that every task log begins with, made from the command.
+    /// The first line of every task log, made from the command.
     pub(super) fn first_line(&self) -> String {
         let command = &self.scenario.command;
         let command = command.rsplit("] ").next().unwrap_or(command);

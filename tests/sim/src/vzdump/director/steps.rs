@@ -101,7 +101,7 @@ impl Director<'_> {
         Ok(())
     }
 
-    /// Lets time pass, and the Stop button's SIGKILL come.
+    /// Lets time pass, until the Stop button's SIGKILL if that comes first.
     pub(super) fn pause(&mut self, job: usize, time: Duration) -> Result<()> {
         let end = Instant::now() + time;
         while Instant::now() < end && !self.is_dead(job) {
