@@ -1,4 +1,4 @@
-//! `stillpoint config`: what is in force, where it comes from, and what is wrong with a file.
+//! `stillpoint config`: the settings in force, where each comes from, and the errors of a file.
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
-//! What is written for people is true: every command, option and setting is where they look for it.
+//! Checks that the documentation is true and complete: every command, option and setting is on its
+//! page.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,7 +25,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// A man page with `\-` and `\(dq` as the characters that they stand for.
+/// A man page with `\-` and `\(dq` replaced by the characters that they produce.
 fn page(name: &str) -> String {
     read(&format!("man/{name}")).replace("\\-", "-").replace("\\(dq", "\"")
 }
@@ -189,7 +190,7 @@ fn every_page_and_section_that_a_comment_names_is_there() {
         {
             continue;
         }
-        // Comments are wrapped: a title may go on in the next line.
+        // Comments are wrapped, so a title may continue on the next line.
         let lines = text.lines().map(|line| line.trim_start().trim_start_matches(['/', '!', '#']));
         let flat = lines.collect::<Vec<_>>().join(" ").replace("  ", " ");
         for old in ["`facts/", " facts/", "facts: ", "table of the design"] {
@@ -241,7 +242,7 @@ fn the_contributors_page_names_suites_and_files_that_there_are() {
     }
 }
 
-/// What the example alerts and the dashboard ask for, Stillpoint writes.
+/// Stillpoint writes every metric that the example alerts and the dashboard use.
 #[test]
 fn alerts_and_dashboard_name_metrics_that_there_are() {
     let documented = read("doc/monitoring.md");
@@ -260,7 +261,7 @@ fn alerts_and_dashboard_name_metrics_that_there_are() {
     }
 }
 
-/// As everything below: where the tool is, for it is not needed for anything else.
+/// Like the tests below, it is skipped if the tool is missing.
 #[test]
 fn prometheus_understands_the_alerts() {
     let rules = packaging("examples/stillpoint-alerts.yml");
@@ -269,10 +270,10 @@ fn prometheus_understands_the_alerts() {
     assert!(output.status.success(), "{output:?}");
 }
 
-/// Each alert with a series that makes it fire; a sound value of the same does not.
+/// Each alert with a series, a value that makes it fire, and one that does not.
 const ALERTS: [(&str, &str, &str, &str); 10] = [
     ("StillpointBackupFailed", "stillpoint_backup_last_ok", "0", "1"),
-    // Of 1970, and of a day that has not come.
+    // A time in 1970, and one in the future.
     (
         "StillpointBackupTooOld",
         "stillpoint_backup_last_success_timestamp_seconds",
@@ -302,7 +303,8 @@ fn every_alert_fires_and_is_silent_where_all_is_well() {
     let known: Vec<&str> = ALERTS.iter().map(|(alert, ..)| *alert).collect();
     assert_eq!(named.collect::<Vec<_>>(), known);
     let node = Directory::new();
-    // Whether any of these alerts fires after two days of these series; nothing where the tool is not there.
+    // Whether any of these alerts fires after two days of these series; `None` if the tool is
+    // missing.
     let fires = |series: &[(&str, &str)], alerts: &[&str]| {
         let series: Vec<String> = series
             .iter()

@@ -1,4 +1,4 @@
-//! What doctor says of a node: every message it has, the report's shape, and that nothing makes it wait for ever.
+//! `stillpoint doctor`: every message, the report's format, and that it never waits for ever.
 
 #[path = "doctor/bench.rs"]
 mod bench;
@@ -22,7 +22,7 @@ use stillpoint_sim::vzdump::bystander::{Bystander, Title};
 use bench::{Said, doctor, sound, told};
 use scenes::SCENES;
 
-/// Whether a message with some values in it reads like this.
+/// Whether the text is this message with some values filled in.
 fn fits(text: &str, message: &Message) -> bool {
     let mut rest = text;
     for (index, part) in message.text.split('{').enumerate() {
@@ -63,7 +63,7 @@ fn every_message_is_reached() {
             see(about, name, &said.checks);
         }
     }
-    // What depends on the machine that the test runs on.
+    // These depend on the machine that runs the test.
     see("node.clock", "CLOCK_FREE", &[clock(Clock::default())]);
     let free = |free| [space("node.space", "/x", "journal and state", free)];
     see("node.space", "LITTLE_SPACE", &free(Ok(100 << 20)));

@@ -1,4 +1,4 @@
-//! What `stillpoint doctor` says of a storage of a backup server.
+//! `stillpoint doctor` about a storage of a backup server.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -15,7 +15,7 @@ use stillpoint_sim::tls::{Identity, Impostor, OldServer, Versions};
 
 const ENC: &str = "etc/pve/priv/storage/offsite.enc";
 
-/// A node whose storage `offsite` has nothing that could be better.
+/// A node whose storage `offsite` has no problem.
 fn node() -> Node {
     let binaries = Binaries::beside(Path::new(env!("CARGO_BIN_EXE_vzdump-hook"))).unwrap();
     let mut node = Node::new(None, &binaries).unwrap();
@@ -36,7 +36,7 @@ fn pbs(node: &Node) -> &SimPbs {
     &node.backup_server().unwrap().pbs
 }
 
-/// Changes a line of storage.cfg; an empty one goes.
+/// Changes a line of storage.cfg; an empty value removes it.
 fn edit(node: &Node, key: &str, value: &str) {
     let path = node.path("etc/pve/storage.cfg");
     let text = std::fs::read_to_string(&path).unwrap();
@@ -53,7 +53,7 @@ fn checks(node: &Node) -> Vec<Check> {
     doctor::storage(&root, &Settings::load(&root), "offsite")
 }
 
-/// The one check of that name, which has to be of that level.
+/// The only check of that name, which must have that level.
 #[track_caller]
 fn check(node: &Node, what: &str, level: Level) -> Check {
     let all = checks(node);
@@ -90,7 +90,7 @@ fn a_storage_that_is_not_whole_is_mended_with_what_proxmox_ve_takes() {
     let config = check(&node, "config", Level::Fail);
     assert_eq!(config.fix, ["pvesm set offsite --password   # asks for the secret"]);
     node.write("etc/pve/priv/storage/offsite.pw", SECRET).unwrap();
-    // Proxmox VE changes neither afterwards.
+    // Proxmox VE does not allow a change of either afterwards.
     edit(&node, "datastore", "");
     let config = check(&node, "config", Level::Fail);
     assert_says(&config, &["a datastore", "'/^pbs: offsite$/,/^$/p' /etc/pve/storage.cfg"]);
@@ -106,7 +106,7 @@ fn a_missing_right_is_told_with_the_commands_that_give_it() {
     let on_the_server = |fix: &&String| fix.starts_with("on the backup server: ");
     assert_eq!(missing.fix.iter().filter(on_the_server).count(), missing.fix.len() - 1);
     assert_says(&missing, &[&format!("{path} 'stillpoint@pbs'"), &format!("{path} '{TOKEN}'")]);
-    // Given to the token only.
+    // Granted to the token only.
     let place = format!("/datastore/{DATASTORE}");
     pbs(&node).edit(|state| state.access.grant(&place, TOKEN, "DatastoreBackup"));
     check(&node, "rights", Level::Fail);
@@ -274,7 +274,7 @@ fn a_certificate_that_ends_soon_or_has_ended_is_warned_of() {
 #[test]
 fn a_certificate_by_somebody_else_is_not_replaced_by_a_self_signed_one() {
     let node = node();
-    // Warned of below 20 days or a quarter of its lifetime, whichever is less.
+    // The warning comes below 20 days or a quarter of its lifetime, whichever is less.
     for (lifetime, left, warned) in
         [(365, 19, true), (365, 22, false), (40, 9, true), (40, 12, false), (90, -2, true)]
     {
@@ -351,7 +351,7 @@ fn a_namespace_that_is_not_there_is_a_failure_whatever_the_rights_are() {
         &["no namespace pve/n100", "proxmox-backup-client namespace create pve/n100"],
     );
     check(&node, "rights", Level::Ok);
-    // Rights in the namespace only, and the one above it is not seen.
+    // Rights in the namespace only, so that the one above it is not visible.
     pbs(&node).edit(|state| {
         state.add_datastore(DATASTORE).namespaces.insert("pve/n100".to_owned());
         state.access.revoke_all();

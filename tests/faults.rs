@@ -1,6 +1,6 @@
-//! Whatever dies, whenever, every container that ran before a backup runs again: the hook, the guard, vzdump and all
-//! of them together are killed at every step on the simulated node, the guest does what it likes, and the node's
-//! disk fails. See tests/README.md, "Faults".
+//! Whatever dies, and whenever: every container that ran before a backup runs again. The hook, the
+//! guard, vzdump and all of them together are killed at every step on the simulated node, the guest
+//! changes meanwhile, and the node's disk fails. See tests/README.md, "Faults".
 
 mod faults {
     mod commands;
@@ -19,7 +19,7 @@ mod faults {
     mod table;
     mod untrusted;
 
-    /// Every case there is.
+    /// All cases.
     pub fn cases() -> Vec<harness::Case> {
         let mut cases = Vec::new();
         for family in [

@@ -1,5 +1,5 @@
-//! `/etc/pve` is a FUSE file system. Where its daemon hangs, who looks at it waits in the kernel, and no signal ends that:
-//! a guest has to start all the same, and what is at rest has to come back.
+//! `/etc/pve` is a FUSE file system. If its daemon hangs, a process that reads there waits in the
+//! kernel, and no signal ends it. A guest must still start, and stopped containers must come back.
 
 use std::ffi::CString;
 use std::fs::OpenOptions;
@@ -14,10 +14,10 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use stillpoint_sim::hooks::Binaries;
 use stillpoint_sim::node::Node;
 
-/// Set in the process that has a mount namespace of its own.
+/// Set in the process that has its own mount namespace.
 const INNER: &str = "STILLPOINT_TEST_HUNG_CLUSTER";
 
-/// The hook's own limits are 5 s for each of two looks; whatever takes this long hangs.
+/// The hook's own limits are 5 s for each of two looks; a call that takes this long hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[test]
@@ -48,7 +48,7 @@ fn a_cluster_file_system_that_never_answers_keeps_no_guest_from_starting() {
 fn inside() {
     let binaries = Binaries::beside(Path::new(env!("CARGO_BIN_EXE_vzdump-hook"))).unwrap();
     let node = Node::new(None, &binaries).unwrap();
-    // Else its init would be waited for.
+    // Otherwise the hook would wait for its init.
     node.write("guests/9001/running", "").unwrap();
     std::fs::create_dir(node.path("guests/9001/root")).unwrap();
     let hung = Hung::at(&node.path("etc/pve"));
@@ -62,12 +62,12 @@ fn inside() {
     assert!(said.contains("has another hookscript"), "{said}");
     let left = node.processes().unwrap();
     assert!(!left.is_empty(), "it was no hang that a signal can't end");
-    // The one that was left behind has the lock still.
+    // The process that was left behind still has the lock.
     let said = call(&["9001", "pre-start", "unit"]);
     assert!(said.contains("guest 9001 starts"), "{said}");
     call(&["9001", "post-start"]);
     call(&["9001", "post-stop"]);
-    // What the units do.
+    // The commands of the units.
     for arguments in [["guard", "9001"].as_slice(), &["recover"], &["collect"]] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_stillpoint"));
         command.args(arguments).env_clear().env("STILLPOINT_ROOT", node.root());
@@ -81,7 +81,7 @@ fn inside() {
     prerm.env("PATH", format!("{}:/usr/bin:/bin", programs.display()));
     said_by(&mut prerm);
 
-    // The daemon is gone: whoever waited for it has an answer, and ends.
+    // The daemon is gone: every process that waited for it gets an answer and ends.
     drop(hung);
     let deadline = Instant::now() + PATIENCE;
     while !node.processes().unwrap().is_empty() {
@@ -90,7 +90,7 @@ fn inside() {
     }
 }
 
-/// Runs it to its end, which has to come.
+/// Runs a command to its end, which must come.
 fn said_by(command: &mut Command) -> String {
     let mut program = command.stdout(Stdio::piped()).spawn().unwrap();
     let deadline = Instant::now() + PATIENCE;
@@ -98,14 +98,15 @@ fn said_by(command: &mut Command) -> String {
         assert!(Instant::now() < deadline, "{command:?} hangs");
         thread::sleep(Duration::from_millis(10));
     }
-    // Proxmox VE waits for the end of its output, too: who is left behind must not hold it open.
+    // Proxmox VE also waits for the end of its output, so a process that is left behind must not
+    // hold it open.
     let output = program.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{command:?}");
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A file system whose daemon takes every request and answers none but the first, without which requests could still be
-/// withdrawn. With it goes the daemon.
+/// A file system whose daemon receives every request and answers only the first (without that,
+/// requests could still be cancelled). Dropping this ends the daemon.
 struct Hung(PathBuf);
 
 impl Hung {
@@ -119,7 +120,8 @@ impl Hung {
         let mut request = vec![0; 1 << 20];
         let length = requests.read(&mut request).unwrap();
         assert!(length >= 40, "FUSE_INIT has a head of 40 bytes");
-        // Its head is length, error and the request's own number; what follows is version 7.31 and the limits' defaults.
+        // Its header is length, error and the request's number; then version 7.31 and default
+        // limits.
         let mut answer = vec![0; 80];
         answer[..4].copy_from_slice(&80_u32.to_ne_bytes());
         answer[8..16].copy_from_slice(&request[8..16]);

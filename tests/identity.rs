@@ -1,5 +1,6 @@
-//! A restored copy is its own guest, and after a disaster the restored guest is the original: what the guest hook makes
-//! of a start, on a node whose files are as `pct restore`, `pct clone` and the rest leave them.
+//! A restored copy gets its own identity, and after a disaster the restored guest is the original.
+//! Tests of the guest hook, on a node with the files that `pct restore`, `pct clone` and the like
+//! leave.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -40,7 +41,8 @@ impl Scene {
         self.node.write(&format!("etc/pve/nodes/sim/lxc/{vmid}.conf"), text).unwrap();
     }
 
-    /// What `pct restore VMID` of 9001's backup leaves: the same settings, another volume, a task.
+    /// The result of `pct restore VMID` of 9001's backup: the same settings, another volume, a
+    /// task.
     fn restore(&self, vmid: u32, text: &str) {
         self.configure(vmid, &text.replace("vm-9001-", &format!("vm-{vmid}-")));
         self.task("vzrestore", vmid);
@@ -87,7 +89,7 @@ impl Scene {
         fs::remove_file(self.node.path(format!("etc/pve/nodes/sim/lxc/{vmid}.conf"))).unwrap();
     }
 
-    /// What `pct start` does as far as the hook sees it; gives what the hook said.
+    /// What `pct start` does, as far as the hook is concerned; returns the hook's output.
     fn start(&self, vmid: u32) -> String {
         let config = self.config(vmid);
         let value = |key: &str| config.lines().find_map(|line| line.strip_prefix(key));
@@ -101,7 +103,7 @@ impl Scene {
         self.pre_start(vmid)
     }
 
-    /// The hook alone, as when both the hookscript and the unit's drop-in call it.
+    /// Only the hook, as when both the hookscript and the unit's drop-in call it.
     fn pre_start(&self, vmid: u32) -> String {
         let output = self.command("guest-hook", &[&vmid.to_string(), "pre-start"]);
         assert!(output.status.success(), "a guest has to start: {output:?}");
@@ -130,7 +132,7 @@ impl Scene {
         command
     }
 
-    /// The `stillpoint` command; its output, and whether it went well.
+    /// The `stillpoint` command; returns its output and whether it succeeded.
     fn stillpoint(&self, arguments: &[&str]) -> (bool, String) {
         let output = self.command("stillpoint", arguments);
         let text = [output.stdout, output.stderr].concat();
@@ -179,7 +181,7 @@ impl Scene {
     }
 }
 
-/// The lines that differ, old beside new; lines come neither more nor fewer.
+/// The lines that differ, old beside new; the number of lines must be the same.
 fn diff<'a>(old: &'a str, new: &'a str) -> Vec<(&'a str, &'a str)> {
     assert_eq!(old.split('\n').count(), new.split('\n').count(), "{new}");
     old.split('\n').zip(new.split('\n')).filter(|(old, new)| old != new).collect()
@@ -231,12 +233,12 @@ fn a_copy_of_a_running_guest_gets_its_own_identity_in_both_files_and_once() {
     assert_eq!((&journal[0]["vmid"], &journal[0]["original"]), (&9002.into(), &9001.into()));
     assert_eq!(scene.config(9001), ORIGINAL);
 
-    // The unit's drop-in calls it again for the same start, and then comes the next start.
+    // The unit's drop-in calls the hook again for the same start; then comes the next start.
     let files = scene.files();
     assert_eq!(scene.pre_start(9002), "");
     assert_eq!(scene.start(9002), "");
     assert_eq!(scene.files(), files);
-    // Nor is the original disturbed.
+    // The original is not changed either.
     assert_eq!(scene.start(9001), "");
     assert_eq!(scene.config(9001), ORIGINAL);
     assert!(!scene.has_temporary_files());
@@ -307,7 +309,7 @@ fn after_a_disaster_the_restored_guest_is_the_original() {
     assert_eq!(scene.record(9001), None, "the record of a guest that is gone is dropped");
     assert_eq!(scene.record(9002).unwrap()["macs"], serde_json::json!(["BC:24:11:00:00:01"]));
     assert_eq!(scene.journal(), Vec::<Value>::new());
-    // Now 9002 owns it, and who comes after it is the copy.
+    // Now 9002 owns it, so a guest that comes later is the copy.
     scene.restore(9001, ORIGINAL);
     assert!(scene.start(9001).contains("guest 9001 is a copy"));
 }
@@ -330,7 +332,7 @@ fn a_known_owner_stays_it_while_it_is_stopped() {
     scene.start(9001);
     scene.restore(9002, ORIGINAL);
     assert!(scene.start(9002).contains("belongs to guest 9001 (web)"));
-    // A copy that is restored over once more is a copy once more.
+    // A copy that is overwritten by another restore is again a copy.
     scene.restore(9002, ORIGINAL);
     assert!(scene.start(9002).contains("belongs to guest 9001 (web)"));
     assert_ne!(mac_of(&scene.config(9002)), "BC:24:11:00:00:01");
@@ -356,7 +358,8 @@ fn a_restore_with_new_hardware_addresses_gets_only_hostname_and_address() {
     assert_eq!(scene.files(), files);
 }
 
-/// `pct restore 9002 ... --unique 1`, with a hostname given or not, and what else the settings leave to be done.
+/// `pct restore 9002 ... --unique 1`, with or without a hostname, and what the settings still
+/// change.
 #[test]
 fn each_copy_with_new_hardware_addresses_gets_what_is_inside_made_new() {
     let statically = ORIGINAL.replace("ip=dhcp", "ip=192.0.2.7/24,gw=192.0.2.1");
@@ -364,7 +367,7 @@ fn each_copy_with_new_hardware_addresses_gets_what_is_inside_made_new() {
         (ORIGINAL, "web", ""),
         (statically.as_str(), "web", ""),
         (statically.as_str(), "other", ""),
-        // Nothing of the configuration changes.
+        // The configuration does not change.
         (statically.as_str(), "other", "[restore]\naddress = \"keep\"\n"),
     ] {
         let scene = Scene::new();
@@ -411,7 +414,7 @@ fn a_copy_that_can_not_be_seen_from_outside_is_compared_with_its_original_once_i
     assert_eq!(scene.config(9002), before);
     let inside = scene.inside(9002).unwrap();
     assert_eq!((&inside["original"], &inside["if_shared"]), (&9001.into(), &true.into()));
-    // Nothing of the kind for one that was restored as itself.
+    // None of that for a guest that was restored as itself.
     scene.restore(9001, ORIGINAL);
     scene.log_of_restore(9001, 9001);
     scene.start(9001);
@@ -430,12 +433,12 @@ fn an_original_that_is_restored_keeps_its_address_beside_a_spare_that_is_stopped
     assert!(said.contains("in doubt") && said.contains("guest 9005 (spare)"), "{said}");
     assert!(said.contains("is stopped") && said.contains("start the other one first"), "{said}");
     assert_eq!(scene.config(9001), text);
-    // The log of the restore says that it is the guest which was backed up.
+    // The restore's log says that it is the guest that was backed up.
     scene.log_of_restore(9001, 9001);
     assert_eq!(scene.start(9001), "");
     assert_eq!(scene.config(9001), text);
 
-    // In use is in use.
+    // An address that is in use counts, whatever the records say.
     let scene = Scene::new();
     scene.configure(9005, &spare);
     scene.mark_running(9005);
@@ -504,7 +507,7 @@ fn without_a_quorum_nothing_is_touched() {
     let mut hook = Command::new(env!("CARGO_BIN_EXE_guest-hook"));
     hook.args(["9002", "pre-start"]).env_clear().env("STILLPOINT_ROOT", scene.node.root());
     if nix::unistd::geteuid().is_root() {
-        // Permissions keep root from nothing.
+        // File permissions do not stop root.
         hook.uid(65534);
     }
     let output = hook.output().unwrap();
@@ -515,8 +518,8 @@ fn without_a_quorum_nothing_is_touched() {
     assert_eq!(scene.files(), before);
 }
 
-/// Proxmox VE takes other files than it writes itself: of lines with one key the last, and what is no line at all is
-/// passed over.
+/// Proxmox VE accepts files that it would not write itself: the last of several lines with one key
+/// counts, and invalid lines are ignored.
 #[test]
 fn a_file_that_somebody_else_wrote_is_understood_as_proxmox_ve_does() {
     let snapshot = format!("\n[s]\n{ORIGINAL}");
@@ -570,7 +573,7 @@ fn a_comment_that_is_no_text_stays_byte_for_byte() {
     assert_eq!(after.len(), text.len() + "-9002".len());
 }
 
-/// One that hung and came to itself again, and the one that was called after it.
+/// A call that hung and continued later, and the next call.
 #[test]
 fn two_calls_for_one_start_never_mix() {
     let scene = Scene::new();
@@ -597,7 +600,8 @@ fn two_calls_for_one_start_never_mix() {
     assert_eq!(scene.pre_start(9002), "");
 }
 
-/// Whoever may change a guest's network can give it the MAC of another one that is stopped, and start it.
+/// Anybody who may change a guest's network can give it the MAC of another, stopped guest, and
+/// start it.
 #[test]
 fn the_victim_of_a_stolen_mac_is_not_taken_for_the_copy() {
     let scene = Scene::new();
@@ -613,13 +617,13 @@ fn the_victim_of_a_stolen_mac_is_not_taken_for_the_copy() {
     assert_eq!((scene.config(9001), scene.config(9003)), before);
     assert!(scene.inside(9001).is_none() && scene.record(9001).is_none());
 
-    // Also where the victim was restored here, long ago.
+    // Also if the victim was restored here long ago.
     scene.task("vzrestore", 9001);
     assert!(scene.start(9001).contains("in doubt"));
     assert!(scene.inside(9001).is_none());
 }
 
-/// The record comes first, and each of the two files can then be the one that takes nothing.
+/// The record comes first; then each of the two files may be the one that cannot be written.
 #[test]
 fn what_can_not_be_written_leaves_both_files_and_the_record_as_they_were() {
     for blocked in ["etc/pve/nodes/sim/lxc", "var/lib/lxc/9002"] {
@@ -641,7 +645,7 @@ fn what_can_not_be_written_leaves_both_files_and_the_record_as_they_were() {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
         assert!(scene.record(9002).is_some());
-        // Without its directory there is no place for its new content.
+        // Without its directory, its new content cannot be written.
         let (directory, away) = (scene.node.path(blocked), scene.node.path("away"));
         fs::rename(&directory, &away).unwrap();
         fs::write(scene.node.path("failpoint-release"), "").unwrap();
@@ -659,17 +663,17 @@ fn a_call_that_is_killed_between_the_files_is_made_good_by_the_next() {
     scene.mark_running(9001);
     scene.restore(9002, ORIGINAL);
     scene.start(9002);
-    // As if it had been killed after the first file.
+    // The state after a kill between the two files.
     scene.node.write("var/lib/lxc/9002/config", LXC).unwrap();
     assert!(scene.pre_start(9002).contains("given before"));
     assert!(scene.lxc(9002).contains(mac_of(&scene.config(9002))));
     assert!(scene.lxc(9002).contains("lxc.uts.name = web-9002"));
-    // Killed before the first, but after the record: it is a copy still.
+    // The state after a kill between the record and the first file: it is still a copy.
     scene.configure(9002, &ORIGINAL.replace("vm-9001", "vm-9002"));
     assert!(scene.start(9002).contains("guest 9002 is a copy"));
 }
 
-/// The one that looks and writes is a process of its own: its death keeps no guest from starting.
+/// A separate process reads and writes: its death does not keep a guest from starting.
 #[test]
 fn a_call_that_dies_before_the_files_lets_the_guest_start_and_the_next_does_it_all() {
     let scene = Scene::new();
@@ -703,7 +707,7 @@ fn what_a_person_has_set_since_is_not_undone() {
     scene.start(9002);
     let given = scene.config(9002);
     assert!(given.contains("hostname: web-9002\n") && given.contains(",link_down=1"), "{given}");
-    // As `pct set` leaves them, and Proxmox VE writes LXC's file from it.
+    // As `pct set` writes them; Proxmox VE writes LXC's file from that.
     let lxc = |hostname: &str, link: &str| {
         LXC.replace("= web", &format!("= {hostname}"))
             .replace("BC:24:11:00:00:01", mac_of(&given))
@@ -742,14 +746,14 @@ fn a_cluster_that_hangs_keeps_no_guest_from_starting() {
     let scene = Scene::new();
     scene.mark_running(9001);
     scene.restore(9002, ORIGINAL);
-    // Opening it to read waits for a writer for ever.
+    // Opening it for reading waits for a writer for ever.
     let fifo = scene.node.path("etc/pve/nodes/sim/lxc/777.conf");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
     let before = scene.config(9002);
     let said = scene.pre_start(9002);
     assert!(said.contains("guest 9002 starts unchanged"), "{said}");
     assert_eq!(scene.config(9002), before);
-    // Who was killed is gone a moment later.
+    // A killed process is gone a moment later.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while let Some(left) = scene.node.processes().unwrap().pop() {
         assert!(std::time::Instant::now() < deadline, "somebody stays behind: {left:?}");
@@ -801,7 +805,7 @@ fn always_changes_once_after_each_restore() {
     assert!(mac_of(&first).starts_with("02:AB:"), "{first}");
     assert_eq!(scene.start(9002), "");
     assert_eq!(scene.config(9002), first);
-    // A guest that was made here is no copy.
+    // A guest that was created here is no copy.
     scene.configure(9003, &ORIGINAL.replace("00:00:01", "00:00:03"));
     scene.task("vzcreate", 9003);
     assert_eq!(scene.start(9003), "");
@@ -907,7 +911,7 @@ fn adopt_gives_the_identity_of_an_original_that_does_not_run() {
     assert!(scene.start(9002).contains("is its own"), "now it is the original");
     assert_eq!(scene.config(9002), restored);
     assert_eq!(scene.journal().last().unwrap()["outcome"], "adopted");
-    // And who was it before is the copy, should it ever be started.
+    // The former owner is the copy if it is ever started again.
     assert!(scene.start(9001).contains("guest 9001 is a copy"));
     assert!(!scene.stillpoint(&["adopt", "9002"]).0, "twice is once");
     assert!(!scene.stillpoint(&["adopt", "9009"]).0);
@@ -952,7 +956,8 @@ fn adopt_keeps_what_was_changed_since() {
     assert!(config.contains("cores: 4") && config.contains("hostname: web\n"));
 }
 
-/// `cargo test --release --test identity a_thousand -- --nocapture` tells how long the decision takes.
+/// `cargo test --release --test identity a_thousand -- --nocapture` shows how long the decision
+/// takes.
 #[test]
 fn a_thousand_guests_are_looked_through() {
     let scene = Scene::new();

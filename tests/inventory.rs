@@ -1,4 +1,4 @@
-//! What lies on the backup servers, as `stillpoint snapshots` shows it.
+//! The snapshots on backup servers, in `stillpoint snapshots`.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -39,7 +39,7 @@ fn snapshot(ns: &str, kind: &str, id: &str, time: i64) -> SnapshotId {
     SnapshotId::new(DATASTORE, ns, kind, id, time)
 }
 
-/// Three guests, a host of a guest's name, something of another owner, and one that is being written.
+/// Three guests, a host with a guest's name, a snapshot of another owner, and an unfinished one.
 fn fill(pbs: &SimPbs, ns: &str) {
     let first = snapshot(ns, "ct", "9001", 1_795_302_874);
     pbs.add_snapshot(Backup {
@@ -149,7 +149,7 @@ fn a_hundred_thousand_snapshots_are_printed_as_they_come_in_little_memory() {
     let mut peak = 0;
     while stdout.read_line(&mut line).unwrap() > 0 {
         lines += 1;
-        // The last ones are still to come: the pipe holds a few hundred at the most.
+        // The last ones are not printed yet: the pipe holds a few hundred at most.
         if lines == 99_000 {
             peak = peak_memory(child.id());
         }
@@ -161,7 +161,7 @@ fn a_hundred_thousand_snapshots_are_printed_as_they_come_in_little_memory() {
     assert!((1..=64 * 1024).contains(&peak), "{peak} KiB");
 }
 
-/// The most that a process has had in memory so far, in KiB.
+/// The peak memory of a process so far, in KiB.
 fn peak_memory(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();

@@ -1,9 +1,9 @@
-//! Every parser of input that a guest has made or that damage has reached keeps its promises, whatever it is given.
+//! Every parser of untrusted or damaged input keeps its promises, whatever the input.
 //!
-//! The seeded, short run on stable Rust of the targets that `tests/fuzz` runs for long: on every sample, on every
-//! sample cut off at every byte, and on what a mutator makes of them. It does the same each time; `SEED=NUMBER` and
-//! `ROUNDS=NUMBER` in the environment make it do something else. With `CORPUS=DIRECTORY` it only writes the samples
-//! there, for the fuzzer to begin with.
+//! The short run on stable Rust of the targets that `tests/fuzz` runs for long: with every sample,
+//! with every sample cut off at every byte, and with mutations. It does the same each time;
+//! `SEED=NUMBER` and `ROUNDS=NUMBER` in the environment change that. With `CORPUS=DIRECTORY` it
+//! only writes the samples there, as the fuzzer's first inputs.
 
 #[path = "fuzz/mutate.rs"]
 mod mutate;
@@ -27,7 +27,7 @@ use stillpoint::vzdump::Vmid;
 use mutate::{Random, mutate};
 use targets::memory::most_of;
 
-/// A sample is cut off at this many places at the most, a long one at fewer.
+/// A sample is cut off at this many places at most, a long one at fewer.
 const MOST_CUTS: usize = 400;
 const MOST_CUT_BYTES: usize = 1 << 19;
 
@@ -39,7 +39,8 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect(name))
 }
 
-/// Calls a target with all its samples, whole and cut off, and with what comes of them in so many rounds.
+/// Calls a target with all its samples, whole and cut off, and with mutations of them for that many
+/// rounds.
 fn exercise(target: &str, rounds: u64) {
     let samples = targets::samples::of(&tests(), target);
     assert!(!samples.is_empty(), "{target} has no samples");
@@ -70,14 +71,14 @@ fn write(directory: &Path, samples: &[(String, Vec<u8>)]) {
     }
 }
 
-/// Calls the target; where that breaks, says with what.
+/// Calls the target; if it fails, prints the input.
 fn holds(target: &str, whence: &str, input: &[u8]) {
     if catch_unwind(AssertUnwindSafe(|| targets::call(target, input))).is_err() {
         panic!("{target} broke with {whence}, {} bytes:\n{}", input.len(), shown(input));
     }
 }
 
-/// As a Rust byte string, so that it can be made a sample.
+/// The input as a Rust byte string, so that it can be made a sample.
 fn shown(input: &[u8]) -> String {
     let mut text = String::from("b\"");
     for byte in input.iter().take(20_000) {
@@ -111,7 +112,7 @@ macro_rules! seeded {
     };
 }
 
-// With how many mutated inputs: fewer where a target writes files.
+// The number of mutated inputs: fewer for targets that write files.
 seeded! {
     call 3000
     container 2000
@@ -136,7 +137,7 @@ seeded! {
 
 const MIB: usize = 1 << 20;
 
-/// `head`, then `item` with a counter in place of `%` until there are `size` bytes, then `tail`.
+/// `head`, then `item` with a counter instead of `%` until there are `size` bytes, then `tail`.
 fn long(head: &str, item: &str, tail: &str, size: usize) -> Vec<u8> {
     let mut text = head.to_string();
     let (before, after) = item.split_once('%').unwrap_or((item, ""));
@@ -153,7 +154,7 @@ fn long(head: &str, item: &str, tail: &str, size: usize) -> Vec<u8> {
     (text + tail).into_bytes()
 }
 
-/// An engine's answers are read up to some MiB: what is made of them must leave room within the 256 MiB of a hook.
+/// An engine's answers may have some MiB: what is made of them must fit into the hook's 256 MiB.
 #[test]
 fn a_hostile_answer_costs_little_more_than_itself() {
     let id = "3b1f0c2d4e5f";
@@ -186,7 +187,8 @@ fn a_hostile_answer_costs_little_more_than_itself() {
     assert!(ids.is_err() && most <= 2 * MIB, "{most} bytes for a list of {}", list.len());
 }
 
-/// The words in which an answer is refused may quote it, escaped: six times its size, and never twice at once.
+/// The error about an invalid answer may quote it, escaped: six times its size, and never two
+/// copies at once.
 #[test]
 fn refusing_a_hostile_answer_costs_no_more_than_six_times_itself() {
     let quoted = format!("[\"{}\"]", "\x7f".repeat(4 * MIB));
@@ -195,7 +197,7 @@ fn refusing_a_hostile_answer_costs_no_more_than_six_times_itself() {
     assert!(most <= 8 * quoted.len(), "{most} bytes to refuse {}", quoted.len());
 }
 
-/// The note in the guest is read up to 16 MiB, and what is made of it goes into the journal.
+/// The note in the guest may have 16 MiB, and its content goes into the journal.
 #[test]
 fn a_hostile_note_costs_little_more_than_itself() {
     let head = r#"{"schema":1,"run":"","vmid":9001,"time":"","containers":["#;
@@ -210,7 +212,7 @@ fn a_hostile_note_costs_little_more_than_itself() {
     }
 }
 
-/// A guest says in its labels what depends on what, and vzdump waits for the plan.
+/// A guest's labels say what depends on what, and vzdump waits for the plan.
 #[test]
 fn ten_thousand_containers_that_all_wait_for_each_other_are_planned() {
     let containers: Vec<Container> = (0..10_000)
@@ -252,7 +254,8 @@ fn a_run_that_could_not_be_read_again_is_not_written() {
     assert_eq!(kept.quiesce.unwrap().steps[0].name, "db");
 }
 
-/// A line that is too long is damage as a whole: its end is no record, and the lines after it keep their numbers.
+/// A line that is too long is damage as a whole: its end is no record, and later lines keep their
+/// numbers.
 #[test]
 fn a_line_of_the_journal_that_is_too_long_is_one_damage() {
     let directory = Scratch::new("line");
@@ -276,7 +279,7 @@ fn a_line_of_the_journal_that_is_too_long_is_one_damage() {
     assert_eq!(found, ["damage in line 1", "a"]);
 }
 
-/// A directory that is gone when it is dropped.
+/// A directory that is removed when dropped.
 struct Scratch(PathBuf);
 
 impl Scratch {

@@ -1,7 +1,7 @@
 //! The simulated backup server answers every recorded request as the real one did.
 //!
-//! The recordings in `fixtures/pbs` are replayed byte for byte, in the order in which they were made,
-//! against one simulated server; `pbs_contract/world.rs` does what the recorder did between requests,
+//! The recordings in `fixtures/pbs` are replayed byte for byte, in the order of recording, against
+//! one simulated server. `pbs_contract/world.rs` does what the recorder did between requests;
 //! `pbs_contract/normal.rs` lists what cannot be compared.
 
 #[path = "pbs_contract/client.rs"]
@@ -25,7 +25,7 @@ use stillpoint_sim::pbs::{Config, SimPbs, State};
 use client::Answer;
 use recording::Exchange;
 
-/// In the order in which they were recorded, and with the number of exchanges in each.
+/// In the order of recording, with the number of exchanges in each.
 const FILES: [(&str, usize); 7] = [
     ("01-version-auth.http", 17),
     ("03-snapshots.http", 20),
@@ -125,7 +125,7 @@ fn a_refused_login_takes_three_seconds_unless_a_test_says_otherwise() {
     assert_eq!(delay, Duration::from_secs(3));
 }
 
-/// Brings the server into the state of that moment and makes the request ready to be sent.
+/// Puts the server into the state of that moment, and prepares the request.
 fn prepare(pbs: &SimPbs, exchange: &Exchange) -> Vec<u8> {
     let date = exchange.header("date").expect("a date");
     let date = chrono::DateTime::parse_from_rfc2822(date).expect("a date");
@@ -146,8 +146,8 @@ fn prepare(pbs: &SimPbs, exchange: &Exchange) -> Vec<u8> {
     request.into_bytes()
 }
 
-/// A task that the recorded answer shows as over is over, at that second; one that left its mark on a
-/// snapshot is too. How full the disk was is state as well.
+/// If the recorded answer shows that a task is over, or that it has changed a snapshot, it ends at
+/// that second. The used space of the disk is set too.
 fn finish_what_is_over(state: &mut State, exchange: &Exchange, body: &Value) {
     let data = &body["data"];
     if let (Some(upid), Some(end)) = (data["upid"].as_str(), data["endtime"].as_i64()) {
@@ -182,9 +182,9 @@ fn compare(pbs: &SimPbs, exchange: &Exchange, answer: &Answer) -> Result<(), Str
         Some(length) => compare_left_out(pbs, exchange, answer, length)?,
         None => compare_body(exchange, answer)?,
     };
-    // The recorder's own directory was longer than the name that stands for it.
+    // The recorder's own directory had a longer name than the placeholder.
     let as_is = as_is && !exchange.body.contains("$RIG");
-    // A body with something in it that is not compared may have another length.
+    // A body with parts that are not compared may have another length.
     let fixed = |headers: &[(String, String)]| -> Vec<(String, String)> {
         let headers = headers.iter().map(|(name, value)| match name.as_str() {
             "date" => (name.clone(), "checked below".to_owned()),
@@ -210,7 +210,7 @@ fn compare(pbs: &SimPbs, exchange: &Exchange, answer: &Answer) -> Result<(), Str
     Ok(())
 }
 
-/// Compares the bodies; whether they are the same without any help.
+/// Compares the bodies; returns whether they are equal without normalising.
 fn compare_body(exchange: &Exchange, answer: &Answer) -> Result<bool, String> {
     let body = String::from_utf8(answer.body.clone()).map_err(|error| error.to_string())?;
     let expected: Result<Value, _> = serde_json::from_str(&exchange.body);
@@ -232,9 +232,9 @@ fn compare_body(exchange: &Exchange, answer: &Answer) -> Result<bool, String> {
     }
 }
 
-/// The recorder left out two bodies and noted their lengths. One was plain: its length is compared. The
-/// other was compressed, and no two compressors agree: what it unpacks to is compared with the answer to
-/// the same request without compression.
+/// The recorder left out two bodies and noted their lengths. One was uncompressed: its length is
+/// compared. The other was compressed, and compressors differ: its content is compared with the
+/// answer to the same request without compression.
 fn compare_left_out(
     pbs: &SimPbs,
     exchange: &Exchange,

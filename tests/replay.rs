@@ -1,5 +1,5 @@
-//! Recorded runs of the real vzdump, and more in their shape, replayed against the real hook: whatever
-//! happens, every container that ran before runs after.
+//! Recorded runs of the real vzdump, and variants of them, replayed against the real hook: whatever
+//! happens, every container that ran before runs afterwards.
 
 mod replay {
     mod commands;

@@ -1,4 +1,5 @@
-//! A guest has started: a restored copy gets what it must not share, and what ran when it was backed up runs again.
+//! After a guest's start: a restored copy gets its own machine-id and keys, and what ran when it
+//! was backed up runs again.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,7 +24,7 @@ use stillpoint_sim::node::{Guest, GuestSpec, Node};
 const VMID: u32 = 9002;
 const OLD_ID: &str = "0000000000000000000000000000232a";
 
-/// Stands in for lxc-attach: keeps the command, and knows the units that a file names.
+/// Replaces lxc-attach: records the command, and knows the units named in a file.
 const LXC_ATTACH: &str = r#"#!/bin/sh
 root=${0%/usr/bin/lxc-attach}
 while [ "$1" != -- ]; do shift; done
@@ -36,7 +37,7 @@ case $* in
 esac
 "#;
 
-/// Stands in for ssh-keygen: a key that is never the same twice.
+/// Replaces ssh-keygen: each key is different.
 const SSH_KEYGEN: &str = r#"#!/bin/sh
 root=${0%/usr/bin/ssh-keygen}
 while [ $# -gt 0 ]; do
@@ -100,7 +101,7 @@ impl World {
         names.map(|name| (name.clone(), self.read(&format!("etc/ssh/{name}")))).collect()
     }
 
-    /// What pre-start leaves for a copy.
+    /// The record that pre-start leaves for a copy.
     fn is_a_copy(&self) {
         self.is_a_copy_with("BC:24:11:00:23:2A");
     }
@@ -113,7 +114,7 @@ impl World {
         self.node.write(&self.record(), &copy.to_string()).unwrap();
     }
 
-    /// What pre-start leaves for one that may have what guest 9001 has inside.
+    /// The record that pre-start leaves for a guest that may share guest 9001's machine-id or keys.
     fn may_be_a_copy(&self) {
         self.is_a_copy();
         let path = self.node.path(self.record());
@@ -144,7 +145,8 @@ impl World {
         fs::read_to_string(self.node.path("attached")).unwrap_or_default()
     }
 
-    /// The note as a backup by stop holds it: all that runs, and the containers as the engine finds them then.
+    /// The note of a backup by stop: everything that runs, and the containers in the state that the
+    /// engine then finds.
     fn was_backed_up(&self) {
         let engine = self.guest.engine.as_ref().unwrap();
         let running: Vec<_> =
@@ -182,7 +184,7 @@ impl World {
         self.inside("var/lib/stillpoint/quiesced.json").exists()
     }
 
-    /// A run of a job that a power cut ended while this container was stopped.
+    /// The run of a job that a power cut ended while this container was stopped.
     fn has_left(&self, name: &str) {
         let engine = self.guest.engine.as_ref().unwrap();
         assert!(engine.modify(name, |container| {
@@ -213,7 +215,7 @@ impl World {
         Runs::of(&Root::at(self.node.root())).save(&run).unwrap();
     }
 
-    /// What a boot does, and the mail it leaves.
+    /// What a boot does; returns the resulting mail.
     fn recover(&self) -> String {
         self.node.recover().unwrap();
         fs::read_to_string(self.node.path("mail")).unwrap_or_default()
@@ -269,7 +271,7 @@ fn a_guest_that_is_no_copy_is_left_as_it_is() {
     let world = World::new(|_| {});
     let (id, keys) = (world.read("etc/machine-id"), world.keys());
     assert!(world.settle().status.success());
-    // What was left for a guest that another has replaced under its number since.
+    // The record was left for a guest that another guest has replaced under its VMID.
     world.is_a_copy_with("BC:24:11:00:00:01");
     assert!(world.settle().status.success());
     assert_eq!((world.read("etc/machine-id"), world.keys()), (id, keys));
@@ -295,7 +297,7 @@ fn only_what_is_shared_with_the_original_is_made_new_where_nothing_else_tells_a_
     assert!(!world.node.path(world.record()).exists(), "it shares nothing");
     assert_eq!((world.read("etc/machine-id"), world.keys()), (own.clone(), keys));
 
-    // What is no id is shared by many.
+    // A value that is no id may be the same in many guests.
     for (text, renewed) in [("uninitialized\n", false), (own.as_str(), true)] {
         fs::write(&id, text).unwrap();
         world.give("etc/machine-id", text);
@@ -307,7 +309,7 @@ fn only_what_is_shared_with_the_original_is_made_new_where_nothing_else_tells_a_
     }
     assert_eq!(fs::read_to_string(&id).unwrap(), own, "the original keeps its own");
 
-    // Of one that is gone nobody is a copy.
+    // There are no copies of a guest that no longer exists.
     world.may_be_a_copy();
     fs::remove_file(world.node.path("etc/pve/nodes/sim/lxc/9001.conf")).unwrap();
     let own = world.read("etc/machine-id");
@@ -332,7 +334,7 @@ fn what_fails_at_each_start_is_told_once() {
     assert!(mail.contains("/etc/machine-id in the guest is a symlink"), "{mail}");
     let [renewed] = world.journal("renewed").try_into().unwrap();
     assert_eq!(renewed["done"], json!(["ssh-host-keys"]));
-    // Another reason is another matter, and so is an end of it.
+    // A different failure is reported again, and so is success.
     fs::remove_file(world.inside("etc/machine-id")).unwrap();
     fs::create_dir(world.inside("etc/machine-id")).unwrap();
     world.settle();
@@ -412,7 +414,7 @@ fn a_hostile_root_changes_nothing_outside_itself() {
     for name in ["ssh_host_rsa_key", "machine-id"] {
         fs::write(outside.join(name), "the node's").unwrap();
     }
-    // Where each way out of the guest leads, were it followed on the node.
+    // The targets of links out of the guest, if they were followed on the node.
     fs::remove_dir_all(world.inside("etc/ssh")).unwrap();
     symlink(&outside, world.inside("etc/ssh")).unwrap();
     fs::remove_file(world.inside("etc/machine-id")).unwrap();
@@ -420,7 +422,7 @@ fn a_hostile_root_changes_nothing_outside_itself() {
     fs::create_dir_all(world.inside("var/lib/dbus")).unwrap();
     let fifo = Command::new("mkfifo").arg(world.inside("var/lib/dbus/machine-id")).status();
     assert!(fifo.unwrap().success());
-    // 1 GiB that takes no room.
+    // A sparse file of 1 GiB.
     world.give("var/lib/stillpoint/quiesced.json", "{");
     let note =
         fs::File::options().write(true).open(world.inside("var/lib/stillpoint/quiesced.json"));
@@ -477,7 +479,7 @@ fn what_ran_comes_up_in_order_and_nothing_else() {
         events.iter().find(|event| event.name == name && event.what == what).unwrap().at
     };
     let waited = when("web", What::StartAsked) - when("db", What::Started);
-    // The engine's own clock is another.
+    // The engine's own clock is a different one.
     assert!(waited >= ready - Duration::from_millis(50), "web was started after {waited:?}");
     let [settled] = world.journal("settled").try_into().unwrap();
     assert!(settled["took_ms"].as_u64().unwrap() >= 650, "{settled}");
@@ -522,7 +524,7 @@ fn what_does_not_come_up_is_told() {
 
 #[test]
 fn a_guest_that_is_stopped_meanwhile_goes_on_at_its_next_start() {
-    // It is being started all the while until the guest goes down.
+    // It keeps starting until the guest goes down.
     let world = World::new(|spec| spec.containers[1].start_takes = Duration::from_secs(3600));
     world.was_backed_up();
     world.program("usr/sbin/sendmail", "#!/bin/sh\ncat >\"${0%/usr/sbin/sendmail}/mail\"\n");
@@ -542,7 +544,7 @@ fn a_guest_that_is_stopped_meanwhile_goes_on_at_its_next_start() {
     assert!(!world.has_note());
 }
 
-/// What was brought back at boot is mailed; where there was nothing to bring back, nothing is.
+/// What was started at boot is mailed; if there was nothing to start, no mail is sent.
 #[test]
 fn a_boot_that_brings_something_back_is_mailed() {
     let world = World::new(|_| {});
@@ -560,7 +562,7 @@ fn a_boot_that_brings_something_back_is_mailed() {
     );
 }
 
-/// Needs namespaces of its own: without them `/dev/log` is the machine's.
+/// Needs its own namespaces: otherwise `/dev/log` is the machine's.
 #[test]
 fn the_system_log_has_it_with_its_level_and_the_guest() {
     const ALONE: [&str; 3] = ["--user", "--map-root-user", "--mount"];
@@ -600,7 +602,7 @@ fn a_guest_without_anything_to_bring_up_is_not_waited_for() {
     let began = Instant::now();
     let output = world.settle();
     assert!(output.status.success(), "{output:?}");
-    // An engine that is waited for is waited for five minutes.
+    // Settling waits for an engine for five minutes.
     assert!(began.elapsed() < Duration::from_secs(250));
     assert!(world.journal("settled").is_empty());
 }
@@ -622,7 +624,7 @@ fn a_guest_that_is_not_up_yet_when_the_hook_is_called_is_waited_for() {
     let mut hook = Command::new(hook);
     hook.args([&VMID.to_string(), "post-start"]).env("STILLPOINT_ROOT", world.node.root());
     assert!(hook.status().unwrap().success());
-    // It has seen the guest down by then.
+    // By then it has seen that the guest is down.
     soon("nobody settles", &|| !world.node.processes().unwrap().is_empty());
     std::thread::sleep(Duration::from_millis(500));
     world.guest.set_marker("running", true).unwrap();

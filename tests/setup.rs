@@ -1,4 +1,4 @@
-//! Making Proxmox VE call Stillpoint: what was there before is kept, called and put back.
+//! Registering with Proxmox VE: what was configured before is kept, called and put back.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -26,7 +26,7 @@ fn with_guest(vmid: u32) -> Node {
     node
 }
 
-/// A script that writes down how it was called, and ends with what a file beside it says.
+/// A script that records how it was called; its exit status comes from a file beside it.
 fn script(node: &Node, path: &str) {
     let text = format!(
         "#!/bin/sh\nread line\necho \"$0 $* VMTYPE=$VMTYPE stdin=$line\" >>{log}\necho theirs: $*\n\
@@ -83,7 +83,7 @@ fn hook(node: &Node, arguments: &str) -> Output {
     run(node, node.path("usr/libexec/stillpoint/vzdump-hook").to_str().unwrap(), arguments)
 }
 
-/// Calls what `hookscript:` names.
+/// Calls the guest's `hookscript:`.
 fn hookscript(node: &Node, arguments: &str) -> Output {
     run(node, node.path("var/lib/vz/snippets/stillpoint").to_str().unwrap(), arguments)
 }
@@ -282,7 +282,8 @@ fn nothing_is_stopped_before_a_former_script_has_done_its_work_and_nothing_where
     let run = || engine.containers().iter().filter(|container| container.status.is_alive()).count();
     let before = run();
     script(&node, "opt/theirs.sh");
-    // It finds the containers as they were when vzdump called it: what it leaves behind says whether a run was begun.
+    // It finds the containers as they were when vzdump called it: its own file shows whether a run
+    // was already begun.
     let runs = node.path("var/lib/stillpoint/runs/9001.json");
     let look = format!(
         "#!/bin/sh\n[ ! -e {} ] || grep -c rested_ms {} >{}\nexit 1\n",
@@ -319,7 +320,7 @@ fn a_former_script_that_is_missing_or_calls_us_is_no_harm() {
     assert_eq!(output.status.code(), Some(0));
     assert!(text(&output).contains("cannot call /opt/theirs.sh"), "{}", text(&output));
 
-    // One that calls the hook itself: written by hand, before there was `register`.
+    // A handwritten script that calls our hook itself, from before `register` existed.
     let own = node.path("usr/libexec/stillpoint/vzdump-hook");
     let wrapper = format!(
         "#!/bin/sh\necho once >>{}\n{} \"$@\"\n",
@@ -331,7 +332,7 @@ fn a_former_script_that_is_missing_or_calls_us_is_no_harm() {
     assert_eq!(hook(&node, "job-end").status.code(), Some(0));
     assert_eq!(called(&node), ["once"]);
 
-    // Our own hook by another name is not kept at all.
+    // Our own hook under another name is not kept as a previous script.
     let node = self::node();
     std::os::unix::fs::symlink(node.path("usr/libexec/stillpoint/vzdump-hook"), node.path("hook"))
         .unwrap();
@@ -380,7 +381,7 @@ fn guests_are_enabled_and_disabled_each_by_itself() {
     for (vmid, before) in [9001, 9002].iter().zip(before) {
         assert_eq!(node.guest(*vmid).unwrap().config().unwrap(), before);
     }
-    // Old archives name it: it stays, and does nothing but what the hook does.
+    // Old archives name it, so it stays and does only what the hook does.
     assert_eq!(hookscript(&node, "9001 pre-stop").status.code(), Some(0));
 }
 
@@ -401,16 +402,16 @@ fn a_former_hookscript_is_called_counts_and_is_put_back() {
     assert_eq!(called(&node).len(), 4);
     node.write("status", "7\n").unwrap();
     assert_eq!(hookscript(&node, "9001 pre-start").status.code(), Some(1), "PVE keeps it down");
-    // Systemd's call for the same start is not PVE's.
+    // systemd's call for the same start does not run the previous hookscript.
     let unit = run(&node, env!("CARGO_BIN_EXE_guest-hook"), "9001 pre-start unit");
     assert_eq!(unit.status.code(), Some(0));
     assert_eq!(called(&node).len(), 5);
-    // One that has gone is said, and keeps nothing down.
+    // A missing hookscript is reported and keeps no guest down.
     fs::rename(node.path("var/lib/vz/snippets/dns.sh"), node.path("away")).unwrap();
     let output = hookscript(&node, "9001 pre-start");
     assert_eq!(output.status.code(), Some(0));
     assert!(text(&output).contains("cannot call local:snippets/dns.sh"), "{}", text(&output));
-    // It can't be put back either; without any the guest starts, and it is not forgotten.
+    // It cannot be put back either; without any, the guest starts, and it stays stored.
     let said = done(&node, "disable 9001");
     assert!(said.contains("does not exist"), "{said}");
     assert!(said.contains("pct set 9001 --hookscript local:snippets/dns.sh"), "{said}");
@@ -450,7 +451,7 @@ fn a_former_hookscript_is_not_called_for_another_guest_of_the_same_number() {
         called(&node).len() - before
     };
     assert_eq!(calls(), 1);
-    // A clone of an enabled guest, say, that was given the number of one that is gone.
+    // For example a clone of an enabled guest that got the VMID of a guest that is gone.
     let value = |key: &str| {
         let at = enabled.find(key).unwrap() + key.len();
         enabled[at..].split([',', '\n']).next().unwrap().to_string()
@@ -462,7 +463,7 @@ fn a_former_hookscript_is_not_called_for_another_guest_of_the_same_number() {
     assert_eq!(calls(), 0);
     let said = done(&node, "disable 9001");
     assert!(!said.contains("dns.sh"), "{said}");
-    // The guest that it belongs to has it again when it is restored.
+    // When the guest that it belongs to is restored, it has it again.
     guest.set_config(&format!("{config}hookscript: local:snippets/dns.sh\n")).unwrap();
     done(&node, "enable 9001");
     fs::remove_file(node.path("etc/pve/nodes/sim/lxc/9001.conf")).unwrap();
@@ -474,7 +475,7 @@ fn a_former_hookscript_is_not_called_for_another_guest_of_the_same_number() {
 fn one_look_at_the_cluster_records_whose_identity_each_guest_has() {
     let mut node = with_guest(9001);
     node.add_guest(GuestSpec::lxc(9002)).unwrap();
-    // A damaged record keeps the others from nothing.
+    // A damaged record does not affect the others.
     let taken = node.guest(9001).unwrap().config().unwrap();
     let mac = taken.split("hwaddr=").nth(1).unwrap()[..17].to_string();
     node.add_guest(GuestSpec::lxc(9003)).unwrap();
@@ -566,7 +567,8 @@ fn a_guest_that_could_not_start_on_another_node_is_not_enabled() {
     let said = refused(&node, "enable 9001");
     assert!(said.contains("moves to two could not start there"), "{said}");
     assert!(!node.guest(9001).unwrap().has_hookscript().unwrap());
-    // It is all the same what the other node waits for: what `stillpoint register` leaves there, too.
+    // The file is written anyway, because the other node waits for it; `stillpoint register` writes
+    // it too.
     assert!(node.path("var/lib/vz/snippets/stillpoint").exists());
     fs::remove_file(node.path("var/lib/vz/snippets/stillpoint")).unwrap();
     fs::remove_file(node.path("etc/pve/stillpoint/nodes/sim.json")).unwrap();
@@ -576,7 +578,7 @@ fn a_guest_that_could_not_start_on_another_node_is_not_enabled() {
     node.write("etc/pve/stillpoint/nodes/two.json", &note).unwrap();
     done(&node, "enable 9001");
     done(&node, "disable 9001");
-    // A storage that all nodes share needs no note.
+    // For a storage that all nodes share, no file of this node is needed.
     fs::remove_file(node.path("etc/pve/stillpoint/nodes/two.json")).unwrap();
     node.add_storage(
         "dir",

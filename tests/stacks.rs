@@ -1,6 +1,6 @@
-//! What a backup does to the stacks of a guest, in situations that a person meets every day.
+//! What a backup does to a guest's stacks in everyday situations.
 
-// Not every module needs all of it.
+// Not every module uses all of it.
 #[allow(dead_code)]
 #[path = "faults/scene.rs"]
 mod scene;

@@ -1,4 +1,4 @@
-//! `stillpoint status`: how each guest stands, for people and for those who watch.
+//! `stillpoint status`: the state of each guest, for people and for monitoring.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -24,7 +24,7 @@ mod directory;
 
 const HOUR: i64 = 3600;
 
-/// A node with a guest that is well, and one that was never backed up.
+/// A node with a guest without problems, and one that was never backed up.
 fn node() -> Directory {
     let node = Directory::new();
     node.write(
@@ -42,7 +42,7 @@ fn guest(status: &Value, vmid: u32) -> &Value {
     guests.iter().find(|guest| guest["vmid"] == vmid).unwrap_or(&Value::Null)
 }
 
-/// The names of an object's fields are these, in whatever order.
+/// Checks that an object has exactly these fields, in any order.
 fn assert_fields(value: &Value, names: &str) {
     let mut names: Vec<&str> = names.split_whitespace().collect();
     names.sort_unstable();
@@ -114,7 +114,7 @@ fn the_json_has_the_shape_that_is_documented() {
     assert_eq!(guest(&status, 101)["backup"], Value::Null);
 }
 
-/// Every field that the documentation's table of the JSON names is there, and no other.
+/// Every field in the documentation's table of the JSON exists, and no other.
 #[test]
 fn the_documentation_names_every_field_of_the_json() {
     let node = node();
@@ -152,7 +152,7 @@ fn metrics_that_cannot_be_written_are_a_problem_of_the_node() {
     assert_eq!(node.json(&["status", "--json"])["problems"], json!([]));
 }
 
-/// `script` plays the terminal.
+/// `script` provides the terminal.
 #[test]
 fn what_a_guest_has_named_does_nothing_to_a_terminal_as_json_either() {
     let node = node();
@@ -313,13 +313,13 @@ fn a_run_that_nobody_ends_is_critical_and_says_the_way_out() {
     let now = status["now"][0]["message"].as_str().unwrap();
     assert!(now.contains("was interrupted") && now.contains("`stillpoint recover`"), "{now}");
     assert_eq!(node.said(&["status", "--check"]).0, 2);
-    // What it says is the way out is one.
+    // The command that it names does help.
     assert_eq!(node.said(&["recover"]).0, 0);
     assert_eq!(node.json(&["status", "--json"])["now"], json!([]));
 }
 
-/// Becomes the worker of a task, which ends with its input. `$0` is the kind and the VMID; a start time is the 22nd field of a
-/// process's `stat`, and the 20th behind its name.
+/// Becomes the worker of a task, which ends with its input. `$0` is the kind and the VMID; a start
+/// time is field 22 of a process's `stat`, which is the 20th after its name.
 const WORKER: &str = r#"stat=$(</proc/$$/stat); set -- ${stat##*) }
 exec -a "$(printf 'task UPID:sim:%08X:%08X:6B02265C:%s:root@pam:' $$ "${20}" "$0")" cat"#;
 
@@ -349,7 +349,7 @@ fn a_lock_that_nobody_works_under_is_a_warning_with_the_command() {
         );
         assert!(code == 1 && said.contains(&words), "{code}: {said}");
     }
-    // Who works under it takes it away.
+    // The task that works under the lock removes it.
     for kind in ["vzsnapshot", "vzdelsnapshot"] {
         let mut worker = worker(kind, 9001);
         assert_eq!(node.said(&["status", "--check"]).0, 0, "{kind}");
@@ -360,7 +360,7 @@ fn a_lock_that_nobody_works_under_is_a_warning_with_the_command() {
     assert_eq!(node.said(&["status", "--check"]).0, 1);
     drop(of_another.stdin.take());
     of_another.wait().unwrap();
-    // A migration is no backup's business.
+    // A migration has nothing to do with backups.
     node.write(path, &format!("lock: migrate\n{config}"));
     assert_eq!(node.said(&["status", "--check"]).0, 0);
     node.write("etc/pve/qemu-server/102.conf", "name: vm\nlock: backup\n");
@@ -368,7 +368,7 @@ fn a_lock_that_nobody_works_under_is_a_warning_with_the_command() {
     assert!(code == 1 && said.contains("qm unlock 102"), "{code}: {said}");
 }
 
-/// What Prometheus's text format asks of each line, and of the order of lines.
+/// Checks the rules of Prometheus's text format for each line, and for the order of lines.
 fn well_formed(page: &str) -> Vec<(String, String)> {
     let mut samples = Vec::new();
     let mut family = String::new();
@@ -394,7 +394,7 @@ fn well_formed(page: &str) -> Vec<(String, String)> {
     samples
 }
 
-/// What Prometheus's own tool says of it, where it is.
+/// Checks the page with Prometheus's own tool, if it is installed.
 fn promtool(arguments: &[&str], page: &str) {
     let child = Command::new("promtool")
         .args(arguments)
@@ -413,12 +413,12 @@ fn scenario() -> Scenario {
     Scenario::load(Path::new(file), "lxc-snapshot-pbs").unwrap()
 }
 
-/// A backup of guest 9001 with these settings of `[report]`, and the metrics it leaves if any.
+/// A backup of guest 9001 with these settings of `[report]`; returns the metrics, if any.
 fn backed_up(report: &str, spoil: bool) -> (Report, Option<String>) {
     backed_up_with(report, spoil, &[])
 }
 
-/// The same with more in the hook's environment.
+/// The same with more variables in the hook's environment.
 fn backed_up_with(report: &str, spoil: bool, env: &[(&str, &str)]) -> (Report, Option<String>) {
     let binaries = Binaries::beside(Path::new(env!("CARGO_BIN_EXE_vzdump-hook"))).unwrap();
     let node = Arc::new(stage(&scenario(), None, &binaries, &|_| {}).unwrap());
@@ -479,7 +479,7 @@ fn metrics_that_cannot_be_written_are_a_line_in_the_task_log_and_nothing_else() 
     }
 }
 
-/// A server that answers every request with `status` and hands over their first lines.
+/// A server that answers every request with `status` and passes on the first line of each.
 fn asked(status: &'static str) -> (String, mpsc::Receiver<String>) {
     let (address, lines) = serve(status, None);
     (format!("http://{address}/ping/0b0b"), lines)
@@ -502,7 +502,7 @@ fn serve(
                     answer(&mut rustls::StreamOwned::new(server, stream), status)
                 }
             };
-            // Whoever does not trust the server says nothing more.
+            // A client that does not trust the server sends nothing more.
             let line = line.unwrap_or_else(|error| error.to_string());
             if sender.send(line).is_err() {
                 return;

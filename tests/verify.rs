@@ -1,4 +1,4 @@
-//! The proof of a backup: what the journal and the job say of it, whatever the server does.
+//! The proof of a backup: what journal and job say about it, whatever the server does.
 
 #[path = "verify/collector.rs"]
 mod collector;
@@ -40,7 +40,7 @@ fn node() -> Arc<Node> {
     Arc::new(stage(&scenario(), None, &binaries, &|_| {}).unwrap())
 }
 
-/// Replays the backup, doing something to the node when the hook is about to be called in that phase.
+/// Replays the backup, and runs `act` when the hook is about to be called in that phase.
 fn played(
     node: &Arc<Node>,
     phase: &'static str,
@@ -49,7 +49,7 @@ fn played(
     played_then(node, phase, act, |_| {})
 }
 
-/// The same, and something when job-end is over.
+/// The same, and another action when job-end is over.
 fn played_then(
     node: &Arc<Node>,
     phase: &'static str,
@@ -70,7 +70,7 @@ fn exit_of(report: &Report, phase: &str) -> Option<i32> {
     report.calls.iter().find(|call| call.argv[0] == phase).unwrap().exit
 }
 
-/// The one verify record, once the backup itself was seen to be well.
+/// The only verify record, after a check that the backup itself is good.
 fn verify_of(report: &Report) -> &Value {
     let text = report.text();
     assert_eq!(report.records("backup")[0]["outcome"], "ok", "{text}");
@@ -231,7 +231,7 @@ fn a_manifest_that_is_locked_for_long_is_no_damage() {
     assert!(reason(verify).contains("unable to acquire manifest lock"), "{}", reason(verify));
     assert!(!reason(verify).contains("back the guest up again"), "{}", reason(verify));
 
-    // What it found all the same is said.
+    // What it found anyway is reported.
     let node = self::node();
     let report = played(&node, "backup-end", |node| {
         let pbs = &node.backup_server().unwrap().pbs;

@@ -1,4 +1,4 @@
-//! `stillpoint verify`: what a person sees, what the journal has, and what it asks of the server.
+//! `stillpoint verify`: its output, its journal records, and its requests to the server.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -16,7 +16,7 @@ const OLD: i64 = 1_795_302_874;
 const NEW: i64 = 1_795_303_376;
 const VOLID: &str = "offsite:backup/ct/9001/2026-11-21T23:22:56Z";
 
-/// A node whose storage `offsite` has two finished snapshots of guest 9001, and one that is being written.
+/// A node whose storage `offsite` has two finished snapshots of guest 9001, and an unfinished one.
 fn node(namespace: Option<&str>) -> Node {
     let binaries = Binaries::beside(Path::new(env!("CARGO_BIN_EXE_vzdump-hook"))).unwrap();
     let mut node = Node::new(None, &binaries).unwrap();
@@ -172,7 +172,7 @@ fn a_snapshot_that_the_verify_of_a_group_passed_over_is_asked_again() {
     };
     lock(true);
     let child = waiting(&node, &["9001", "--all", "--wait"]);
-    // It is asked for by itself, and is locked yet.
+    // It is verified by itself, and is still locked.
     while pbs(&node).tasks().len() < 2 {
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -220,7 +220,7 @@ fn the_same_command_twice_orders_nothing_twice() {
         assert!(lines.next().unwrap().unwrap().contains(" started, UPID"));
         let upid = pbs(&node).tasks()[0]["upid"].as_str().unwrap().to_owned();
         assert!(pbs(&node).finish(&upid));
-        // The two others wait for the same.
+        // The two others wait for the same verify.
         assert!(lines.map(|line| line.unwrap()).any(|line| line.ends_with(": verified")));
         assert_eq!(third.wait().unwrap().code(), Some(0));
         for child in [first, second] {
@@ -258,7 +258,7 @@ fn who_waits_no_longer_is_told_what_goes_on() {
     let message = status["now"][0]["message"].as_str().unwrap();
     assert!(message.starts_with("10 backups on storage offsite being verified"), "{message}");
     assert!(message.contains("10 under way, 0 waiting"), "{message}");
-    // It goes on.
+    // It continues.
     assert!(pbs(&node).finish(upid));
     while records(&node).len() < 10 {
         std::thread::sleep(Duration::from_millis(50));
@@ -282,7 +282,7 @@ fn a_group_whose_collector_was_killed_at_any_point_is_verified_once() {
             let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
         }
         kills += 1;
-        // Whoever waits looks for one only now and then.
+        // A waiting command checks for a collector only now and then.
         let next = Command::new(env!("CARGO_BIN_EXE_stillpoint"))
             .arg("collect")
             .env("STILLPOINT_ROOT", node.root())
@@ -364,12 +364,12 @@ fn a_collector_that_is_killed_is_replaced_by_who_waits() {
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    // Killed before it has written down the task, its order is given again.
+    // If it was killed before it recorded the task, the verify is ordered again.
     let written = || {
         let files = std::fs::read_dir(node.path("var/lib/stillpoint/verifies"));
         files.into_iter().flatten().any(|file| {
             let path = file.unwrap().path();
-            // Not one that is yet to be renamed.
+            // Not a temporary file that is still to be renamed.
             path.extension().is_some_and(|extension| extension == "json")
                 && std::fs::read_to_string(path)
                     .is_ok_and(|text| text.contains("\"upid\": \"UPID:"))
@@ -387,7 +387,7 @@ fn a_collector_that_is_killed_is_replaced_by_who_waits() {
     .unwrap();
     let upid = pbs(&node).tasks()[0]["upid"].as_str().unwrap().to_owned();
     assert!(pbs(&node).finish(&upid));
-    // Long past any load of the machine: nobody else would end it before a day is over.
+    // Longer than any load of the machine explains: nothing else would end it within a day.
     for _ in 0..1200 {
         if let Some(status) = child.try_wait().unwrap() {
             assert_eq!(status.code(), Some(0));
@@ -456,7 +456,7 @@ fn a_storage_that_fails_stops_no_other() {
     )
     .unwrap();
     node.write("etc/pve/priv/storage/broken.pw", "x\n").unwrap();
-    // The same datastore under another name is not asked twice.
+    // The same datastore under another storage name is not asked twice.
     node.add_backup_server("again", None).unwrap();
     let (code, stdout, stderr) = run(&node, &["9001", "--wait"]);
     assert_eq!(code, Some(1), "{stdout}");

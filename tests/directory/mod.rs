@@ -1,6 +1,6 @@
-//! A node that is nothing but a directory.
+//! A node that is only a directory.
 
-// Not every test that has one needs all of it.
+// Not every test that includes this module uses all of it.
 #![allow(dead_code)]
 
 use std::fs;
@@ -32,7 +32,7 @@ impl Directory {
         fs::read_to_string(self.0.join(path)).unwrap()
     }
 
-    /// Adds a record to the journal, so many seconds old.
+    /// Adds a record to the journal, this many seconds old.
     pub fn journal(&self, age_s: i64, kind: &str, fields: Value) {
         let time = chrono::Utc::now() - chrono::TimeDelta::seconds(age_s);
         let mut record = json!({ "schema": 1, "time": time.to_rfc3339(), "kind": kind });
@@ -43,7 +43,7 @@ impl Directory {
         self.write(path, &format!("{text}{record}\n"));
     }
 
-    /// Adds a good backup of a container, with what is different about it.
+    /// Adds a successful backup of an LXC guest, with the given differences.
     pub fn backup(&self, vmid: u32, age_s: i64, run: &str, different: Value) {
         let mut fields = json!({
             "run": run, "job": "UPID:pve1:00006B5F:00A1B2C3:6B02265C:vzdump::root@pam:",
@@ -58,7 +58,7 @@ impl Directory {
         self.journal(age_s, "backup", fields);
     }
 
-    /// Adds the outcome of the verify of what a run made.
+    /// Adds the result of verifying a run's backup.
     pub fn verify(&self, vmid: u32, age_s: i64, run: &str, outcome: &str, reason: Option<&str>) {
         let fields = json!({
             "run": run, "job": null, "vmid": vmid, "storage": "offsite", "storage_id": "s",

@@ -1,4 +1,4 @@
-//! A node with nothing to complain of, and doctor called on it.
+//! A node without any problem, and doctor called on it.
 
 use std::fs::{Permissions, set_permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +11,7 @@ use stillpoint_sim::engine::container::Restart;
 use stillpoint_sim::hooks::Binaries;
 use stillpoint_sim::node::{GuestSpec, Node};
 
-/// What doctor said.
+/// The output of doctor.
 pub struct Said {
     pub checks: Vec<Check>,
     pub status: i32,
@@ -55,7 +55,7 @@ pub fn executable(node: &Node, path: &str) {
     set_permissions(node.path(path), Permissions::from_mode(0o755)).unwrap();
 }
 
-/// The command, as a person calls it.
+/// The command as a person calls it.
 pub fn command(node: &Node, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stillpoint"));
     command.arg("doctor").args(arguments).env("STILLPOINT_ROOT", node.root());
@@ -67,7 +67,7 @@ pub fn doctor(node: &Node, arguments: &[&str]) -> Output {
     command(node, arguments).output().unwrap()
 }
 
-/// What it says in JSON.
+/// Its JSON output.
 pub fn told(node: &Node, arguments: &[&str]) -> Said {
     let output = doctor(node, &[&["--json"], arguments].concat());
     let raw = String::from_utf8(output.stdout).unwrap();

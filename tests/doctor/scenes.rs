@@ -1,4 +1,4 @@
-//! What can be wrong with a node, and what doctor says of it then.
+//! Possible problems of a node, and the expected messages of doctor.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ use stillpoint_sim::node::{GuestSpec, Node, config};
 
 use super::bench::executable;
 
-/// A sound node, what is done to it, and what is said then: of what, and which message.
+/// A change to a sound node, and the expected message: the check's name and the message.
 pub struct Scene {
     pub arrange: fn(&mut Node),
     pub arguments: &'static [&'static str],
@@ -60,7 +60,7 @@ pub const SCENES: &[Scene] = scenes! {
     |node| conf(node, "tmpdir: /nowhere/at/all\n") => "node.tmpdir" NO_TMPDIR;
     |node| conf(node, "tmpdir: /tmp\n") => "node.tmpdir" SPACE;
 
-    // What vzdump calls.
+    // The script that vzdump calls.
     |node| node.write("etc/vzdump.conf", "#script: /a\n").unwrap() => "vzdump.script" NO_SCRIPT;
     |node| remove(node, "etc/vzdump.conf") => "vzdump.script" NO_SCRIPT;
     |node| conf(node, "script: /usr/local/bin/mine\n") => "vzdump.script" OTHER_SCRIPT;
@@ -186,7 +186,7 @@ fn remove(node: &Node, path: &str) {
     fs::remove_file(node.path(path)).unwrap();
 }
 
-/// A directory in place of a file: nobody can read it, not even root.
+/// A directory instead of a file: nobody can read it, not even root.
 fn directory(node: &Node, path: &str) {
     if node.path(path).exists() {
         remove(node, path);
@@ -210,7 +210,7 @@ fn jobs(node: &Node, text: &str) {
     node.write("etc/pve/jobs.cfg", text).unwrap();
 }
 
-/// As pmxcfs has it on a node of a cluster of two.
+/// The member file as pmxcfs writes it in a cluster of two.
 fn cluster(node: &Node, quorate: u8) {
     let members = format!(
         r#"{{"nodename": "sim", "version": 2,
@@ -220,7 +220,7 @@ fn cluster(node: &Node, quorate: u8) {
     node.write("etc/pve/.members", &members).unwrap();
 }
 
-/// Then pmxcfs lists no members, and takes nothing.
+/// Without corosync, pmxcfs lists no members and accepts no writes.
 fn without_corosync(node: &mut Node) {
     let nodes = node.path("etc/pve/nodes");
     let mut permissions = fs::metadata(&nodes).unwrap().permissions();
@@ -251,14 +251,14 @@ fn bound(node: &Node, line: &str) {
     add(node, store);
 }
 
-/// Something that the guest itself has mounted, and a service with its data at /srv.
+/// A mount inside the guest, and a service with its data at /srv.
 fn mounted(node: &Node, mount: &str) {
     let mounts = format!("1 0 7:0 / / rw - ext4 /dev/loop0 rw\n2 1 7:7 / {mount}\n");
     node.write("guests/9001/root/proc/1/mountinfo", &mounts).unwrap();
     bound(node, "");
 }
 
-/// Somebody has tried whether containers start.
+/// A person has tested whether containers start.
 fn tried(node: &Node) {
     let mut stillpoint = std::process::Command::new(node.path("usr/bin/stillpoint"));
     stillpoint.args(["try", "9001"]).env("STILLPOINT_ROOT", node.root());
@@ -273,7 +273,7 @@ fn engine(node: &Node, change: impl FnOnce(&mut stillpoint_sim::engine::EngineCo
     node.guest(9001).unwrap().engine.as_ref().unwrap().configure(change);
 }
 
-/// A run of guest 9001 whose worker lives or not, with a container to be brought back or not.
+/// A run of guest 9001, whose worker is alive or dead, and whose container is back or not.
 fn run(node: &Node, alive: bool, open: bool) {
     let pid = i32::try_from(std::process::id()).unwrap();
     let mut worker = Process::find(pid).unwrap();
@@ -298,7 +298,7 @@ fn run(node: &Node, alive: bool, open: bool) {
     Runs::of(&Root::at(node.root())).save(&run).unwrap();
 }
 
-/// A verify that was ordered then.
+/// A verify that was ordered at that time.
 fn pending(node: &Node, since: &str) {
     let pending = serde_json::json!({
         "schema": 1, "run": "a", "vmid": 9001, "guest": "guest 9001", "storage": "offsite",

@@ -1,5 +1,5 @@
-//! Containers that ask for a command before they are brought to rest and for one once they are back: whoever dies in
-//! between, what was begun in a container is ended there.
+//! Containers with commands before they are stopped and after they are back: whatever dies in
+//! between, the command for afterwards runs.
 
 use anyhow::{Result, ensure};
 use stillpoint_sim::vzdump::replay::{Moment, Victim};
@@ -31,7 +31,8 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// Of three containers that are left running only the commands are seen: three before, three after.
+/// Three containers that are left running, so only the commands are visible: three before, three
+/// after.
 fn case(fault: Fault, action: &'static str) -> Case {
     let first = matches!(fault.boundary, Boundary::Moment(_, Moment::Actions(1)));
     let always = first && fault.mode == "lxc-snapshot-1vol";

@@ -1,4 +1,4 @@
-//! The node's disk is full or read-only, the journal can't be written, the cluster has no quorum.
+//! The node's disk is full or read-only, the journal cannot be written, the cluster has no quorum.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::scene::{At, Scene, kill, runs, wait_for};
 
 const FAULT: &str = "nothing can be written";
 
-/// How long the disk stays as it is after everything is back.
+/// How long the disk stays in that state after everything is back.
 const LATER: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, PartialEq)]
@@ -63,7 +63,8 @@ fn state(scene: &Scene) -> PathBuf {
     scene.node.path("var/lib/stillpoint")
 }
 
-/// Runs it with a disk of its own, of 256 kB, below the node's state; a disk is a mount, which takes a namespace.
+/// Runs it with a disk of its own, of 256 kB, for the node's state. A disk is a mount, which needs
+/// a namespace.
 fn mounted(run: impl Fn(&Scene) -> Result<Ended>) -> Result<Ended> {
     if !may_mount() {
         return skipped("it takes a mount namespace of its own (unshare)");
@@ -101,7 +102,7 @@ fn begin(trouble: Trouble, state: &Path) -> Result<()> {
             if journal.exists() {
                 std::fs::rename(&journal, state.join("journal.jsonl.1"))?;
             }
-            // Into a directory that is not there.
+            // A link into a directory that does not exist.
             std::os::unix::fs::symlink("missing/journal.jsonl", journal)?;
         }
     }
@@ -119,10 +120,10 @@ fn mend(state: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Nothing is stopped that can't be written down, and the task log says so; the backup is made.
+/// Nothing is stopped if it cannot be recorded, and the task log says so; the backup is made.
 fn from_the_start(scene: &Scene, trouble: Trouble) -> Result<Ended> {
     begin(trouble, &state(scene))?;
-    // When the job is over there is room again.
+    // There is room again when the job is over.
     let at = state(scene);
     scene.when(At::Ended("job-end"), move |_| mend(&at).unwrap());
     let report = scene.play(Vec::new());
@@ -136,7 +137,7 @@ fn from_the_start(scene: &Scene, trouble: Trouble) -> Result<Ended> {
         ensure!(honest, "the task log does not say it: {said:?}");
     }
     let mut promise = Promise::of(scene, &report);
-    // On such a disk there may be no record.
+    // With such a disk there may be no record.
     promise.begun = false;
     promise.kept()
 }
@@ -145,7 +146,8 @@ fn all_run(guest: &Guest) -> bool {
     ["db", "cache", "web"].into_iter().all(|name| runs(guest, name))
 }
 
-/// What is at rest is brought back although nothing can be written; what is left of the run goes when there is room.
+/// What is stopped is started again although nothing can be written; the run is removed when there
+/// is room again.
 fn while_at_rest(scene: &Scene, trouble: Trouble, victim: Option<Victim>) -> Result<Ended> {
     let at = state(scene);
     let mark = scene.marker();
@@ -184,8 +186,8 @@ fn while_at_rest(scene: &Scene, trouble: Trouble, victim: Option<Victim>) -> Res
     promise.kept()
 }
 
-/// Without quorum `/etc/pve` is read-only: nobody can unlock, but containers are brought back, and a guest is thawed. The
-/// lock goes once the quorum is there again.
+/// Without quorum `/etc/pve` is read-only: nobody can unlock, but containers are started and a
+/// guest is thawed. The lock is removed once there is quorum again.
 fn no_quorum(mode: &'static str) -> Result<Ended> {
     if !may_mount() {
         return skipped("it takes a mount namespace of its own (unshare)");
@@ -205,10 +207,10 @@ fn no_quorum(mode: &'static str) -> Result<Ended> {
                 }
             }
             remount(&lost, MsFlags::MS_BIND | MsFlags::MS_RDONLY).unwrap();
-            // Only in one of the modes is it waited for.
+            // Only one of the modes waits for this.
             let _ = is_lost.send(());
             if mode == "lxc-stop-running" {
-                // A guest can't be started without quorum.
+                // A guest cannot be started without quorum.
                 std::thread::sleep(Duration::from_secs(3));
                 mark();
             } else {

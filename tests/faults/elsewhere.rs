@@ -1,4 +1,4 @@
-//! The guest is no longer the one that was brought to rest, or no longer here.
+//! The guest was replaced by another, or moved to another node.
 
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ fn gone(because: &str, act: fn(&Arc<Guest>)) -> Result<Ended> {
     Ok(Ended::default())
 }
 
-/// Its containers have the names of the other's, and are stopped because their owner wants them so.
+/// The new guest's containers have the same names, and are stopped because their owner wants that.
 fn replace(guest: &Arc<Guest>) {
     let text = guest.config().unwrap().replace("disk-0", "disk-7").replace("lock: backup\n", "");
     guest.set_config(&text).unwrap();

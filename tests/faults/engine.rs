@@ -1,4 +1,5 @@
-//! What others do to the containers while they are at rest, and containers that are not ours to touch.
+//! Changes by others to the containers while they are at rest, and containers that Stillpoint must
+//! not touch.
 
 use std::sync::Arc;
 
@@ -45,7 +46,7 @@ fn engine(guest: &Arc<Guest>) -> &Engine {
     guest.engine.as_ref().unwrap()
 }
 
-/// A scene in which somebody does that to the guest while it is at rest.
+/// A scene with this action on the guest while it is at rest.
 fn meanwhile(act: impl Fn(&Arc<Guest>) + Send + Sync + 'static) -> Scene {
     let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
     let mark = scene.marker();
@@ -68,7 +69,7 @@ fn started() -> Result<Ended> {
     Promise::of(&scene, &report).kept()
 }
 
-/// It ran at the snapshot's instant, or near it, and does not when it is looked at.
+/// It ran at the snapshot's instant, or near it, and has ended when it is inspected.
 fn started_and_ended() -> Result<Ended> {
     let scene = meanwhile(|guest| {
         docker(guest, "/containers/db/start").unwrap();
@@ -76,7 +77,7 @@ fn started_and_ended() -> Result<Ended> {
     });
     let report = scene.play(Vec::new());
     is_crash_consistent(&report, "db")?;
-    // Whoever stopped it then wants it stopped.
+    // Somebody stopped it on purpose.
     Promise::of(&scene, &report).except(&["db"]).kept()
 }
 
@@ -173,7 +174,7 @@ fn with_another(status: Status) -> Scene {
     })
 }
 
-/// What is paused is not shut down.
+/// A paused container is not shut down.
 fn paused_before() -> Result<Ended> {
     let scene = with_another(Status::Paused);
     let report = scene.play(Vec::new());
@@ -182,7 +183,7 @@ fn paused_before() -> Result<Ended> {
     Promise::of(&scene, &report).except(&["another"]).kept()
 }
 
-/// It may have run at the snapshot's instant, unless its last end was before.
+/// It may have run at the snapshot's instant, unless it ended before.
 fn restarting() -> Result<Ended> {
     let scene = with_another(Status::Restarting);
     let report = scene.play(Vec::new());
@@ -192,7 +193,7 @@ fn restarting() -> Result<Ended> {
         assert!(engine(guest).modify("another", |it| it.finished_at = Some(Utc::now())));
     });
     let report = scene.play(Vec::new());
-    // As it is found between two of its restarts, or in one.
+    // It is found between two of its restarts, or during one.
     is_crash_consistent(&report, "another was ")?;
     for what in [What::StopAsked, What::StartAsked, What::Paused] {
         ensure!(scene.engine().count("another", what) == 0, "another was touched: {what:?}");
@@ -226,7 +227,8 @@ fn start_fails_and_killed() -> Result<Ended> {
     Promise::of(&scene, &report).kept()
 }
 
-/// A container that cannot start keeps nothing else down, and does not keep the run open for ever.
+/// A container that cannot start does not keep others down, and does not keep the run open for
+/// ever.
 fn start_always_fails() -> Result<Ended> {
     gives_up(Vec::new())
 }
@@ -259,6 +261,6 @@ fn is_given_up(
     };
     ensure!(report.journal.iter().any(told), "it is not said that db failed\n{}", report.text());
     let kept = Promise::of(scene, &report).except(&["db"]).kept()?;
-    // How long it is tried is a choice, not a time to be back.
+    // How long Stillpoint tries is a choice, and no measure of its speed.
     Ok(Ended { back_ms: None, own_ms: None, ..kept })
 }

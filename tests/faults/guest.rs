@@ -58,8 +58,8 @@ fn rebooted() -> Result<Ended> {
     Promise::of(&scene, &report).booted().kept()
 }
 
-/// What a guest that was rebooted while it was locked leaves on a real node: from inside, the file of LXC's post-stop
-/// hook; `pct reboot`, a task that has failed.
+/// What a real node has after a guest was rebooted while locked: after a reboot from inside, the
+/// file of LXC's post-stop hook; after `pct reboot`, a failed task.
 type Trace = fn(&Guest, &std::path::Path);
 const TRIGGER: Trace = |guest, root| {
     let directory = root.join(format!("var/lib/lxc/{}", guest.vmid));
@@ -78,7 +78,7 @@ fn task(root: &std::path::Path, kind: &str, vmid: u32) {
     std::fs::write(active, before + &line).unwrap();
 }
 
-/// The guest goes down, and Proxmox VE does not start it as long as it is locked.
+/// The guest goes down, and Proxmox VE does not start it while it is locked.
 fn go_down(scene: &Scene, at: &'static str, trace: Trace) {
     let (mark, root) = (scene.marker(), scene.node.root().to_owned());
     scene.when(At::Ended(at), move |guest| {
@@ -94,7 +94,8 @@ fn kept_down(at: &'static str, trace: Trace) -> Result<Ended> {
     go_down(&scene, at, trace);
     let report = scene.play(Vec::new());
     ensure!(report.text().contains("rebooted while the backup had it locked"), "not said");
-    // Once they were back after the copy, a reboot is like any other: who has no restart policy stays down.
+    // If they were back after the copy, the reboot is an ordinary one: a container without a
+    // restart policy stays down.
     let except: &[&str] = if at == "pre-stop" { &[] } else { &["cache"] };
     Promise::of(&scene, &report).except(except).booted().kept()
 }
@@ -106,7 +107,8 @@ fn killed_after_reboot() -> Result<Ended> {
     Promise::of(&scene, &report).booted().kept()
 }
 
-/// It stays down, is named with the command that starts it, and its containers come with its next start.
+/// It stays down and is named with the command that starts it; its containers come back at its next
+/// start.
 fn powered_off() -> Result<Ended> {
     let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
     go_down(&scene, "pre-stop", |guest, root| task(root, "vzshutdown", guest.vmid));
@@ -132,7 +134,7 @@ fn late(kills: Vec<stillpoint_sim::vzdump::replay::Kill>) -> Result<Ended> {
     Ok(Ended { own_ms: kept.own_ms.map(|ms| ms - 150 + 3000), ..kept })
 }
 
-/// The run stays open, with somebody at watch, until the guest is there again.
+/// The run stays open and guarded until the guest runs again.
 fn stopped(hookscript: bool) -> Result<Ended> {
     let scene = Scene::new("lxc-snapshot-1vol", &|guest| guest.hookscript = hookscript);
     scene.when(At::Ended("pre-stop"), |guest| guest.set_marker("running", false).unwrap());
@@ -141,7 +143,7 @@ fn stopped(hookscript: bool) -> Result<Ended> {
     Promise::of(&scene, &report).booted().kept()
 }
 
-/// Somebody starts the guest some time after the job; tells whether it was down until then.
+/// Somebody starts the guest some time after the job; returns whether it was down until then.
 fn start_later(scene: &Scene) -> Arc<AtomicBool> {
     let stayed_down = Arc::new(AtomicBool::new(false));
     let (mark, root) = (Arc::new(scene.marker()), scene.node.root().to_owned());
@@ -161,7 +163,7 @@ fn start_later(scene: &Scene) -> Arc<AtomicBool> {
     stayed_down
 }
 
-/// A note of long ago comes back with a snapshot: what has been started since stays as it is.
+/// A rollback brings back an old note: containers that were started since are not touched.
 fn rolled_back() -> Result<Ended> {
     let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
     let note = scene.guest().dir().join("root/var/lib/stillpoint/quiesced.json");
@@ -186,7 +188,7 @@ fn ended() -> stillpoint_sim::engine::container::Status {
     stillpoint_sim::engine::container::Status::Exited
 }
 
-/// The guest as its backup holds it, on a node without any record of it.
+/// A guest restored from its backup, on a node without any record of it.
 fn restored() -> Result<Ended> {
     let scene = Scene::new("lxc-snapshot-1vol", &|guest| guest.hookscript = true);
     let nothing = kill("pre-stop", Moment::End, Victim::Everything);

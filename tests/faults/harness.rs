@@ -1,5 +1,6 @@
-//! Runs the cases, each in a process and, where the system lets us, in a pid and mount namespace of its own: a node
-//! knows the workers of other nodes from `/proc`, and two simulated ones on one machine would see each other's.
+//! Runs the cases, each in its own process and, if the system allows it, in its own pid and mount
+//! namespace. A node finds the workers of vzdump in `/proc`, so two simulated nodes on one machine
+//! would see each other's.
 
 use std::collections::VecDeque;
 use std::io::Read;
@@ -13,21 +14,21 @@ use anyhow::Result;
 use super::random::Dice;
 use super::table;
 
-/// Names the case that this process is to run.
+/// The environment variable with the case that this process runs.
 const CASE: &str = "STILLPOINT_FAULTS_CASE";
 
-/// What a case says of itself, before the JSON.
+/// The prefix of a case's result, before the JSON.
 const RESULT: &str = "RESULT ";
 
 /// A case that takes longer than this hangs.
 const PATIENCE: Duration = Duration::from_secs(900);
 
-/// Cases of the matrix and random ones in the small part.
+/// How many of the matrix and random cases the short run has.
 const SMALL_PART: usize = 40;
 
 /// One fault.
 pub struct Case {
-    /// The row of the table that it counts in.
+    /// The row of the table that it counts for.
     pub fault: String,
     /// Unique.
     pub name: String,
@@ -35,25 +36,25 @@ pub struct Case {
     pub run: Box<dyn Fn() -> Result<Ended> + Send + Sync>,
 }
 
-/// When a case is run.
+/// When a case runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Weight {
     /// Always.
     Always,
-    /// One of many like it: some of them, by the seed.
+    /// One of many similar ones: some of them, chosen by the seed.
     Sampled,
-    /// Only when all are: it takes long.
+    /// Only in the full run, because it takes long.
     Long,
 }
 
-/// How a case that kept the promise ended.
+/// The result of a case that kept the promise.
 #[derive(Default, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Ended {
-    /// Milliseconds from the fault to the last container's start, where one had to be started.
+    /// Milliseconds from the fault to the last start of a container, if one had to be started.
     pub back_ms: Option<u64>,
-    /// Milliseconds of these that are the engine's own: its boot and the starts, one after the other.
+    /// How many of these the engine itself takes: its boot and the starts, one after the other.
     pub own_ms: Option<u64>,
-    /// Why it was not run.
+    /// Why it did not run.
     pub skipped: Option<String>,
 }
 
@@ -73,7 +74,7 @@ impl Case {
     }
 }
 
-/// What became of a case, as the parent saw it.
+/// The result of a case in the parent process.
 pub struct Outcome {
     pub fault: String,
     pub name: String,
@@ -82,7 +83,7 @@ pub struct Outcome {
     pub took: Duration,
 }
 
-/// Runs one case, or those that were asked for.
+/// Runs one case, or the selected ones.
 pub fn main(cases: &[Case]) -> ExitCode {
     if let Ok(name) = std::env::var(CASE) {
         return run_one(cases, &name);
@@ -124,7 +125,7 @@ pub fn main(cases: &[Case]) -> ExitCode {
     ExitCode::from(u8::from(failed > 0))
 }
 
-/// All, those whose names hold one of the words of the command line, or the small part.
+/// All cases, those whose names contain a word of the command line, or the short run.
 fn choose(cases: &[Case]) -> Vec<&Case> {
     let words: Vec<String> =
         std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
@@ -167,7 +168,7 @@ fn run_one(cases: &[Case], name: &str) -> ExitCode {
     }
 }
 
-/// The words before a command that give it namespaces of its own; `None` where the system refuses.
+/// The command prefix that creates the namespaces; `None` if the system refuses.
 fn isolation() -> Option<&'static [&'static str]> {
     const ROOT: &[&str] = &["--pid", "--fork", "--kill-child", "--mount-proc"];
     const USER: &[&str] =
@@ -195,7 +196,8 @@ fn spawn(case: &Case, isolated: Option<&[&str]>) -> Outcome {
         }
         None => Command::new(me),
     };
-    // In a pid namespace of its own every case is process 1, by which the simulated nodes are named.
+    // Inside a pid namespace every case is process 1, and simulated nodes are named after the
+    // process; so they need other names.
     static NODES: AtomicU32 = AtomicU32::new(0);
     let number = NODES.fetch_add(1, Ordering::SeqCst);
     let name = format!("faults-{}-{number}", std::process::id());
@@ -210,7 +212,7 @@ fn spawn(case: &Case, isolated: Option<&[&str]>) -> Outcome {
     drop(command);
     let listener = std::thread::spawn(move || {
         let mut said = Vec::new();
-        // What was said before an error is still worth reading.
+        // Output before a read error is still useful.
         let _ = reader.read_to_end(&mut said);
         String::from_utf8_lossy(&said).into_owned()
     });
@@ -241,10 +243,10 @@ fn spawn(case: &Case, isolated: Option<&[&str]>) -> Outcome {
     }
 }
 
-/// Says whether this process is in namespaces of its own.
+/// The environment variable that says whether this process is in its own namespaces.
 const ISOLATED: &str = "STILLPOINT_FAULTS_ISOLATED";
 
-/// Whether this case may mount things without anybody else seeing them.
+/// Whether this case may mount file systems without affecting others.
 pub fn may_mount() -> bool {
     std::env::var(ISOLATED).is_ok_and(|value| !value.is_empty())
 }

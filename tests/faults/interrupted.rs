@@ -1,4 +1,4 @@
-//! vzdump is stopped, held up, or left alone with what it began.
+//! vzdump is stopped, delayed, or killed alone.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
@@ -48,7 +48,7 @@ fn halting(scene: &Scene, point: &str) -> Options {
     Options { env: env.into(), ..scene.options() }
 }
 
-/// Its end after each phase is not vzdump's.
+/// It is called by a script of somebody's, which ends after each phase without being vzdump.
 fn called_by_a_script() -> Result<Ended> {
     let real = binaries();
     let script = std::env::temp_dir().join("own-script");
@@ -89,7 +89,7 @@ fn beside_one_that_goes_on() -> Result<Ended> {
     Promise::of(&scene, &report).kept()
 }
 
-/// vzdump hangs between pre-stop and the snapshot, and then makes the backup nevertheless.
+/// vzdump hangs between pre-stop and the snapshot, and then still makes the backup.
 fn held_too_long() -> Result<Ended> {
     let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
     scene.settings("[quiesce]\nhold-limit = \"2s\"\n");
@@ -104,7 +104,7 @@ fn held_too_long() -> Result<Ended> {
     let recovered = report.records("recovered");
     ensure!(recovered.iter().any(|record| record["by"] == "guard"), "{recovered:?}");
     let kept = Promise::of(&scene, &report).kept()?;
-    // The limit itself is no time of ours.
+    // The hold limit itself is not counted.
     Ok(Ended { back_ms: kept.back_ms.map(|ms| ms.saturating_sub(2000)), ..kept })
 }
 
@@ -158,7 +158,8 @@ fn stop_outlives_its_client() -> Result<Ended> {
     Promise::of(&scene, &report).kept()
 }
 
-/// Nobody knows whether the hook had requested the stop of a container that takes longer than whoever looks has time.
+/// It is unknown whether the hook had requested the stop of a container that takes longer than the
+/// next process has time.
 fn waited_for_once() -> Result<Ended> {
     let scene = Scene::new("lxc-snapshot-1vol", &|guest| {
         for container in &mut guest.containers {
@@ -184,7 +185,7 @@ fn waited_for_once() -> Result<Ended> {
     Ok(Ended::default())
 }
 
-/// The guest's engine does not answer while the job's last phases are called, and the guard is dead.
+/// The guest's engine does not answer during the job's last phases, and the guard is dead.
 fn guard_anew() -> Result<Ended> {
     let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
     let answers = |guest: &Guest, answers: bool| {
@@ -197,7 +198,8 @@ fn guard_anew() -> Result<Ended> {
     Promise::of(&scene, &report).kept()
 }
 
-/// A container that nobody but us would start again is looked at for longer than the job lasts, and the guard is dead.
+/// A container that nobody but us would start again is looked at for longer than the job lasts, and
+/// the guard is dead.
 fn guard_for_the_look() -> Result<Ended> {
     let scene = Scene::new("lxc-snapshot-1vol", &|guest| {
         guest.containers.iter_mut().for_each(|spec| spec.restart = Restart::No);
@@ -207,7 +209,7 @@ fn guard_for_the_look() -> Result<Ended> {
     Promise::of(&scene, &report).kept()
 }
 
-/// Persons and the guard, all at the same time.
+/// Several people run `resume`, and the guard works too, all at the same time.
 fn many_resumers() -> Result<Ended> {
     let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
     let persons = Persons::default();
@@ -244,7 +246,8 @@ fn once_each(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// Everything dies at rest; the next job brings the guest back and dies in the middle of that; so does the one after.
+/// Everything dies at rest; the next job starts to bring the guest back and dies; so does the one
+/// after.
 fn killed_twice() -> Result<Ended> {
     let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
     let all = |phase, moment| vec![kill(phase, moment, Victim::Everything)];
@@ -256,7 +259,7 @@ fn killed_twice() -> Result<Ended> {
     scene.wait_until_quiet()?;
     let report = scene.play_with(Options { settle: PATIENCE, ..scene.options() });
     let mut report = scene.report(report);
-    // The third backup was made and is journalled beside the first.
+    // The third backup succeeded and is journalled beside the first.
     report.journal.retain(|record| record["kind"] != "backup" || record["outcome"] != "ok");
     Promise::of(&scene, &report).kept()
 }
@@ -273,7 +276,7 @@ impl NodePaths {
     }
 }
 
-/// Persons who are in a hurry.
+/// Programs that call `resume` without pause.
 #[derive(Clone, Default)]
 struct Persons(std::sync::Arc<Mutex<Vec<Child>>>);
 

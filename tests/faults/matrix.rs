@@ -1,4 +1,4 @@
-//! Who dies, at which step, in which mode: all of it.
+//! Every combination of what dies, at which step and in which mode.
 
 use std::collections::BTreeMap;
 
@@ -26,34 +26,34 @@ const VICTIMS: [Victim; 7] = [
     Victim::Everything,
 ];
 
-/// Failpoints, as far as one run of the hook, or its guard, comes by them.
+/// Failpoints that one run of the hook, or its guard, passes.
 const POINTS: [&str; 7] =
     ["opened", "planned", "noted", "armed", "guard-armed", "journalled", "closing"];
 
-/// Phases at whose beginning vzdump may die before the hook has looked who calls it.
+/// Phases in which vzdump may die before the hook has found out who called it.
 const CALLED: [&str; 4] = ["pre-stop", "post-restart", "backup-end", "log-end"];
 
-/// Those of the try whether containers start, which comes before anything is stopped.
+/// Failpoints of the test whether containers start, which comes before anything is stopped.
 const TRIED: [&str; 3] = ["try-expected", "try-created", "try-started"];
 
-/// Those of each single container.
+/// Failpoints that are passed for each container.
 const EACH: [&str; 4] = ["started", "start-confirmed", "stop-requested", "stop-confirmed"];
 
-/// Where in the backup.
+/// A point in the backup.
 #[derive(Clone, Copy, Debug)]
 pub enum Boundary {
     Failpoint(&'static str, usize),
     Moment(&'static str, Moment),
 }
 
-/// What brings back what is left when everything has died.
+/// What starts the containers again when everything has died.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
-    /// The node lost its power and boots.
+    /// The node lost power and boots.
     Boot,
-    /// Likewise, and the guest's hookscript is called at the guest's start.
+    /// The same, and the guest's hookscript is called when the guest starts.
     BootWithHookscript,
-    /// The node lives, and the next job begins, of another guest.
+    /// The node lives, and the next job begins, for another guest.
     NextJob,
 }
 
@@ -102,9 +102,10 @@ fn boundaries(mode: &str) -> Vec<Boundary> {
         all.push(Boundary::Failpoint(point, 1));
     }
     for point in EACH {
-        // In stop mode nothing is stopped by us.
+        // In stop mode Stillpoint stops nothing.
         if !(stop && point.starts_with("stop-")) {
-            // The web service waits for the database; the third may be written down together with one of them.
+            // The web service waits for the database; the third may be recorded together with one
+            // of them.
             let times = if point == "start-confirmed" { 2 } else { 3 };
             all.extend((1..=times).map(|nth| Boundary::Failpoint(point, nth)));
         }
@@ -135,7 +136,7 @@ fn boundaries(mode: &str) -> Vec<Boundary> {
     all
 }
 
-/// Whether there is such a victim then, and vzdump's way on from there is known.
+/// Whether that victim exists at that point, and vzdump's further steps are known.
 fn fits(boundary: Boundary, victim: Victim) -> bool {
     match boundary {
         Boundary::Failpoint(point, _) if CALLED.contains(&point) => victim == Victim::Worker,
@@ -175,7 +176,7 @@ impl Fault {
         victim.to_owned()
     }
 
-    /// A shutdown that vzdump may have asked for just before it died is waited for: two minutes.
+    /// A shutdown that vzdump may have requested just before it died is waited for: two minutes.
     pub fn weight(&self) -> Weight {
         if matches!(self.boundary, Boundary::Failpoint(point, _) if CALLED.contains(&point)) {
             return Weight::Always;
@@ -185,7 +186,7 @@ impl Fault {
             || self.victim == Victim::Everything && self.after == After::NextJob;
         let before = match self.boundary {
             Boundary::Moment("pre-stop", moment) => moment != Moment::Working,
-            // A hook that is interrupted there goes on to its end.
+            // A hook that is interrupted there still runs to its end.
             Boundary::Failpoint("armed" | "guard-armed" | "planned" | "noted", _) => interrupted,
             Boundary::Failpoint(point, _) if TRIED.contains(&point) => interrupted,
             _ => false,
@@ -215,7 +216,7 @@ impl Fault {
         format!("{row}{hookscript}-{boundary}-{}", self.mode)
     }
 
-    /// Nothing was touched yet, so that nobody watches: the next job's start closes the run.
+    /// Nothing was touched yet and there is no guard: the next job's start closes the run.
     fn is_before_the_guard(&self) -> bool {
         matches!(
             self.boundary,
@@ -238,7 +239,7 @@ impl Fault {
         self.run_in(&Scene::new(self.mode, &|guest| guest.hookscript = hookscript))
     }
 
-    /// The fault on this node.
+    /// Runs the fault on this node.
     pub fn run_in(&self, scene: &Scene) -> Result<Ended> {
         let (phase, moment) = match self.boundary {
             Boundary::Failpoint(..) => ("", Moment::Failpoint),
@@ -284,7 +285,7 @@ impl Fault {
         };
         let booted = everything && self.after != After::NextJob || self.mode == STOP;
         let begun = !self.is_before_the_backup();
-        // Its own policy leaves it down after a power cut, unless it was down for a backup.
+        // After a power cut its own policy leaves it down, unless it was down because of a backup.
         let except: &[&str] = if owed { &[] } else { &["cache"] };
         Promise { booted, begun, except, ..Promise::of(scene, &report) }.kept()
     }

@@ -1,4 +1,4 @@
-//! What was promised, whatever happens.
+//! What must be true after every fault.
 
 use anyhow::{Result, bail, ensure};
 use serde_json::Value;
@@ -7,16 +7,17 @@ use stillpoint_sim::vzdump::report::Report;
 use super::harness::Ended;
 use super::scene::{Scene, VMID};
 
-/// The engine's own time, in ms, for the starts of the stack that the guests run: the database, then the web service.
+/// The engine's own time, in ms, for starting the guests' stack: the database, then the web
+/// service.
 const STARTS_MS: u64 = 200;
 
-/// What to look at, and what is known to be otherwise.
+/// What to check, and the known exceptions.
 pub struct Promise<'a> {
     pub scene: &'a Scene,
     pub report: &'a Report,
     /// Containers that somebody else has changed.
     pub except: &'a [&'a str],
-    /// The backup had begun, so that its end has to be in the journal.
+    /// The backup had begun, so its end must be in the journal.
     pub begun: bool,
     /// The guest's engine had to boot.
     pub booted: bool,
@@ -37,8 +38,8 @@ impl<'a> Promise<'a> {
         self
     }
 
-    /// Everything that ran runs, what did not was not started, the guest is neither frozen nor down, no run and no
-    /// process is left, and the journal has it.
+    /// Everything that ran runs again, nothing else was started, the guest is neither frozen nor
+    /// down, no run and no process is left, and the journal has a record.
     pub fn kept(&self) -> Result<Ended> {
         self.checked().map_err(|error| error.context(self.report.text()))
     }
@@ -53,7 +54,8 @@ impl<'a> Promise<'a> {
             ensure!(guest.running_after == guest.running_before, "guest {} is down", guest.vmid);
             let lock = guest.lock_after.as_deref();
             let locked = matches!(lock, Some("backup" | "snapshot"));
-            // Where vzdump died before the hook could write anything down, its lock stays as without us.
+            // Where vzdump died before the hook could write anything down, its lock stays as
+            // without us.
             let written = self.begun || report.journal.iter().any(|record| record["vmid"] == VMID);
             let is_left = locked && written && lock != self.scene.lock_before();
             ensure!(!is_left, "guest {} is locked", guest.vmid);
@@ -99,7 +101,7 @@ pub fn backup(report: &Report) -> Result<&Value> {
     }
 }
 
-/// Makes sure that the backup is called crash-consistent and that one of its reasons says so.
+/// Checks that the backup is crash-consistent and that one of its reasons contains this.
 pub fn is_crash_consistent(report: &Report, because: &str) -> Result<()> {
     let record = backup(report)?;
     let reasons = record["reasons"].to_string();

@@ -7,10 +7,10 @@ use stillpoint_sim::vzdump::replay::{Moment, Victim};
 use super::harness::Case;
 use super::matrix::{After, Boundary, Fault, MODES};
 
-/// Random runs, all in all.
+/// The number of random runs.
 const RUNS: u64 = 160;
 
-/// A sequence of numbers that is the same for the same seed (splitmix64).
+/// A pseudo-random sequence from a seed (splitmix64).
 pub struct Dice(u64);
 
 impl Dice {
@@ -30,7 +30,7 @@ impl Dice {
         usize::try_from(self.next() % limit.max(1) as u64).unwrap_or(0)
     }
 
-    /// One of them.
+    /// A random one of them.
     pub fn of<T: Copy>(&mut self, all: &[T]) -> T {
         all[self.below(all.len())]
     }
@@ -43,7 +43,7 @@ pub fn cases() -> Vec<Case> {
 fn case(seed: u64) -> Case {
     let mut dice = Dice::new(seed);
     let mode = dice.of(&MODES);
-    // Most happens in these.
+    // Most things happen in these phases.
     let phase = dice.of(&[
         "pre-stop",
         "pre-stop",

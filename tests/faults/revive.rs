@@ -1,4 +1,4 @@
-//! A guest that vzdump's death left frozen or down: brought back where it is ours to do, and only there.
+//! A guest that a dead vzdump left frozen or down: revived only if that is allowed.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -19,7 +19,7 @@ const FAULT: &str = "guest left frozen or down";
 const STOP: &str = "lxc-stop-running";
 const SUSPEND: &str = "lxc-suspend";
 
-/// How long it is watched that nothing is done that must not be.
+/// How long to check that nothing forbidden is done.
 const WATCH: Duration = Duration::from_secs(3);
 
 pub fn cases() -> Vec<Case> {
@@ -45,7 +45,7 @@ fn is_back(guest: &Guest) -> bool {
     guest.is_running() && !guest.is_frozen()
 }
 
-/// vzdump dies at work; for a while nothing may be done to the guest; then `release` clears the way.
+/// vzdump dies at work; for a while nothing may be done to the guest; then `release` allows it.
 fn not_before(
     scene: &Scene,
     victim: Victim,
@@ -74,7 +74,7 @@ fn not_before(
     let early = *early.lock().unwrap();
     ensure!(early == Some(false), "brought back too early: {early:?}\n{}", report.text());
     let kept = Promise::of(scene, &report).booted().kept()?;
-    // The time begins with the kill and holds the one in which nothing may be done.
+    // The time starts at the kill and includes the time in which nothing may be done.
     let watched = WATCH.as_millis() as u64;
     Ok(Ended { back_ms: kept.back_ms.map(|ms| ms.saturating_sub(watched)), ..kept })
 }
@@ -89,7 +89,7 @@ fn locked_by_another(mode: &'static str) -> Result<Ended> {
     })
 }
 
-/// A frozen guest is not thawed for a person either, who is told why.
+/// `resume` does not thaw such a guest either, and says why.
 fn refuses_a_person(root: &Path, guest: &Guest, why: &str) {
     if !guest.is_frozen() {
         return;
@@ -106,7 +106,7 @@ fn resume(root: &Path, guest: &Guest) -> Output {
     resume.output().unwrap()
 }
 
-/// Another job's worker, in the middle of that guest, or of none.
+/// The worker of another job, working on that guest or on none.
 fn other_job(scene: &Scene, title: Title, at: Option<u32>) -> Result<Bystander> {
     let mut log = String::from("INFO: starting new backup job: vzdump 9001 9003\n");
     if let Some(vmid) = at {
@@ -141,12 +141,12 @@ fn another_guest(mode: &'static str) -> Result<Ended> {
     at_once_beside(mode, Title::True, Some(9003))
 }
 
-/// Any user can have a process shown as a worker of vzdump's, in a guest as well.
+/// Any user can give a process the title of a vzdump worker, even inside a guest.
 fn only_a_title(mode: &'static str) -> Result<Ended> {
     at_once_beside(mode, Title::MadeUp, Some(9001))
 }
 
-/// The commands are named in a mail to root, and nothing is done; the person does it.
+/// A mail to root names the commands, and nothing is done; then the admin runs them.
 fn a_person_is_told(mode: &'static str) -> Result<Ended> {
     let scene = Scene::new(mode, &|_| {});
     scene.settings("[resume]\nrevive-guest = false\n");
@@ -174,12 +174,13 @@ fn a_person_is_told(mode: &'static str) -> Result<Ended> {
     };
     ensure!(mail.matches(command).count() == 1, "the mail: {mail}");
     let back = "Subject: Stillpoint: guest 9001 is back after a backup that died";
-    // Who resumed it knows.
+    // The admin who ran `resume` needs no mail.
     ensure!(mail.matches(back).count() == usize::from(mode == STOP), "the mail: {mail}");
     Ok(kept)
 }
 
-/// A process that vzdump had started lives on in its session, and may have the volumes mounted.
+/// A process that vzdump had started is still alive in its session, and may have the volumes
+/// mounted.
 fn vzdump_lives_on(mode: &'static str) -> Result<Ended> {
     let directory = std::env::temp_dir().join("hook-with-a-child");
     std::fs::create_dir_all(&directory)?;

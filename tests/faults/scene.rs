@@ -1,4 +1,4 @@
-//! A node with a guest, a backup that is replayed on it, and what happens meanwhile.
+//! A node with a guest, a backup that is replayed on it, and events during it.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -20,7 +20,8 @@ use stillpoint_sim::vzdump::trace::Scenario;
 /// The guest that is backed up.
 pub const VMID: u32 = 9001;
 
-/// How long everything may take to be back and quiet on a slow machine; no measure of speed.
+/// How long everything may take until it is back and quiet on a slow machine; not a measure of
+/// speed.
 pub const PATIENCE: Duration = Duration::from_secs(200);
 
 /// When something happens to the guest.
@@ -57,7 +58,7 @@ pub fn binaries() -> Binaries {
 }
 
 impl Scene {
-    /// The node that the recording needs, with another guest, which is down, for a next job.
+    /// The node that the recording needs, and another guest, which is down, for a later job.
     pub fn new(recorded: &str, adjust: &dyn Fn(&mut GuestSpec)) -> Self {
         Self::with(recorded, &binaries(), adjust)
     }
@@ -91,7 +92,7 @@ impl Scene {
         self.node.write("etc/stillpoint/config.toml", text).unwrap();
     }
 
-    /// Keeps what is mailed to root, for [`mail`](Self::mail).
+    /// Keeps mails to root, for [`mail`](Self::mail).
     pub fn keep_mail(&self) {
         let (sendmail, mail) = (self.node.path("usr/sbin/sendmail"), self.node.path("mail"));
         std::fs::create_dir_all(sendmail.parent().unwrap()).unwrap();
@@ -101,18 +102,18 @@ impl Scene {
         std::fs::set_permissions(&sendmail, executable).unwrap();
     }
 
-    /// What was mailed so far.
+    /// The mails so far.
     pub fn mail(&self) -> String {
         std::fs::read_to_string(self.node.path("mail")).unwrap_or_default()
     }
 
-    /// Has something happen in the middle of the backup, while vzdump waits.
+    /// Runs `act` in the middle of the backup, while vzdump waits.
     pub fn when(&self, at: At, act: impl Fn(&Arc<Guest>) + Send + Sync + 'static) {
         let guest = Arc::clone(self.guest());
         self.acts.lock().unwrap().push((at, Box::new(move || act(&guest))));
     }
 
-    /// Marks this moment as that of the fault.
+    /// A function that marks its call as the moment of the fault.
     pub fn marker(&self) -> impl Fn() + Send + Sync + use<> {
         let fault = Arc::clone(&self.fault);
         move || mark(&fault)
@@ -159,7 +160,7 @@ impl Scene {
         replay(&self.node, &self.scenario, &options).unwrap()
     }
 
-    /// How everything is now, beside how it was before the backup.
+    /// The present state, compared with the state before the backup.
     pub fn report(&self, calls: Report) -> Report {
         let (begin, before) = (self.begin, &self.before);
         let (calls, instants) = (calls.calls, calls.instants);
@@ -173,7 +174,7 @@ impl Scene {
         command.stdin(Stdio::null()).output().unwrap()
     }
 
-    /// Waits until no run is left and nothing of Stillpoint is at work.
+    /// Waits until no run is left and no process of Stillpoint works.
     pub fn wait_until_quiet(&self) -> Result<()> {
         let busy = || -> Result<bool> {
             Ok(!self.node.runs_left()?.is_empty() || !self.node.processes()?.is_empty())
@@ -185,7 +186,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Whether a run says that this container still has to be brought back.
+    /// Whether a run says that this container must still be started.
     pub fn owes(&self, name: &str) -> bool {
         let run = std::fs::read(self.run_file()).ok();
         let run: Option<serde_json::Value> = run.and_then(|run| serde_json::from_slice(&run).ok());
@@ -194,17 +195,17 @@ impl Scene {
         steps.is_some_and(|steps| steps.iter().any(open))
     }
 
-    /// What is known of the backup under way.
+    /// The file of the run.
     pub fn run_file(&self) -> PathBuf {
         self.node.path(format!("var/lib/stillpoint/runs/{VMID}.json"))
     }
 
-    /// When the fault came.
+    /// The moment of the fault.
     pub fn fault(&self) -> Result<Instant> {
         self.fault.lock().unwrap().context("the fault never came")
     }
 
-    /// Milliseconds from the fault to the last start, where there was one.
+    /// Milliseconds from the fault to the last start, if there was one.
     pub fn back_ms(&self) -> Option<u64> {
         let fault = (*self.fault.lock().unwrap())?;
         let starts =
@@ -226,7 +227,7 @@ pub fn kill(phase: &str, moment: Moment, victim: Victim) -> Kill {
     Kill { phase: phase.to_owned(), vmid: None, moment, victim }
 }
 
-/// Waits for something that has to come, however long it takes on a slow machine.
+/// Waits for something that must happen, however long it takes on a slow machine.
 pub fn wait_for(what: &str, is_so: impl Fn() -> bool) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
@@ -243,7 +244,7 @@ pub fn runs(guest: &Guest, name: &str) -> bool {
     containers.iter().any(|container| container.spec.name == name && runs(container.status.name()))
 }
 
-/// What somebody in the guest does with its engine: `POST` to that path.
+/// A request by somebody in the guest to its engine: `POST` to that path.
 pub fn docker(guest: &Guest, path: &str) -> Result<()> {
     let socket = guest.dir().join("root/run/docker.sock");
     let mut stream = UnixStream::connect(socket).context("the guest's engine")?;

@@ -1,4 +1,4 @@
-//! What was written down is cut off, garbage or of another version.
+//! Stored files are cut off, garbage, or of another version.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use super::scene::{At, Scene, VMID, kill, runs};
 
 const FAULT: &str = "state damaged";
 
-/// Of all the lengths that a file can be cut off at, the small part takes every so many.
+/// A file can be cut off at many lengths; the short run tests every so many.
 const STEP: usize = 61;
 
 pub fn cases() -> Vec<Case> {
@@ -36,7 +36,7 @@ pub fn cases() -> Vec<Case> {
 
 const NAMES: [&str; 3] = ["db", "cache", "web"];
 
-/// What the guest and the node look like at rest: the run, and the note in the guest.
+/// The files of guest and node at rest: the run, and the note in the guest.
 struct AtRest {
     scene: Scene,
     run: Vec<u8>,
@@ -48,7 +48,7 @@ impl AtRest {
         let scene = Scene::new("lxc-snapshot-1vol", &|guest| {
             for container in &mut guest.containers {
                 (container.stop_takes, container.start_takes) = (Duration::ZERO, Duration::ZERO);
-                // Else a guard would look for a while whether it stays up.
+                // Otherwise a guard would watch for a while whether it stays up.
                 container.restart = Restart::UnlessStopped;
             }
         });
@@ -65,7 +65,8 @@ impl AtRest {
         scene.guest().dir().join("root/var/lib/stillpoint/quiesced.json")
     }
 
-    /// The guest at rest again, under this run, is brought back.
+    /// Puts the guest into the state at rest again, with this content of the run's file, and checks
+    /// that it comes back.
     fn comes_back_from(&self, run: &[u8]) -> Result<()> {
         let guest = self.scene.guest();
         for name in NAMES {
@@ -90,7 +91,7 @@ fn cut_off(step: usize) -> Result<Ended> {
         at_rest
             .comes_back_from(&at_rest.run[..length])
             .map_err(|error| error.context(format!("cut off at byte {length}")))?;
-        // Starting again has given them other times of start, which the note must not know.
+        // The restart has changed their start times, which must match the note.
         at_rest.start_as_noted()?;
     }
     Ok(Ended::default())
@@ -121,7 +122,7 @@ fn damage(scene: &Scene) {
     });
 }
 
-/// The note in the guest has to do, and the backup is not called better than it is known to be.
+/// The note in the guest must be enough, and the grade is not better than what is known.
 fn cut_off_while_vzdump_lives() -> Result<Ended> {
     let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
     damage(&scene);
@@ -133,7 +134,7 @@ fn cut_off_while_vzdump_lives() -> Result<Ended> {
     Promise::of(&scene, &report).kept()
 }
 
-/// A power cut in the middle of a line of the journal.
+/// A power cut in the middle of a journal line.
 fn torn_journal() -> Result<Ended> {
     let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
     let mut options = scene.options();

@@ -1,4 +1,4 @@
-//! The table at the end.
+//! The table at the end of the output.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ struct Row {
     own: Vec<u64>,
 }
 
-/// Prints, for every kind of fault, how many runs had every stack back and how long that took.
+/// Prints for each kind of fault how many runs had every stack back, and how long that took.
 pub fn print(outcomes: &[Outcome]) {
     let mut rows: BTreeMap<&str, Row> = BTreeMap::new();
     let mut all = Row::default();

@@ -1,4 +1,5 @@
-//! A guest that means harm, with the hook in 256 MiB of address space: the backup goes on, the node is untouched.
+//! A malicious guest, with the hook limited to 256 MiB of address space: the backup goes on and the
+//! node is not affected.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
@@ -20,10 +21,10 @@ use super::scene::{At, Scene, binaries, kill};
 
 const FAULT: &str = "hostile guest";
 
-/// All phases of one backup together: the survey, a stop, and what the limits add up to.
+/// The limit for all phases of one backup: the survey, a stop, and the sum of the limits.
 const BOUND: Duration = Duration::from_secs(180);
 
-/// What stands in the guest where its engine's socket should be.
+/// What is at the path of the engine's socket in the guest.
 const SOCKETS: [(&str, Thing); 6] = [
     ("a FIFO", Thing::Fifo),
     ("a directory", Thing::Directory),
@@ -33,7 +34,7 @@ const SOCKETS: [(&str, Thing); 6] = [
     ("a symlink to itself", Thing::Loop),
 ];
 
-/// What stands there where the note should be.
+/// What is at the path of the note in the guest.
 const NOTES: [(&str, Thing); 6] = [
     ("a FIFO", Thing::Fifo),
     ("a directory", Thing::Directory),
@@ -95,7 +96,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// The real programs, the hook in 256 MiB.
+/// The real programs, with the hook limited to 256 MiB.
 fn confined() -> Result<Binaries> {
     let real = binaries();
     let hook = std::env::temp_dir().join("confined-hook");
@@ -112,7 +113,7 @@ fn scene(adjust: &dyn Fn(&mut GuestSpec)) -> Result<Scene> {
     Ok(Scene::with("lxc-snapshot-1vol", &confined()?, adjust))
 }
 
-/// What of the node the guest would like to reach: the node's own engine, and a secret.
+/// What a malicious guest would like to reach on the node: the node's own engine, and a secret.
 struct Bait {
     listener: UnixListener,
     secret: PathBuf,
@@ -177,7 +178,8 @@ fn from_the_start(hostile: Hostile) -> Result<Ended> {
     Promise::of(&scene, &report).kept()
 }
 
-/// It turns against us when its containers are down; when it comes to its senses everything is back.
+/// It becomes malicious while its containers are down; when it is normal again, everything comes
+/// back.
 fn while_at_rest(hostile: Hostile) -> Result<Ended> {
     let scene = scene(&|_| {})?;
     scene.when(At::Ended("pre-stop"), move |guest| {
@@ -204,7 +206,7 @@ fn socket_is(thing: Thing) -> Result<Ended> {
     for name in ["db", "cache", "web"] {
         ensure!(scene.engine().count(name, What::StopAsked) == 0, "{name} was stopped");
     }
-    // A link that leads nowhere inside the guest is as good as no engine.
+    // A link that leads nowhere inside the guest counts as no engine.
     if thing == Thing::LinkOut {
         ensure!(backup(&report)?["grade"] == "none", "{}", report.text());
     } else {
@@ -217,7 +219,7 @@ fn note(scene: &Scene) -> PathBuf {
     scene.guest().dir().join("root/var/lib/stillpoint/quiesced.json")
 }
 
-/// The note is written in place of whatever was there, or it is said that it is not.
+/// The note replaces whatever was there, or a message says that it could not be written.
 fn note_is(thing: Thing) -> Result<Ended> {
     let scene = scene(&|_| {})?;
     let bait = Bait::of(&scene)?;
@@ -231,7 +233,8 @@ fn note_is(thing: Thing) -> Result<Ended> {
     Promise::of(&scene, &report).kept()
 }
 
-/// The node has lost its own record, and the guest's is no good: that is said, and nothing hangs.
+/// The node has lost its own record, and the guest's note is invalid: a message says so, and
+/// nothing hangs.
 fn note_is_needed(thing: Thing) -> Result<Ended> {
     let scene = scene(&|_| {})?;
     let bait = Bait::of(&scene)?;
@@ -281,7 +284,7 @@ fn circles() -> Result<Ended> {
     Promise::of(&scene, &report).kept()
 }
 
-/// So many that nobody means it: they are left alone.
+/// More containers than anybody really has: they are not touched.
 fn crowd() -> Result<Ended> {
     let scene = scene(&|guest| {
         for number in 0..10_100 {

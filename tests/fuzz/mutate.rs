@@ -1,4 +1,4 @@
-//! A mutator that always makes the same of the same seed.
+//! A mutator that always gives the same result for the same seed.
 
 /// A small generator of numbers (SplitMix64).
 pub struct Random(u64);
@@ -16,7 +16,7 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `end`, 0 where there is none.
+    /// A number below `end`; 0 if there is none.
     pub fn below(&mut self, end: usize) -> usize {
         usize::try_from(self.next() % (end.max(1) as u64)).unwrap()
     }
@@ -25,7 +25,7 @@ impl Random {
         &list[self.below(list.len())]
     }
 
-    /// A piece of `bytes`, empty where these are.
+    /// A range within `bytes`; empty if `bytes` is empty.
     fn range(&mut self, bytes: &[u8]) -> std::ops::Range<usize> {
         let (one, other) = (self.below(bytes.len() + 1), self.below(bytes.len() + 1));
         one.min(other)..one.max(other)
@@ -90,7 +90,7 @@ pub fn mutate(random: &mut Random, input: &mut Vec<u8>, samples: &[(String, Vec<
             _ => nest(random, input),
         }
     }
-    // Splicing and duplicating must not add up.
+    // Repeated splicing and duplicating must not grow without limit.
     input.truncate(1 << 16);
 }
 
@@ -101,13 +101,13 @@ fn flip(random: &mut Random, input: &mut [u8]) {
     }
 }
 
-/// The beginning of one and the end of the other.
+/// The beginning of one input and the end of the other.
 fn splice(random: &mut Random, input: &mut Vec<u8>, other: &[u8]) {
     input.truncate(random.below(input.len() + 1));
     input.extend(&other[random.below(other.len() + 1)..]);
 }
 
-/// A piece, or a line, stands there several times.
+/// Repeats a part, or a line, several times.
 fn duplicate(random: &mut Random, input: &mut Vec<u8>) {
     let range = match random.below(2) {
         0 => random.range(input),
@@ -125,7 +125,7 @@ fn duplicate(random: &mut Random, input: &mut Vec<u8>) {
     input.splice(range.end..range.end, piece);
 }
 
-/// One word of bytes for which `is_of` holds becomes another.
+/// Replaces one word of bytes that satisfy `is_of` by another.
 fn replace(random: &mut Random, input: &mut Vec<u8>, with: &[u8], is_of: fn(&u8) -> bool) {
     let from = random.below(input.len());
     let Some(start) = input[from..].iter().position(is_of).map(|at| from + at) else { return };
@@ -134,7 +134,7 @@ fn replace(random: &mut Random, input: &mut Vec<u8>, with: &[u8], is_of: fn(&u8)
     input.splice(start..end, with.iter().copied());
 }
 
-/// A piece lies deep in brackets.
+/// Puts a part deep into brackets.
 fn nest(random: &mut Random, input: &mut Vec<u8>) {
     let range = random.range(input);
     let (open, close) = *random.pick(&[("[", "]"), ("{\"a\":", "}"), ("{", "}")]);

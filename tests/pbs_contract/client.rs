@@ -1,4 +1,4 @@
-//! Sends recorded bytes over TLS and reads what comes back, without any help that could hide a
+//! Sends recorded bytes over TLS and reads the answer, without any library that could hide a
 //! difference.
 
 use std::io::{Read, Write};
@@ -10,7 +10,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use stillpoint_sim::pbs::SimPbs;
 
-/// An answer as it came.
+/// An answer as it was received.
 #[derive(Debug)]
 pub struct Answer {
     pub seconds: f64,
@@ -20,7 +20,7 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// Sends one request on a connection of its own and reads until the server closes.
+/// Sends one request on its own connection and reads until the server closes.
 pub fn send(pbs: &SimPbs, request: &[u8]) -> Answer {
     let started = Instant::now();
     let mut roots = RootCertStore::empty();

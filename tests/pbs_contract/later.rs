@@ -1,5 +1,6 @@
-//! The second series of recordings: what an ill datastore, a foreign owner, the server's own jobs and an administrator
-//! make of a backup. Who did something beside the recorded requests is played from the recorder's `###` lines.
+//! The second series of recordings: a broken datastore, a foreign owner, the server's own jobs, and
+//! an administrator's actions. What others did between the recorded requests is played from the
+//! recorder's `###` lines.
 
 use chrono::DateTime;
 use serde_json::Value;
@@ -11,7 +12,7 @@ use stillpoint_sim::pbs::{
 
 use super::recording::Exchange;
 
-/// In the order in which they were recorded, and with the number of exchanges in each.
+/// In the order of recording, with the number of exchanges in each.
 pub const FILES: [(&str, usize); 8] = [
     ("07-manifest-damaged.http", 31),
     ("08-datastore-full.http", 19),
@@ -23,11 +24,12 @@ pub const FILES: [(&str, usize); 8] = [
     ("12-later-verdict.http", 34),
 ];
 
-/// Calls that the simulated server does not have: an administrator's, and none that Stillpoint makes.
+/// Calls that the simulated server does not have: an administrator's, and some that Stillpoint
+/// never makes.
 const OTHERS_CALLS: [&str; 3] = ["/change-owner", "move-group", "/notes"];
 
-/// What cannot be compared: lists that also have what the recorder made for other recordings, and tasks of root that
-/// only an administrator sees.
+/// Not comparable: lists that also contain what the recorder made for other recordings, and root's
+/// tasks that only an administrator sees.
 const NOT_COMPARED: [&str; 6] = [
     "groups list",
     "groups list as it",
@@ -52,7 +54,7 @@ pub fn is_replayed(exchange: &Exchange) -> bool {
         && (!of_all || of_usb || alone)
 }
 
-/// The server as it was before, running verifies until told to finish.
+/// The server before the recording; its verifies run until they are ended.
 pub fn start() -> SimPbs {
     let config = Config {
         unauthorized_delay: super::world::UNAUTHORIZED_DELAY,
@@ -79,7 +81,7 @@ pub fn start() -> SimPbs {
     pbs
 }
 
-/// Does what the lines before a request say was done; `later` is what the recording has from here on.
+/// Does what the lines before a request say was done; `later` is the rest of the recording.
 pub fn act(state: &mut State, comments: &[String], later: &[Exchange]) {
     for comment in comments {
         let Some(text) = comment.strip_prefix("### ") else { continue };
@@ -154,7 +156,8 @@ fn happen(state: &mut State, text: &str) {
     }
 }
 
-/// Of two verifies at once the first is over by now, and has overwritten what the second had found.
+/// Of two concurrent verifies, the first has ended last and has overwritten the second one's
+/// result.
 fn first_ended_last(state: &mut State) {
     let id = office("9020", 1_795_817_605);
     let of_first = store(state, "office").snapshot_mut(&id).expect("it").verification.clone();
@@ -172,7 +175,8 @@ fn move_group(state: &mut State, id: &str, ns: &str) {
     }
 }
 
-/// `... --backup-type ct --backup-id 9001 --backup-time 1795817591 ... --repository TOKEN@127.0.0.1:office -> rc 0`
+/// `... --backup-type ct --backup-id 9001 --backup-time 1795817591 ... --repository
+/// TOKEN@127.0.0.1:office -> rc 0`
 fn back_up(state: &mut State, command: &str, later: &[Exchange]) {
     let words: Vec<&str> = command.split(' ').collect();
     let after = |name: &str| {
@@ -187,7 +191,7 @@ fn back_up(state: &mut State, command: &str, later: &[Exchange]) {
     add(state, &id, owner, later);
 }
 
-/// A backup with the sizes that the first later list has of it.
+/// A backup with the sizes from the first later list that contains it.
 fn add(state: &mut State, id: &SnapshotId, owner: &str, later: &[Exchange]) {
     let Some(entry) = listed(id, later) else { return };
     let sizes = |file: &Value| {
@@ -205,7 +209,7 @@ fn listed(id: &SnapshotId, later: &[Exchange]) -> Option<Value> {
     let entries = lists(later).filter(|(store, _)| *store == id.store);
     let of_guest = |entry: &Value| entry["backup-id"] == *id.id && entry["size"].is_u64();
     let entries: Vec<Value> = entries.flat_map(|(_, list)| list).filter(of_guest).collect();
-    // One that was removed before any list is like the others of its guest.
+    // A snapshot that was removed before any list gets the values of others of its guest.
     let itself = entries.iter().find(|entry| entry["backup-time"] == id.time);
     itself.or(entries.first()).cloned()
 }
@@ -221,7 +225,8 @@ fn lists(exchanges: &[Exchange]) -> impl Iterator<Item = (String, Vec<Value>)> +
     })
 }
 
-/// A sync writes without a word in the recording: what the list of the moment has, and nobody made.
+/// A sync leaves no line in the recording: adds the snapshots that the next list contains and
+/// nobody made.
 fn backups_by_others(state: &mut State, later: &[Exchange]) {
     let Some((name, list)) = lists(later.get(..1).unwrap_or_default()).next() else { return };
     for entry in list.iter().filter(|entry| entry["size"].is_u64()) {
@@ -237,8 +242,8 @@ fn backups_by_others(state: &mut State, later: &[Exchange]) {
     }
 }
 
-/// What the server's own jobs, a sync and the administrator's commands have written into a snapshot, by the next list or
-/// manifest.
+/// Writes the verify states that the server's own jobs, a sync and the administrator's commands
+/// have set, from the next list or manifest.
 fn verdicts_of_others(state: &mut State, later: &[Exchange]) {
     let Some(next) = later.first() else { return };
     let Ok(body) = serde_json::from_str::<Value>(&next.body) else { return };
@@ -272,7 +277,8 @@ fn verdicts_of_others(state: &mut State, later: &[Exchange]) {
     }
 }
 
-/// Damages the one chunk that all ten snapshots of a guest share, else a chunk of one that the server's own job finds.
+/// Damages the one chunk that all ten snapshots of a guest share, else a chunk that only the
+/// server's own job finds.
 fn damage_chunk(state: &mut State, digest: &str, of_ten: bool) {
     if !of_ten {
         let id = office("9042", 1_795_817_862);

@@ -1,21 +1,21 @@
-//! The few things in an answer that no simulation can repeat, and how they are made equal.
+//! The few parts of an answer that no simulation can repeat, and how they are normalised.
 //!
-//! Everything else is compared as it is: the replay sets the simulated clock and task counter, so that
-//! even task ids, start and end times are the recorded ones.
+//! Everything else is compared exactly: the replay sets the simulated clock and task counter, so
+//! that even task ids, start and end times are the recorded ones.
 
 use serde_json::{Value, json};
 
 /// Makes two JSON documents comparable.
 ///
 /// 1. Lists of snapshots and groups come in directory order: sorted here by type, id and time.
-/// 2. A group's `files` come in directory order too, and so do a snapshot's as long as its manifest
-///    cannot be read: sorted by name.
-/// 3. The manifest is stored compressed, so the size of `index.json.blob` after a verify depends on the
-///    compressor. It is taken out, and subtracted from the snapshot's size. Before any verify it is state
-///    that the replay sets, and is compared.
-/// 4. Log lines: the time stamp in front is taken out once its form is checked; sizes, durations and
-///    speeds of a `verified` line are taken out, its count of errors is not.
-/// 5. A manifest's checksums and counts of chunks are those of the data, which is not simulated.
+/// 2. A group's `files` come in directory order too, and so do those of a snapshot with an
+///    unreadable manifest: sorted by name.
+/// 3. The manifest is stored compressed, so the size of `index.json.blob` after a verify depends on
+///    the compressor. It is removed, and subtracted from the snapshot's size. Before any verify it
+///    is state that the replay sets, and is compared.
+/// 4. Log lines: the time stamp is removed after a check of its format; sizes, durations and speeds
+///    of a `verified` line are removed, its count of errors is not.
+/// 5. A manifest's checksums and counts of chunks depend on the data, which is not simulated.
 pub fn document(mut document: Value) -> Value {
     if let Some(list) = document.get_mut("data").and_then(Value::as_array_mut) {
         for entry in list.iter_mut() {
@@ -42,7 +42,7 @@ fn normalise_entry(entry: &mut Value) {
     if let Some(line) = entry.get("t").and_then(Value::as_str) {
         entry["t"] = json!(log_line(line));
     }
-    // An entry of `files`, which does not say whether the snapshot was verified.
+    // An entry of `files`, which does not show whether the snapshot was verified.
     if entry["filename"] == "index.json.blob" && entry.get("size").is_some() {
         entry["size"] = json!("as compressed");
     }
@@ -71,7 +71,7 @@ pub fn log_text(text: &str) -> String {
     text.lines().map(|line| log_line(line) + "\n").collect()
 }
 
-/// Takes the time stamp out of a log line, and the measurements out of a `verified` line.
+/// Removes the time stamp of a log line, and the measurements of a `verified` line.
 pub fn log_line(line: &str) -> String {
     let (stamp, text) = line.split_at_checked(25).expect("a time stamp");
     chrono::DateTime::parse_from_rfc3339(stamp).expect("a time stamp");

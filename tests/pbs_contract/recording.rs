@@ -5,26 +5,26 @@ use std::path::Path;
 /// One recorded request and its answer.
 #[derive(Debug)]
 pub struct Exchange {
-    /// Where it is: file and line.
+    /// Its place: file and line.
     pub place: String,
     /// The `###` lines and other text before the request.
     pub comments: Vec<String>,
-    /// `GET /path HTTP/1.1`, headers and body, as they went over the wire.
+    /// `GET /path HTTP/1.1`, headers and body, as they were sent.
     pub request: Vec<u8>,
     /// The request's first line without the protocol.
     pub target: String,
-    /// Seconds that the answer took.
+    /// How long the answer took, in seconds.
     pub seconds: f64,
     /// `HTTP/1.1 200 OK`
     pub status: String,
     /// Names and values, in order.
     pub headers: Vec<(String, String)>,
-    /// The body, or `[N bytes]` where the recorder left it out.
+    /// The body, or `[N bytes]` if the recorder left it out.
     pub body: String,
 }
 
 impl Exchange {
-    /// The value of an answer's header.
+    /// The value of a header of the answer.
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut headers = self.headers.iter();
         let (_, value) = headers.find(|(known, _)| known == name)?;
@@ -32,7 +32,7 @@ impl Exchange {
     }
 }
 
-/// What one file holds.
+/// The content of one file.
 pub struct Recording {
     /// The exchanges in order.
     pub exchanges: Vec<Exchange>,
@@ -84,13 +84,13 @@ fn parse(part: &str, place: String) -> Exchange {
         seconds: seconds.parse().expect("seconds"),
         status,
         headers: headers.collect(),
-        // The recorder ended every body with a line feed of its own.
+        // The recorder added a line feed to every body.
         body: body.strip_suffix('\n').unwrap_or(body).to_owned(),
         place,
     }
 }
 
-/// The request with line ends as they were, and its body cut to the length it announces.
+/// The request with its original line ends, and its body cut to the announced length.
 fn on_the_wire(request: &str) -> Vec<u8> {
     let (head, body) = request.split_once("\n\n").expect("an empty line");
     let length = head

@@ -1,5 +1,5 @@
-//! The state that the recordings imply: what was on the server, and what the recorder changed there
-//! between two requests, as its `###` lines tell.
+//! The state of the server in the recordings: its initial content, and the recorder's changes
+//! between two requests, from its `###` lines.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ const DAMAGED_TIME: i64 = 1_795_303_255;
 /// How long a 401 takes in the replay; the real three seconds are the default.
 pub const UNAUTHORIZED_DELAY: Duration = Duration::from_millis(50);
 
-/// Secrets as the replay knows them; the recordings have `<SECRET>`.
+/// The secrets in the replay; the recordings have `<SECRET>`.
 pub fn secret(exchange: &Exchange) -> &'static str {
     let said = |text: &str| exchange.comments.iter().any(|line| line.contains(text));
     let request = String::from_utf8_lossy(&exchange.request);
@@ -33,7 +33,7 @@ pub fn secret(exchange: &Exchange) -> &'static str {
     }
 }
 
-/// The server as it was before the first recording, running verifies until told to finish.
+/// The server before the first recording; its verifies run until they are ended.
 pub fn start() -> SimPbs {
     let config = Config {
         unauthorized_delay: UNAUTHORIZED_DELAY,
@@ -150,7 +150,7 @@ pub fn act(state: &mut State, comments: &[String]) {
             let chunks = &mut store(state).bad_chunks;
             chunks.insert(DELETED.to_owned(), ChunkDamage::Missing);
         } else if text.starts_with("4l in ns n100") {
-            // Nobody waited for the verify before this one, but it took 10 ms.
+            // The recorder did not wait for the verify before this one, but it took only 10 ms.
             let tasks = state.tasks.iter().filter(|task| task.end.is_none());
             let running: Vec<String> = tasks.map(|task| task.upid.to_string()).collect();
             assert_eq!(running.len(), 1);
@@ -216,7 +216,7 @@ fn change_acl(state: &mut State, case: &str) {
     }
 }
 
-/// The third backup of 9003 found no usable predecessor and uploaded everything anew.
+/// The third backup of 9003 found no usable predecessor and uploaded everything again.
 fn new_9003(state: &mut State, time: i64) {
     let (sizes, manifest) = match time {
         1_795_303_255 => ([20_000_210, 126, 49], 543),

@@ -1,4 +1,4 @@
-//! The commands that a container asks for by its labels.
+//! The commands in a container's labels.
 
 use serde_json::Value;
 use stillpoint_sim::engine::What;
@@ -11,7 +11,7 @@ use super::promise::{keeps_its_promises, node_for, played_on};
 
 const DATABASE: &str = "db";
 
-/// What the engine did to the database, in order, and the report of a backup with those labels on it.
+/// The engine's events for the database, in order, and the report of a backup with those labels.
 fn played_with_labels(scenario: &str, labels: &[(&str, &str)]) -> (Vec<What>, Report) {
     let scenario = recording(scenario);
     let adjust = |guest: &mut GuestSpec| {

@@ -18,20 +18,20 @@ pub fn recording(name: &str) -> Scenario {
     Scenario::load(file(), name).unwrap()
 }
 
-/// Where the first call of that phase is.
+/// The index of the first call of that phase.
 pub fn at(scenario: &Scenario, phase: &str) -> usize {
     scenario.calls.iter().position(|call| call.phase() == phase).unwrap()
 }
 
-/// A call like another, of another phase.
+/// A copy of a call with another phase.
 pub fn like(call: &Call, phase: &str) -> Call {
     let mut call = call.clone();
     call.argv[0] = phase.to_string();
     call
 }
 
-/// Ends the recording with a SIGKILL of the worker, after the call of that phase has returned and vzdump has
-/// printed the line that begins so.
+/// Ends the recording with a SIGKILL of the worker, after the call of that phase has returned and
+/// vzdump has printed the line with that beginning.
 pub fn killed_after(mut scenario: Scenario, phase: &str, line: &str) -> Scenario {
     let last = at(&scenario, phase);
     scenario.calls.truncate(last + 1);
@@ -42,7 +42,7 @@ pub fn killed_after(mut scenario: Scenario, phase: &str, line: &str) -> Scenario
     scenario
 }
 
-/// The calls of the scenario's one guest as they would be for another, to be put behind them.
+/// The calls of the scenario's only guest, copied for another guest that follows it.
 pub fn second_guest(scenario: &Scenario, vmid: u32) -> Vec<Call> {
     let first = scenario.calls.iter().find_map(Call::vmid).unwrap().to_string();
     let its = scenario.calls.iter().filter(|call| call.vmid().is_some());

@@ -1,4 +1,4 @@
-//! How a scenario is replayed, and what every one of them has to keep.
+//! How a scenario is replayed, and what every replay must keep.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,7 +17,7 @@ pub fn node_for(scenario: &Scenario, adjust: &dyn Fn(&mut GuestSpec)) -> Node {
     stage(scenario, None, &binaries, adjust).unwrap()
 }
 
-/// A machine is one node: of two at once, each would see the other's vzdump in `/proc`.
+/// A machine is one node: two at once would see each other's vzdump in `/proc`.
 static ONE_NODE: Mutex<()> = Mutex::new(());
 
 /// Replays a scenario on that node.
@@ -26,7 +26,7 @@ pub fn played_on(node: &Node, scenario: &Scenario, options: &Options) -> Report 
     replay(node, scenario, options).unwrap()
 }
 
-/// Replays a scenario on a node of its own.
+/// Replays a scenario on a new node.
 pub fn played(scenario: &Scenario) -> Report {
     played_with(scenario, &Options::default())
 }
@@ -36,7 +36,7 @@ pub fn played_with(scenario: &Scenario, options: &Options) -> Report {
     played_on(&node_for(scenario, &|_| {}), scenario, options)
 }
 
-/// What was promised whatever happens.
+/// What must be true whatever happens.
 pub fn keeps_its_promises(report: &Report) {
     let text = report.text();
     assert_eq!(report.lost(), Vec::<String>::new(), "{text}");
@@ -59,7 +59,7 @@ pub fn keeps_its_promises(report: &Report) {
         if !guest.running_before {
             assert_eq!(container.stops + container.starts + container.pauses, 0, "{text}");
         }
-        // What was down before is none of ours.
+        // A container that was down before does not count.
         if !container.running_before {
             assert_eq!((container.starts, container.running_after), (0, false), "{text}");
         }

@@ -1,4 +1,4 @@
-//! What is said and left of a backup after it, or after it was killed.
+//! What is reported and left after a backup, or after a killed one.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ fn record(scene: &Scene, kind: &str) -> Value {
     records.into_iter().find(|record| record["kind"] == kind).unwrap()
 }
 
-/// What the hook said in the task log.
+/// The hook's lines in the task log.
 fn said_in(report: &Report) -> String {
     report.calls.iter().flat_map(|call| call.said.clone()).collect::<Vec<_>>().join("\n")
 }
@@ -143,7 +143,7 @@ fn a_person_may_keep_the_lock_and_is_given_the_command() {
     assert!(said.contains("it is locked (backup)") && said.contains("pct unlock 9001"), "{said}");
     let said = output_of(&scene, &["resume", "9001"]);
     assert!(said.contains("is locked (backup)") && said.contains("pct unlock 9001"), "{said}");
-    // Another lock than that of a backup is not taken away by anybody.
+    // A lock other than a backup's is never removed.
     scene.guest().set_lock(Some("migrate")).unwrap();
     let said = output_of(&scene, &["resume", "9001"]);
     assert!(said.contains("is locked (migrate)") && said.contains("pct unlock 9001"), "{said}");
@@ -173,7 +173,7 @@ fn the_lock_stays_while_another_vzdump_has_the_node() {
         let (guest, holder) = (Arc::clone(guest), Arc::clone(&holder));
         let (path, run) = (path.clone(), run.clone());
         std::thread::spawn(move || {
-            // vzdump's own, until it is killed.
+            // vzdump's own lock, until vzdump is killed.
             let file = std::fs::File::open(&path).unwrap();
             let file = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, no)| no).unwrap();
             wait_for("the containers are back", || {

@@ -1,4 +1,4 @@
-//! How long vzdump waits because of one guest, whatever its engine does.
+//! How long vzdump waits for one guest, whatever its engine does.
 
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use stillpoint_sim::vzdump::report::Report;
 
 use crate::scene::{At, Scene, runs};
 
-/// All phases together, on a machine that is busy with other things; without a budget it is several minutes.
+/// The limit for all phases together, on a busy machine; without a budget it would be several
+/// minutes.
 const BOUND: Duration = Duration::from_secs(60);
 
 fn scene() -> Scene {
@@ -42,7 +43,7 @@ fn a_start_that_hangs_holds_up_the_job_for_no_longer_than_the_budget() {
     };
     scene.when(At::Ended("pre-stop"), move |guest| starts(guest, Duration::from_secs(3600)));
     scene.when(At::Ended("job-end"), move |guest| {
-        // The server of its volume is there again.
+        // The volume's server is available again.
         starts(guest, Duration::ZERO);
         let engine = guest.engine.as_ref().unwrap();
         engine.recreate("db", true);
@@ -56,13 +57,13 @@ fn a_start_that_hangs_holds_up_the_job_for_no_longer_than_the_budget() {
     assert_eq!((backup.len(), &backup[0]["outcome"]), (1, &"ok".into()), "{}", report.text());
 }
 
-/// The guard of an earlier backup is at the guest all the time.
+/// The guard of an earlier backup works on the guest all the time.
 #[test]
 fn a_start_that_hangs_keeps_no_later_backup_from_being_made() {
     let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
     scene.when(At::Ended("pre-stop"), |guest| {
         let engine = guest.engine.as_ref().unwrap();
-        // Of the second backup it is no part.
+        // It does not matter for the second backup.
         engine.modify("db", |db| db.spec.start_takes = Duration::from_secs(3600));
     });
     scene.settings("[quiesce]\nbudget = \"6s\"\n");
@@ -117,7 +118,7 @@ fn a_stack_that_takes_longer_than_half_of_the_budget_to_stop_is_brought_back() {
     assert!(report.runs_left.is_empty() && all_run(scene.guest()), "{}", report.text());
 }
 
-/// What runs and what versions there are is asked first.
+/// The engine is asked first what runs and in which versions.
 #[test]
 fn an_engine_that_never_says_what_it_is_holds_up_the_job_for_no_longer_than_the_budget() {
     let scene = scene();

@@ -16,7 +16,7 @@ const PODMAN: &str = "run/podman/podman.sock";
 const ROOTLESS_DOCKER: &str = "run/user/1000/docker.sock";
 const ROOTLESS_PODMAN: &str = "run/user/1001/podman/podman.sock";
 
-/// One more engine in the guest, with one running container.
+/// Another engine in the guest, with one running container.
 fn another(scene: &Scene, socket: &'static str, name: &str) -> Engine {
     let config = EngineConfig { socket, ..EngineConfig::default() };
     let containers = vec![Spec::service("side", name)];
@@ -29,7 +29,7 @@ fn inside(scene: &Scene, path: &str) -> PathBuf {
     scene.guest().dir().join("root").join(path)
 }
 
-/// A socket at which nobody listens any more.
+/// A socket that nothing listens on any more.
 fn dead(scene: &Scene, socket: &str) {
     let path = inside(scene, socket);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -131,7 +131,7 @@ fn the_same_socket_under_two_names_is_one_engine() {
 fn one_engine_at_two_sockets_has_each_container_once() {
     let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
     fs::create_dir_all(inside(&scene, "run/user/1000")).unwrap();
-    // Another inode, as of an engine with two -H options.
+    // Another inode, as with an engine that has two -H options.
     let relay = UnixListener::bind(inside(&scene, ROOTLESS_DOCKER)).unwrap();
     let engine = inside(&scene, "run/docker.sock");
     std::thread::spawn(move || {

@@ -1,4 +1,5 @@
-//! A stack that a client of compose stays with is paused: when all of its containers have stopped, it may be removed.
+//! A stack with a compose client in the foreground is paused: once all of its containers have
+//! stopped, it may be removed.
 
 use serde_json::Value;
 use stillpoint_sim::engine::What;
@@ -9,7 +10,7 @@ use crate::scene::{Scene, VMID};
 const WORKING_DIR: &str = "com.docker.compose.project.working_dir";
 const CONFIG_FILES: &str = "com.docker.compose.project.config_files";
 
-/// The shop, and beside it a stack whose client stays with it or not.
+/// The shop, and another stack with or without a client in the foreground.
 fn scene(processes: &str, label: Option<&str>) -> Scene {
     let scene = Scene::new("lxc-snapshot-1vol", &|guest| {
         for service in ["core", "store"] {

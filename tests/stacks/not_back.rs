@@ -1,4 +1,5 @@
-//! What cannot be brought back, or was removed meanwhile: it is said until it is mended, and keeps no backup from being made.
+//! Containers that cannot be started, or were removed during the backup: they are reported until
+//! that is fixed, and do not block later backups.
 
 use std::fs;
 
@@ -11,7 +12,7 @@ use crate::scene::{At, PATIENCE, Scene, kill, runs, wait_for};
 
 const MISSING: &str = "No such container: 7d1f0c";
 
-/// A node whose mail lies in a file, with something done to the guest while its containers are at rest.
+/// A node whose mail goes to a file, with an action on the guest while its containers are at rest.
 fn at_rest(act: impl Fn(&Guest) + Send + Sync + 'static) -> Scene {
     let scene = Scene::new("lxc-snapshot-1vol", &|guest| {
         for container in &mut guest.containers {
@@ -51,7 +52,7 @@ fn left(scene: &Scene) -> Vec<String> {
     containers.iter().map(|left| left["name"].as_str().unwrap().to_string()).collect()
 }
 
-/// The names in the note that lies in the guest.
+/// The names in the note in the guest.
 fn noted(scene: &Scene) -> Vec<String> {
     let file = scene.guest().dir().join("root/var/lib/stillpoint/quiesced.json");
     let Ok(text) = fs::read_to_string(file) else { return Vec::new() };
@@ -92,7 +93,7 @@ fn what_the_engine_refuses_to_start_is_named_set_aside_and_let_go_of_once_it_run
     let resumed = said(&scene, &["resume", "9001"]);
     assert!(resumed.contains("NOT back: db") && resumed.contains(MISSING), "{resumed}");
 
-    // It keeps no later backup from being made, and is in its note.
+    // It does not block a later backup, and is in its note.
     scene.play(Vec::new());
     let backup = last_backup(&scene);
     assert_eq!((&backup["outcome"], &backup["grade"]), (&"ok".into(), &"clean".into()));
@@ -100,7 +101,7 @@ fn what_the_engine_refuses_to_start_is_named_set_aside_and_let_go_of_once_it_run
     assert!(check(&scene).starts_with("CRITICAL"));
     assert_eq!(scene.mail().matches("NOT back after").count(), 1, "it is told once");
 
-    // Somebody mends it and starts it.
+    // Somebody fixes and starts it.
     refuse(scene.guest(), "db", None);
     crate::scene::docker(scene.guest(), "/containers/db/start").unwrap();
     let line = check(&scene);
@@ -126,7 +127,7 @@ fn what_was_removed_meanwhile_is_not_back_until_it_is_made_anew() {
     let container = &last_backup(&scene)["containers"][0];
     assert_eq!((&container["fate"], &container["not_back"]), (&"gone".into(), &true.into()));
 
-    // A look starts nothing, and sees what somebody has made anew.
+    // Looking starts nothing, and notices what somebody has created again.
     let specs: Vec<_> = report.containers.iter().map(|it| it.name.clone()).collect();
     assert!(!specs.is_empty());
     for name in ["db", "web"] {
@@ -182,7 +183,7 @@ fn what_could_not_be_started_and_is_removed_by_somebody_is_no_alarm_any_more() {
     assert!(left(&scene).is_empty() && noted(&scene).is_empty());
 }
 
-/// The next backup has closed the run of the earlier one without an answer of the engine.
+/// The next backup has closed the run of the earlier one while the engine did not answer.
 #[test]
 fn the_guard_tries_what_was_set_aside_untried() {
     let scene = at_rest(|guest| refuse(guest, "db", Some((404, MISSING))));
@@ -208,7 +209,7 @@ fn a_container_that_somebody_removes_between_backups_is_no_alarm() {
     assert!(scene.mail().is_empty());
 }
 
-/// Everything dies at rest, and what is then left to do cannot be done.
+/// Everything dies at rest, and the remaining work cannot be done.
 #[test]
 fn a_backup_that_cannot_be_finished_keeps_no_later_one_from_being_made() {
     let scene = at_rest(|guest| refuse(guest, "db", Some((500, "permission denied"))));
@@ -229,7 +230,7 @@ fn a_backup_that_cannot_be_finished_keeps_no_later_one_from_being_made() {
     assert!(runs(scene.guest(), "web"));
     assert!(check(&scene).starts_with("CRITICAL"));
 
-    // The next start of the guest tries it again.
+    // The next start of the guest tries again.
     refuse(scene.guest(), "db", None);
     assert!(said(&scene, &["settle", "9001"]).contains("back"));
     wait_for("db runs", || runs(scene.guest(), "db")).unwrap();

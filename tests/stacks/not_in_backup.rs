@@ -1,4 +1,4 @@
-//! What a backup of a guest does not hold, everybody who asks is told: plan, doctor, the summary, the journal, status.
+//! plan, doctor, the summary, the journal and status name what a guest's backup does not contain.
 
 use serde_json::Value;
 use stillpoint_sim::node::{GuestSpec, Node};
@@ -6,13 +6,13 @@ use stillpoint_sim::vzdump::report::Report;
 
 use crate::scene::{Scene, VMID};
 
-/// The root file system of a guest, and a media library and a share that the guest itself has mounted.
+/// A guest's root file system, and a media library and a share that the guest itself has mounted.
 const MOUNTS: &str = "100 99 7:0 / / rw - ext4 /dev/loop0 rw\n\
     110 100 0:60 / /var/lib/docker/volumes/media/_data rw - nfs4 192.0.2.10:/m rw\n\
     111 100 0:61 / /mnt/the\\040nas rw - cifs //192.0.2.10/p rw\n\
     112 100 0:62 / /var/lib/docker/overlay2/x/merged rw - overlay overlay rw\n";
 
-/// A backup of a guest, and the node that it was made on.
+/// A backup of a guest, and its node.
 fn backup(
     recorded: &str,
     adjust: &dyn Fn(&mut GuestSpec),

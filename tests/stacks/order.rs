@@ -1,4 +1,4 @@
-//! The order of a stack that does not say what depends on what.
+//! The order of a stack whose labels give no dependencies.
 
 use serde_json::Value;
 use stillpoint_sim::engine::Event;
@@ -7,7 +7,7 @@ use stillpoint_sim::engine::container::{DEPENDS_ON, Spec};
 
 use crate::scene::Scene;
 
-/// As compose v1 makes it: no label says what it depends on.
+/// As compose v1 makes it: without a label for its dependencies.
 fn v1(service: &str, image: &str) -> Spec {
     let mut spec = Spec::service("shop", service).label("com.docker.compose.version", "1.29.2");
     spec.labels.remove(DEPENDS_ON);
@@ -17,7 +17,7 @@ fn v1(service: &str, image: &str) -> Spec {
 
 fn scene() -> Scene {
     Scene::new("lxc-snapshot-1vol", &|guest| {
-        // The databases are the first and would stop the fastest.
+        // The databases come first in the list and would stop fastest.
         guest.containers = vec![
             v1("store", "postgres:16").takes(1, 1),
             v1("cache", "registry.example/redis:7-alpine").takes(1, 1),

@@ -1,4 +1,5 @@
-//! A restored copy beside its original: Proxmox VE keeps bind mounts, and two databases never write to one directory.
+//! A restored copy beside its original: Proxmox VE keeps bind mounts, but two databases must never
+//! write to one directory.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -20,8 +21,8 @@ struct Pair {
 }
 
 impl Pair {
-    /// Guest 9001 and its copy 9002 with a database at /srv/pg/data and a web server with data of its own. The copy is as
-    /// it is restored: all is down, and the note in it says what ran.
+    /// Guest 9001 and its copy 9002, with a database at /srv/pg/data and a web server with its own
+    /// data. The copy is as restored: everything is down, and its note says what ran.
     fn new(original: &str, copy: &str) -> Pair {
         Pair::with(original, copy, &[("/srv/pg/data", "/var/lib/postgresql/data")])
     }
@@ -47,7 +48,7 @@ impl Pair {
         pair
     }
 
-    /// The note of the backup of that guest.
+    /// The note from that guest's backup.
     fn note(&self, vmid: u32) {
         let time = |container: &Container| {
             container.started_at.map_or_else(
@@ -98,7 +99,7 @@ impl Pair {
         fs::set_permissions(self.node.path("usr/sbin/sendmail"), executable).unwrap();
     }
 
-    /// What was mailed so far.
+    /// The mails so far.
     fn mail(&self) -> String {
         fs::read_to_string(self.node.path("mail")).unwrap_or_default()
     }
@@ -109,7 +110,7 @@ impl Pair {
         String::from_utf8(command.output().unwrap().stdout).unwrap()
     }
 
-    /// Settles the copy; returns what it said and the record.
+    /// Settles the copy; returns the output and the record.
     fn settle(&self) -> (String, Value) {
         let said = self.stillpoint(&["settle", "9002"]);
         let records = self.node.journal().unwrap();
@@ -212,7 +213,7 @@ fn what_is_only_read_is_started_and_named() {
         assert_eq!(pair.status("pg"), Status::Running, "{line}");
         let notes = record["notes"].to_string();
         assert!(notes.contains("pg reads /tank/pg/data"), "{notes}");
-        // Everything is up: nobody is alarmed.
+        // Everything is up, so there is no alarm.
         assert!(!said.contains("not everything"), "{said}");
         assert_eq!(pair.mail(), "");
     }
@@ -235,7 +236,7 @@ fn what_may_be_shared_is_shared() {
 #[test]
 fn the_original_itself_is_started_whatever_copies_there_are() {
     let pair = Pair::new(BIND, BIND);
-    // As if 9002 were the one that was backed up, and went down in between.
+    // As if 9002 were the guest that was backed up, and went down in between.
     pair.note(9002);
     let (_, record) = pair.settle();
     assert_eq!(fate(&record, "pg").0, "back");

@@ -1,4 +1,4 @@
-//! In which order, and when, the containers of a stack are started again.
+//! The order and the time in which a stack's containers are started again.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ fn scene(containers: impl Fn() -> Vec<Spec>) -> Scene {
     Scene::new("lxc-snapshot-1vol", &|guest| guest.containers = containers())
 }
 
-/// How long it is looked at whether something stays up.
+/// Sets how long started containers are watched.
 fn looked_at_for(scene: &Scene, ms: u32) {
     scene.node.write("failpoint-stays-up", &ms.to_string()).unwrap();
 }
@@ -32,7 +32,7 @@ fn running(scene: &Scene) -> Vec<String> {
     running.map(|container| container.spec.name).collect()
 }
 
-/// When that happened first to that container.
+/// When that first happened to that container.
 fn first(scene: &Scene, name: &str, what: What) -> Instant {
     let events = scene.engine().events();
     let found = events.iter().find(|event| event.name == name && event.what == what);
@@ -54,7 +54,7 @@ fn mail(scene: &Scene) -> String {
     std::fs::read_to_string(scene.node.path("mail")).unwrap_or_default()
 }
 
-/// What the hook has said.
+/// The hook's output.
 fn said(report: &Report) -> String {
     report.calls.iter().flat_map(|call| &call.said).map(String::as_str).collect()
 }
@@ -122,7 +122,8 @@ fn an_address_that_was_taken_is_freed() {
     assert_eq!(fate(&record(&scene, "backup"), "app"), "back");
 }
 
-/// Each has an address of its own in one network, and takes what is free in the other's: no order is right for both.
+/// Each has a fixed address in one network and a free one in the other's: no order is right for
+/// both.
 #[test]
 fn nobody_with_an_address_of_its_own_is_stopped_for_another() {
     let scene = scene(|| {
@@ -164,7 +165,8 @@ fn an_address_that_a_stranger_has_is_named_and_the_stranger_left_alone() {
     wait_for("proxy runs", || status(&scene, "proxy") == Status::Running).unwrap();
 }
 
-/// A database that needs a moment, an app that gives up without it, and a web server that its engine keeps up.
+/// A database that needs a moment, an app that gives up without it, and a web server that its
+/// engine restarts.
 fn waits_for_health() -> Vec<Spec> {
     let db = Spec::service("shop", "db");
     let app = Spec::service("shop", "app").depends_on("db:service_healthy:false");
@@ -223,7 +225,7 @@ fn a_database_that_was_never_healthy_is_not_waited_for() {
 fn what_gives_up_after_the_backup_is_started_again() {
     let scene = scene(|| {
         let mut containers = waits_for_health();
-        // Nobody knows what it waits for.
+        // It is unknown what it waits for.
         containers[1] = containers[1].clone().depends_on("");
         containers
     });

@@ -1,4 +1,4 @@
-//! What may not start again is never stopped.
+//! Containers that might not start again are never stopped.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -20,7 +20,7 @@ fn snapshot() -> Scene {
     Scene::new("lxc-snapshot-1vol", &|_| {})
 }
 
-/// After an update in the guest what runs runs on, and nothing can be started.
+/// After an update in the guest, running containers keep running, and no container can be started.
 fn break_starts(scene: &Scene) {
     scene.engine().configure(|engine| {
         engine.runc = "1.3.4".to_owned();
@@ -44,7 +44,7 @@ fn stops(scene: &Scene) -> usize {
     STACK.iter().map(|name| scene.engine().count(name, What::StopAsked)).sum()
 }
 
-/// How often a throwaway container was made, and that none is left.
+/// How many throwaway containers were made; checks that none is left.
 fn tries(scene: &Scene) -> usize {
     let left = scene.engine().containers();
     assert!(!left.iter().any(|c| c.spec.labels.contains_key(LABEL)), "{left:#?}");
@@ -57,7 +57,7 @@ fn said(scene: &Scene, arguments: &[&str]) -> (i32, String) {
     (output.status.code().unwrap(), text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-/// What root is mailed from now on.
+/// The mails to root from now on.
 fn mailbox(scene: &Scene) -> impl Fn() -> String {
     let (sendmail, mail) = (scene.node.path("usr/sbin/sendmail"), scene.node.path("tmp/mail"));
     let script = format!("#!/bin/sh\nexec /bin/cat >>{}\n", mail.display());
@@ -150,7 +150,7 @@ fn starting_what_a_backup_had_stopped_is_evidence_too() {
 fn what_starts_no_more_is_no_evidence_any_longer() {
     let scene = snapshot();
     backup(&scene);
-    // The same versions, and something else is broken now.
+    // The same versions, but something else is broken now.
     scene.when(At::Ended("pre-stop"), |guest| {
         let engine = guest.engine.as_ref().unwrap();
         engine.configure(|engine| engine.refuses_starts = Some(WORDS.to_owned()));
@@ -279,7 +279,7 @@ fn a_person_can_try() {
 fn a_shutdown_that_may_be_the_last_is_warned_of_or_refused() {
     let scene = Scene::new("lxc-stop-running", &|_| {});
     break_starts(&scene);
-    // Whatever the guest's start needs is mended meanwhile, for this test to end.
+    // The cause is fixed meanwhile, so that this test ends.
     scene.when(At::Ended("pre-stop"), |guest| {
         let engine = guest.engine.as_ref().unwrap();
         engine.configure(|engine| engine.refuses_starts = None);

@@ -1,4 +1,4 @@
-//! Going on until there is an outcome, or the time is over.
+//! Collecting goes on until there is an outcome, or the time is over.
 
 use std::time::{Duration, Instant};
 
@@ -79,7 +79,7 @@ fn a_snapshot_that_somebody_holds_for_long_is_waited_for() {
     };
     lock(true);
     world.start(&run);
-    // More often than what proves nothing is started.
+    // More often than a verify without a result is repeated.
     for _ in 0..6 {
         world.job_end(Duration::ZERO);
     }
@@ -172,7 +172,7 @@ fn a_clock_that_was_set_back_makes_nothing_wait_for_years() {
         pending["trouble"]["at"] = json!(TOMORROW);
     });
     world.pbs.come_up().unwrap();
-    // What is new does not wait for it either.
+    // A new verify does not wait for it either.
     assert_eq!(world.start(&world.backup(9002, "offsite").0).state, "started");
     world.collect();
     let mut outcomes = world.outcomes();
@@ -191,7 +191,7 @@ fn what_the_server_refused_to_begin_is_no_attempt_that_proved_nothing() {
     world.pbs.heal();
     world.job_end(Duration::ZERO);
     assert_eq!(world.pbs.tasks().len(), 1);
-    // The restart ends the first task; there is another after that, as always.
+    // The restart ends the first task; another follows, as usual.
     world.pbs.restart(Restart::Killed);
     world.job_end(Duration::ZERO);
     assert_eq!(world.pbs.tasks().len(), 2);
@@ -218,7 +218,7 @@ fn a_storage_that_is_mended_meanwhile_is_used_as_it_is_then() {
 fn an_outcome_that_can_not_be_written_down_is_kept_until_it_can() {
     let world = World::new(Duration::ZERO);
     world.start(&world.backup(9001, "offsite").0);
-    // In the journal's place, as on a full disk, nothing can be written.
+    // Nothing can be written instead of the journal, as on a full disk.
     let journal = world.directory.join("var/lib/stillpoint/journal.jsonl");
     std::fs::create_dir_all(&journal).unwrap();
     let mut unit = world.unit();
@@ -310,7 +310,7 @@ fn a_skipped_verify_is_tried_again_and_a_snapshot_that_is_gone_is_not() {
     assert_eq!(world.pbs.tasks().len(), 2, "a snapshot that is not there is not verified");
 }
 
-/// When a snapshot is removed.
+/// When a snapshot is removed, relative to its verify.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Removed {
     BeforeStart,
@@ -321,7 +321,8 @@ enum Removed {
 #[test]
 fn a_snapshot_that_was_removed_at_any_time_is_no_damage() {
     for when in [Removed::BeforeStart, Removed::UnderWay, Removed::AfterEnd] {
-        // The last one of a guest takes the guest's directory with it, and the server says something else then.
+        // With the last snapshot of a guest, the guest's directory is removed too, and the server's
+        // answer differs.
         for last in [true, false] {
             let world = World::new(FOR_EVER);
             let (run, id) = world.backup(9001, "offsite");
@@ -370,7 +371,7 @@ fn a_snapshot_is_looked_for_in_its_own_namespace() {
     world.write_storages(&world.pbs.fingerprint(), "tenants/north");
     let (run, id) = world.backup_in(9001, "offsite", "tenants/north", |backup| backup);
     world.start(&run);
-    // The storage leads to another namespace by now, and the manifest can't be read.
+    // Meanwhile the storage uses another namespace, and the manifest cannot be read.
     world.write_storages(&world.pbs.fingerprint(), "");
     world.finish_all();
     let manifest = "index.json.blob";
@@ -422,7 +423,7 @@ fn what_the_summary_tells_is_not_mailed_and_what_a_later_job_finds_is() {
     world.pbs.corrupt(&id).unwrap();
     world.finish_all();
     world.change_pending(|pending| pending["job"]["session"] = json!(1));
-    // The backup-end of another job comes across it.
+    // The backup-end of another job finds it.
     world.start(&world.backup(9003, "offsite").0);
     assert_eq!(world.outcomes().len(), 2);
     world.finish_all();
@@ -430,7 +431,8 @@ fn what_the_summary_tells_is_not_mailed_and_what_a_later_job_finds_is() {
     assert!(world.mails().contains("guest 9002"), "{}", world.mails());
 }
 
-/// What a backup-end came across is told by the summary of its job, and by mail where the job is stopped before that.
+/// What a backup-end found is reported in the summary of its job, or by mail if the job is stopped
+/// before that.
 #[test]
 fn a_failure_is_told_whatever_becomes_of_its_job() {
     for stopped in [false, true] {

@@ -1,4 +1,4 @@
-//! What counts as proven is looked at again: the server verifies by itself, prunes, and may not answer.
+//! Proven backups are checked again: the server verifies by itself, prunes, and may not answer.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ fn proven_backup(world: &World, vmid: u32) -> (Run, SnapshotId) {
     (run, id)
 }
 
-/// What the server's own verify job writes into a snapshot.
+/// Writes into a snapshot what the server's own verify job writes.
 fn own_job_says(world: &World, id: &SnapshotId, state: &'static str) {
     let starttime = 1_795_817_865;
     let upid = format!(
@@ -42,7 +42,8 @@ fn own_job_says(world: &World, id: &SnapshotId, state: &'static str) {
 
 fn refresh(world: &World) -> (i32, String) {
     let said = world.said(&["refresh"]);
-    // Whom it starts for the mail may be at it still; who waits for that finds nothing left to do.
+    // The process that sends the mail may still be running; one that waits for it finds nothing
+    // left to do.
     world.collect();
     said
 }
@@ -74,10 +75,10 @@ fn what_the_servers_own_job_finds_damaged_is_reported_like_a_failure_of_our_own(
     assert!(metrics.contains(told), "{metrics}");
     let mail = world.mails();
     assert!(mail.contains("guest 9001") && mail.contains("verificationjob"), "{mail}");
-    // Once.
+    // Reported once.
     refresh(&world);
     assert_eq!((world.verifies().len(), world.mails()), (2, mail.clone()));
-    // The data was uploaded again, and the server has seen that.
+    // The data was uploaded again, and the server has verified that.
     own_job_says(&world, &id, "ok");
     refresh(&world);
     assert_eq!(
@@ -135,7 +136,7 @@ fn what_cannot_be_seen_is_shown_and_nothing_else() {
     world.pbs.inject("/", None, Fault::Refuse(400, "datastore 'backups' is not mounted".into()));
     assert!(quiet(&world, "not mounted").contains("datastore mount backups"));
     world.pbs.heal();
-    // A sync overwrites the verdict of the copy by that of its source.
+    // A sync overwrites the copy's verify state by that of its source.
     let starttime = 1_795_817_865;
     let upid =
         "UPID:vm:00000B7B:0005CCB7:000000C5:6B0A0189:verificationjob:office\\x3arecv:root@pam:";
@@ -192,7 +193,7 @@ fn the_newest_backup_that_is_gone_is_reported_once() {
 fn of_pruned_backups_the_newest_that_is_proven_counts_while_a_newer_one_is_there() {
     let (world, _, oldest) = proven();
     let (_, middle) = proven_backup(&world, 9001);
-    // The last one was not due to be verified.
+    // For the last one no verify was due.
     let (run, last) = world.backup(9001, "offsite");
     world.journal_backup(&run);
     let proven_at = |world: &World| world.status_of(9001)["last_verified"]["time"].clone();
@@ -202,7 +203,7 @@ fn of_pruned_backups_the_newest_that_is_proven_counts_while_a_newer_one_is_there
     assert!(proven_at(&world).as_str() < before.as_str(), "that of the oldest one");
     assert_eq!((world.mails().as_str(), check(&world).0), ("", 0));
     assert_eq!(world.status_of(9001)["verify"]["state"], "pending", "that of the last one");
-    // None is left that is proven.
+    // No proven backup is left.
     world.pbs.edit(|server| assert!(server.remove_snapshot(&oldest)));
     for _ in 0..2 {
         refresh(&world);

@@ -1,4 +1,4 @@
-//! A thousand guests cost a thousand times as much as one on the server, and no more memory here.
+//! A thousand guests take a thousand times the requests of one, and no more memory.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::world::{STORE, TOKEN, World};
 
 const GUESTS: usize = 1000;
 
-/// What a collecting process may take at its peak, in KiB: a debug build takes some 25 MiB for one guest.
+/// The peak memory of a collecting process, in KiB: a debug build takes about 25 MiB for one guest.
 const MOST_KIB: u64 = 64 * 1024;
 
 #[test]
@@ -54,20 +54,20 @@ fn a_thousand_verifies_cost_four_small_requests_each_besides_the_polls() {
         *kinds.entry(kind).or_default() += 1;
     }
     let polls = kinds.remove("poll").unwrap_or_default();
-    // What the server has begun by itself is asked once, for all of them.
+    // One request finds the tasks that the server has started itself, for all of them.
     assert_eq!(kinds.remove("task list"), Some(1));
-    // No list of snapshots, which grows with the guest's.
+    // No list of snapshots, because that grows with the guest's backups.
     let each = BTreeMap::from([("state", 2 * GUESTS), ("verify", GUESTS), ("protected", GUESTS)]);
     assert_eq!(kinds, each, "the snapshot before and after");
     assert!(polls >= GUESTS);
     assert!(peak <= MOST_KIB, "{peak} KiB");
-    // One connection is kept, or few where the server closed one.
+    // One connection is used, or a few if the server closed one.
     let connections = world.pbs.edit(|state| state.connections);
     assert!(connections < GUESTS / 10, "{connections}");
 }
 
-/// Waits for a process: the most memory it ever had, in KiB. The kernel keeps the peak, so it does not matter when it
-/// is read.
+/// Waits for a process and returns its peak memory in KiB. The kernel keeps the peak, so the time
+/// of reading does not matter.
 fn peak_of(mut child: std::process::Child) -> u64 {
     let path = format!("/proc/{}/status", child.id());
     let mut peak = 0;

@@ -1,5 +1,5 @@
-//! The table of situations in `grades-and-outcomes.md`, row by row: what is journalled, and that status, check, metrics
-//! and mail agree on it.
+//! The table of situations in `grades-and-outcomes.md`, row by row: the journal record, and that
+//! status, check, metrics and mail agree with it.
 
 use std::time::Duration;
 
@@ -11,24 +11,24 @@ use super::world::{STORE, World};
 
 const YESTERDAY: &str = "2020-01-01T00:00:00.000Z";
 
-/// When a situation comes about, and what happens then.
+/// When a situation arises, and what happens then.
 #[derive(Clone, Copy, PartialEq)]
 enum When {
     /// Before the verify.
     Before,
-    /// Before the verify, and it stays so for the day for which the server is asked again.
+    /// Before the verify, and it lasts for the day in which the server is asked again.
     ForADay,
-    /// After the backup was proven; then it is looked at again.
+    /// After the backup was proven; then it is checked again.
     Later,
 }
 
 struct Row {
-    /// The first column of the page.
+    /// The first column of that table.
     situation: &'static str,
     when: When,
     arrange: fn(&mut State, &SnapshotId),
     outcome: &'static str,
-    /// A part of the reason, and of what a person can do, as the page has both.
+    /// A part of the reason, and of the advice, as on the page.
     reason: &'static str,
     advice: &'static str,
 }

@@ -7,7 +7,7 @@ use stillpoint::journal::{Journal, Record};
 
 use super::world::{FOR_EVER, World, ok};
 
-/// A verify that was good, so many hours ago.
+/// A good verify, this many hours ago.
 fn verified_before(world: &World, vmid: u32, hours: i64) {
     world.start(&world.backup(vmid, "offsite").0);
     world.finish_all();
@@ -33,10 +33,10 @@ fn a_guest_is_verified_again_only_after_the_time_that_is_set() {
             assert!(reason.contains("verified 1 day ago"), "{reason}");
             assert_eq!(world.pending(), 0);
         }
-        // Of another guest, or on another datastore, that says nothing.
+        // A verify of another guest, or on another datastore, does not count.
         assert_ne!(world.start(&world.backup(9002, "offsite").0).state, "not-due");
         assert_ne!(world.start(&world.backup(9001, "other").0).state, "not-due");
-        // Under another name it is the same datastore.
+        // The same datastore under another storage name.
         assert_eq!(world.start(&world.backup(9001, "again").0).state == "not-due", !due);
     }
 }

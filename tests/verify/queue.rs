@@ -1,4 +1,4 @@
-//! No datastore works on more verifies of ours than it is meant to, and none is lost or doubled.
+//! No datastore runs more of our verifies than allowed, and none is lost or doubled.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ fn the_verify_of_the_next_guest_waits_and_is_started_by_a_later_backup_end() {
     let world = World::new(FOR_EVER);
     let first = world.start(&world.backup(9001, "offsite").0);
     assert_eq!(first.state, "started");
-    // Another name of a storage, the same datastore.
+    // Another storage name for the same datastore.
     let second = world.start(&world.backup(9002, "again").0);
     assert_eq!((second.state.as_str(), &second.upid), ("queued", &None));
     assert_eq!(second.reason.as_deref(), Some("behind that of guest 9001"));
@@ -35,7 +35,7 @@ fn as_many_run_at_once_as_the_setting_says() {
     let states: Vec<String> =
         (9001..9005).map(|vmid| world.start(&world.backup(vmid, "offsite").0).state).collect();
     assert_eq!(states, ["started", "started", "queued", "queued"]);
-    // A setting that was changed meanwhile applies.
+    // A changed setting applies at once.
     world.settings("[verify]\nparallel = 3\n");
     assert_eq!(world.job_end(Duration::ZERO), 4);
     assert_eq!(world.pbs.edit(|state| state.most_running), 3);
@@ -70,7 +70,7 @@ fn an_order_whose_answer_nobody_learnt_is_found_and_not_given_twice() {
         if taken {
             world.pbs.edit(|state| state.verify_as(TOKEN, &id));
         }
-        // Killed between the order and the writing of what came of it.
+        // Killed between ordering the verify and recording the task.
         world.change_pending(|pending| {
             pending["ordering"] = dead();
             pending["trouble"] = json!(null);
@@ -85,7 +85,7 @@ fn an_order_whose_answer_nobody_learnt_is_found_and_not_given_twice() {
 #[test]
 fn an_answer_that_is_lost_on_its_way_leads_to_no_second_verify() {
     let world = World::new(Duration::ZERO);
-    // The whole order reaches the server, half of its answer comes back.
+    // The whole request reaches the server; only half of its answer arrives.
     world.pbs.inject("POST /api2/json/admin/datastore/backups/verify", Some(1), Fault::CutOff);
     let start = world.start(&world.backup(9001, "offsite").0);
     assert_eq!(start.state, "unreachable");
@@ -105,7 +105,7 @@ fn a_collector_that_is_killed_at_any_point_loses_nothing() {
     while world.pending() > 0 {
         let seen = world.pbs.requests().len();
         let mut unit = world.unit();
-        // Another request later each time, and in the end late enough on any machine.
+        // One more request each time, so that it is late enough at some point on any machine.
         while world.pbs.requests().len() < seen + 1 + kills % 3 + kills / 20 && world.pending() > 0
         {
             std::thread::sleep(Duration::from_millis(1));
@@ -117,7 +117,8 @@ fn a_collector_that_is_killed_at_any_point_loses_nothing() {
     }
     let mut outcomes = world.outcomes();
     outcomes.sort();
-    // Killed between the journal and the end of the pending verify, an outcome is journalled twice.
+    // If a process is killed between the journal and the removal of the pending verify, an outcome
+    // is journalled twice.
     outcomes.dedup();
     assert_eq!(outcomes, ok(&guests));
     assert!(kills > 2, "{kills}");

@@ -1,4 +1,5 @@
-//! A node's files and a backup server, without a vzdump: backups that have just been made, and who collects.
+//! A node's files and a backup server, without a vzdump: backups that have just been made, and
+//! their collectors.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -21,7 +22,7 @@ pub const STORE: &str = "backups";
 pub const TOKEN: &str = "stillpoint@pbs!node";
 const SECRET: &str = "2c6f7e6d-0000-4000-8000-5111b01d0000";
 
-/// Verifies that are meant to run until a test ends them.
+/// The duration of verifies that run until a test ends them.
 pub const FOR_EVER: Duration = Duration::from_secs(100 * 24 * 3600);
 
 static NEXT_TIME: AtomicI64 = AtomicI64::new(1_795_300_000);
@@ -33,7 +34,7 @@ pub struct World {
 }
 
 impl World {
-    /// With two storages, `offsite` and `again`, that lead to the same datastore, and `other` to another one.
+    /// With two storages, `offsite` and `again`, of the same datastore, and `other` of another one.
     pub fn new(verify_time: Duration) -> World {
         let unauthorized_delay = Duration::ZERO;
         let config = Config { verify_time, unauthorized_delay, ..Config::default() };
@@ -54,7 +55,7 @@ impl World {
         world
     }
 
-    /// storage.cfg with that fingerprint, and a namespace for `offsite`.
+    /// Writes storage.cfg with that fingerprint, and a namespace for `offsite`.
     pub fn write_storages(&self, fingerprint: &str, namespace: &str) {
         let port = self.pbs.port();
         let mut text = String::new();
@@ -82,7 +83,7 @@ impl World {
         self.write("etc/stillpoint/config.toml", text);
     }
 
-    /// Mails go to `mail` in the node's directory.
+    /// Mails are written to `mail` in the node's directory.
     pub fn with_sendmail(&self) {
         let mail = self.directory.join("mail");
         let script = format!("#!/bin/sh\ncat >> '{}'\n", mail.display());
@@ -117,7 +118,7 @@ impl World {
         (run, id)
     }
 
-    /// What log-end does: the backup of a run is in the journal.
+    /// What log-end does: journals the backup of a run.
     pub fn journal_backup(&self, run: &Run) {
         let record = json!({
             "kind": "backup", "run": run.id, "job": "x", "vmid": run.vmid.0, "guest_type": "lxc",
@@ -142,7 +143,7 @@ impl World {
         (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
     }
 
-    /// What `status --json` has of a guest.
+    /// The entry of a guest in `status --json`.
     pub fn status_of(&self, vmid: u32) -> Value {
         let (_, text) = self.said(&["status", "--json"]);
         let status: Value = serde_json::from_str(&text).unwrap();
@@ -156,13 +157,13 @@ impl World {
         verify::start(&self.root, &settings, run).unwrap().unwrap()
     }
 
-    /// What job-end does, and how many are left.
+    /// What job-end does; returns how many verifies are left.
     pub fn job_end(&self, wait: Duration) -> usize {
         let deadline = std::time::Instant::now() + wait;
         verify::collect_job(&self.root, &job(), deadline).unwrap().left
     }
 
-    /// The collect unit, as a process.
+    /// Starts the collect unit as a process.
     pub fn unit(&self) -> Child {
         Command::new(env!("CARGO_BIN_EXE_stillpoint"))
             .arg("collect")
@@ -190,7 +191,7 @@ impl World {
         records
     }
 
-    /// Guest and outcome of each verify that is journalled.
+    /// Guest and outcome of each journalled verify.
     pub fn outcomes(&self) -> Vec<(u64, String)> {
         let text = |value: &Value| value.as_str().unwrap().to_string();
         let records = self.verifies();
@@ -202,7 +203,7 @@ impl World {
         records.last().unwrap()["reason"].as_str().unwrap_or_default().to_string()
     }
 
-    /// Changes the files of all that is pending.
+    /// Changes the files of all pending verifies.
     pub fn change_pending(&self, change: impl Fn(&mut Value)) {
         for entry in fs::read_dir(self.directory.join("var/lib/stillpoint/verifies")).unwrap() {
             let path = entry.unwrap().path();
@@ -216,7 +217,7 @@ impl World {
         fs::read_dir(self.directory.join("var/lib/stillpoint/verifies")).map_or(0, Iterator::count)
     }
 
-    /// Lets the server be done with what it is at.
+    /// Completes all running tasks of the server.
     pub fn finish_all(&self) {
         for task in self.pbs.tasks().iter().filter(|task| task["status"] == "running") {
             self.pbs.finish(task["upid"].as_str().unwrap());
@@ -232,13 +233,13 @@ impl Drop for World {
     }
 }
 
-/// All backups are of one job.
+/// The job of all backups.
 pub fn job() -> Job {
     let worker = Process::find(std::process::id().cast_signed()).unwrap();
     Job { upid: None, session: 0, worker }
 }
 
-/// A process that ran once.
+/// A process that no longer exists.
 pub fn dead() -> Value {
     let mut child = Command::new("/bin/true").spawn().unwrap();
     let process = Process::find(child.id().cast_signed()).unwrap();

@@ -1,4 +1,4 @@
-//! What a guest's container engine answers, and the plan that is made of it.
+//! The answers of a guest's container engine, and the plan made from them.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -28,7 +28,7 @@ pub fn container_list(input: &[u8]) {
     }
 }
 
-/// What an engine says of itself.
+/// An engine's answer about itself.
 pub fn info(input: &[u8]) {
     match Info::parse(input) {
         Ok(info) => {
@@ -55,7 +55,7 @@ pub fn mountinfo(input: &[u8]) {
     }
 }
 
-/// Each line an inspected container, or one of the guest's configuration.
+/// Each line is an inspected container, or a line of the guest's configuration.
 pub fn plan(input: &[u8]) {
     let mut containers = Vec::new();
     let mut config = String::new();
@@ -103,7 +103,7 @@ fn assert_order(plan: &Plan) {
     }
 }
 
-/// Whatever waits for each other comes to an end, and is there.
+/// The waiting relation has no circle, and every index in it exists.
 pub fn assert_ends(waits_for: &[Vec<usize>]) {
     let mut done = vec![false; waits_for.len()];
     loop {

@@ -1,7 +1,8 @@
-//! What holds of every parser of input that a guest has made or that damage has reached, whatever it is given.
+//! Promises that every parser of untrusted or damaged input keeps for any input.
 //!
-//! One function a parser, which panics where a promise is broken. The fuzz targets call them with what the fuzzer
-//! makes up, `tests/parsers.rs` with recorded and handmade samples and what a seeded mutator makes of them.
+//! One function for each parser, which panics if a promise is broken. The fuzz targets call them
+//! with inputs from the fuzzer, `tests/parsers.rs` with recorded and handmade samples and with
+//! seeded mutations of them.
 
 mod engine;
 pub mod memory;
@@ -16,10 +17,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use stillpoint::sys::{Root, text};
 
-/// Something that is called with any bytes and panics where a promise is broken.
+/// A function that accepts any bytes and panics if a promise is broken.
 pub type Target = fn(&[u8]);
 
-/// Every target by its name: that of its file in `fuzz_targets` and of its directory in `seeds`.
+/// Every target by name, which is also the name of its file in `fuzz_targets` and of its directory
+/// in `seeds`.
 pub const ALL: [(&str, Target); 19] = [
     ("call", names::call),
     ("container", engine::container),
@@ -42,15 +44,15 @@ pub const ALL: [(&str, Target); 19] = [
     ("vzdump_upid", names::vzdump_upid),
 ];
 
-/// Beyond its input, what a target may take for each byte of it, and in any case. What is read from an engine takes
-/// far less; a node that is simulated and what is asserted are in it too.
+/// The memory that a target may use: this many times its input, plus a fixed amount. The parser of
+/// an engine's answer uses far less; the rest is for the simulated node and the assertions.
 const TIMES: usize = 64;
 const BASE: usize = 1 << 20;
 
 #[global_allocator]
 static ALLOCATOR: memory::Counting = memory::Counting;
 
-/// Calls the target of this name; panics where a promise is broken, or where it takes too much memory.
+/// Calls the target of this name; panics if a promise is broken or it uses too much memory.
 pub fn call(name: &str, input: &[u8]) {
     let found = ALL.into_iter().find(|(other, _)| *other == name);
     let Some((_, target)) = found else { panic!("there is no target {name}") };
@@ -58,7 +60,7 @@ pub fn call(name: &str, input: &[u8]) {
     assert!(most <= BASE + TIMES * input.len(), "{most} bytes of memory for {}", input.len());
 }
 
-/// A node that lies in a directory of its own, gone when it is dropped.
+/// A node in a directory of its own, removed when dropped.
 struct Node {
     root: Root,
     directory: PathBuf,
@@ -69,7 +71,7 @@ impl Node {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("stillpoint-parsers-{}-{count}", std::process::id());
-        // In memory where there is a place for that: thousands of records are synced.
+        // In memory if possible, because thousands of records are fsynced.
         let memory = Path::new("/dev/shm");
         let parent = if memory.is_dir() { memory.to_path_buf() } else { std::env::temp_dir() };
         let directory = parent.join(name);
@@ -92,30 +94,31 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // Not there where nothing was written.
+        // It does not exist if nothing was written.
         let _ = fs::remove_dir_all(&self.directory);
     }
 }
 
-/// Moves a cursor, colours, or reorders a line: a terminal must never be given it.
+/// A character that moves the cursor, changes colours, or reorders a line: a terminal must never
+/// receive it.
 fn is_hostile(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// `text` can be printed as it is.
+/// Checks that `text` can be printed safely.
 fn assert_fit_for_a_terminal(text: &str) {
     assert!(!text.contains(is_hostile), "unfit for a terminal: {text:?}");
 }
 
-/// The words in which something is refused go into the task log and the journal: they are short and harmless.
+/// Error texts go into the task log and the journal, so they must be short and harmless.
 fn assert_short_words(text: &str) {
-    // At the most 500 characters, and each may have become \u{202e}.
+    // At most 500 characters, each of which may have become \u{202e}.
     assert!(text.chars().count() <= 4001, "{} characters: {text:.100}", text.chars().count());
     assert_fit_for_a_terminal(text);
 }
 
-/// What is said of `text` in the task log.
+/// Checks that `text` can be quoted in the task log.
 fn assert_sayable(text: &str) {
     assert_fit_for_a_terminal(&text::printable(text, 1000));
 }

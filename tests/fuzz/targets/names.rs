@@ -10,7 +10,7 @@ use stillpoint::vzdump::{Call, Phase, Upid, Vmid};
 
 use super::{assert_fit_for_a_terminal, assert_short_words};
 
-/// A worker's command line, or a UPID by itself.
+/// A worker's command line, or only a UPID.
 pub fn vzdump_upid(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     let parsed = Upid::parse(&text);
@@ -29,7 +29,7 @@ pub fn vzdump_upid(input: &[u8]) {
     }
 }
 
-/// The log is a file right below one of the sixteen directories.
+/// The log is a file directly in one of the sixteen directories.
 pub fn assert_log_path(upid: &Upid) {
     let path = upid.log_path();
     let mut parts = Path::new(&path).components().skip(1);
@@ -72,7 +72,7 @@ pub fn target(input: &[u8]) {
     assert_eq!(from_value::<Snapshot>(to_value(&snapshot).unwrap()).unwrap(), snapshot);
 }
 
-/// Each line an argument, or `NAME=VALUE` of the environment.
+/// Each line is an argument, or `NAME=VALUE` of the environment.
 pub fn call(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     let (environment, arguments): (Vec<&str>, Vec<&str>) =
@@ -100,7 +100,8 @@ pub fn pbs_snapshots(input: &[u8]) {
         if let Some(verification) = entry.verification {
             assert_eq!(verification.upid.as_str().parse(), Ok(verification.upid));
         }
-        // Any number can stand there as a time; its name must not be taken for another snapshot's.
+        // Any number can be there as a time, but its name must not be mistaken for another
+        // snapshot's.
         if let Ok(snapshot) = entry.snapshot.to_string().parse::<Snapshot>() {
             assert_eq!(snapshot.backup_time, entry.snapshot.backup_time);
         }

@@ -40,7 +40,7 @@ pub fn guest_config(input: &[u8]) {
     }
 }
 
-/// The same file, changed: what is not meant stays byte for byte, and the change is read back.
+/// The same file after edits: everything else stays byte for byte, and the change can be read back.
 pub fn guest_edit(input: &[u8]) {
     let config = Config::parse(&String::from_utf8_lossy(input));
     let edit = |key: &str, from: &str, to: &str| Edit {
@@ -61,7 +61,8 @@ pub fn guest_edit(input: &[u8]) {
         let after = edited(input, Grammar::Pve, std::slice::from_ref(&there));
         let ends = |text: &[u8]| text.iter().filter(|byte| **byte == b'\n').count();
         assert_eq!(ends(&after), ends(input), "no line comes or goes");
-        // Where the new value was there before, or differs from the old in case only, the way back is not unique.
+        // If the new value was there before, or differs from the old one only in case, undoing the
+        // change is ambiguous.
         let unique = !value.is_empty()
             && !value.eq_ignore_ascii_case(&new.to_string())
             && !config.nets.iter().any(|(_, other)| other.eq_ignore_ascii_case(&new.to_string()));
@@ -86,7 +87,7 @@ pub fn storage(input: &[u8]) {
     let node = Node::with("/etc/pve/storage.cfg", input);
     let storages = storage::read(&node.root).unwrap();
     for found in &storages {
-        // It names files.
+        // The id becomes part of a file name.
         assert!(!found.id.is_empty() && !found.id.contains('/') && !found.id.starts_with('.'));
         assert!(!found.id.contains(char::is_whitespace));
         assert!(found.target.is_none() || found.kind == "pbs");
@@ -117,7 +118,7 @@ pub fn settings(input: &[u8]) {
             spared.complaint = None;
             assert_eq!(format!("{spared:?}"), format!("{:?}", Settings::default()));
         }
-        // It is added to a time and multiplied.
+        // Such a duration is added to a time and multiplied.
         None => {
             for span in
                 [settings.quiesce.time_limit, settings.quiesce.hold_limit, settings.verify.wait]

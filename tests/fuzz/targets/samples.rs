@@ -1,11 +1,13 @@
-//! What the targets begin with: the handmade samples in `seeds`, and what was recorded on real nodes and servers.
+//! The initial inputs of the targets: the handmade samples in `seeds`, and recordings of real nodes
+//! and servers.
 
 use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
 
-/// The samples of a target, each with its name. `tests` is the directory that holds `fixtures` and `fuzz`.
+/// The samples of a target, each with its name. `tests` is the directory that contains `fixtures`
+/// and `fuzz`.
 pub fn of(tests: &Path, target: &str) -> Vec<(String, Vec<u8>)> {
     let mut samples = handmade(&tests.join("fuzz/seeds").join(target));
     let recorded = match target {

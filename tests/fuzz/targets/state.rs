@@ -1,4 +1,4 @@
-//! What Stillpoint itself has written down: the note in the guest, the run, the journal.
+//! Stillpoint's own files: the note in the guest, the run, the journal.
 
 use serde_json::{Value, from_slice, from_value, to_value};
 use stillpoint::journal::{Entry, Journal, Record};
@@ -13,7 +13,7 @@ use super::{Node, assert_fit_for_a_terminal, assert_sayable, assert_short_words}
 
 const VMID: Vmid = Vmid(9001);
 
-/// `quiesced.json`, which lies in the guest.
+/// `quiesced.json` in the guest.
 pub fn quiesced(input: &[u8]) {
     let Some(note) = Quiesced::parse(input) else { return };
     let run = run_of(note.clone(), VMID, By::Note);
@@ -47,7 +47,7 @@ fn steps(run: &Run) -> &[stillpoint::run::Step] {
     run.quiesce.as_ref().map_or(&[], |quiesce| &quiesce.steps)
 }
 
-/// All that is made of a run works, whatever the run says.
+/// Everything computed from a run works, whatever the run contains.
 fn assert_usable(run: &Run) {
     assert_ends(&start_order(steps(run)));
     assert_fit_for_a_terminal(&run.guest());
