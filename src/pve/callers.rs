@@ -1,5 +1,5 @@
-//! What of Proxmox VE calls Stillpoint, and which of its programs: vzdump by `script:`, the start
-//! of a guest by its `hookscript:` or by a drop-in of every container's unit.
+//! What in Proxmox VE calls Stillpoint, and which of its programs: vzdump through `script:`, the
+//! start of a guest through its `hookscript:` or through a drop-in of every container's unit.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -10,17 +10,17 @@ use super::guest::Config;
 use crate::sys::{Root, file};
 use crate::vzdump::GuestType;
 
-/// What vzdump calls in each phase.
+/// The program that vzdump calls in each phase.
 pub const VZDUMP_HOOK: &str = "/usr/libexec/stillpoint/vzdump-hook";
 
-/// What is called when a guest starts.
+/// The program that is called when a guest starts.
 pub const GUEST_HOOK: &str = "/usr/libexec/stillpoint/guest-hook";
 
 /// The name of our hookscript in a snippets directory.
 pub const SNIPPET: &str = "stillpoint";
 
-/// The drop-in of every container's unit. The second is used for `pct start --debug` and guests
-/// with `debug: 1`.
+/// The drop-in of every container's unit. `pct start --debug`, and guests with `debug: 1`, use the
+/// second one.
 pub const DROP_INS: [&str; 2] = [
     "/etc/systemd/system/pve-container@.service.d/stillpoint.conf",
     "/etc/systemd/system/pve-container-debug@.service.d/stillpoint.conf",
@@ -41,7 +41,7 @@ pub enum OnStart {
 }
 
 impl OnStart {
-    /// Of a guest with this configuration; `drop_in` as [`drop_in_calls`] says.
+    /// For a guest with this configuration; `drop_in` is the result of [`drop_in_calls`].
     pub fn of(guest_type: GuestType, config: &Config, drop_in: bool) -> OnStart {
         match &config.hookscript {
             _ if guest_type == GuestType::Qemu => OnStart::None,
@@ -52,7 +52,7 @@ impl OnStart {
     }
 }
 
-/// Whether a path leads to our hook for vzdump, by whatever name.
+/// Whether a path leads to our hook for vzdump, under any name.
 pub fn is_vzdump_hook(root: &Root, path: &str) -> bool {
     let identity =
         |path: &str| fs::metadata(root.path(path)).ok().map(|file| (file.dev(), file.ino()));
@@ -67,14 +67,14 @@ pub fn is_our_snippet(volume: &str) -> bool {
     name == Some(SNIPPET)
 }
 
-/// Whether the drop-in of this node has systemd call our hook before it starts a container: a file
-/// that is there and does not say so calls nothing.
+/// Whether the drop-in of this node makes systemd call our hook before it starts a container: a
+/// file without such a line calls nothing.
 pub fn drop_in_calls(root: &Root) -> bool {
     let text = file::read_text(&root.path(DROP_INS[0]), LIMIT).ok().flatten();
     text.is_some_and(|text| calls_guest_hook(&text))
 }
 
-/// Whether a unit file calls our hook. An assignment without a value takes back those before it.
+/// Whether a unit file calls our hook. An assignment without a value removes those before it.
 fn calls_guest_hook(text: &str) -> bool {
     let (mut in_service, mut calls) = (false, false);
     for line in text.lines().map(str::trim) {
@@ -87,13 +87,13 @@ fn calls_guest_hook(text: &str) -> bool {
     calls
 }
 
-/// A line with `#` or `;` first is a comment.
+/// A line that begins with `#` or `;` is a comment.
 fn assignment(line: &str) -> Option<(&str, &str)> {
     let (key, value) = line.split_once('=')?;
     Some((key.trim(), value.trim()))
 }
 
-/// The program itself may have prefixes of systemd's, such as `-`.
+/// The program may have systemd's prefixes, such as `-`.
 fn names_guest_hook(command: &str) -> bool {
     let mut words = command.split_whitespace();
     words.any(|word| word.trim_start_matches(['-', '@', ':', '+', '!', '|']) == GUEST_HOOK)

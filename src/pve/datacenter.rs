@@ -10,7 +10,7 @@ pub const PATH: &str = "/etc/pve/datacenter.cfg";
 
 const LIMIT: u64 = 1 << 20;
 
-/// What new hardware addresses begin with, as it is written; `None` where nothing is set.
+/// The prefix of new hardware addresses, as written; `None` if none is set.
 pub fn mac_prefix(root: &Root) -> io::Result<Option<String>> {
     let text = file::read_text(&root.path(PATH), LIMIT)?.unwrap_or_default();
     Ok(last(text.as_bytes(), "mac_prefix"))

@@ -42,22 +42,22 @@ pub struct Config {
     pub hookscript: Option<String>,
     /// Whether the guest's root has no rights on the node.
     pub unprivileged: bool,
-    /// What the guest may do beyond a plain container, as it is written: `nesting=1,fuse=1`.
+    /// Additional features of the container, as written: `nesting=1,fuse=1`.
     pub features: Option<String>,
     /// The values of `net0`, `net1`, ..., with their numbers.
     pub nets: Vec<(u32, String)>,
-    /// There is a snapshot under the name that vzdump gives its own.
+    /// It has a snapshot with the name that vzdump uses.
     pub vzdump_snapshot: bool,
 }
 
 /// A mount point of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// Such as `mp0`; `None` for what LXC's own setting `lxc.mount.entry` mounts.
+    /// Such as `mp0`; `None` for a mount of LXC's own setting `lxc.mount.entry`.
     pub key: Option<String>,
-    /// As it is written.
+    /// The value as it is written.
     pub value: String,
-    /// Where it is mounted in the guest.
+    /// Its path in the guest.
     pub path: String,
     /// Whether vzdump archives it: `backup=1`, and neither a bind mount nor a device.
     pub in_backup: bool,
@@ -99,9 +99,9 @@ pub(super) fn read(path: &Path) -> Result<Option<Config>> {
 }
 
 impl Config {
-    /// Reads a guest's configuration; lines that are not understood are passed over, and of two
-    /// lines with the same key the last counts, as for Proxmox VE. What is pending and the
-    /// snapshots are sections below the current settings.
+    /// Parses a guest's configuration. As in Proxmox VE, invalid lines are ignored, and the last of
+    /// two lines with the same key counts. Pending changes and snapshots are sections below the
+    /// current settings.
     pub fn parse(text: &str) -> Config {
         let mut config = Config::default();
         let mut disks: Vec<(&str, &str)> = Vec::new();
@@ -109,7 +109,7 @@ impl Config {
             // LXC's own settings are also written with an equals sign.
             config.mounts.extend(line.strip_prefix("lxc.mount.entry").and_then(entry));
             let Some((key, value)) = line.split_once(':') else { continue };
-            // One without a value is no setting.
+            // A key without a value is no setting.
             let value = Some(value.trim()).filter(|value| !value.is_empty());
             let Some(value) = value else { continue };
             match key {
@@ -148,7 +148,7 @@ impl Config {
         self.feature_parts().any(|part| feature(part) == Some((name, true)))
     }
 
-    /// `features` without one of them; `None` where nothing is left.
+    /// `features` without one of them; `None` if nothing remains.
     pub fn features_without(&self, name: &str) -> Option<String> {
         let is_it = |part: &&str| feature(part).is_some_and(|(other, _)| other == name);
         let left: Vec<&str> = self.feature_parts().filter(|part| !is_it(part)).collect();
@@ -178,7 +178,7 @@ fn volume(value: &str) -> Option<String> {
     Some(first.strip_prefix("volume=").unwrap_or(first).to_string())
 }
 
-/// `nesting=1` as its name, and whether it is on.
+/// `nesting=1` as name and value.
 fn feature(part: &str) -> Option<(&str, bool)> {
     part.split_once('=').map(|(name, value)| (name, is_on(value)))
 }

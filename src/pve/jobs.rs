@@ -1,5 +1,5 @@
-//! The backup jobs of the cluster: `/etc/pve/jobs.cfg`. A blank line within a job makes it lose
-//! what stands below.
+//! The backup jobs of the cluster: `/etc/pve/jobs.cfg`. After a blank line within a job, its later
+//! keys are lost.
 
 use std::io;
 
@@ -10,20 +10,20 @@ use crate::sys::{Root, file};
 const PATH: &str = "/etc/pve/jobs.cfg";
 const LIMIT: u64 = 1 << 20;
 
-/// All of them.
+/// All jobs.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Jobs {
     pub jobs: Vec<BackupJob>,
-    /// Lines of the file that are passed over, with their numbers.
+    /// Ignored lines of the file, with their numbers.
     pub ignored: Vec<(usize, String)>,
 }
 
-/// A job that backs guests up.
+/// A backup job.
 #[derive(Debug, PartialEq, Eq)]
 pub struct BackupJob {
     pub id: String,
     pub enabled: bool,
-    /// Its own script, in the place of the one in `/etc/vzdump.conf`.
+    /// Its own script, which replaces the one in `/etc/vzdump.conf`.
     pub script: Option<String>,
     pub storage: Option<String>,
     /// Proxmox VE prunes the storage after each of its backups.
@@ -32,12 +32,12 @@ pub struct BackupJob {
     pub cut: Option<(usize, Vec<String>)>,
 }
 
-/// Reads the jobs; none where the file is missing.
+/// Reads the jobs; none if the file is missing.
 pub fn read(root: &Root) -> io::Result<Jobs> {
     Ok(parse(&file::read_text(&root.path(PATH), LIMIT)?.unwrap_or_default()))
 }
 
-/// Reads the text of the file.
+/// Parses the text of the file.
 pub fn parse(text: &str) -> Jobs {
     let Sections { sections, ignored } = Sections::parse(text);
     let backups = sections.into_iter().filter(|section| section.kind == "vzdump");

@@ -1,5 +1,5 @@
 //! LXC's own configuration of a guest, which Proxmox VE writes at each start:
-//! `/var/lib/lxc/VMID/config`. From it come the users of the node that the guest's users are.
+//! `/var/lib/lxc/VMID/config`. It maps the guest's users to users of the node.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use crate::sys::{Root, file};
 use crate::vzdump::Vmid;
 
-/// It has some fifty lines.
+/// It has about fifty lines.
 const LIMIT: u64 = 1 << 20;
 
-/// Where it lies.
+/// Its path.
 pub fn path(root: &Root, vmid: Vmid) -> PathBuf {
     root.path(&format!("/var/lib/lxc/{vmid}/config"))
 }
@@ -31,8 +31,8 @@ pub struct IdMap {
 }
 
 impl IdMap {
-    /// What the configuration asks for: `lxc.idmap = u 0 100000 65536`. `None` where a line of it
-    /// is not understood.
+    /// The maps in the configuration: `lxc.idmap = u 0 100000 65536`. `None` if such a line is
+    /// invalid.
     pub fn asked_for(config: &str) -> Option<IdMap> {
         let mut map = IdMap::default();
         for line in config.lines() {

@@ -1,5 +1,5 @@
-//! The configuration of Proxmox VE: each of its files is read here, in one place, as Proxmox VE
-//! reads it.
+//! The configuration of Proxmox VE: each of its files is parsed here, once, as Proxmox VE parses
+//! it.
 //!
 //! | file | where |
 //! |---|---|
@@ -11,10 +11,10 @@
 //! | `/etc/pve/datacenter.cfg` | [`datacenter`] |
 //! | `/etc/pve/.members` | [`Nodes`] |
 //! | `/etc/pve/.rrd` | [`reported`] |
-//! | the drop-in of `pve-container@`, and who else calls us | [`OnStart`], [`is_vzdump_hook`] |
+//! | the drop-in of `pve-container@`, and everything else that calls us | [`OnStart`], [`is_vzdump_hook`] |
 //!
-//! How Proxmox VE reads them was taken from its sources. Of two lines with one key the last counts,
-//! but in storage.cfg and jobs.cfg the first.
+//! The rules come from Proxmox VE's sources. Of two lines with one key the last counts, except in
+//! storage.cfg and jobs.cfg, where the first counts.
 
 mod callers;
 mod cluster;

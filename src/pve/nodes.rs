@@ -1,4 +1,4 @@
-//! The nodes of the cluster: `/etc/pve/.members`, which pmxcfs makes.
+//! The nodes of the cluster: `/etc/pve/.members`, which pmxcfs provides.
 
 use std::collections::BTreeMap;
 
@@ -11,23 +11,23 @@ use crate::sys::{Root, file};
 const PATH: &str = "/etc/pve/.members";
 const LIMIT: u64 = 1 << 20;
 
-/// What the file says.
+/// The content of the file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Nodes {
-    /// The names of all nodes, this one among them; none on a node by itself.
+    /// The names of all nodes, including this one; empty without a cluster.
     pub names: Vec<String>,
-    /// Whether they have a quorum; `None` on a node by itself.
+    /// Whether they have a quorum; `None` without a cluster.
     pub quorate: Option<bool>,
 }
 
 impl Nodes {
-    /// Reads the file; `None` where it is missing.
+    /// Reads the file; `None` if it is missing.
     pub fn read(root: &Root) -> Result<Option<Nodes>> {
         let text = file::read_text(&root.path(PATH), LIMIT).context(PATH)?;
         text.map(|text| Nodes::parse(&text)).transpose().context(PATH)
     }
 
-    /// pmxcfs leaves `cluster` and `nodelist` out on a node that is in no cluster.
+    /// Without a cluster, pmxcfs leaves `cluster` and `nodelist` out.
     fn parse(text: &str) -> serde_json::Result<Nodes> {
         #[derive(Deserialize)]
         struct Members {

@@ -1,8 +1,8 @@
 //! The format of `/etc/vzdump.conf` and `/etc/pve/datacenter.cfg`, read as Proxmox VE reads it
-//! (`PVE::JSONSchema::parse_config`), and what its values say.
+//! (`PVE::JSONSchema::parse_config`), and the meaning of its values.
 
-/// The key and the value of a line. Blanks around them mean nothing; a line with `#` first is a
-/// comment.
+/// The key and the value of a line. Blanks around them do not count; a line that begins with `#` is
+/// a comment.
 pub fn pair(line: &[u8]) -> Option<(&[u8], String)> {
     let line = line.trim_ascii();
     let colon = line.iter().position(|byte| *byte == b':')?;
@@ -11,7 +11,7 @@ pub fn pair(line: &[u8]) -> Option<(&[u8], String)> {
     sound.then(|| (key, String::from_utf8_lossy(value.trim_ascii()).into_owned()))
 }
 
-/// The value of a key: of several lines the last counts, also where it says nothing.
+/// The value of a key: the last of several lines counts, even if its value is empty.
 pub fn last(text: &[u8], key: &str) -> Option<String> {
     let pairs = text.split(|byte| *byte == b'\n').rev().filter_map(pair);
     let mut values = pairs.filter(|(found, _)| *found == key.as_bytes());
@@ -23,8 +23,8 @@ pub fn is_on(value: &str) -> bool {
     ["1", "on", "yes", "true"].iter().any(|word| value.eq_ignore_ascii_case(word))
 }
 
-/// Whether `prune-backups` removes backups: `keep-last=3,keep-daily=7`; not `keep-all=1`, nor where
-/// nothing is said.
+/// Whether `prune-backups` removes backups: true for `keep-last=3,keep-daily=7`, false for
+/// `keep-all=1` and without a value.
 pub fn prunes(value: &str) -> bool {
     let keep = |part: &str| part.trim().starts_with("keep-") && !part.trim().ends_with("=0");
     let all = |part: &str| part.trim() == "keep-all=1";

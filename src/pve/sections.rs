@@ -1,17 +1,16 @@
 //! The format of `/etc/pve/storage.cfg` and `/etc/pve/jobs.cfg`, read as Proxmox VE reads it
 //! (`PVE::SectionConfig`).
 //!
-//! A section begins with `KIND: ID` and ends with the first line that is empty. Lines with `#`
-//! first are comments. Inside a section only indented `key value` lines count: what looks like the
-//! beginning of another one is passed over, and so is all that stands between two sections. Of two
+//! A section begins with `KIND: ID` and ends with the first empty line. Lines that begin with `#`
+//! are comments. Inside a section only indented `key value` lines count: a line that looks like the
+//! beginning of another section is ignored there, and so is everything between two sections. Of two
 //! lines with the same key the first counts.
 
 /// A file of sections.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Sections {
     pub sections: Vec<Section>,
-    /// Lines that are passed over and do not stand below a section that a blank line has cut, with
-    /// their numbers.
+    /// Ignored lines, with their numbers, except those below a section that a blank line has cut.
     pub ignored: Vec<(usize, String)>,
 }
 
@@ -21,22 +20,22 @@ pub struct Section {
     pub kind: String,
     pub id: String,
     values: Vec<(String, String)>,
-    /// The number of the blank line that ended it, and the keys below it that nobody reads.
+    /// The number of the blank line that ended it, and the ignored keys below that.
     pub cut: Option<(usize, Vec<String>)>,
 }
 
 impl Section {
-    /// The value of a key, empty where none stands behind it.
+    /// The value of a key; empty if the key has no value.
     pub fn value(&self, key: &str) -> Option<&str> {
         self.values.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
     }
 
-    /// The value of a key; `None` also where it is empty.
+    /// The value of a key; `None` also if it is empty.
     pub fn text(&self, key: &str) -> Option<&str> {
         self.value(key).filter(|value| !value.is_empty())
     }
 
-    /// A switch: on where it is `1` or has no value. Proxmox VE drops every other value but `0`.
+    /// A switch: on if it is `1` or has no value. Proxmox VE ignores every other value except `0`.
     pub fn flag(&self, key: &str) -> Option<bool> {
         match self.value(key)? {
             "" | "1" => Some(true),
@@ -47,7 +46,7 @@ impl Section {
 }
 
 impl Sections {
-    /// Reads the text of a file.
+    /// Parses the text of a file.
     pub fn parse(text: &str) -> Sections {
         let mut read = Sections::default();
         // Where the last section ended, as long as only blank lines follow.

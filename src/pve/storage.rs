@@ -17,7 +17,7 @@ pub const SECRETS: &str = "/etc/pve/priv/storage";
 /// The default port of the PBS API.
 const PORT: u16 = 8007;
 
-/// Proxmox VE's own storage, which storage.cfg need not name, and where it lies.
+/// Proxmox VE's own storage, which storage.cfg need not name, and its directory.
 pub const LOCAL: &str = "local";
 pub const LOCAL_PATH: &str = "/var/lib/vz";
 
@@ -34,28 +34,28 @@ pub struct Storage {
     pub disabled: bool,
     /// The nodes of the cluster that use it; empty means all.
     pub nodes: Vec<String>,
-    /// Whether Proxmox VE prunes it after each backup; `None` where it does not say.
+    /// Whether Proxmox VE prunes it after each backup; `None` if it does not say.
     pub prunes: Option<bool>,
-    /// Of a storage that is a directory: where it is.
+    /// For a storage that is a directory: its place.
     pub directory: Option<Directory>,
     /// For kind `pbs`: its target. `None` for other kinds, and if server or datastore are missing.
     pub target: Option<Target>,
 }
 
-/// The directory that a storage is.
+/// The place of a storage that is a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Directory {
-    /// An absolute path of each node that has it.
+    /// An absolute path on each node that has it.
     pub path: String,
-    /// Its snippets lie here, as an absolute path.
+    /// The directory of its snippets, as an absolute path.
     pub snippets: String,
-    /// What it may hold, as storage.cfg has it.
+    /// Its `content` setting in storage.cfg.
     pub content: String,
     /// Every node that has it sees the same files.
     pub shared: bool,
-    /// It has to be mounted to be used: the place to look at.
+    /// Where it has to be mounted, if it has to be.
     pub mount: Option<String>,
-    /// The server and the directory there, of NFS and CIFS.
+    /// For NFS and CIFS: the server and the directory there.
     pub served: Option<(String, String)>,
 }
 
@@ -189,7 +189,7 @@ fn is_id(id: &str) -> bool {
     !id.is_empty() && !id.starts_with('.') && !id.contains('/')
 }
 
-/// Reads the text of storage.cfg. Of several storages with one id the last counts.
+/// Parses the text of storage.cfg. Of several storages with one id the last counts.
 pub fn parse(text: &str) -> Vec<Storage> {
     let mut storages: Vec<Storage> = Vec::new();
     for section in Sections::parse(text).sections.iter().filter(|section| is_id(&section.id)) {

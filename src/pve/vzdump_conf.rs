@@ -1,8 +1,8 @@
 //! The node's settings for vzdump, `/etc/vzdump.conf`: read, and its `script:` line changed without
 //! touching another byte of the file.
 //!
-//! A script that is there already is kept in the file itself, as a comment above ours: whoever
-//! edits or replaces the file has both before them, and no second file can disagree with it.
+//! A previous script is kept in the file itself, as a comment above ours: an admin who edits or
+//! replaces the file sees both, and no second file can disagree with it.
 
 use std::io;
 
@@ -13,7 +13,7 @@ use super::options::{last, pair, prunes};
 use crate::sys::{Root, file};
 use crate::vzdump::{Job, Mode};
 
-/// Where it is.
+/// Its path.
 pub const PATH: &str = "/etc/vzdump.conf";
 
 const LIMIT: u64 = 1 << 20;
@@ -21,20 +21,20 @@ const LIMIT: u64 = 1 << 20;
 /// The prefix of the previous line, which is kept as a comment.
 const KEPT: &[u8] = b"#kept by stillpoint, which calls it: ";
 
-/// What the file says.
+/// The content of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VzdumpConf {
-    /// What vzdump calls in each phase.
+    /// The script that vzdump calls in each phase.
     pub script: Option<String>,
-    /// `None` also for a mode that vzdump does not have: it goes by its default then.
+    /// `None` also for an unknown mode: then vzdump uses its default.
     pub mode: Option<Mode>,
     pub tmpdir: Option<String>,
-    /// Whether storages are pruned after each backup; `None` where it does not say.
+    /// Whether storages are pruned after each backup; `None` if it does not say.
     pub prunes: Option<bool>,
 }
 
 impl VzdumpConf {
-    /// Reads the file; one that is missing says nothing.
+    /// Reads the file; a missing one counts as empty.
     pub fn read(root: &Root) -> io::Result<VzdumpConf> {
         Ok(VzdumpConf::parse(&text(root)?))
     }
@@ -49,7 +49,7 @@ impl VzdumpConf {
     }
 }
 
-/// The text of the file; empty where it is missing.
+/// The text of the file; empty if it is missing.
 pub fn text(root: &Root) -> io::Result<Vec<u8>> {
     match file::read(&root.path(PATH), LIMIT) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -57,16 +57,16 @@ pub fn text(root: &Root) -> io::Result<Vec<u8>> {
     }
 }
 
-/// The mode that a job was asked for: by its own command line, else by the file, else snapshot.
+/// The requested mode of a job: from its command line, else from the file, else snapshot.
 pub fn mode_asked(root: &Root, job: &Job) -> Mode {
     job.mode_asked(root).or_else(|| VzdumpConf::read(root).ok()?.mode).unwrap_or(Mode::Snapshot)
 }
 
-/// The file with our hook as its script, and `None` where it is so already.
+/// The file with our hook as its script; `None` if it is registered already.
 ///
-/// PVE reads the last of several `script:` lines, so that is the one to replace. `is_ours`: whether
-/// a path leads to our hook, by whatever name ([`super::is_vzdump_hook`]). That is no script to
-/// keep, for we would call ourselves.
+/// PVE uses the last of several `script:` lines, so that one is replaced. `is_ours`: whether a path
+/// leads to our hook, under any name ([`super::is_vzdump_hook`]). Such a path must not be kept as
+/// the previous script, because we would call ourselves.
 pub fn register(text: &[u8], is_ours: impl Fn(&str) -> bool) -> Result<Option<Vec<u8>>> {
     let lines = lines(text);
     let Some((number, value)) = effective(&lines) else { return Ok(Some(appended(text))) };
