@@ -24,7 +24,7 @@ pub fn within<T>(watched: &Watched, limit: Duration, work: impl FnOnce() -> T) -
 where
     T: Serialize + DeserializeOwned,
 {
-    // What runs in such a process already has the lock of whoever waits for it.
+    // A process that was started for this already has its parent's lock.
     let _alone = if is_apart() { None } else { watched.alone(limit)? };
     if let Some(error) = watched.earlier() {
         return Err(error);
@@ -84,7 +84,7 @@ mod tests {
             let looks = [(); 4].map(|()| scope.spawn(|| within(&watched, limit, alone)));
             assert_eq!(looks.map(|look| look.join().unwrap().unwrap()), [true; 4]);
         });
-        // Who looks already has the lock, and does not wait for it.
+        // This process already has the lock and does not wait for it.
         let twice = within(&watched, limit, || within(&watched, limit, || 7).unwrap_or_default());
         assert_eq!(twice.unwrap(), 7);
     }

@@ -193,9 +193,9 @@ pub fn is_in_our_pid_namespace(pid: i32) -> io::Result<bool> {
 /// The processes of the node that are wholly of that user and whose first argument begins with
 /// `prefix`.
 ///
-/// A command line lies in the memory of its process, and a process in a guest can keep its memory
-/// locked for ever: then whoever reads the command line waits for ever. So only those of the user,
-/// in our pid namespace, are read.
+/// A command line is in the memory of its process, and a process in a guest can keep its memory
+/// locked for ever: then a reader of the command line waits for ever. So only command lines of the
+/// user's processes in our pid namespace are read.
 pub fn with_title(prefix: &str, uid: u32) -> io::Result<Vec<(i32, String)>> {
     let ours = fs::read_link("/proc/self/ns/pid")?;
     let is_ours = |pid| fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|its| its == ours);

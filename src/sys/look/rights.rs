@@ -60,16 +60,16 @@ fn become_user(uid: Uid, gid: Gid) -> io::Result<()> {
     Ok(())
 }
 
-/// What has to be done before the rights of a guest are taken.
+/// Preparations before the rights of a guest are taken.
 ///
-/// Its root has the rights to trace a process of its own user namespace, and gets hold of this one
-/// by a connection that it makes (`SO_PEERPIDFD`): from the first moment there it can be neither
-/// traced nor robbed of its descriptors.
+/// The guest's root may trace processes of its own user namespace, and it can find this one through
+/// a connection that this one makes (`SO_PEERPIDFD`). So from the first moment there, this process
+/// can neither be traced nor have its descriptors taken.
 ///
-/// Descriptors on their way between processes count for their user, which is the same one in most
-/// guests of a node, and above the limit of open files none can be sent: with the highest limit
-/// that there is, no guest keeps a socket from being handed back from another. Who may not raise it
-/// (no CAP_SYS_RESOURCE) has as much as its caller may have.
+/// Descriptors that are being sent between processes count for their user, who is the same in most
+/// guests of a node, and beyond the limit of open files none can be sent. With the highest possible
+/// limit, no guest can keep a socket of another one from being sent. Without the right to raise it
+/// (CAP_SYS_RESOURCE), the limit is the caller's.
 pub fn prepare() -> io::Result<()> {
     set_dumpable(false)?;
     let most = std::fs::read_to_string("/proc/sys/fs/nr_open")?;

@@ -1,10 +1,9 @@
-//! A connection to a Unix socket whose other end may send open files along with its bytes, which
-//! nobody has asked for.
+//! A connection to a Unix socket whose other end may send open files along with its bytes.
 //!
-//! Whoever takes such bytes drops the files, and that may take for ever: a TCP connection with
-//! unsent bytes and `SO_LINGER` waits for its own peer as soon as its last holder lets go of it. So
-//! it is seen first whether files come with the bytes. Where they do, nothing is read and the
-//! connection stays open until the end of the process, which does not linger.
+//! If such bytes are received, the files must be closed, and that may take for ever: a TCP
+//! connection with unsent bytes and `SO_LINGER` waits for its own peer when its last descriptor is
+//! closed. So it is checked first whether files come with the bytes. If they do, nothing is read,
+//! and the connection stays open until the process ends, because that close does not wait.
 
 use std::io::{self, IoSliceMut};
 use std::mem::ManuallyDrop;
@@ -33,10 +32,10 @@ impl AsFd for UnixSocket {
 }
 
 impl UnixSocket {
-    /// Reads what is there; `WouldBlock` where there is nothing yet.
+    /// Reads what is there; `WouldBlock` if there is nothing yet.
     ///
     /// # Errors
-    /// Also where the next bytes come with open files.
+    /// Also if the next bytes come with open files.
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut place = [IoSliceMut::new(buffer)];
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
