@@ -18,7 +18,7 @@ pub struct Case {
     pub recorded: Recorded,
     /// When it was restored.
     pub restored: Restored,
-    /// From which guest's backup, where that is known.
+    /// The guest whose backup it was restored from, if that is known.
     pub origin: Option<Vmid>,
     /// The node is in no cluster: if it knows of no restore of a guest, no other node has restored
     /// it either.

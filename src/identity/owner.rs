@@ -36,7 +36,7 @@ pub struct Owned {
 /// What was changed in a copy, so that it can be undone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed {
-    /// The guest that it is a copy of, where that is known.
+    /// The guest that it is a copy of, if that is known.
     pub original: Option<Vmid>,
     /// RFC 3339, UTC.
     pub time: String,

@@ -49,7 +49,7 @@ fn of_node(storages: Vec<storage::Storage>, node: &str) -> Vec<Storage> {
         storage.id == LOCAL && storage.kind == "dir" && path == Some(LOCAL_PATH)
     };
     let mut found: Vec<Storage> = Vec::new();
-    // Proxmox VE puts its own in the place of one that is missing or lies elsewhere.
+    // Proxmox VE replaces a missing one, or one elsewhere, by its own.
     let has_local = storages.iter().any(is_local);
     if !has_local {
         found.push(Storage {

@@ -198,7 +198,7 @@ fn guard_anew() -> Result<Ended> {
     Promise::of(&scene, &report).kept()
 }
 
-/// A container that nobody but us would start again is looked at for longer than the job lasts, and
+/// A container that only Stillpoint would start again is watched for longer than the job lasts, and
 /// the guard is dead.
 fn guard_for_the_look() -> Result<Ended> {
     let scene = Scene::new("lxc-snapshot-1vol", &|guest| {

@@ -260,7 +260,8 @@ impl Fault {
             && scene.fault().is_err()
             && !report.runs_left.is_empty()
         {
-            // A start that was slow is still looked at: the guard ends the run, after this replay.
+            // A container that started slowly is still being watched: the guard ends the run after
+            // this replay.
             let skipped = Some("the run was not ended in the job".to_owned());
             return Ok(Ended { skipped, ..Ended::default() });
         }

@@ -54,8 +54,8 @@ impl<'a> Promise<'a> {
             ensure!(guest.running_after == guest.running_before, "guest {} is down", guest.vmid);
             let lock = guest.lock_after.as_deref();
             let locked = matches!(lock, Some("backup" | "snapshot"));
-            // Where vzdump died before the hook could write anything down, its lock stays as
-            // without us.
+            // If vzdump died before the hook could record anything, its lock stays, as it would
+            // without Stillpoint.
             let written = self.begun || report.journal.iter().any(|record| record["vmid"] == VMID);
             let is_left = locked && written && lock != self.scene.lock_before();
             ensure!(!is_left, "guest {} is locked", guest.vmid);

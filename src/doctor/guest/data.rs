@@ -90,7 +90,7 @@ fn said(
     volume.check(about, values).fix(format!("pct set {} --{} {value}", stacks.vmid, point.key))
 }
 
-/// The mount point of Proxmox VE's that a path in the guest lies on.
+/// Proxmox VE's mount point that contains a path in the guest.
 fn mount_point<'a>(config: &'a Config, path: &str) -> Option<MountPoint<'a>> {
     config
         .mounts
