@@ -1,4 +1,5 @@
-//! What stands behind a volume or a network of an engine: another directory, a server, the guest's own network.
+//! What is behind a volume or a network of an engine: another directory, a server, the guest's own
+//! network.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -8,17 +9,18 @@ use serde::Deserialize;
 use super::client::{Engine, Error, checked};
 use crate::sys::text::percent_encoded;
 
-/// No longer than the kernel takes a path.
+/// The kernel's limit for a path.
 const LONGEST: usize = 4096;
 
-/// Where the data of a volume lies.
+/// Where the data of a volume is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Backing {
-    /// Where the engine says.
+    /// In the path that the engine reports.
     Itself,
     /// In this directory of the guest, which is mounted only while a container uses the volume.
     Directory(String),
-    /// On a server, as it is mounted: `192.0.2.10:/media` or `//nas/media`; or with the driver of this name.
+    /// On a server, in the notation of a mount: `192.0.2.10:/media` or `//nas/media`; or with the
+    /// driver of this name.
     Elsewhere(String),
 }
 
@@ -39,10 +41,10 @@ struct Network {
 }
 
 impl Engine {
-    /// What stands behind a volume.
+    /// What is behind a volume.
     ///
     /// # Errors
-    /// When the engine does not answer; a volume that it does not know stands for itself.
+    /// If the engine does not answer. A volume that it does not know counts as an ordinary one.
     pub fn backing(&self, volume: &str, deadline: Instant) -> Result<Backing, Error> {
         match self.get_json::<Volume>(&format!("/volumes/{}", checked(volume)?), deadline) {
             Ok(volume) => Ok(backing(volume)),
@@ -51,10 +53,11 @@ impl Engine {
         }
     }
 
-    /// Whether a network puts its containers into the guest's own network, each with an address there (macvlan, ipvlan).
+    /// Whether a network puts its containers into the guest's own network, each with an address
+    /// there (macvlan, ipvlan).
     ///
     /// # Errors
-    /// When the engine does not answer; a network that it does not know is no such network.
+    /// If the engine does not answer. A network that it does not know counts as an ordinary one.
     pub fn is_on_lan(&self, network: &str, deadline: Instant) -> Result<bool, Error> {
         let path = format!("/networks/{}", percent_encoded(network));
         match self.get_json::<Network>(&path, deadline) {

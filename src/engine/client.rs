@@ -12,26 +12,27 @@ use crate::sys::http::{Answer, Client, Limit, Method, Request};
 use crate::sys::text;
 use crate::sys::tree::Socket;
 
-/// Ten thousand running containers, at some 1.5 kB each in a list; one container in full; what a stop or a start
-/// has to say: in bytes.
+/// In bytes: ten thousand running containers of about 1.5 kB each in a list; one container in full;
+/// the answer to a stop or start.
 const LIST_LIMIT: usize = 16 << 20;
 pub(super) const CONTAINER_LIMIT: usize = 1 << 20;
 pub(super) const ACTION_LIMIT: usize = 64 << 10;
 
-/// What is passed on of the words in which the engine refuses, in characters.
+/// How much of an engine's error is kept, in characters.
 const LONGEST_MESSAGE: usize = 300;
 
-/// For every request but a stop and a start: an engine in good health answers in milliseconds, a start takes seconds.
+/// For every request except stop and start: a healthy engine answers in milliseconds; a start takes
+/// seconds.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 
-/// What the engine answered to a request, or that it did not.
+/// Why a request has no successful answer.
 #[derive(Debug)]
 pub enum Error {
     /// 404: there is no such container.
     Gone,
-    /// The engine refused, with its status and its own words.
+    /// The engine refused, with this status and error.
     Refused(u16, String),
-    /// No answer, or none that is understood.
+    /// No answer, or an invalid one.
     Failed(String),
 }
 
@@ -73,7 +74,8 @@ impl Engine {
         &self.path
     }
 
-    /// What a person types in the guest to speak to it: `docker`, or `podman` with the socket of a user's own.
+    /// The command to type in the guest for this engine: `docker`, or `podman` with the socket of a
+    /// rootless engine.
     pub fn client_command(&self) -> String {
         let (program, option) = match self.kind {
             Kind::Docker => ("docker", "-H"),
@@ -85,7 +87,7 @@ impl Engine {
         }
     }
 
-    /// Whether the engine answers, whatever it answers.
+    /// Whether the engine answers at all.
     pub fn ping(&self, deadline: Instant) -> Result<(), Error> {
         match self.get("/_ping", ACTION_LIMIT, deadline) {
             Err(Error::Failed(why)) => Err(Error::Failed(why)),
@@ -93,7 +95,7 @@ impl Engine {
         }
     }
 
-    /// What the engine says of itself.
+    /// What the engine reports about itself.
     pub fn info(&self, deadline: Instant) -> Result<Info, Error> {
         Info::parse(&self.get("/info", CONTAINER_LIMIT, deadline)?.body).map_err(not_understood)
     }
@@ -126,15 +128,16 @@ impl Engine {
         Ok(Container { engine: self.path.to_string(), ..container })
     }
 
-    /// Stops a container with its own stop timeout; returns when it has stopped. Already stopped is success.
+    /// Stops a container with its own stop timeout; returns when it has stopped. Already stopped is
+    /// success.
     pub fn stop(&self, id: &str, deadline: Instant) -> Result<(), Error> {
         self.act(id, "stop", deadline)
     }
 
     /// Starts a container. Already running is success.
     ///
-    /// A 404 is `Refused` here: it may be about another container, whose namespace this one is to join. Engines give up a
-    /// start whose client is gone, so it has all the time until `deadline`.
+    /// A 404 is `Refused` here, because it may be about another container whose namespace this one
+    /// joins. Engines cancel a start whose client is gone, so it may take until `deadline`.
     pub fn start(&self, id: &str, deadline: Instant) -> Result<(), Error> {
         let path = format!("/containers/{}/start", checked(id)?);
         let request =
@@ -151,7 +154,7 @@ impl Engine {
         self.act(id, "pause", deadline.min(Instant::now() + REQUEST_LIMIT))
     }
 
-    /// Lets a paused container go on.
+    /// Unpauses a container.
     pub fn unpause(&self, id: &str, deadline: Instant) -> Result<(), Error> {
         self.act(id, "unpause", deadline.min(Instant::now() + REQUEST_LIMIT))
     }
@@ -177,7 +180,7 @@ impl Engine {
         understood(&self.get(path, ACTION_LIMIT, deadline)?)
     }
 
-    /// As [`Engine::get_json`], of an answer as long as an inspection's.
+    /// As [`Engine::get_json`], for an answer as long as an inspection's.
     pub(super) fn get_json_of_container<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -232,7 +235,7 @@ impl Engine {
 
 fn judged(answer: Answer) -> Result<Answer, Error> {
     match answer.status {
-        // 304: already so.
+        // 304: already in that state.
         200..=299 | 304 => Ok(answer),
         404 => Err(Error::Gone),
         status => Err(Error::Refused(status, message(&answer.body, LONGEST_MESSAGE))),
@@ -254,7 +257,7 @@ pub(super) fn not_understood(why: String) -> Error {
     Error::Failed(format!("the engine's answer is not understood: {why}"))
 }
 
-/// The engine's errors are `{"message": "..."}`; no more of one than so many characters.
+/// The engine's errors are `{"message": "..."}`; cut after `longest` characters.
 pub(super) fn message(body: &[u8], longest: usize) -> String {
     #[derive(serde::Deserialize)]
     struct Refusal {

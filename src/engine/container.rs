@@ -10,25 +10,25 @@ use super::kept::{Data, Ids, Labels, Mounts, Words, is_id};
 use super::network::{self, HostPort, Network, Networks, Ports};
 use crate::sys::text;
 
-/// The engine's default stop timeout, in seconds: what a container without its own is given.
+/// The engine's default stop timeout in seconds, for a container without its own.
 const STOP_TIMEOUT: u64 = 10;
 
-/// A stop timeout below zero means for ever to the engine; no plan waits that long.
+/// To the engine, a negative stop timeout means for ever; no plan waits longer than this.
 const LONGEST_STOP: u64 = 24 * 3600;
 
-/// What a label takes in memory beside its text.
+/// The memory for a label besides its text, in bytes.
 const LABEL: usize = 128;
 
-/// Likewise a container's name.
+/// The memory for a container's name besides its text, in bytes.
 const NAME: usize = 24;
 
-/// Links of one container that are looked at.
+/// How many links of one container are read.
 const MOST_LINKS: usize = 64;
 
-/// What is passed on of the words in which an answer is refused: they may quote it.
+/// How much of the error about an invalid answer is kept; it may quote the answer.
 const LONGEST_REASON: usize = 300;
 
-/// What a container is doing.
+/// A container's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     Created,
@@ -47,14 +47,14 @@ pub enum Status {
 pub enum Restart {
     /// It stays down.
     No,
-    /// It is started where it ended with an error.
+    /// It is started again if it ended with an error.
     OnFailure,
     /// It is started unless it was stopped by hand.
     UnlessStopped,
     Always,
 }
 
-/// What a container's own health check says of it.
+/// The result of a container's own health check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
     /// Nothing yet.
@@ -63,25 +63,26 @@ pub enum Health {
     Unhealthy,
 }
 
-/// A container, as far as a backup is concerned with it.
+/// A container, with what matters to a backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
     pub id: String,
-    /// The socket of the engine that has it, as a path in the guest; empty where it was read from an answer alone.
+    /// The socket of its engine, as a path in the guest; empty if only an answer was parsed.
     pub engine: String,
     /// Without the leading slash of the API.
     pub name: String,
-    /// Those of compose, of Swarm and of Stillpoint.
+    /// The labels of compose, of Swarm and of Stillpoint.
     pub labels: HashMap<String, String>,
     pub status: Status,
-    /// Of one that has a health check.
+    /// Only if it has a health check.
     pub health: Option<Health>,
-    /// When it was last started, in the engine's words: a different one means somebody has started it since.
+    /// When it was last started, in the engine's format: another value means that somebody has
+    /// started it since.
     pub started_at: String,
     pub exit_code: i64,
-    /// When it last ended, in the engine's words.
+    /// When it last ended, in the engine's format.
     pub finished_at: String,
-    /// How long the engine lets it take to stop before it kills it, in seconds.
+    /// How long the engine waits for it to stop before it kills it, in seconds.
     pub stop_timeout: u64,
     /// Its stop signal is SIGKILL.
     pub stops_by_kill: bool,
@@ -89,37 +90,39 @@ pub struct Container {
     pub auto_remove: bool,
     /// Its restart policy.
     pub restart: Restart,
-    /// It looks like a database, by its image, its command or its mounts.
+    /// It looks like a database, by its image, command or mounts.
     pub database: bool,
-    /// How often its engine starts it again after a failure, with [`Restart::OnFailure`]; 0 for no limit.
+    /// With [`Restart::OnFailure`]: how often its engine starts it again; 0 means no limit.
     pub retries: u64,
     /// Its volumes and bind mounts.
     pub data: Vec<Data>,
-    /// When it was made, in the engine's words.
+    /// When it was created, in the engine's format.
     pub created: String,
     /// Its own health check.
     pub check: Option<HealthCheck>,
     pub networks: Vec<Network>,
     /// Its configuration names a hardware address.
     pub fixed_mac: bool,
-    /// The ports of the guest that it asks for.
+    /// The ports of the guest in its configuration.
     pub ports: Vec<HostPort>,
-    /// Those that it has now; none while it is down.
+    /// The ports of the guest that it has now; empty while it is down.
     pub taken_ports: Vec<HostPort>,
-    /// The containers, by id or name, whose network, process or IPC namespace it is in: it starts only while they run.
+    /// The containers, by id or name, whose network, process or IPC namespace it joins: it starts
+    /// only while they run.
     pub joins: Vec<String>,
-    /// The containers, by name, that it is linked to in the old way (`--link`), which is a condition of its start too.
+    /// The containers, by name, that it has legacy links to (`--link`); they must run at its start
+    /// too.
     pub links: Vec<String>,
 }
 
-/// A service that another needs, as compose writes it.
+/// A dependency on a service, from compose's label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dependency<'a> {
     pub service: &'a str,
     pub condition: Condition,
 }
 
-/// What compose waits for before it starts what depends on a service.
+/// What compose waits for before it starts a dependent service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
     Started,
@@ -134,13 +137,14 @@ impl Container {
         serde_json::from_slice::<Inspected>(answer).map_err(|error| reason(&error))?.try_into()
     }
 
-    /// Reads the ids in the engine's answer to a list, [`MOST_CONTAINERS`](super::MOST_CONTAINERS) at the most.
+    /// Reads the ids in the engine's answer to a list, at most
+    /// [`MOST_CONTAINERS`](super::MOST_CONTAINERS).
     pub fn parse_list(answer: &[u8]) -> Result<Vec<String>, String> {
         let Ids(ids) = serde_json::from_slice(answer).map_err(|error| reason(&error))?;
         Ok(ids)
     }
 
-    /// What it takes to keep it, in bytes.
+    /// The memory that it takes, in bytes.
     pub fn weight(&self) -> usize {
         let labels = self.labels.iter().map(|(key, value)| LABEL + key.len() + value.len());
         let data = self.data.iter().map(Data::weight);
@@ -164,18 +168,18 @@ impl Container {
         self.labels.get(name).map(String::as_str)
     }
 
-    /// Whether Docker Swarm looks after it.
+    /// Whether Docker Swarm manages it.
     pub fn is_swarm_task(&self) -> bool {
         self.labels.keys().any(|key| key.starts_with("com.docker.swarm."))
     }
 
-    /// How long it ran when it last ended; `None` where that can't be told, or it runs.
+    /// How long it ran when it last ended; `None` if that is unknown, or if it runs.
     pub fn ran_for(&self) -> Option<Duration> {
         let time = |text: &str| DateTime::parse_from_rfc3339(text).ok();
         (time(&self.finished_at)? - time(&self.started_at)?).to_std().ok()
     }
 
-    /// Whether it last ended before that; not where that can't be told.
+    /// Whether it last ended before that time; false if that is unknown.
     pub fn ended_before(&self, time: DateTime<Utc>) -> bool {
         DateTime::parse_from_rfc3339(&self.finished_at).is_ok_and(|ended| ended < time)
     }
@@ -190,13 +194,14 @@ impl Container {
         self.label("com.docker.compose.service")
     }
 
-    /// Whether it was made to run one command (`docker compose run`): it bears its service's labels and is not it.
+    /// Whether it was made by `docker compose run`: it has its service's labels, but is not the
+    /// service.
     pub fn is_one_off(&self) -> bool {
         self.label("com.docker.compose.oneoff")
             .is_some_and(|value| value.eq_ignore_ascii_case("true"))
     }
 
-    /// Whether its engine starts it again for ever, whatever it fails at.
+    /// Whether its engine starts it again without a limit.
     pub fn is_kept_up(&self) -> bool {
         match self.restart {
             Restart::Always | Restart::UnlessStopped => true,
@@ -205,7 +210,7 @@ impl Container {
         }
     }
 
-    /// Whether it was made after that; not where the engine gives no time.
+    /// Whether it was created after that time; false if the engine gives no time.
     pub fn is_younger_than(&self, time: DateTime<Utc>) -> bool {
         DateTime::parse_from_rfc3339(&self.created).is_ok_and(|created| created > time)
     }
@@ -215,8 +220,9 @@ impl Container {
         self.dependencies().map(|dependency| dependency.service)
     }
 
-    /// Those services with their conditions: `db:service_healthy:false,cache:service_started:false`, as compose writes
-    /// them. What comes third says whether compose restarts it with the service.
+    /// Those services with their conditions, from compose's label:
+    /// `db:service_healthy:false,cache:service_started:false`. The third part says whether compose
+    /// restarts it with the service.
     pub fn dependencies(&self) -> impl Iterator<Item = Dependency<'_>> {
         let label = self.label("com.docker.compose.depends_on").unwrap_or_default();
         label.split(',').filter_map(|dependency| {
@@ -299,7 +305,7 @@ struct InspectedConfig {
     stop_timeout: Option<i64>,
     #[serde(default)]
     stop_signal: Option<String>,
-    /// Only what was configured: an address that the engine has made up stands in the network settings.
+    /// Only what was configured: an address that the engine has chosen is in the network settings.
     #[serde(default)]
     mac_address: Option<String>,
     #[serde(default)]
@@ -393,7 +399,7 @@ impl TryFrom<Inspected> for Container {
                 "starting" => Some(Health::Starting),
                 "healthy" => Some(Health::Healthy),
                 "unhealthy" => Some(Health::Unhealthy),
-                // "none", or nothing: there is no health check.
+                // "none" or nothing: it has no health check.
                 _ => None,
             }),
             started_at: inspected.state.started_at.chars().take(64).collect(),
@@ -426,7 +432,7 @@ impl TryFrom<Inspected> for Container {
     }
 }
 
-/// Docker keeps the signal as it was given: by name, with or without `SIG`, or by number.
+/// Docker keeps the signal as it was given: a name with or without `SIG`, or a number.
 fn is_kill(signal: &str) -> bool {
     matches!(signal.to_ascii_uppercase().as_str(), "SIGKILL" | "KILL" | "9")
 }

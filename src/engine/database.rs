@@ -1,6 +1,6 @@
-//! Which containers hold a database, for stacks that do not say in which order they are to be stopped.
+//! Recognises database containers, for stacks whose labels give no stop order.
 
-/// Databases as images are named after them; `redis` is in `redis-stack` and in `bitnami/redis` too.
+/// Parts of the names of database images; `redis` matches `redis-stack` and `bitnami/redis` too.
 #[rustfmt::skip]
 const NAMES: [&str; 30] = [
     "postgres", "postgresql", "postgis", "timescaledb", "pgvector", "mariadb", "mysql", "percona",
@@ -9,21 +9,22 @@ const NAMES: [&str; 30] = [
     "opensearch", "rethinkdb", "cockroach", "mssql", "surrealdb", "etcd", "victoria",
 ];
 
-/// What an image is named besides a database that only speaks to one: `mongo-express`, `postgres-exporter`.
+/// Parts of the names of images that only talk to a database: `mongo-express`, `postgres-exporter`.
 #[rustfmt::skip]
 const CLIENTS: [&str; 13] = [
     "admin", "backup", "client", "commander", "dashboards", "dump", "exporter", "express", "gui",
     "insight", "proxy", "ui", "web",
 ];
 
-/// Their programs.
+/// The programs of databases.
 #[rustfmt::skip]
 const PROGRAMS: [&str; 14] = [
     "postgres", "mariadbd", "mysqld", "mongod", "redis-server", "valkey-server", "keydb-server",
     "influxd", "influxdb3", "clickhouse", "clickhouse-server", "cassandra", "etcd", "cockroach",
 ];
 
-/// Where their data is mounted in the container: `/var/lib/postgresql` holds `/var/lib/postgresql/data`.
+/// Where databases mount their data in the container: `/var/lib/postgresql` includes
+/// `/var/lib/postgresql/data`.
 #[rustfmt::skip]
 const PLACES: [&str; 12] = [
     "/var/lib/postgresql", "/var/lib/mysql", "/var/lib/mariadb", "/data/db", "/var/lib/mongodb",
@@ -31,7 +32,7 @@ const PLACES: [&str; 12] = [
     "/var/lib/cassandra", "/bitnami/postgresql", "/bitnami/mariadb",
 ];
 
-/// Whether that image, or what it runs with these first words, is a database's.
+/// Whether the image, or the first words of its command, is a database's.
 pub fn is_one<'a>(image: &str, mut command: impl Iterator<Item = &'a str>) -> bool {
     let base = |path: &'a str| path.rsplit('/').next().unwrap_or(path);
     if name_of(image).any(|word| CLIENTS.contains(&word)) {
@@ -41,7 +42,7 @@ pub fn is_one<'a>(image: &str, mut command: impl Iterator<Item = &'a str>) -> bo
         || command.any(|word| PROGRAMS.contains(&base(word)))
 }
 
-/// Whether a mount at this place of a container is a database's.
+/// Whether a database mounts its data at this place of a container.
 pub fn is_place(path: &str) -> bool {
     PLACES.iter().any(|place| {
         path.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

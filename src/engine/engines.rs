@@ -10,19 +10,19 @@ use crate::guest::{Guest, Process, Processes};
 use crate::sys::text;
 use crate::sys::tree::{Socket, Tree};
 
-/// Where the engines of the system listen: Docker, Docker as older systems name it, Podman.
+/// Sockets of system-wide engines: Docker, Docker as older systems name it, Podman.
 const SOCKETS: [(&str, Kind); 3] = [
     ("/run/docker.sock", Kind::Docker),
     ("/var/run/docker.sock", Kind::Docker),
     ("/run/podman/podman.sock", Kind::Podman),
 ];
 
-/// Below this a user's own (rootless) engines listen, each user's in a directory that is named by the user's id.
+/// Sockets of users' own (rootless) engines are below this, in a directory named by the user's id.
 const USERS: &str = "/run/user";
 const SOCKETS_OF_A_USER: [(&str, Kind); 2] =
     [("docker.sock", Kind::Docker), ("podman/podman.sock", Kind::Podman)];
 
-/// Every user costs two look-ups, every engine a connection: so many are looked for.
+/// How many users' engines are looked for: each user costs two look-ups, each engine a connection.
 const MOST_USERS: usize = 256;
 const MOST_ENGINES: usize = 16;
 
@@ -36,8 +36,8 @@ pub enum Kind {
     Podman,
 }
 
-/// What to type in the guest, as its root, to speak to the engine at that socket: a program and its options. A note in the
-/// guest may name any socket; what is no place of an engine is Docker's.
+/// The command to type in the guest, as root, for the engine at that socket: a program and its
+/// options. A note in the guest may name any socket; an unknown place counts as Docker's.
 pub fn client_of(socket: &str) -> String {
     let user = socket.strip_prefix("/run/user/").and_then(|rest| rest.split_once('/'));
     match user.map(|(user, name)| (user.parse::<u32>(), name)) {
@@ -50,11 +50,11 @@ pub fn client_of(socket: &str) -> String {
     }
 }
 
-/// The container engines of a guest, in the order in which they are looked for: those of the system first.
+/// The container engines of a guest, in the order of search: those of the system first.
 #[derive(Clone, Debug, Default)]
 pub struct Engines {
     sites: Vec<Site>,
-    /// Why there may be engines that are not known, if so.
+    /// Why there may be more engines than these, if so.
     overlooked: Option<String>,
     processes: Vec<Process>,
 }
@@ -62,7 +62,7 @@ pub struct Engines {
 /// A place where an engine listens.
 #[derive(Clone, Debug)]
 struct Site {
-    /// Its socket's path in the guest, and the other paths that lead to the same socket.
+    /// Its socket's path in the guest, and other paths of the same socket.
     path: String,
     aliases: Vec<String>,
     kind: Kind,
@@ -72,9 +72,9 @@ struct Site {
 
 #[derive(Clone, Debug)]
 enum Contact {
-    /// It may be asked.
+    /// Requests may be sent.
     Open(Engine),
-    /// Nothing of it runs, and asking it would start it.
+    /// It does not run, and a connection would start it.
     Asleep(Engine),
     /// Why it cannot be reached, or must not be.
     Closed(String),
@@ -83,7 +83,7 @@ enum Contact {
 /// An engine that cannot be reached, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreachable {
-    /// Its socket's path in the guest and its kind, where it is known which engine it is.
+    /// Its socket's path in the guest and its kind, if it is known which engine it is.
     pub socket: Option<(String, Kind)>,
     pub why: String,
 }
@@ -100,11 +100,11 @@ impl fmt::Display for Unreachable {
 }
 
 impl Engines {
-    /// The engines of a running guest, as far as their sockets and the guest's processes show. None is asked for
-    /// anything, so none is started.
+    /// Finds the engines of a running guest by their sockets and the guest's processes. Nothing is
+    /// sent to an engine, so none is started.
     ///
     /// # Errors
-    /// When the guest's file system does not answer.
+    /// If the guest's file system does not answer.
     pub fn of(guest: &Guest) -> Result<Engines, Error> {
         let processes = guest.processes().map_err(|error| error.to_string());
         Engines::found(&guest.tree.within(LOOKUP_LIMIT), &processes)
@@ -143,7 +143,8 @@ impl Engines {
                 (Ok(one), Ok(other)) => one.inode() == other.inode(),
                 _ => false,
             };
-            // `/var/run` leads to `/run`, and Podman may have a link in the place of Docker's socket.
+            // `/var/run` leads to `/run`, and Podman may have a link in the place of Docker's
+            // socket.
             if let Some(known) = known.iter_mut().find(same) {
                 known.aliases.push(path);
                 known.kind = if kind == Kind::Podman { kind } else { known.kind };
@@ -159,14 +160,14 @@ impl Engines {
         Ok(engines)
     }
 
-    /// Adds those that run though they have no socket: Podman needs none to run containers.
+    /// Adds engines that run without a socket: Podman needs none to run containers.
     fn miss(&mut self, root: u32, processes: &Processes) {
         for (kind, owner) in at_work(root, processes) {
             let is_known = |site: &Site| (site.kind, site.owner) == (kind, owner);
             if self.sites.iter().any(is_known) || self.sites.len() >= MOST_ENGINES {
                 continue;
             }
-            // As the guest numbers its users, where its ids are mapped in one piece.
+            // The user id inside the guest, if its ids are mapped in one range.
             let user = owner.user.map(|user| user.checked_sub(root).unwrap_or(user));
             let path = match (kind, user) {
                 (Kind::Docker, None) => "/run/docker.sock".to_string(),
@@ -183,7 +184,7 @@ impl Engines {
         }
     }
 
-    /// What was seen to run in the guest: engines, monitors of containers and clients of compose.
+    /// The relevant processes in the guest: engines, monitors of containers and compose clients.
     pub fn processes(&self) -> &[Process] {
         &self.processes
     }
@@ -193,7 +194,7 @@ impl Engines {
         self.sites.is_empty() && self.overlooked.is_none()
     }
 
-    /// Those that may be asked, as far as is known.
+    /// The engines that may be asked, as far as they are known.
     pub fn reachable(&self) -> impl Iterator<Item = &Engine> {
         self.sites.iter().filter_map(|site| match &site.contact {
             Contact::Open(engine) => Some(engine),
@@ -201,7 +202,7 @@ impl Engines {
         })
     }
 
-    /// Those of which containers run or may run, and which cannot be reached.
+    /// Engines whose containers run or may run, but which cannot be reached.
     pub fn unreachable(&self) -> impl Iterator<Item = Unreachable> {
         let site = |site: &Site| match &site.contact {
             Contact::Closed(_) => Some(site.unreachable()),
@@ -212,10 +213,11 @@ impl Engines {
         self.sites.iter().filter_map(site).chain(overlooked)
     }
 
-    /// The engine whose socket is at this path. An empty path, in what an older version wrote, is the first one.
+    /// The engine with the socket at this path. An empty path, from older versions, means the first
+    /// one.
     ///
     /// # Errors
-    /// When it cannot be reached, does not run, or is not there; the error names the socket.
+    /// If it cannot be reached, does not run, or does not exist; the error names the socket.
     pub fn at(&self, path: &str) -> Result<&Engine, Error> {
         let site = self.sites.iter().find(|site| site.is_at(path));
         let path = text::printable(path, 200);
@@ -231,8 +233,8 @@ impl Engines {
         Err(Error::Failed(why))
     }
 
-    /// The same engines, where those whose containers are wanted may be asked though nothing of them runs: all of
-    /// Podman, whose service starts no container, and Docker where `docker` says so.
+    /// The same engines, but those in `wanted` may be asked even if they do not run: Podman always,
+    /// because its service starts no container, and Docker if `docker` is set.
     pub fn woken(mut self, wanted: &BTreeSet<String>, docker: bool) -> Engines {
         let first = self.sites.first().map(|site| site.path.clone());
         for site in &mut self.sites {
@@ -250,7 +252,7 @@ impl Engines {
         self
     }
 
-    /// The same engines, with each that does not answer within `limit` as one that cannot be reached.
+    /// The same engines, but each that does not answer within `limit` counts as unreachable.
     pub fn answering(mut self, limit: Duration) -> Engines {
         let deadline = Instant::now() + limit;
         let asked: Vec<Engine> = self.reachable().cloned().collect();
@@ -279,7 +281,7 @@ impl Site {
     }
 }
 
-/// What was found at the paths of one socket.
+/// The result for the paths of one socket.
 struct Found {
     path: String,
     aliases: Vec<String>,
@@ -304,7 +306,7 @@ impl Found {
     }
 }
 
-/// Does the same with every engine, with all of them at once: one that does not answer holds up no other.
+/// Runs `work` for all engines in parallel: one that does not answer does not delay the others.
 pub fn at_once<T: Send>(engines: &[Engine], work: impl Fn(&Engine) -> T + Sync) -> Vec<T> {
     if let [engine] = engines {
         return vec![work(engine)];
@@ -316,7 +318,7 @@ pub fn at_once<T: Send>(engines: &[Engine], work: impl Fn(&Engine) -> T + Sync) 
             .map(|engine| thread::Builder::new().spawn_scoped(scope, move || work(engine)))
             .collect();
         let ended = begun.into_iter().map(|begun| begun.ok().and_then(|thread| thread.join().ok()));
-        // Without a thread to be had it is done here.
+        // If no thread can be started, it is done here.
         engines
             .iter()
             .zip(ended)

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::client::{Engine, Error};
 
-/// Polling begins with the first and backs off to the second.
+/// Polling starts with the first interval and slows down to the second.
 const FIRST_LOOK: Duration = Duration::from_millis(20);
 const SLOWEST_LOOK: Duration = Duration::from_millis(500);
 
@@ -24,20 +24,21 @@ struct State {
 }
 
 impl Engine {
-    /// Runs `/bin/sh -c COMMAND` inside a running container and waits for its end. What it prints is not read.
+    /// Runs `/bin/sh -c COMMAND` inside a running container and waits for its end. Its output is
+    /// not read.
     ///
     /// # Errors
-    /// Also where it ends with another status than 0, and where it has not ended at `deadline`: it goes on running
-    /// in the container then.
+    /// Also if its exit status is not 0, and if it has not ended at `deadline`: then it keeps
+    /// running in the container.
     pub fn exec(&self, id: &str, command: &str, deadline: Instant) -> Result<(), Error> {
         let command = ["/bin/sh", "-c", command].map(String::from);
         self.run(id, &command, deadline)
     }
 
-    /// As [`Engine::exec`], for a program with its arguments.
+    /// As [`Engine::exec`], for a program with arguments.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Engine::exec`].
     pub fn run(&self, id: &str, command: &[String], deadline: Instant) -> Result<(), Error> {
         let body = json!({ "Cmd": command }).to_string();
         let path = format!("/containers/{}/exec", super::client::checked(id)?);
@@ -53,7 +54,7 @@ impl Engine {
                 (false, Some(status)) => {
                     return Err(Error::Failed(format!("it ended with status {status}")));
                 }
-                // Just created, it neither runs nor has it ended.
+                // Just created: it neither runs nor has ended.
                 (true, _) | (false, None) => {}
             }
             if Instant::now() + pause >= deadline {

@@ -1,4 +1,4 @@
-//! A container's own health check, as far as it can be run by others than its engine.
+//! A container's own health check, in a form that Stillpoint can run itself.
 
 use std::time::Duration;
 
@@ -19,13 +19,14 @@ const LONGEST: usize = 16 << 10;
 pub struct HealthCheck {
     /// What is run in the container: it ends with 0 where the container is healthy. Never empty.
     pub command: Vec<String>,
-    /// One run may take this long.
+    /// The limit for one run.
     pub timeout: Duration,
-    /// So long after its start a container is still starting.
+    /// This long after its start, a container still counts as starting.
     pub start_period: Duration,
 }
 
-/// `Config.Healthcheck` of an inspected container; times are in nanoseconds, 0 for the engine's default.
+/// `Config.Healthcheck` of an inspected container; times are in nanoseconds, 0 means the engine's
+/// default.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Inspected {
@@ -38,8 +39,8 @@ pub struct Inspected {
 }
 
 impl Inspected {
-    /// The check; `None` where there is none, it is switched off (`NONE`), or it is longer than can be kept. `shell`
-    /// is the container's own (`Config.Shell`), which `CMD-SHELL` is run with.
+    /// The check; `None` if there is none, if it is off (`NONE`), or if it is too long to keep.
+    /// `shell` is the container's own (`Config.Shell`), for `CMD-SHELL`.
     pub fn check(self, shell: Option<Vec<String>>) -> Option<HealthCheck> {
         let mut words = self.test?.into_iter();
         let mut command = match words.next()?.as_str() {
@@ -63,7 +64,7 @@ impl Inspected {
 }
 
 impl HealthCheck {
-    /// What it takes to keep it, in bytes.
+    /// The memory that it takes, in bytes.
     pub fn weight(&self) -> usize {
         self.command.iter().map(|word| 24 + word.len()).sum()
     }

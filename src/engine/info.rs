@@ -2,30 +2,30 @@ use serde::Deserialize;
 
 use crate::sys::text;
 
-/// What an engine says of itself, as far as backups are concerned.
+/// What an engine reports about itself, as far as backups need it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Info {
     /// Such as `29.0.1`.
     pub version: String,
-    /// Containers run on while the engine is down.
+    /// Containers keep running while the engine is down.
     pub live_restore: bool,
-    /// Where containers, images and volumes lie in the guest; at most 4096 bytes.
+    /// The directory in the guest of containers, images and volumes; at most 4096 bytes.
     pub data_root: Option<String>,
-    /// The file systems of containers lie with a containerd that Docker does not run itself (the default of new
-    /// installations from Docker 29 on).
+    /// The file systems of containers are with a containerd that Docker does not run itself (the
+    /// default of new installations since Docker 29).
     pub uses_containerd: bool,
     /// How many containers there are, running or not.
     pub containers: u64,
-    /// The engine's own id, which it keeps over its restarts; Podman makes up a new one for each answer.
+    /// The engine's own id, which survives its restarts; Podman makes a new one for each answer.
     pub id: String,
-    /// The name of the runtime that starts a container which names none.
+    /// The runtime for containers that name none.
     pub default_runtime: String,
 }
 
-/// Where the containerd of a distribution's or of Docker's own package keeps its data.
+/// The data directory of containerd as packaged by distributions and Docker.
 const CONTAINERD: &str = "/var/lib/containerd";
 
-/// Below this lie the sockets of a containerd that dockerd runs itself, with its data below Docker's.
+/// Sockets of a containerd that dockerd runs itself, with its data below Docker's, are below these.
 const OWN_CONTAINERD: [&str; 2] = ["/var/run/docker/", "/run/docker/"];
 
 impl Info {
@@ -74,13 +74,13 @@ impl Info {
         })
     }
 
-    /// The directories in the guest without which a backup does not hold its containers.
+    /// The directories in the guest that a backup needs to contain its containers.
     pub fn directories(&self) -> impl Iterator<Item = &str> {
         self.data_root.as_deref().into_iter().chain(self.uses_containerd.then_some(CONTAINERD))
     }
 }
 
-/// No longer than the kernel takes one.
+/// At most as long as the kernel allows.
 fn is_path(text: &str) -> bool {
     text.starts_with('/') && text.len() <= 4096
 }

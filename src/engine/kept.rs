@@ -1,5 +1,5 @@
-//! Reading of an answer no more than is kept: a guest can make its lists and maps as long as it likes, and what
-//! is read whole takes many times the answer's own size.
+//! Parses answers without keeping more than needed: a guest can make its lists and maps as long as
+//! it likes, and a fully parsed answer takes many times its own size.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,26 +10,27 @@ use serde::{Deserialize, Deserializer};
 use super::database;
 use crate::sys::text;
 
-/// How many containers of one guest are dealt with. Whatever is kept, written down or journalled of a guest is
-/// bounded by this and by [`Container::weight`](super::Container::weight).
+/// How many containers of one guest are handled. This and
+/// [`Container::weight`](super::Container::weight) limit everything that is kept, stored or
+/// journalled about a guest.
 pub const MOST_CONTAINERS: usize = 10_000;
 
-/// What is kept of a label or a path, in bytes.
+/// The longest label or path that is kept, in bytes.
 const LONGEST_TEXT: usize = 4096;
 
-/// How many labels are kept of one container; compose makes a dozen.
+/// How many labels of one container are kept; compose sets a dozen.
 const MOST_LABELS: usize = 256;
 
-/// How many places of data are kept of one container.
+/// How many mounts of one container are kept.
 const MOST_DATA: usize = 64;
 
-/// An entrypoint, and the program that it is to start, are within the first words of a command.
+/// The first words of a command contain the entrypoint and the program that it starts.
 const MOST_WORDS: usize = 2;
 
-/// What the labels that are kept begin with: those of compose, of Swarm and of Stillpoint.
+/// Prefixes of the labels that are kept: those of compose, of Swarm and of Stillpoint.
 const PREFIXES: [&str; 3] = ["com.docker.compose.", "com.docker.swarm.", "stillpoint."];
 
-/// Labels, as far as they mean something here.
+/// The labels that have a meaning here.
 #[derive(Default)]
 pub struct Labels(pub HashMap<String, String>);
 
@@ -37,23 +38,23 @@ pub struct Labels(pub HashMap<String, String>);
 #[derive(Default)]
 pub struct Mounts {
     pub data: Vec<Data>,
-    /// One of them is where a database keeps its data.
+    /// Whether a mount is at a place where databases keep data.
     pub database: bool,
 }
 
 /// A mount of a container: a volume or a directory of the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Data {
-    /// Where it lies in the guest; at most 4096 bytes.
+    /// Its source in the guest; at most 4096 bytes.
     pub path: String,
     /// The container may write there.
     pub writable: bool,
-    /// The volume's name, where it is one.
+    /// The volume's name, if it is a volume.
     pub volume: Option<String>,
 }
 
 impl Data {
-    /// What it takes to keep it, in bytes.
+    /// The memory that it takes, in bytes.
     pub fn weight(&self) -> usize {
         size_of::<Data>() + self.path.len() + self.volume.as_ref().map_or(0, String::len)
     }
@@ -133,7 +134,7 @@ impl<'de> Visitor<'de> for Mounts {
             self.database |= database::is_place(&destination);
             let is_path = source.starts_with('/') && source.len() <= LONGEST_TEXT;
             if is_path && self.data.len() < MOST_DATA {
-                // What is not said to be read-only may be written to.
+                // A mount that is not marked read-only counts as writable.
                 let writable = writable.unwrap_or(true);
                 self.data.push(Data {
                     path: source,
@@ -206,7 +207,7 @@ impl<'de> Visitor<'de> for Ids {
     }
 }
 
-/// An id or a name as engines make them: nothing that could mean anything else in a path.
+/// An id or a name as engines make them: without characters that have a meaning in a path.
 pub fn is_id(id: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     id.len() <= 128

@@ -1,4 +1,5 @@
-//! The addresses that a container has on the guest's own network, whoever else has them there: macvlan and ipvlan.
+//! A container's fixed addresses on the guest's own network (macvlan and ipvlan), where other
+//! machines may have them too.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -7,10 +8,10 @@ use serde::Deserialize;
 
 use super::client::{Engine, Error, checked};
 
-/// Networks of one container that are looked at; people use a handful.
+/// How many networks of one container are read; people use a handful.
 const MOST_NETWORKS: usize = 64;
 
-/// An address or a name of a network is no longer.
+/// The longest address or network name.
 const LONGEST: usize = 255;
 
 #[derive(Deserialize)]
@@ -53,10 +54,11 @@ struct Addresses {
 }
 
 impl Engine {
-    /// The addresses on the guest's own network that a container's configuration names, such as `192.0.2.50 on lan`.
+    /// The addresses on the guest's own network in a container's configuration, such as
+    /// `192.0.2.50 on lan`.
     ///
     /// # Errors
-    /// When the engine does not answer, or has no such container.
+    /// If the engine does not answer, or has no such container.
     pub fn fixed_on_lan(&self, id: &str, deadline: Instant) -> Result<Vec<String>, Error> {
         let path = format!("/containers/{}/json", checked(id)?);
         let inspected: Inspected = self.get_json_of_container(&path, deadline)?;
@@ -70,7 +72,8 @@ impl Engine {
     }
 }
 
-/// The networks in which a container's configuration names an address, hardware addresses included.
+/// The networks for which a container's configuration names an address, hardware addresses
+/// included.
 fn fixed(inspected: Inspected) -> Vec<(String, Vec<String>)> {
     let short = |text: &String| !text.is_empty() && text.len() <= LONGEST;
     let mac = inspected.config.mac_address.filter(short);

@@ -1,8 +1,9 @@
-//! The Docker Engine API inside a guest, spoken over its Unix sockets from the node.
+//! The Docker Engine API inside a guest, used from the node over its Unix sockets.
 //!
-//! A guest may have several engines: Docker and Podman, of the system and of its users. Podman serves the same API. Paths are unversioned: guests run anything from 20.10 to 29.
-//! Nothing the engine says is trusted: answers are bounded in bytes and time, and an id goes into a path only
-//! after it was seen to be one.
+//! A guest may have several engines: Docker and Podman, of the system and of its users. Podman
+//! serves the same API. Paths have no API version, because guests run anything from 20.10 to 29
+//! (FACTS-DOCKER.md, Engine and API). Nothing from the engine is trusted: answers are limited in
+//! bytes and time, and an id is checked before it becomes part of a path.
 
 mod backing;
 mod client;

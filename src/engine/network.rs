@@ -3,44 +3,44 @@
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// Networks of one container that are looked at; people use a handful.
+/// How many networks of one container are read; people use a handful.
 const MOST_NETWORKS: usize = 64;
 
-/// Published ports of one container that are looked at. A long range is one entry for each of its ports.
+/// How many published ports of one container are read. A range has one entry for each port.
 const MOST_PORTS: usize = 1024;
 
-/// A network's name or an address in an answer, in bytes.
+/// The longest network name or address in an answer, in bytes.
 const LONGEST: usize = 255;
 
 /// A network that a container is in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Network {
     pub name: String,
-    /// The addresses that its configuration names, IPv4 and IPv6: it can be started with no other.
+    /// The addresses in its configuration, IPv4 and IPv6: it cannot start with any other.
     pub fixed: Vec<String>,
-    /// The addresses that it has now; none while it is down.
+    /// The addresses that it has now; empty while it is down.
     pub assigned: Vec<String>,
 }
 
-/// A port of the guest that leads to a container.
+/// A published port: a port of the guest that leads to a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPort {
     /// `tcp`, `udp` or `sctp`.
     pub protocol: String,
-    /// The address of the guest that it is bound to; empty for all of them.
+    /// The address of the guest that it is bound to; empty means all.
     pub address: String,
-    /// The engine takes one port of these. One that may be any port is `1..=65535`.
+    /// The engine chooses one port from this range; any port is `1..=65535`.
     pub first: u16,
     pub last: u16,
 }
 
 impl HostPort {
-    /// How many ports there are to choose from, less one.
+    /// The size of the range, less one.
     pub fn spread(&self) -> u16 {
         self.last.saturating_sub(self.first)
     }
 
-    /// Whether both may want the same port of the guest.
+    /// Whether both may get the same port of the guest.
     pub fn overlaps(&self, other: &HostPort) -> bool {
         let anywhere = |port: &HostPort| matches!(port.address.as_str(), "" | "0.0.0.0" | "::");
         self.protocol == other.protocol
@@ -49,7 +49,7 @@ impl HostPort {
             && (self.address == other.address || anywhere(self) || anywhere(other))
     }
 
-    /// From `80/tcp` and what is bound to it; `None` for what is no port.
+    /// From `80/tcp` and its binding; `None` if it is not a port.
     fn new(container_port: &str, binding: &Binding) -> Option<HostPort> {
         let protocol = container_port.split_once('/').map_or("tcp", |(_, protocol)| protocol);
         let (first, last) = match binding.host_port.split_once('-') {
@@ -57,7 +57,7 @@ impl HostPort {
             Some((first, last)) => (first.parse().ok()?, last.parse().ok()?),
             None => {
                 let port: u16 = binding.host_port.parse().ok()?;
-                // 0 is any port, as nothing is.
+                // Port 0, or none, means any port.
                 if port == 0 { (1, u16::MAX) } else { (port, port) }
             }
         };
@@ -83,7 +83,7 @@ struct Binding {
     host_port: String,
 }
 
-/// Published ports: `{"80/tcp": [{"HostIp": "", "HostPort": "8080"}]}`, wanted or taken.
+/// Published ports, configured or in use: `{"80/tcp": [{"HostIp": "", "HostPort": "8080"}]}`.
 #[derive(Default)]
 pub struct Ports(pub Vec<HostPort>);
 
@@ -149,7 +149,7 @@ impl Endpoint {
     }
 }
 
-/// Hands every entry of a map to `take`, one at a time; `null` has none.
+/// Passes each entry of a map to `take`; `null` has none.
 fn each<'de, D, V>(deserializer: D, take: impl FnMut(&str, V)) -> Result<(), D::Error>
 where
     D: Deserializer<'de>,
@@ -181,7 +181,7 @@ where
     deserializer.deserialize_any(Each(take, std::marker::PhantomData))
 }
 
-/// What a container may weigh with all that this file keeps of it, in bytes.
+/// The memory for what this file keeps of a container, in bytes.
 pub fn weight(networks: &[Network], ports: &[HostPort]) -> usize {
     let texts = |texts: &[String]| texts.iter().map(|text| 24 + text.len()).sum::<usize>();
     let networks = networks.iter().map(|network| {

@@ -1,29 +1,30 @@
-//! Whether an engine may be asked: connecting to a socket that systemd holds starts the daemon behind it, and Docker's
-//! daemon starts every container with `restart: always`. By the guest's processes alone this is known before.
+//! Whether an engine may be asked. Connecting to a socket that systemd holds starts its daemon, and
+//! Docker's daemon starts every container with `restart: always`. So the guest's processes are
+//! checked first.
 
 use super::engines::Kind;
 use crate::guest::{Process, Processes};
 
-/// Under which containerd keeps the containers of Docker.
+/// The containerd namespace of Docker's containers.
 const NAMESPACE: &str = "moby";
 
-/// How an engine stands whose socket is there.
+/// The state of an engine whose socket exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Asking it starts nothing.
+    /// It runs: asking it starts nothing.
     Runs,
-    /// Nothing of it runs.
+    /// It does not run.
     Asleep,
-    /// Containers of it run, or may run, and it must not be asked; why.
+    /// Its containers run, or may run, but it must not be asked; why.
     Unknown(String),
 }
 
-/// Whose an engine is.
+/// The user that an engine belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
     /// The user id of the guest's root, on the node.
     pub root: u32,
-    /// The user who runs this engine without root, on the node; `None` for an engine of the system.
+    /// The user who runs this rootless engine, on the node; `None` for an engine of the system.
     pub user: Option<u32>,
 }
 
@@ -33,8 +34,8 @@ impl Owner {
     }
 }
 
-/// How the engine stands. Podman's socket starts a service that starts no container: whether to ask it is decided by
-/// the monitors (conmon) of its containers.
+/// The state of the engine. Podman's socket starts a service, which starts no container; the
+/// monitors (conmon) of its containers decide whether it is asked.
 pub fn standing(kind: Kind, owner: Owner, processes: &Result<Processes, String>) -> Standing {
     let processes = match (processes, kind) {
         (Ok(processes), _) => processes,
@@ -59,12 +60,12 @@ pub fn standing(kind: Kind, owner: Owner, processes: &Result<Processes, String>)
     }
 }
 
-/// What holds one of Docker's containers while it runs, also without the daemon.
+/// The process that holds a running container of Docker, even without the daemon.
 fn is_shim(process: &Process) -> bool {
     process.name == "containerd-shim" && process.command.iter().any(|word| word == NAMESPACE)
 }
 
-/// The owners of engines that have something running: each with its kind.
+/// The owners and kinds of engines that have something running.
 pub fn at_work(root: u32, processes: &Processes) -> Vec<(Kind, Owner)> {
     let mut found = Vec::new();
     for process in processes.list.iter().filter(|process| !process.contained) {

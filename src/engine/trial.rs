@@ -1,4 +1,4 @@
-//! What an engine is asked for to see whether it can start a container.
+//! Requests for testing whether an engine can start a container.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -13,10 +13,10 @@ use super::client::{
 use crate::sys::http::{Method, Request};
 use crate::sys::text;
 
-/// A thousand images, at some 1.5 kB each in a list, in bytes.
+/// In bytes: a thousand images of about 1.5 kB each in a list.
 const IMAGES_LIMIT: usize = 4 << 20;
 
-/// A runtime's refusal is wrapped by each layer above it: what counts stands at its end. In characters.
+/// Each layer wraps a runtime's error, so the important part is at its end. In characters.
 const LONGEST_WORDS: usize = 2000;
 
 /// An image of the engine.
@@ -29,17 +29,17 @@ pub struct Image {
     pub size: i64,
 }
 
-/// What an image gives to each container that is made from it, as far as it matters for one that never runs.
+/// What a container inherits from its image, as far as it matters for one that never runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageConfig {
     /// The names of its labels.
     pub labels: Vec<String>,
-    /// It asks for anonymous volumes.
+    /// It declares anonymous volumes.
     pub has_volumes: bool,
 }
 
 impl Engine {
-    /// The images that are present.
+    /// The local images.
     pub fn images(&self, deadline: Instant) -> Result<Vec<Image>, Error> {
         let answer = self.get("/images/json", IMAGES_LIMIT, deadline)?;
         serde_json::from_slice(&answer.body).map_err(|error| not_understood(words(&error)))
@@ -59,14 +59,14 @@ impl Engine {
         Ok(inspected.image)
     }
 
-    /// What an image gives to its containers.
+    /// What an image passes on to its containers.
     pub fn image_config(&self, image: &str, deadline: Instant) -> Result<ImageConfig, Error> {
         let path = format!("/images/{}/json", checked_image(image)?);
         let answer = self.get(&path, CONTAINER_LIMIT, deadline)?;
         image_config(&answer.body).map_err(not_understood)
     }
 
-    /// Makes a container of that name and returns its id. An image that is not present is never fetched.
+    /// Creates a container of that name and returns its id. A missing image is never fetched.
     pub fn create(&self, name: &str, body: &Value, deadline: Instant) -> Result<String, Error> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
@@ -78,7 +78,8 @@ impl Engine {
         checked(&created.id).map(String::from)
     }
 
-    /// Starts a container and returns the engine's answer: its status and, of an error, its words.
+    /// Starts a container and returns the engine's answer: its status and, if it is an error, the
+    /// message.
     pub fn start_answer(&self, id: &str, deadline: Instant) -> Result<(u16, String), Error> {
         let path = format!("/containers/{}/start", checked(id)?);
         let request =
@@ -87,13 +88,13 @@ impl Engine {
         Ok((answer.status, message(&answer.body, LONGEST_WORDS)))
     }
 
-    /// Removes a container with its anonymous volumes, whatever it is doing.
+    /// Removes a container with its anonymous volumes, even if it runs.
     pub fn remove(&self, id: &str, deadline: Instant) -> Result<(), Error> {
         let path = format!("/containers/{}?v=1&force=1", checked(id)?);
         self.send(Method::Delete, &path, ACTION_LIMIT, deadline).map(drop)
     }
 
-    /// The ids of all containers with that value of that label, running or not.
+    /// The ids of all containers with that label and value, running or not.
     pub fn labelled(
         &self,
         label: &str,
@@ -110,7 +111,7 @@ fn words(error: &serde_json::Error) -> String {
     text::excerpt(error, 300)
 }
 
-/// An image's id: hexadecimal, with or without its digest's name.
+/// An image's id: hexadecimal, with or without the digest's name.
 fn checked_image(image: &str) -> Result<&str, Error> {
     let digits = image.strip_prefix("sha256:").unwrap_or(image);
     if digits.len() <= 128 && !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit()) {

@@ -6,33 +6,33 @@ use serde::{Deserialize, Serialize};
 use super::client::{CONTAINER_LIMIT, Engine, Error, not_understood};
 use crate::sys::text;
 
-/// An engine names four or five components.
+/// An engine reports four or five components.
 const MOST_COMPONENTS: usize = 16;
 
-/// What is kept of a name or a version, in characters.
+/// The longest name or version that is kept, in characters.
 const LONGEST: usize = 80;
 
-/// What Podman calls itself among its components.
+/// Podman's name among its components.
 const PODMAN: &str = "Podman Engine";
 
-/// What starts a guest's containers: the engine and its runtime, in the versions that are in use.
+/// What starts a guest's containers: the versions of the engine and its runtime.
 ///
-/// Docker asks containerd over its API and runs `runc --version` for each answer, so that an update shows at once, also
-/// under an engine that runs on.
+/// Docker asks containerd and runs `runc --version` for each answer, so an update is visible at
+/// once, even if the engine was not restarted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Versions {
-    /// Where the engine listens in the guest.
+    /// The engine's socket in the guest.
     pub socket: String,
-    /// The engine's own id; empty for Podman, which makes up a new one for each answer.
+    /// The engine's own id; empty for Podman, which makes a new one for each answer.
     pub engine: String,
-    /// The name of the runtime that starts a container which names none.
+    /// The runtime for containers that name none.
     pub runtime: String,
-    /// `containerd 1.7.27`, with the commit behind it where it is known.
+    /// `containerd 1.7.27`, with the commit if it is known.
     pub components: Vec<String>,
 }
 
 impl Engine {
-    /// What starts its containers: two requests.
+    /// The versions of what starts its containers, from two requests.
     pub fn versions(&self, deadline: Instant) -> Result<Versions, Error> {
         let answer = self.get("/version", CONTAINER_LIMIT, deadline)?;
         let components = components(&answer.body).map_err(not_understood)?;
@@ -54,7 +54,8 @@ impl fmt::Display for Versions {
     }
 }
 
-/// The components in an answer to `GET /version`; an engine that names none is one itself.
+/// The components in the answer to `GET /version`; an engine that reports none counts as one
+/// itself.
 fn components(answer: &[u8]) -> Result<Vec<String>, String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
