@@ -83,6 +83,29 @@ fn inside() {
 
     // The daemon is gone: every process that waited for it gets an answer and ends.
     drop(hung);
+    wait_for_all(&node);
+    metrics_that_hang(&node);
+}
+
+/// The directory of the metrics may lie on a server that does not answer.
+fn metrics_that_hang(node: &Node) {
+    node.write("srv/metrics/file", "").unwrap();
+    node.write("etc/stillpoint/config.toml", "[report]\ntextfile-directory = \"/srv/metrics\"\n")
+        .unwrap();
+    let hung = Hung::at(&node.path("srv/metrics"));
+    let mut hook = Command::new(env!("CARGO_BIN_EXE_vzdump-hook"));
+    hook.arg("job-end").env_clear().env("STILLPOINT_ROOT", node.root());
+    let said = said_by(&mut hook);
+    assert!(said.contains("the directory /srv/metrics does not answer"), "{said}");
+    let mut status = Command::new(env!("CARGO_BIN_EXE_stillpoint"));
+    status.arg("status").env_clear().env("STILLPOINT_ROOT", node.root());
+    let said = said_by(&mut status);
+    assert!(said.contains("the directory /srv/metrics does not"), "{said}");
+    drop(hung);
+    wait_for_all(node);
+}
+
+fn wait_for_all(node: &Node) {
     let deadline = Instant::now() + PATIENCE;
     while !node.processes().unwrap().is_empty() {
         assert!(Instant::now() < deadline, "somebody stays behind");

@@ -13,11 +13,15 @@ use super::status::{Guest, Limits, Moment, Status, What, gather};
 use crate::config::Settings;
 use crate::journal::{Grade, Outcome};
 use crate::pve::OnStart;
+use crate::sys::look::Watched;
 use crate::sys::text::printable;
-use crate::sys::{Root, lock, outside};
+use crate::sys::{Root, bounded, lock, outside};
 
 /// node_exporter, which is an unprivileged user, must read it.
 const MODE: u32 = 0o644;
+
+/// For a directory on a server. It is longer than writing with another user's rights may take.
+const DIRECTORY_LIMIT: Duration = Duration::from_secs(15);
 
 /// The longest value of a label, in characters.
 const LABEL: usize = 255;
@@ -35,7 +39,11 @@ pub fn write(root: &Root, settings: &Settings) -> Result<()> {
         let _lock = lock::take(&lock, Instant::now() + LOCK_LIMIT)?;
         let status = gather(root, settings, &Limits::default())?;
         // Debian gives the parent of this directory to the user `prometheus`.
-        Ok(outside::replace(&path, exposition(&status, settings).as_bytes(), MODE)?)
+        let page = exposition(&status, settings);
+        let replace =
+            || outside::replace(&path, page.as_bytes(), MODE).map_err(|error| error.to_string());
+        bounded::within(&watched(root, directory), DIRECTORY_LIMIT, replace)?
+            .map_err(anyhow::Error::msg)
     };
     written().with_context(|| {
         format!("{}: the metrics are not written (report.textfile-directory)", path.display())
@@ -46,10 +54,19 @@ pub fn write(root: &Root, settings: &Settings) -> Result<()> {
 /// they are not configured.
 pub fn complaint(root: &Root, settings: &Settings) -> Option<String> {
     let directory = settings.report.textfile_directory.as_deref()?;
-    let error = outside::takes_files(&root.path(directory)).err()?;
+    let place = root.path(directory);
+    let look = || outside::takes_files(&place).map_err(|error| error.to_string());
+    let look = bounded::within(&watched(root, directory), DIRECTORY_LIMIT, look);
+    let error = look.map_or_else(|error| Some(error.to_string()), Result::err)?;
     Some(format!(
         "the metrics cannot be written to {directory} (report.textfile-directory): {error}"
     ))
+}
+
+fn watched(root: &Root, directory: &str) -> Watched {
+    let name = format!("the directory {directory}");
+    let advice = "It is report.textfile-directory: make its server answer, or name another.";
+    Watched::new(root, "metrics", &name, advice)
 }
 
 const GRADES: [Grade; 7] = [
