@@ -1,5 +1,7 @@
 //! Files, locks, processes, sockets and units: every system call of Stillpoint is in this room.
 
+#![allow(unsafe_code, reason = "system calls")]
+
 pub mod bounded;
 pub mod clock;
 pub mod detach;

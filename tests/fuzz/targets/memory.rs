@@ -1,5 +1,7 @@
 //! Measures the most memory that a call uses.
 
+#![allow(unsafe_code, reason = "an allocator that counts")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 

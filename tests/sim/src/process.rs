@@ -1,5 +1,7 @@
 //! Processes in `/proc`, and the other roles that this program can be started in.
 
+#![allow(unsafe_code, reason = "processes of their own, as vzdump has them")]
+
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;

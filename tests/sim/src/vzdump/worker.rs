@@ -5,6 +5,8 @@
 //! its working directory, and leaks descriptors 6, 7 and 11 into the hook (FACTS-PVE.md, Process
 //! and pipes).
 
+#![allow(unsafe_code, reason = "processes of their own, as vzdump has them")]
+
 use super::daemon::{JOB, reap};
 use super::wire::{Ended, Job, News, Order, Wire};
 use crate::process;
