@@ -313,6 +313,13 @@ fn a_run_that_nobody_ends_is_critical_and_says_the_way_out() {
     let now = status["now"][0]["message"].as_str().unwrap();
     assert!(now.contains("was interrupted") && now.contains("`stillpoint recover`"), "{now}");
     assert_eq!(node.said(&["status", "--check"]).0, 2);
+    let mut over = run.clone();
+    over["journalled"] = json!(true);
+    node.write("var/lib/stillpoint/runs/9001.json", &over.to_string());
+    let status = node.json(&["status", "--json"]);
+    let now = status["now"][0]["message"].as_str().unwrap();
+    assert!(now.contains("is over, and") && !now.contains("interrupted"), "{now}");
+    node.write("var/lib/stillpoint/runs/9001.json", &run.to_string());
     // The command that it names does help.
     assert_eq!(node.said(&["recover"]).0, 0);
     assert_eq!(node.json(&["status", "--json"])["now"], json!([]));

@@ -60,6 +60,9 @@ pub fn resume(root: &Root, vmid: Vmid) -> Result<()> {
     let deadline = Instant::now() + PERSON_LIMIT;
     let errand = Errand { by: "person", reason: "a person asked for it", close: false, run: None };
     let brought_back = quiesce::bring_back_and_unlock(root, vmid, deadline, errand)?;
+    if quiesce::unlock_left(root, vmid)? {
+        print(&format!("Guest {vmid}: {}.", quiesce::UNLOCKED))?;
+    }
     if let Some(words) = quiesce::lock_in_words(root, vmid)? {
         print(&words)?;
     }

@@ -67,6 +67,7 @@ fn bring_back_leftovers(root: &Root, settings: &Settings, job: &Job) {
         let deadline = budget.deadline(LEFTOVER_LIMIT).min(end);
         quiesce::recover_guest(root, vmid, "job-start", deadline).iter().for_each(|line| say(line));
     }
+    quiesce::unlock_all(root).iter().for_each(|line| say(line));
 }
 
 /// Writes what this node has of Stillpoint for the other nodes of the cluster, if that has changed.
@@ -101,7 +102,12 @@ fn end_runs(root: &Root, settings: &Settings, job: &Job) {
             continue;
         }
         let deadline = budget.deadline(LEFTOVER_LIMIT);
-        let errand = Errand { by: "job-end", reason: "the job is over", close: true, run: None };
+        let errand = Errand {
+            by: "job-end",
+            reason: "vzdump ended its job in the middle of this guest",
+            close: true,
+            run: None,
+        };
         match quiesce::bring_back(root, vmid, deadline, errand) {
             Ok(BroughtBack::Nothing) => {}
             Ok(BroughtBack::All { started, all }) => {

@@ -13,7 +13,7 @@ use super::finish::{is_made, why_over};
 use super::left;
 use super::look_out::{self, look_once, stand_by};
 use super::resume::await_engines;
-use super::revive::{Left, left_behind, lock_in_words, revive};
+use super::revive::{Left, left_behind, lock_in_words, revive, unlock_all};
 use super::trial;
 use crate::config::Settings;
 use crate::guest::State;
@@ -381,6 +381,7 @@ pub fn recover(root: &Root, limit: Duration) -> Result<Vec<String>> {
         lines.extend(recover_guest(root, vmid, "recover", Instant::now() + limit));
     }
     lines.extend(recover_left(root, limit)?);
+    lines.extend(unlock_all(root));
     Ok(lines)
 }
 
@@ -456,24 +457,37 @@ fn recover_left(root: &Root, limit: Duration) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// Brings back a guest's containers, and takes away the lock of the dead backup, which would make the next one fail.
+/// Brings back a guest's containers, and takes away the lock of the dead backup, which would make the next one fail. At a
+/// job's start and at boot also the guest itself, where it was left frozen or down: the next backup is made of it as it is.
 pub fn bring_back_and_unlock(
     root: &Root,
     vmid: Vmid,
     deadline: Instant,
     errand: Errand<'_>,
 ) -> Result<BroughtBack> {
-    let brought_back = bring_back(root, vmid, deadline, errand)?;
-    let Ok(Some(run)) = Runs::of(root).load(vmid) else { return Ok(brought_back) };
-    if left_behind(root, &run) != Some(Left::Locked)
-        || !revive(root, &Settings::load(root), &run, Left::Locked)?
-    {
-        return Ok(brought_back);
+    let runs = Runs::of(root);
+    let before = runs.load(vmid).ok().flatten().map_or(0, |run| run.started());
+    let mut brought_back = bring_back(root, vmid, deadline, errand)?;
+    for _ in 0..MOST_REVIVALS {
+        let Ok(Some(run)) = runs.load(vmid) else { break };
+        let Some(left) = left_behind(root, &run) else { break };
+        // A person is given the command that starts a guest, and thaws one before.
+        if left != Left::Locked && errand.by == "person"
+            || Instant::now() >= deadline
+            || !revive(root, &Settings::load(root), &run, left)?
+        {
+            break;
+        }
+        brought_back = match bring_back(root, vmid, deadline, errand)? {
+            BroughtBack::Nothing => BroughtBack::All { started: 0, all: run.fates().len() },
+            other => other,
+        };
+        if let BroughtBack::All { started, .. } = &mut brought_back {
+            let now = runs.load(vmid).ok().flatten().unwrap_or(run).started();
+            *started = (*started).max(now.saturating_sub(before));
+        }
     }
-    Ok(match bring_back(root, vmid, deadline, errand)? {
-        BroughtBack::Nothing => BroughtBack::All { started: run.started(), all: run.fates().len() },
-        other => other,
-    })
+    Ok(brought_back)
 }
 
 /// Sees to it that there is a guard of a guest that is not back yet. Where there is one, the new one ends by itself.

@@ -44,7 +44,7 @@ pub use left::{forget, look_for_removed, sight, sight_locked, tell, try_again};
 pub use note::run_of;
 pub use plan::{Plan, plan};
 pub use resume::{look_again, resume};
-pub use revive::{lock_in_words, thaw, went_down};
+pub use revive::{UNLOCKED, lock_in_words, thaw, unlock_all, unlock_left, went_down};
 pub use settle::settle;
 pub use shared::{Claimed, Shared, Verdict};
 pub use start_order::start_order;

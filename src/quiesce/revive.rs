@@ -7,11 +7,14 @@ use anyhow::{Context, Result, bail};
 
 use crate::config::Settings;
 use crate::guest::{self, State};
-use crate::pve::{Config, Place};
+use crate::pve::{Member, Place, members};
 use crate::report::{log, mail};
+use crate::run::locked::{is_left_locked, is_of_a_backup, left_locked, lock_of};
 use crate::run::{DataCopy, Run, Runs};
+use crate::sys::lock::Lock;
+use crate::sys::look::Watched;
 use crate::sys::text::printable;
-use crate::sys::{Root, clock, lock, process};
+use crate::sys::{Root, bounded, clock, lock, process};
 use crate::vzdump::{GuestType, Job, Mode, Vmid};
 
 /// The lock of every vzdump of a node, from before job-start to after job-end.
@@ -19,6 +22,9 @@ const VZDUMP_LOCK: &str = "/var/run/vzdump.lock";
 
 /// For the guest's lock, to write down what was done.
 const LOCK_LIMIT: Duration = Duration::from_secs(60);
+
+/// For a look at the configurations of this node's guests: milliseconds, unless pmxcfs hangs.
+const CLUSTER_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a backup left undone with the guest itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,17 +108,6 @@ fn is_powered_off(root: &Root, run: &Run) -> bool {
         && !is_rebooting(root, run)
 }
 
-/// Whether the guest bears the lock of this run's vzdump, which is dead. A person who does not want locks taken away
-/// takes them away by hand, and nothing waits for that.
-fn left_locked(root: &Root, run: &Run) -> bool {
-    let Ok(Place::Here(config)) = Place::of(root, run.vmid) else { return false };
-    config.lock.is_some()
-        && is_of_a_backup(config.lock.as_deref())
-        && config.root_volume == run.root_volume
-        && !run.job.worker.alive()
-        && Settings::load(root).resume.unlock
-}
-
 /// The node went down within the snapshot: its boot takes away a lock that reads `backup`, but not this one.
 fn locked_out(root: &Root, run: &Run) -> bool {
     let Ok(Place::Here(config)) = Place::of(root, run.vmid) else { return false };
@@ -178,14 +173,9 @@ fn vzdump_is_at_work(run: &Run, left: Left, locked: bool) -> bool {
 /// Takes the lock of a dead backup away as Proxmox VE does at boot: while no vzdump can begin. Returns whether it could:
 /// not while another job of the node holds vzdump's lock.
 fn unlock(root: &Root, run: &Run) -> Result<bool> {
-    let _vzdump = match lock::take(&root.path(VZDUMP_LOCK), Instant::now()) {
-        // vzdump itself calls us at the start of a job, while it holds that lock.
-        Err(error) if error.kind() == io::ErrorKind::TimedOut && called_by_vzdump(root, run) => {
-            None
-        }
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(false),
-        other => Some(other.context(VZDUMP_LOCK)?),
-    };
+    let called_by_another =
+        || Job::of_parent(root).is_ok_and(|job| job.upid.is_some() && job != run.job);
+    let Some(_vzdump) = no_vzdump_begins(root, called_by_another)? else { return Ok(false) };
     let Place::Here(config) = Place::of(root, run.vmid)? else { return Ok(true) };
     if config.lock.is_some()
         && is_of_a_backup(config.lock.as_deref())
@@ -196,9 +186,68 @@ fn unlock(root: &Root, run: &Run) -> Result<bool> {
     Ok(true)
 }
 
-/// Whether this process is a hook of another job than the run's.
-fn called_by_vzdump(root: &Root, run: &Run) -> bool {
-    Job::of_parent(root).is_ok_and(|job| job.upid.is_some() && job != run.job)
+/// As long as what is returned lives, no vzdump of this node begins with a guest; `None` where one may be at work. A job that
+/// calls us at its start holds that lock itself.
+fn no_vzdump_begins(
+    root: &Root,
+    called_by_vzdump: impl FnOnce() -> bool,
+) -> Result<Option<Option<Lock>>> {
+    Ok(match lock::take(&root.path(VZDUMP_LOCK), Instant::now()) {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => called_by_vzdump().then_some(None),
+        other => Some(Some(other.context(VZDUMP_LOCK)?)),
+    })
+}
+
+/// Takes away the locks that a dead vzdump left at guests without a run of ours: it died between its lock and its first call
+/// of the hook for that guest, or an earlier run was closed while something of vzdump still lived. A line for each guest
+/// where something came of it. An `/etc/pve` that does not answer is not waited for.
+pub fn unlock_all(root: &Root) -> Vec<String> {
+    let locked = || {
+        let members = members(root).map_err(|error| format!("{error:#}"))?;
+        let here = members.into_iter().filter(|member| member.node.is_none());
+        let is_locked = |member: &Member| {
+            member.guest_type == GuestType::Lxc
+                && matches!(member.config(), Ok(Some(config)) if config.lock.as_deref() == Some("backup"))
+        };
+        Ok::<Vec<u32>, String>(here.filter(is_locked).map(|member| member.vmid.0).collect())
+    };
+    let locked = match bounded::within(&Watched::cluster(root), CLUSTER_LIMIT, locked) {
+        Ok(Ok(locked)) => locked,
+        Ok(Err(why)) => return vec![format!("which guests are locked can't be told: {why}")],
+        Err(error) => return vec![format!("which guests are locked can't be told: {error}")],
+    };
+    let mut lines = Vec::new();
+    for vmid in locked.into_iter().map(Vmid) {
+        match unlock_left(root, vmid) {
+            Ok(true) => lines.push(format!("guest {vmid}: {UNLOCKED}")),
+            Ok(false) => {}
+            Err(error) => lines.push(format!("guest {vmid} is still locked: {error:#}")),
+        }
+    }
+    lines
+}
+
+/// What is said of it.
+pub const UNLOCKED: &str = "a vzdump that died had left it locked; it was unlocked";
+
+/// Takes away the lock that a dead vzdump left at this guest, where there is no run of ours that knows of it. Returns whether
+/// it did.
+///
+/// # Errors
+/// Where the guest's configuration, the node's tasks or their logs can't be read, or `pct unlock` fails.
+pub fn unlock_left(root: &Root, vmid: Vmid) -> Result<bool> {
+    if !matches!(Runs::of(root).load(vmid), Ok(None)) || !is_left_locked(root, vmid)? {
+        return Ok(false);
+    }
+    let called_by_vzdump = || Job::of_parent(root).is_ok_and(|job| job.upid.is_some());
+    let Some(_vzdump) = no_vzdump_begins(root, called_by_vzdump)? else { return Ok(false) };
+    // The vzdump that it is may have begun since.
+    if !is_left_locked(root, vmid)? {
+        return Ok(false);
+    }
+    guest::lift_lock(root, vmid)?;
+    log::notice(vmid, UNLOCKED);
+    Ok(true)
 }
 
 /// A lock at a guest that no task of Proxmox VE seems to need any more, with the command that takes it away.
@@ -240,19 +289,6 @@ pub fn thaw(root: &Root, vmid: Vmid) -> Result<bool> {
     guest::thaw(root, vmid)?;
     log::notice(vmid, "it was frozen; a person had it thawed");
     Ok(true)
-}
-
-fn lock_of(root: &Root, vmid: Vmid) -> Result<Option<String>> {
-    Ok(match Place::of(root, vmid)? {
-        Place::Here(Config { lock, .. }) => lock,
-        // A node without configurations: there is no lock to respect either.
-        Place::Gone | Place::Elsewhere(_) => None,
-    })
-}
-
-/// Whether a lock is one that vzdump sets, or none.
-fn is_of_a_backup(lock: Option<&str>) -> bool {
-    matches!(lock, None | Some("backup" | "snapshot"))
 }
 
 /// For the journal; the guest is back whether or not this can be written down.

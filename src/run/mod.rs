@@ -4,6 +4,7 @@
 //! It lies at `/var/lib/stillpoint/runs/VMID.json`. Whoever changes it holds the guest's lock.
 
 mod left;
+pub mod locked;
 mod quiesce;
 mod quiesced;
 mod schema1;

@@ -2,7 +2,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Mode, TaskLog, Upid, Vmid};
+use super::{Mode, TaskLog, Upid, Vmid, tasks};
 use crate::sys::Root;
 use crate::sys::process::{self, Process};
 
@@ -78,6 +78,29 @@ impl Job {
             .any(|(pid, upid)| worker_of(root, pid, &upid).is_some())
     }
 
+    /// Whether the last vzdump that had begun with this guest, as the node's tasks and their logs tell, died before it was done
+    /// with it, and nothing of it lives.
+    ///
+    /// # Errors
+    /// Where the lists of the node's tasks can't be read.
+    pub fn died_at(root: &Root, vmid: Vmid) -> anyhow::Result<bool> {
+        let mut upids: Vec<Upid> =
+            tasks(root)?.unwrap_or_default().into_iter().map(|task| task.upid).collect();
+        upids.retain(Upid::is_backup);
+        upids.sort_by_key(|upid| std::cmp::Reverse(upid.started()));
+        for upid in upids {
+            // The log of an old task may be gone.
+            let Ok(log) = TaskLog::read(root, &upid) else { continue };
+            if log.is_finished(vmid) {
+                return Ok(false);
+            }
+            if log.is_at(vmid) {
+                return Ok(!lives(&upid));
+            }
+        }
+        Ok(false)
+    }
+
     /// The mode that the job's command line asks for, as the first line of its log has it.
     pub fn mode_asked(&self, root: &Root) -> Option<Mode> {
         TaskLog::read(root, self.upid.as_ref()?).ok()?.mode_asked()
@@ -115,6 +138,13 @@ fn worker_of(root: &Root, pid: i32, upid: &Upid) -> Option<Process> {
 /// Whose a worker is: root's, and on a simulated node, which need not be root's, our own user's.
 fn worker_user(root: &Root) -> u32 {
     root.directory().map_or(0, |_| nix::unistd::geteuid().as_raw())
+}
+
+/// Whether the worker of this UPID or anything else of its session still runs.
+fn lives(upid: &Upid) -> bool {
+    let Some((pid, started)) = upid.worker() else { return true };
+    Process::find(pid).is_ok_and(|process| process.started == started && process.alive())
+        || process::session_members(pid).is_ok_and(|members| !members.is_empty())
 }
 
 fn at_work(root: &Root, vmid: Vmid, counts: impl Fn(i32, &Upid) -> bool) -> bool {

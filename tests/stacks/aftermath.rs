@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 use stillpoint_sim::engine::container::Spec;
+use stillpoint_sim::vzdump::bystander::{Bystander, Title};
 use stillpoint_sim::vzdump::replay::{Moment, Victim};
 use stillpoint_sim::vzdump::report::Report;
 
@@ -227,4 +228,113 @@ fn after_a_power_cut_a_guest_that_comes_first_is_mailed_with_the_true_reason() {
     let subject = "Subject: Stillpoint: guest 9001 is back after an interrupted backup";
     assert_eq!(mail.matches(subject).count(), 1, "{mail}");
     assert!(mail.contains("the node went down during the backup; all 3 containers"), "{mail}");
+}
+
+/// What a vzdump leaves that is killed between its lock of the guest and its first call of the hook for it: the lock, and a
+/// task whose log ends in the middle of the guest.
+fn dies_before_its_first_call(scene: &Scene, lock: &str) {
+    scene.guest().set_lock(Some(lock)).unwrap();
+    let started = chrono::Utc::now().timestamp() - 60;
+    let upid = format!("UPID:sim:003FFFFF:0000ABCD:{started:08X}:vzdump:9001:root@pam:");
+    scene.node.write("var/log/pve/tasks/active", &format!("{upid} 0\n")).unwrap();
+    let log = "INFO: starting new backup job: vzdump 9001\n\
+               INFO: Starting Backup of VM 9001 (lxc)\nINFO: status = running\n";
+    let directory = upid.split(':').nth(4).unwrap().chars().last().unwrap();
+    scene.node.write(&format!("var/log/pve/tasks/{directory}/{upid}"), log).unwrap();
+}
+
+#[test]
+fn a_lock_from_before_the_first_call_is_taken_away_by_the_next_job() {
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    dies_before_its_first_call(&scene, "backup");
+    let said = output_of(&scene, &["status"]).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(said.contains("the next backup takes the lock away"), "{said}");
+    assert!(!said.contains("the next one fails"), "{said}");
+    let seen = Arc::new(Mutex::new(None));
+    let its = Arc::clone(&seen);
+    scene.when(At::Ended("job-start"), move |guest| *its.lock().unwrap() = Some(guest.lock()));
+    let report = scene.play(Vec::new());
+    let seen = seen.lock().unwrap().take().unwrap().unwrap();
+    assert_eq!(seen, None, "{}", report.text());
+    assert!(
+        said_in(&report).contains("a vzdump that died had left it locked"),
+        "{}",
+        report.text()
+    );
+}
+
+#[test]
+fn a_lock_from_before_the_first_call_is_taken_away_by_a_person_and_at_boot() {
+    for arguments in [&["resume", "9001"][..], &["recover"]] {
+        let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+        dies_before_its_first_call(&scene, "backup");
+        let said = output_of(&scene, arguments);
+        assert_eq!(lock(&scene), None, "{arguments:?}: {said}");
+        assert!(said.contains("it was unlocked"), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn a_lock_without_a_dead_vzdump_or_of_another_kind_stays() {
+    let stays = |scene: &Scene, which: &str| {
+        let before = lock(scene);
+        for arguments in [&["resume", "9001"][..], &["recover"]] {
+            output_of(scene, arguments);
+            assert_eq!(lock(scene), before, "{which}: {arguments:?}");
+        }
+    };
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    scene.guest().set_lock(Some("backup")).unwrap();
+    stays(&scene, "nobody knows whose it is");
+    for other in ["snapshot", "migrate"] {
+        let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+        dies_before_its_first_call(&scene, other);
+        stays(&scene, other);
+    }
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    dies_before_its_first_call(&scene, "backup");
+    scene.settings("[resume]\nunlock = false\n");
+    stays(&scene, "a person takes it away");
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    dies_before_its_first_call(&scene, "backup");
+    let log =
+        "INFO: starting new backup job: vzdump 9001\nINFO: Starting Backup of VM 9001 (lxc)\n";
+    let another = Bystander::start(&scene.node, Title::True, log).unwrap();
+    stays(&scene, "another vzdump is at it");
+    drop(another);
+}
+
+/// A backup of which nothing lives any more, and no guard either.
+fn all_killed(recorded: &str, phase: &str) -> Scene {
+    let scene = Scene::new(recorded, &|_| {});
+    let mut options = scene.options();
+    options.kills = vec![kill(phase, Moment::End, Victim::Everything)];
+    options.settle = Duration::ZERO;
+    scene.play_with(options);
+    scene
+}
+
+#[test]
+fn a_frozen_guest_is_thawed_and_unlocked_before_the_next_job_comes_to_it() {
+    let scene = all_killed("lxc-suspend", "pre-stop");
+    scene.guest().set_marker("frozen", true).unwrap();
+    assert_eq!(lock(&scene).as_deref(), Some("backup"));
+    let seen = Arc::new(Mutex::new(None));
+    let its = Arc::clone(&seen);
+    scene.when(At::Ended("job-start"), move |guest| {
+        *its.lock().unwrap() = Some((guest.is_frozen(), guest.lock().unwrap()));
+    });
+    let report = scene.play(Vec::new());
+    let seen = seen.lock().unwrap().take().unwrap();
+    assert_eq!(seen, (false, None), "{}", report.text());
+    let said = said_in(&report);
+    assert!(said.contains("guest 9001: started 3 containers of an interrupted backup"), "{said}");
+}
+
+#[test]
+fn nobody_says_that_containers_were_started_which_ran() {
+    let scene = all_killed("lxc-snapshot-1vol", "post-restart");
+    let said = output_of(&scene, &["recover"]);
+    assert_eq!(lock(&scene), None, "{said}");
+    assert!(!said.contains("started 3 containers"), "{said}");
 }

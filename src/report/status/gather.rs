@@ -242,11 +242,16 @@ fn going_on(root: &Root, history: &History, now: DateTime<Utc>) -> Result<Vec<No
                     (true, None) => {
                         format!("not everything is back: `stillpoint resume {vmid}` starts it")
                     }
+                    (false, _) if run.journalled.is_done() => {
+                        "the guest is still locked, frozen or down: `stillpoint recover` mends it"
+                            .to_string()
+                    }
                     (false, _) => "how it ended is not in the journal yet: `stillpoint recover` \
                                    writes it"
                         .to_string(),
                 };
-                let message = format!("a backup that began{began} was interrupted, and {left}");
+                let ended = if run.journalled.is_done() { "is over" } else { "was interrupted" };
+                let message = format!("a backup that began{began} {ended}, and {left}");
                 (What::LeftOver, message)
             }
         };

@@ -3,6 +3,7 @@
 use super::{Backup, Level};
 use crate::journal::Outcome;
 use crate::pve::{Config, Place};
+use crate::run::locked::is_taken_away;
 use crate::sys::Root;
 use crate::sys::text::printable;
 use crate::vzdump::{GuestType, Job, Vmid};
@@ -24,7 +25,8 @@ pub fn left_locked(
     }
     // The task may have ended since the configuration was read.
     let Ok(Place::Here(now)) = Place::of(root, vmid) else { return None };
-    (now.lock.as_deref() == Some(lock)).then(|| words(vmid, guest_type, lock))
+    let taken_away = guest_type == GuestType::Lxc && is_taken_away(root, vmid);
+    (now.lock.as_deref() == Some(lock)).then(|| words(vmid, guest_type, lock, taken_away))
 }
 
 /// Critical after a failed backup: the lock makes the next one fail too, and a reader who sees only
@@ -36,8 +38,14 @@ pub fn level_of_lock(last: Option<&Backup>) -> Level {
     }
 }
 
-fn words(vmid: Vmid, guest_type: GuestType, lock: &str) -> String {
+fn words(vmid: Vmid, guest_type: GuestType, lock: &str, taken_away: bool) -> String {
     let lock = printable(lock, 60);
+    if taken_away {
+        return format!(
+            "a backup that died left it locked ({lock}); the next backup takes the lock away, and now: \
+             stillpoint resume {vmid}"
+        );
+    }
     let program = match guest_type {
         GuestType::Lxc => "pct",
         GuestType::Qemu => "qm",
