@@ -17,16 +17,24 @@ const LONGEST: usize = 4096;
 pub enum Backing {
     /// In the path that the engine reports.
     Itself,
-    /// In this directory of the guest, which is mounted only while a container uses the volume.
+    /// In this directory or file of the guest, which is mounted only while a container uses the volume.
     Directory(String),
     /// On a server, in the notation of a mount: `192.0.2.10:/media` or `//nas/media`; or with the
     /// driver of this name.
     Elsewhere(String),
 }
 
+/// A volume, as far as a copy of its guest is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    pub backing: Backing,
+    /// It is mounted so that nobody can write to it, whatever its containers ask for.
+    pub read_only: bool,
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Volume {
+struct Inspected {
     #[serde(default)]
     driver: String,
     #[serde(default)]
@@ -45,10 +53,10 @@ impl Engine {
     ///
     /// # Errors
     /// If the engine does not answer. A volume that it does not know counts as an ordinary one.
-    pub fn backing(&self, volume: &str, deadline: Instant) -> Result<Backing, Error> {
-        match self.get_json::<Volume>(&format!("/volumes/{}", checked(volume)?), deadline) {
-            Ok(volume) => Ok(backing(volume)),
-            Err(Error::Gone) => Ok(Backing::Itself),
+    pub fn volume(&self, name: &str, deadline: Instant) -> Result<Volume, Error> {
+        match self.get_json::<Inspected>(&format!("/volumes/{}", checked(name)?), deadline) {
+            Ok(inspected) => Ok(inspected.into()),
+            Err(Error::Gone) => Ok(Volume { backing: Backing::Itself, read_only: false }),
             Err(error) => Err(error),
         }
     }
@@ -68,19 +76,28 @@ impl Engine {
     }
 }
 
-fn backing(volume: Volume) -> Backing {
-    // Podman says "local" too; older engines leave it out.
-    if !matches!(volume.driver.as_str(), "" | "local") {
-        return Backing::Elsewhere(volume.driver.chars().take(100).collect());
+impl From<Inspected> for Volume {
+    fn from(inspected: Inspected) -> Volume {
+        // Podman says "local" too; older engines leave it out.
+        if !matches!(inspected.driver.as_str(), "" | "local") {
+            let driver = inspected.driver.chars().take(100).collect();
+            return Volume { backing: Backing::Elsewhere(driver), read_only: false };
+        }
+        let options = inspected.options.unwrap_or_default();
+        let option = |name: &str| options.get(name).map(String::as_str).unwrap_or_default();
+        let flags: Vec<&str> = option("o").split(',').map(str::trim).collect();
+        Volume {
+            backing: local(option("type"), option("device"), &flags),
+            read_only: flags.contains(&"ro"),
+        }
     }
-    let options = volume.options.unwrap_or_default();
-    let option = |name: &str| options.get(name).map(String::as_str).unwrap_or_default();
-    let (kind, device) = (option("type"), option("device"));
-    let flags: Vec<&str> = option("o").split(',').map(str::trim).collect();
+}
+
+/// What the local driver mounts.
+fn local(kind: &str, device: &str, flags: &[&str]) -> Backing {
     if device.is_empty() || device.len() > LONGEST {
         return Backing::Itself;
     }
-    let is_bind = flags.iter().any(|flag| matches!(*flag, "bind" | "rbind"));
     match kind {
         "nfs" | "nfs4" | "cifs" | "smb3" | "smbfs" | "ceph" | "glusterfs" => {
             let address = flags.iter().find_map(|flag| flag.strip_prefix("addr="));
@@ -90,7 +107,9 @@ fn backing(volume: Volume) -> Backing {
             };
             Backing::Elsewhere(source)
         }
-        _ if is_bind && device.starts_with('/') => Backing::Directory(device.to_string()),
+        "tmpfs" | "overlay" => Backing::Itself,
+        // A directory, or an image of a file system in a file, or a device: what matters is where it lies.
+        _ if device.starts_with('/') => Backing::Directory(device.to_string()),
         _ => Backing::Itself,
     }
 }
@@ -101,7 +120,7 @@ mod tests {
 
     #[test]
     fn options_of_the_local_driver_lead_elsewhere() {
-        let of = |text: &str| backing(serde_json::from_str(text).unwrap());
+        let of = |text: &str| Volume::from(serde_json::from_str::<Inspected>(text).unwrap());
         let elsewhere = |source: &str| Backing::Elsewhere(source.to_string());
         for (volume, expected) in [
             (r#"{"Driver":"local","Options":null}"#, Backing::Itself),
@@ -126,9 +145,15 @@ mod tests {
                 r#"{"Driver":"local","Options":{"type":"tmpfs","o":"size=1g","device":"tmpfs"}}"#,
                 Backing::Itself,
             ),
+            (
+                r#"{"Driver":"local","Options":{"type":"ext4","o":"loop","device":"/srv/pg.img"}}"#,
+                Backing::Directory("/srv/pg.img".to_string()),
+            ),
             (r#"{"Driver":"vieux/sshfs"}"#, elsewhere("vieux/sshfs")),
         ] {
-            assert_eq!(of(volume), expected, "{volume}");
+            assert_eq!(of(volume), Volume { backing: expected, read_only: false }, "{volume}");
         }
+        let volume = r#"{"Driver":"local","Options":{"type":"nfs","o":"addr=192.0.2.10,ro","device":":/media"}}"#;
+        assert_eq!(of(volume), Volume { backing: elsewhere("192.0.2.10:/media"), read_only: true });
     }
 }

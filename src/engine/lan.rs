@@ -42,6 +42,12 @@ struct Settings {
 struct Endpoint {
     #[serde(default, rename = "IPAMConfig")]
     ipam_config: Option<Addresses>,
+    #[serde(default)]
+    mac_address: String,
+    #[serde(default, rename = "EndpointID")]
+    id: String,
+    #[serde(default, rename = "IPAddress")]
+    ip_address: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -80,7 +86,10 @@ fn fixed(inspected: Inspected) -> Vec<(String, Vec<String>)> {
     let networks = inspected.network_settings.networks.unwrap_or_default();
     let addresses = |endpoint: Endpoint| -> Vec<String> {
         let named = endpoint.ipam_config.map(|ipam| [ipam.v4, ipam.v6]).unwrap_or_default();
-        named.into_iter().filter(short).chain(mac.clone()).collect()
+        let up = !endpoint.id.is_empty() || !endpoint.ip_address.is_empty();
+        let own = Some(endpoint.mac_address).filter(|mac| is_configured(mac, up));
+        let own = own.filter(short).or_else(|| mac.clone());
+        named.into_iter().filter(short).chain(own).collect()
     };
     networks
         .into_iter()
@@ -91,9 +100,34 @@ fn fixed(inspected: Inspected) -> Vec<(String, Vec<String>)> {
         .collect()
 }
 
+/// Whether the hardware address of an endpoint comes from the container's configuration. One that is not `up` has no
+/// other; those that engines make up are locally administered.
+pub fn is_configured(mac: &str, up: bool) -> bool {
+    let first = mac.split([':', '-']).next().and_then(|octet| u8::from_str_radix(octet, 16).ok());
+    first.is_some_and(|octet| !up || octet & 2 == 0) && mac != "00:00:00:00:00:00"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hardware_address_of_one_endpoint_is_fixed_unless_the_engine_made_it_up() {
+        for (mac, up, fixed) in [
+            ("00:11:22:33:44:55", true, true),
+            ("00:11:22:33:44:55", false, true),
+            ("02:42:ac:1e:00:02", true, false),
+            ("02:42:ac:1e:00:02", false, true),
+            ("", true, false),
+            ("", false, false),
+            ("00:00:00:00:00:00", false, false),
+        ] {
+            assert_eq!(is_configured(mac, up), fixed, "{mac} {up}");
+        }
+        let lan = r#"{"NetworkSettings":{"Networks":{"lan":{"MacAddress":"02:00:00:00:00:07"}}}}"#;
+        let found = fixed(serde_json::from_str(lan).unwrap());
+        assert_eq!(found[0].1, ["02:00:00:00:00:07"]);
+    }
 
     #[test]
     fn only_what_the_configuration_names_is_fixed() {

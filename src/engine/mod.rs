@@ -20,7 +20,7 @@ mod standing;
 mod trial;
 mod versions;
 
-pub use backing::Backing;
+pub use backing::{Backing, Volume};
 pub use client::{Engine, Error};
 pub use container::{Condition, Container, Dependency, Health, Restart, Status};
 pub use engines::{Engines, Kind, Unreachable, at_once, client_of};

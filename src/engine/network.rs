@@ -1,7 +1,11 @@
 //! The addresses and ports that a container asks for, and those that it has.
 
+use std::net::Ipv4Addr;
+
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+
+use super::lan::is_configured;
 
 /// How many networks of one container are read; people use a handful.
 const MOST_NETWORKS: usize = 64;
@@ -20,6 +24,10 @@ pub struct Network {
     pub fixed: Vec<String>,
     /// The addresses that it has now; empty while it is down.
     pub assigned: Vec<String>,
+    /// The configuration of the endpoint names a hardware address.
+    pub fixed_mac: bool,
+    /// It may name one: it is not what engines before Docker 28 make of an IPv4 address.
+    pub odd_mac: bool,
 }
 
 /// A published port: a port of the guest that leads to a container.
@@ -125,6 +133,10 @@ struct Endpoint {
     ipv4: String,
     #[serde(rename = "GlobalIPv6Address", default)]
     ipv6: String,
+    #[serde(rename = "MacAddress", default)]
+    mac: String,
+    #[serde(rename = "EndpointID", default)]
+    id: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -141,12 +153,22 @@ impl Endpoint {
             addresses.iter().filter(|address| !address.is_empty()).map(|text| short(text)).collect()
         };
         let ipam = self.ipam.unwrap_or_default();
+        let up = [&self.id, &self.ipv4, &self.ipv6].iter().any(|text| !text.is_empty());
         Network {
+            fixed_mac: is_configured(&self.mac, up),
+            odd_mac: !self.mac.is_empty() && !is_made_of(&self.mac, &self.ipv4),
             name: name.to_string(),
             fixed: said([ipam.ipv4, ipam.ipv6]),
             assigned: said([self.ipv4, self.ipv6]),
         }
     }
+}
+
+/// `02:42:ac:1e:00:02` is made of 172.30.0.2.
+fn is_made_of(mac: &str, ipv4: &str) -> bool {
+    let Ok(address) = ipv4.parse::<Ipv4Addr>() else { return false };
+    let [a, b, c, d] = address.octets();
+    mac.eq_ignore_ascii_case(&format!("02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x}"))
 }
 
 /// Passes each entry of a map to `take`; `null` has none.
@@ -208,6 +230,14 @@ mod tests {
         );
         assert_eq!(networks[1].assigned, ["172.18.0.5", "fd00::5"]);
         assert!(serde_json::from_str::<Networks>("null").unwrap().0.is_empty());
+        let json = r#"{"a":{"IPAddress":"172.30.0.2","MacAddress":"02:42:ac:1e:00:02"},
+            "b":{"IPAddress":"172.30.0.2","MacAddress":"02:42:ac:1e:00:77"},"c":{"MacAddress":"02:42:ac:1e:00:02"},"d":{}}"#;
+        let Networks(networks) = serde_json::from_str(json).unwrap();
+        let macs = networks.iter().map(|network| (network.fixed_mac, network.odd_mac));
+        assert_eq!(
+            macs.collect::<Vec<_>>(),
+            [(false, false), (false, true), (true, true), (false, false)]
+        );
     }
 
     #[test]

@@ -33,6 +33,10 @@ pub struct Mounted {
     pub kind: String,
     /// The source: `/dev/loop0`, `192.0.2.10:/media`, or a word that the file system defines.
     pub source: String,
+    /// Nothing can be written there.
+    pub read_only: bool,
+    /// The address of the server that is named in `source`, where the kernel tells it.
+    pub address: Option<String>,
 }
 
 /// Where a file system has its data.
@@ -90,6 +94,12 @@ impl Mounts {
         fuse.map(|(point, _)| point.as_str()).collect()
     }
 
+    /// The servers that are mounted by a name, with the address that each of them has.
+    pub fn servers(&self) -> impl Iterator<Item = (&str, &str)> {
+        let named = self.by_path.values().filter(|mounted| mounted.medium() == Medium::Elsewhere);
+        named.filter_map(|mounted| Some((mounted.source.as_str(), mounted.address.as_deref()?)))
+    }
+
     /// The mount on exactly that path.
     pub fn on(&self, path: &str) -> Option<&Mounted> {
         self.by_path.get(path)
@@ -124,14 +134,20 @@ fn line(line: &str) -> Option<(String, Mounted)> {
     let (mount, file_system) = line.split_once(" - ")?;
     let mut mount = mount.split(' ').skip(2);
     let (device, directory, point) = (mount.next()?, mount.next()?, mount.next()?);
+    let of_mount = mount.next().unwrap_or_default();
     let mut file_system = file_system.split(' ');
     let (kind, source) = (file_system.next()?, file_system.next().unwrap_or_default());
+    let of_file_system = file_system.next().unwrap_or_default();
+    let mut options = of_mount.split(',').chain(of_file_system.split(','));
+    let address = of_file_system.split(',').find_map(|option| option.strip_prefix("addr="));
     let point = unescaped(point);
     let mounted = Mounted {
         device: device.chars().take(40).collect(),
         directory: unescaped(directory),
         kind: kind.chars().take(60).collect(),
         source: unescaped(source),
+        read_only: options.any(|option| option == "ro"),
+        address: address.map(|address| address.chars().take(60).collect()),
     };
     let sound = point.starts_with('/') && point.len() <= LONGEST_PATH;
     sound.then_some((point, mounted))
@@ -196,6 +212,20 @@ mod tests {
         assert_eq!(below("/mnt/usb"), ["/mnt/usb/nas"]);
         assert_eq!(below("/mnt/us"), Vec::<&str>::new());
         assert_eq!(below("/").len(), 5);
+    }
+
+    #[test]
+    fn what_only_can_be_read_is_told_by_either_list_of_options() {
+        for (text, read_only) in [
+            ("1 2 0:9 / /srv rw,relatime - nfs4 nas:/m rw,vers=4.2,addr=192.0.2.10 rw", false),
+            ("1 2 0:9 / /srv ro,relatime shared:1 - nfs4 nas:/m rw,addr=192.0.2.10", true),
+            ("1 2 0:9 / /srv rw - nfs4 nas:/m ro,addr=192.0.2.10", true),
+            ("1 2 0:9 / /srv rw,errors=remount-ro - ext4 /dev/x rw,errors=remount-ro", false),
+        ] {
+            assert_eq!(Mounts::parse(text).on("/srv").unwrap().read_only, read_only, "{text}");
+        }
+        let mounts = Mounts::parse("1 2 0:9 / /srv rw - nfs4 nas:/m rw,addr=192.0.2.10\n");
+        assert_eq!(mounts.servers().collect::<Vec<_>>(), [("nas:/m", "192.0.2.10")]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Where a path of a node really is, so that two guests with the same data can be recognised: in a
 //! directory of one node, on a storage that all nodes have, or on a server.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -73,6 +74,8 @@ pub struct Sites {
     node: String,
     mounts: Mounts,
     storages: Vec<Shared>,
+    /// The addresses of servers that the node knows by a name.
+    addresses: BTreeMap<String, String>,
 }
 
 /// A storage that every node has.
@@ -92,12 +95,29 @@ impl Sites {
         let mounts =
             mounts.ok().flatten().map_or_else(Mounts::default, |text| Mounts::parse(&text));
         let storages = storage::read(root).map(shared).unwrap_or_default();
-        Sites { root: root.clone(), node: node_name(root), mounts, storages }
+        let addresses = addresses(&mounts);
+        Sites { root: root.clone(), node: node_name(root), mounts, storages, addresses }
+    }
+
+    /// The same site with the server's address in the place of its name, where the node knows it: one server is called
+    /// by either.
+    pub fn known(&self, site: Site) -> Site {
+        match &site.holder {
+            Holder::Server(name) => match self.addresses.get(name) {
+                Some(address) => Site { holder: Holder::Server(address.clone()), ..site },
+                None => site,
+            },
+            Holder::Node(_) | Holder::Storage(_) => site,
+        }
     }
 
     /// The place of what a guest's configuration mounts: a path of its node, or a volume. `node` is
     /// the guest's; `None` means this one.
     pub fn of_source(&self, source: &str, node: Option<&str>) -> Site {
+        self.known(self.named(source, node))
+    }
+
+    fn named(&self, source: &str, node: Option<&str>) -> Site {
         if !source.starts_with('/') {
             let (storage, volume) = source.split_once(':').unwrap_or(("", source));
             let holder = Holder::Storage(storage.to_string());
@@ -182,14 +202,26 @@ pub fn server(source: &str) -> Option<(String, String)> {
             (server, directory)
         }
     };
-    (!server.is_empty()).then(|| (server.to_ascii_lowercase(), format!("/{directory}")))
+    (!server.is_empty()).then(|| (plain_server(server), plain(directory)))
+}
+
+/// A server's name without the dot at its end, or its address without brackets.
+fn plain_server(server: &str) -> String {
+    let bare = server.strip_prefix('[').and_then(|server| server.strip_suffix(']'));
+    bare.unwrap_or(server).trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// What the kernel tells of the addresses behind the names of the servers that are mounted.
+fn addresses(mounts: &Mounts) -> BTreeMap<String, String> {
+    let named = mounts.servers().filter_map(|(source, address)| Some((server(source)?.0, address)));
+    named.map(|(name, address)| (name, plain_server(address))).collect()
 }
 
 /// The storages that are a directory which every node has.
 fn shared(storages: Vec<storage::Storage>) -> Vec<Shared> {
     let of = |storage: storage::Storage| {
         let directory = storage.directory.filter(|directory| directory.shared)?;
-        let server = directory.served.map(|(server, path)| (server, plain(&path)));
+        let server = directory.served.map(|(server, path)| (plain_server(&server), plain(&path)));
         Some(Shared { id: storage.id, path: plain(&directory.path), server })
     };
     storages.into_iter().filter_map(of).collect()
@@ -227,6 +259,7 @@ mod tests {
             node: "one".to_string(),
             mounts: Mounts::parse(MOUNTS),
             storages: shared(storage::parse(STORAGES)),
+            addresses: BTreeMap::new(),
         }
     }
 
@@ -244,6 +277,22 @@ mod tests {
         assert_eq!(at("/mnt/far/x", None), "me@far:/home/x");
         assert_eq!(at("local-lvm:vm-9001-disk-1", Some("two")), "local-lvm:/vm-9001-disk-1");
         assert_eq!(at("/var/lib/vz/x", None), "/var/lib/vz/x", "each node has its own");
+    }
+
+    #[test]
+    fn a_server_is_known_by_its_name_and_by_its_address() {
+        let mounts = Mounts::parse(
+            "1 0 0:9 / /mnt/media rw - nfs4 nas.example.org:/media rw,vers=4.2,addr=192.0.2.10\n",
+        );
+        let sites = Sites { addresses: addresses(&mounts), mounts, ..sites() };
+        assert_eq!(sites.of_source("/mnt/media/a", None).to_string(), "192.0.2.10:/media/a");
+        let by_storage = sites.of_source("/mnt/pve/nas/a", Some("two"));
+        assert_eq!(by_storage.to_string(), "192.0.2.10:/volume1/pve/a");
+        let holder = Holder::Server("nas.example.org".to_string());
+        assert_eq!(sites.known(Site { holder, path: "/".into() }).to_string(), "192.0.2.10:/");
+        assert_eq!(server("NAS.example.org.:/m/"), Some(("nas.example.org".into(), "/m".into())));
+        assert_eq!(server("[2001:db8::9]:/m"), Some(("2001:db8::9".into(), "/m".into())));
+        assert_eq!(server("//nas/m/../n"), Some(("nas".into(), "/n".into())));
     }
 
     #[test]

@@ -28,9 +28,12 @@ pub fn first_come(containers: &[Option<&Container>]) -> Vec<Vec<usize>> {
 }
 
 fn by_network(containers: &[Option<&Container>], before: &mut [Vec<usize>], room: &mut usize) {
+    /// Those with an address of their own; those that only have a hardware address of their own, and are given whichever
+    /// address is free; all others.
     #[derive(Default)]
     struct Members {
         fixed: Vec<usize>,
+        fixed_mac: Vec<usize>,
         others: Vec<usize>,
     }
     let mut networks: HashMap<(&str, &str), Members> = HashMap::new();
@@ -38,14 +41,22 @@ fn by_network(containers: &[Option<&Container>], before: &mut [Vec<usize>], room
         let Some(container) = container else { continue };
         for network in &container.networks {
             let members = networks.entry((&container.engine, &network.name)).or_default();
-            let list =
-                if is_fixed(container, network) { &mut members.fixed } else { &mut members.others };
+            let own_mac = network.odd_mac || is_fixed(container, network);
+            let list = match (network.fixed.is_empty(), own_mac) {
+                (false, _) => &mut members.fixed,
+                (true, true) => &mut members.fixed_mac,
+                (true, false) => &mut members.others,
+            };
             list.push(index);
         }
     }
     for members in networks.values() {
+        for other in &members.fixed_mac {
+            add(&members.fixed, *other, before, room);
+        }
         for other in &members.others {
             add(&members.fixed, *other, before, room);
+            add(&members.fixed_mac, *other, before, room);
         }
     }
 }
@@ -84,7 +95,7 @@ fn add(first: &[usize], then: usize, before: &mut [Vec<usize>], room: &mut usize
 
 /// Whether a container can be in that network with one address only.
 pub fn is_fixed(container: &Container, network: &Network) -> bool {
-    container.fixed_mac || !network.fixed.is_empty()
+    container.fixed_mac || network.fixed_mac || !network.fixed.is_empty()
 }
 
 /// Has those that were refused an address of their own go before all others that are down: somebody has made room for them.
@@ -162,7 +173,7 @@ mod tests {
 
     fn in_network(name: &str, fixed: &[&str]) -> Network {
         let fixed = fixed.iter().map(|address| address.to_string()).collect();
-        Network { name: name.to_string(), fixed, assigned: Vec::new() }
+        Network { name: name.to_string(), fixed, ..Network::default() }
     }
 
     fn container(networks: Vec<Network>, ports: &[(u16, u16)]) -> Container {
@@ -197,7 +208,11 @@ mod tests {
         let elsewhere = container(vec![in_network("shop", &[])], &[]);
         assert_eq!(edges(&[app.clone(), proxy.clone(), elsewhere]), [vec![1], vec![], vec![]]);
         let mac = Container { fixed_mac: true, ..app.clone() };
-        assert_eq!(edges(&[app.clone(), mac]), [vec![1], vec![]]);
+        assert_eq!(edges(&[app.clone(), mac.clone()]), [vec![1], vec![]]);
+        // It is given an address too, which may be the proxy's.
+        assert_eq!(edges(&[mac, proxy.clone()]), [vec![1], vec![]]);
+        let of_endpoint = Network { fixed_mac: true, ..in_network("edge", &[]) };
+        assert_eq!(edges(&[app.clone(), container(vec![of_endpoint], &[])]), [vec![1], vec![]]);
         let ipv6 = container(vec![in_network("edge", &["fd00::2"])], &[]);
         assert_eq!(edges(&[app, ipv6, proxy]), [vec![1, 2], vec![], vec![]]);
     }

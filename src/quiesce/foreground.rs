@@ -24,6 +24,9 @@ const WITH_VALUE: [&str; 25] = [
     "--tlscacert", "--tlscert", "--tlskey", "--in-pod", "--pod-args", "--podman-path", "--podman-args",
 ];
 
+/// What stands for the value of an option in an interpreter's command line (`python3 -W ignore`, `-X dev`).
+const INTERPRETERS_VALUES: [&str; 6] = ["ignore", "default", "error", "once", "dev", "utf8"];
+
 /// What else compose can be asked to do.
 #[rustfmt::skip]
 const OTHERS: [&str; 36] = [
@@ -127,11 +130,15 @@ fn client(process: &Process) -> Option<Client> {
         name.starts_with("docker-compose") || name.starts_with("podman-compose")
     };
     let words = &process.command;
-    // A script's interpreter stands before it.
-    let (mut rest, mut compose) = match words.iter().take(2).position(|word| is_compose(&word)) {
-        Some(at) => (words.get(at + 1..)?.iter(), true),
-        None if process.is("docker") => (words.get(1..)?.iter(), false),
-        None => return None,
+    let (mut rest, mut compose) = match program(words) {
+        Some(at) if is_compose(&&words[at]) => (words.get(at + 1..)?.iter(), true),
+        // `python3 -m compose`
+        Some(at) if at > 1 && words[at - 1] == "-m" && words[at].ends_with("compose") => {
+            (words.get(at + 1..)?.iter(), true)
+        }
+        // Podman's own command runs whichever compose is there.
+        _ if process.is("docker") || process.is("podman") => (words.get(1..)?.iter(), false),
+        _ => return None,
     };
     let mut client = Client {
         cwd: process.directory.clone(),
@@ -172,6 +179,19 @@ fn client(process: &Process) -> Option<Client> {
         _ => rest.contains(&"up"),
     };
     (compose && up && !rest.iter().any(|word| detaches(word))).then_some(client)
+}
+
+/// Which word names what a process runs: the first one, or of an interpreter's command line its script or module.
+fn program(words: &[String]) -> Option<usize> {
+    let first = words.first()?;
+    let name = first.rsplit('/').next().unwrap_or(first);
+    let interprets = ["python", "pypy", "sh", "bash", "dash", "ash"];
+    if !interprets.iter().any(|interpreter| name.starts_with(interpreter)) {
+        return Some(0);
+    }
+    let is_option =
+        |word: &String| word.starts_with('-') || INTERPRETERS_VALUES.contains(&word.as_str());
+    words.iter().skip(1).position(|word| !is_option(word)).map(|at| at + 1)
 }
 
 /// Options of `up` with which the client does not stay: `-d`, also among other short ones, and what implies it.
@@ -283,6 +303,10 @@ mod tests {
             "/usr/bin/docker --context x compose -p a up --remove-orphans",
             "/usr/libexec/docker/cli-plugins/docker-compose compose up",
             "/usr/bin/python3 /usr/local/bin/docker-compose -f a.yml up -t 30",
+            "/usr/bin/python3 -u -W ignore /usr/bin/docker-compose up",
+            "python3 -m compose -p a up",
+            "/bin/sh /usr/local/bin/docker-compose up",
+            "podman compose -p a up",
             "python3 /usr/bin/podman-compose --podman-run-args --log-driver=journald up",
             "docker-compose --new-option value up --abort-on-container-exit",
         ] {
@@ -297,6 +321,9 @@ mod tests {
             "docker compose run web up",
             "docker up",
             "docker run alpine compose",
+            "podman up",
+            "python3 -m http.server up",
+            "python3 /opt/app.py docker-compose up",
             "dockerd up",
             "docker",
         ] {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::config::{Restore, Settings};
-use crate::engine::{Backing, Container, Data, Engine, Error};
+use crate::engine::{Backing, Container, Data, Engine, Error, Volume};
 use crate::guest::{
     Guest, Holder, LeftOut, Medium, Mounted, Site, Sites, Volumes, of_mounted, server,
 };
@@ -141,7 +141,9 @@ impl Shared {
         let site = own.below(rest);
         let has = |(_, sites): &&(String, Vec<Site>)| sites.iter().any(|its| its.overlaps(&site));
         let (by, _) = self.others.iter().find(has).filter(|_| !self.is_allowed(&site))?;
-        let writable = writable && !mount.read_only;
+        let sees = self.volumes.mounts().on(point);
+        let read_only = mount.read_only || sees.is_some_and(|mounted| mounted.read_only);
+        let writable = writable && !read_only;
         Some(Claimed { path: path.to_string(), site, by: by.clone(), writable })
     }
 
@@ -160,7 +162,8 @@ impl Shared {
         match self.volumes.left_out(path) {
             Some(LeftOut::Mounted(point, mounted)) if mounted.medium() == Medium::Elsewhere => {
                 let rest = Path::new(path).strip_prefix(point).unwrap_or(Path::new(""));
-                self.of_server(path, on_server(point, mounted).below(rest), writable)
+                let site = self.sites.known(on_server(point, mounted).below(rest));
+                self.of_server(path, site, writable && !mounted.read_only)
             }
             Some(LeftOut::Mounted(..)) => None,
             Some(LeftOut::MountPoint(point)) => self.of_mount(point, path, writable),
@@ -172,14 +175,15 @@ impl Shared {
     ///
     /// # Errors
     /// When the copy's file system does not tell where its links lead.
-    fn of_data(&self, data: &Data, backing: &Backing) -> Result<Vec<Claimed>, Error> {
-        let path = match backing {
+    fn of_data(&self, data: &Data, volume: &Volume) -> Result<Vec<Claimed>, Error> {
+        let writable = data.writable && !volume.read_only;
+        let path = match &volume.backing {
             Backing::Itself => data.path.as_str(),
             Backing::Directory(path) => path.as_str(),
             Backing::Elsewhere(source) => {
                 let (holder, path) = server(source).unwrap_or((source.clone(), "/".to_string()));
-                let site = Site { holder: Holder::Server(holder), path };
-                return Ok(self.of_server(&data.path, site, data.writable).into_iter().collect());
+                let site = self.sites.known(Site { holder: Holder::Server(holder), path });
+                return Ok(self.of_server(&data.path, site, writable).into_iter().collect());
             }
         };
         let path = match &self.tree {
@@ -191,8 +195,8 @@ impl Shared {
             })?,
             None => path,
         };
-        let mut claimed: Vec<Claimed> = self.at(path, data.writable).into_iter().collect();
-        let writable = data.writable && path != "/";
+        let mut claimed: Vec<Claimed> = self.at(path, writable).into_iter().collect();
+        let writable = writable && path != "/";
         let set = self.config.mounts.iter().map(|mount| mount.path.as_str());
         let mounted = self.volumes.mounts().below(path).map(|(point, _)| point);
         let below = |point: &&str| *point != path && Path::new(point).starts_with(path);
@@ -213,11 +217,11 @@ impl Shared {
     ) -> Result<Verdict, Error> {
         let mut claimed = BTreeSet::new();
         for data in &container.data {
-            let backing = match &data.volume {
-                Some(volume) => engine.backing(volume, deadline)?,
-                None => Backing::Itself,
+            let volume = match &data.volume {
+                Some(volume) => engine.volume(volume, deadline)?,
+                None => Volume { backing: Backing::Itself, read_only: false },
             };
-            claimed.extend(self.of_data(data, &backing)?);
+            claimed.extend(self.of_data(data, &volume)?);
         }
         let sentence = |writable: bool| {
             let of = claimed.iter().filter(|it| it.writable == writable).take(MOST_NAMED);
@@ -294,7 +298,7 @@ fn name(member: &Member, config: &Config) -> String {
 
 fn allowed(restore: &Restore, sites: &Sites) -> Vec<Site> {
     let site = |text: &String| match server(text).filter(|_| !is_path(text)) {
-        Some((holder, path)) => Site { holder: Holder::Server(holder), path },
+        Some((holder, path)) => sites.known(Site { holder: Holder::Server(holder), path }),
         None => sites.of_source(text, None),
     };
     restore.shared.iter().map(site).collect()

@@ -107,7 +107,7 @@ mod tests {
     fn container(fixed: &[&str], assigned: &[&str]) -> Container {
         let texts = |texts: &[&str]| texts.iter().map(|text| text.to_string()).collect();
         let network =
-            Network { name: "edge".to_string(), fixed: texts(fixed), assigned: texts(assigned) };
+            Network { fixed: texts(fixed), assigned: texts(assigned), ..Network::default() };
         let json = br#"{"Id":"3b1f0c2d4e5f","Name":"/x","State":{"Status":"running"}}"#;
         Container { networks: vec![network], ..Container::parse(json).unwrap() }
     }

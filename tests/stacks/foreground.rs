@@ -57,6 +57,20 @@ fn a_stack_whose_client_stays_with_it_is_paused() {
 }
 
 #[test]
+fn a_client_is_known_however_it_was_begun() {
+    for command in [
+        "/usr/bin/python3 -u /usr/bin/docker-compose -f /opt/harbor/compose.yaml up",
+        "python3 -m compose -p harbor up",
+        "podman compose -p harbor up",
+    ] {
+        let scene = scene(&format!("42 {command}\n"), None);
+        backup(&scene);
+        assert_eq!(stopped_or_paused(&scene, "core"), (0, 1), "{command}");
+        assert_eq!(stopped_or_paused(&scene, "db"), (1, 0), "{command}");
+    }
+}
+
+#[test]
 fn a_label_that_asks_for_a_stop_does_not_have_the_stack_removed() {
     let scene = scene("42 docker-compose -p harbor up\n", Some("stop"));
     let record = backup(&scene);

@@ -266,6 +266,7 @@ fn a_volume_that_is_mounted_only_while_it_is_used_is_looked_through() {
     for (options, place) in [
         (json!({"type": "nfs", "o": "addr=192.0.2.10,rw", "device": ":/pg"}), "192.0.2.10:/pg"),
         (json!({"type": "none", "o": "bind", "device": "/srv/pg"}), "/tank/pg"),
+        (json!({"type": "ext4", "o": "loop", "device": "/srv/pg/db.img"}), "/tank/pg/db.img"),
     ] {
         let pair = Pair::with(BIND, BIND, &[("pgdata", "/var/lib/postgresql/data")]);
         let options = serde_json::from_value(options).unwrap();
@@ -278,6 +279,44 @@ fn a_volume_that_is_mounted_only_while_it_is_used_is_looked_through() {
         assert_eq!(fate_of, "held-back", "{place}");
         assert!(why.contains(place), "{why}");
     }
+}
+
+#[test]
+fn what_is_mounted_so_that_nobody_can_write_is_started_and_named() {
+    let mounts =
+        "1 0 7:0 / / rw - ext4 /dev/loop0 rw\n2 1 0:9 / /srv/pg ro,relatime - nfs4 nas:/pg ro\n";
+    let of_guest = Pair::new("", "");
+    of_guest.node.write("guests/9002/root/proc/1/mountinfo", mounts).unwrap();
+    let of_volume = Pair::with("", "", &[("pgdata", "/var/lib/postgresql/data")]);
+    let options = json!({"type": "nfs", "o": "addr=nas,ro", "device": ":/pg"});
+    of_volume.copy.engine.as_ref().unwrap().configure(|config| {
+        config
+            .volume_options
+            .insert("pgdata".to_string(), serde_json::from_value(options).unwrap());
+    });
+    for pair in [of_guest, of_volume] {
+        let (_, record) = pair.settle();
+        assert_eq!(pair.status("pg"), Status::Running, "{record:#}");
+        assert!(record["notes"].to_string().contains("pg reads nas:/pg"), "{record:#}");
+    }
+}
+
+#[test]
+fn one_server_by_its_name_and_by_its_address_is_one() {
+    let pair = Pair::new("", "mp0: /mnt/pve/nas/pg,mp=/srv/pg\n");
+    pair.node
+        .add_storage("nfs", "nas", &[("server", "nas.example.org"), ("export", "/x")])
+        .unwrap();
+    pair.node
+        .add_storage("nfs", "again", &[("server", "192.0.2.10"), ("export", "/x/pg/")])
+        .unwrap();
+    let mounts =
+        "1 0 0:9 / /mnt/pve/nas rw - nfs4 nas.example.org:/x rw,vers=4.2,addr=192.0.2.10\n";
+    pair.node.write("proc/self/mountinfo", mounts).unwrap();
+    let guest = pair.node.guest(9001).unwrap();
+    let config = guest.config().unwrap();
+    guest.set_config(&config.replacen("net0:", "mp0: /mnt/pve/again,mp=/d\nnet0:", 1)).unwrap();
+    assert_eq!(fate(&pair.settle().1, "pg").0, "held-back");
 }
 
 #[test]
