@@ -37,9 +37,10 @@ pub fn plan(root: &Root, vmid: Vmid, as_json: bool) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(20);
     let survey =
         quiesce::survey(&engines, deadline).any().with_context(|| format!("guest {vmid}"))?;
-    let (volumes, note) = Volumes::of(config, &guest);
+    let (mut volumes, note) = Volumes::of(config, &guest);
+    let unfollowed = quiesce::follow_links(&mut volumes, &guest, &survey.containers);
     let mut plan = quiesce::plan(vmid, &survey.containers, &settings, &volumes);
-    plan.notes.extend(note);
+    plan.notes.extend(note.into_iter().chain(unfollowed));
     plan.see_clients(&survey);
     plan.see_engines(&engines, &volumes, deadline);
     plan.notes.extend(plan.incomplete.clone());

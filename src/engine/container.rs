@@ -22,6 +22,9 @@ const LABEL: usize = 128;
 /// The memory for a container's name besides its text, in bytes.
 const NAME: usize = 24;
 
+/// As much of a runtime's name as of the engine's own, in characters.
+const LONGEST_RUNTIME: usize = 80;
+
 /// How many links of one container are read.
 const MOST_LINKS: usize = 64;
 
@@ -110,6 +113,8 @@ pub struct Container {
     /// The containers, by id or name, whose network, process or IPC namespace it joins: it starts
     /// only while they run.
     pub joins: Vec<String>,
+    /// The name of the runtime that starts it; empty where that is the engine's affair.
+    pub runtime: String,
     /// The containers, by name, that it has legacy links to (`--link`); they must run at its start
     /// too.
     pub links: Vec<String>,
@@ -149,7 +154,7 @@ impl Container {
         let labels = self.labels.iter().map(|(key, value)| LABEL + key.len() + value.len());
         let data = self.data.iter().map(Data::weight);
         let times = self.started_at.len() + self.finished_at.len() + self.created.len();
-        let own = self.id.len() + self.engine.len() + self.name.len() + times;
+        let own = self.id.len() + self.engine.len() + self.name.len() + self.runtime.len() + times;
         let others = self.joins.iter().chain(&self.links).map(|name| NAME + name.len());
         let network =
             network::weight(&self.networks, &self.ports) + network::weight(&[], &self.taken_ports);
@@ -331,9 +336,17 @@ struct HostConfig {
     links: Option<Vec<String>>,
     #[serde(default)]
     port_bindings: Ports,
+    #[serde(default)]
+    runtime: Option<String>,
 }
 
 impl HostConfig {
+    /// The runtime; Podman says `oci` of each.
+    fn runtime(&self) -> String {
+        let named = self.runtime.as_deref().filter(|runtime| *runtime != "oci");
+        named.unwrap_or_default().chars().take(LONGEST_RUNTIME).collect()
+    }
+
     /// The containers that `container:ID` modes name.
     fn joins(&self) -> Vec<String> {
         let modes = [&self.network_mode, &self.pid_mode, &self.ipc_mode];
@@ -424,6 +437,7 @@ impl TryFrom<Inspected> for Container {
                 .and_then(|check| check.check(inspected.config.shell)),
             networks: inspected.network_settings.networks.0,
             fixed_mac: inspected.config.mac_address.is_some_and(|address| !address.is_empty()),
+            runtime: inspected.host_config.runtime(),
             joins: inspected.host_config.joins(),
             links: inspected.host_config.links(),
             ports: inspected.host_config.port_bindings.0,

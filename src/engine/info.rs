@@ -23,7 +23,7 @@ pub struct Info {
 }
 
 /// The data directory of containerd as packaged by distributions and Docker.
-const CONTAINERD: &str = "/var/lib/containerd";
+pub const CONTAINERD: &str = "/var/lib/containerd";
 
 /// Sockets of a containerd that dockerd runs itself, with its data below Docker's, are below these.
 const OWN_CONTAINERD: [&str; 2] = ["/var/run/docker/", "/run/docker/"];

@@ -25,7 +25,7 @@ pub use client::{Engine, Error};
 pub use container::{Condition, Container, Dependency, Health, Restart, Status};
 pub use engines::{Engines, Kind, Unreachable, at_once, client_of};
 pub use health::HealthCheck;
-pub use info::Info;
+pub use info::{CONTAINERD, Info};
 pub use kept::{Data, MOST_CONTAINERS};
 pub use network::{HostPort, Network};
 pub use trial::{Image, ImageConfig};

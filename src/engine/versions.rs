@@ -25,10 +25,14 @@ pub struct Versions {
     pub socket: String,
     /// The engine's own id; empty for Podman, which makes a new one for each answer.
     pub engine: String,
-    /// The runtime for containers that name none.
+    /// The runtime that starts the container: its own, else that of the engine.
     pub runtime: String,
     /// `containerd 1.7.27`, with the commit if it is known.
     pub components: Vec<String>,
+    /// What tells the programs in the guest, and what the node confines it with, from what is put in their place: a
+    /// package can be built anew, or a profile loaded, without a new version.
+    #[serde(default)]
+    pub files: Vec<String>,
 }
 
 impl Engine {
@@ -40,7 +44,8 @@ impl Engine {
         let podman = components.iter().any(|component| component.starts_with(PODMAN));
         let engine = if podman { String::new() } else { info.id };
         let socket = self.socket().to_string();
-        Ok(Versions { socket, engine, runtime: info.default_runtime, components })
+        let (runtime, files) = (info.default_runtime, Vec::new());
+        Ok(Versions { socket, engine, runtime, components, files })
     }
 }
 

@@ -1,22 +1,28 @@
 //! Which paths of a guest vzdump copies: those on the guest's own volumes that are in the backup,
 //! except for what is mounted over them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::Guest;
 use super::mounts::{Medium, Mounted, Mounts};
 use crate::engine::Data;
 use crate::pve::Config;
-use crate::sys::text::excerpt;
+use crate::sys::text::{excerpt, printable};
 
 /// How many paths of one container's mount are named; nobody reads more at once.
 const MOST_BELOW: usize = 16;
+
+/// So many places of data are looked at for links; each takes a fraction of a millisecond.
+const MOST_FOLLOWED: usize = 2000;
 
 /// The volumes of a guest, from its configuration and its own list of mounts.
 #[derive(Clone, Debug, Default)]
 pub struct Volumes {
     config: Option<Config>,
     mounts: Mounts,
+    /// Where paths lead that have links of the guest in them.
+    links: BTreeMap<String, String>,
 }
 
 /// Why a path is not in the backup.
@@ -40,22 +46,51 @@ impl LeftOut<'_> {
 impl Volumes {
     /// For a guest with this configuration and these mounts.
     pub fn new(config: Option<Config>, mounts: Mounts) -> Volumes {
-        Volumes { config, mounts }
+        Volumes { config, mounts, links: BTreeMap::new() }
     }
 
     /// For a running guest, with a note for the admin if its mounts cannot be determined.
     pub fn of(config: Option<Config>, guest: &Guest) -> (Volumes, Option<String>) {
         match Mounts::of(guest) {
-            Ok(mounts) => (Volumes { config, mounts }, None),
+            Ok(mounts) => (Volumes::new(config, mounts), None),
             Err(error) => {
                 let note = format!(
                     "cannot determine what the guest itself has mounted (/proc/1/mountinfo: {}): such data is not \
                      in the backup and is not named",
                     excerpt(&error, 200)
                 );
-                (Volumes { config, mounts: Mounts::default() }, Some(note))
+                (Volumes::new(config, Mounts::default()), Some(note))
             }
         }
+    }
+
+    /// Looks where these paths lead in the guest; returns what a person should know where that cannot be determined.
+    pub fn follow<'a>(
+        &mut self,
+        guest: &Guest,
+        paths: impl Iterator<Item = &'a str>,
+    ) -> Option<String> {
+        let unique: BTreeSet<&str> = paths.take(MOST_FOLLOWED).collect();
+        for path in unique {
+            match guest.tree.followed(path) {
+                Ok(real) if real != path => drop(self.links.insert(path.to_string(), real)),
+                Ok(_) => {}
+                Err(error) => {
+                    return Some(format!(
+                        "cannot determine where {} leads ({}): data behind links of the guest that is not in the \
+                         backup is not named",
+                        printable(path, 200),
+                        excerpt(&error, 200)
+                    ));
+                }
+            }
+        }
+        None
+    }
+
+    /// Where a path leads, as far as its links were followed.
+    pub fn real<'a>(&'a self, path: &'a str) -> &'a str {
+        self.links.get(path).map_or(path, String::as_str)
     }
 
     /// The mounts that its init sees.
@@ -105,16 +140,17 @@ impl Volumes {
     /// Paths of a container's data that are not in the backup: the path of its mount, else what is
     /// mounted below it, if the container may write there.
     pub fn left_out_of(&self, data: &Data) -> Vec<String> {
-        if self.left_out(&data.path).is_some() {
+        let path = self.real(&data.path);
+        if self.left_out(path).is_some() {
             return vec![data.path.clone()];
         }
         // A container that mounts the whole guest only monitors it, and has its own data elsewhere.
-        if !data.writable || data.path == "/" {
+        if !data.writable || path == "/" {
             return Vec::new();
         }
         let set = self.config.iter().flat_map(|config| &config.mounts).map(|set| set.path.as_str());
-        let set = set.filter(|point| is_below(point, &data.path));
-        let mounted = self.mounts.below(&data.path).map(|(point, _)| point);
+        let set = set.filter(|point| is_below(point, path));
+        let mounted = self.mounts.below(path).map(|(point, _)| point);
         let mut below: Vec<String> = set
             .chain(mounted)
             .filter(|point| self.left_out(point).is_some())
@@ -181,6 +217,19 @@ mod tests {
         assert_eq!(volumes.left_out("/srv/nas"), None);
         let unknown = Volumes::new(None, Mounts::parse("9 1 7:9 / /a rw - ext4 /dev/loop9 rw\n"));
         assert_eq!(unknown.left_out("/a"), None, "whose the disk is cannot be determined");
+    }
+
+    #[test]
+    fn what_lies_behind_a_link_is_found_and_named_as_it_is_mounted() {
+        let mut volumes = volumes();
+        volumes.links.insert("/data/pg".into(), "/bulk/pg".into());
+        volumes.links.insert("/data/www".into(), "/srv".into());
+        let of = |path: &str| {
+            volumes.left_out_of(&Data { path: path.to_string(), writable: true, volume: None })
+        };
+        assert_eq!(of("/data/pg"), ["/data/pg"]);
+        assert_eq!(of("/data/www"), ["/srv/nas"]);
+        assert_eq!(of("/data/other"), Vec::<String>::new());
     }
 
     #[test]

@@ -4,8 +4,8 @@
 use std::time::Instant;
 
 use super::plan::Plan;
-use crate::engine::{Container, Engine, Engines, Error, Info, at_once};
-use crate::guest::{LeftOut, Volumes};
+use crate::engine::{CONTAINERD, Container, Engine, Engines, Error, Info, at_once};
+use crate::guest::{Guest, LeftOut, Volumes};
 use crate::run::Step;
 use crate::sys::text::{count, printable};
 
@@ -14,6 +14,18 @@ const ROOM: usize = 4 << 20;
 
 /// So many containers are named in a reason; the journal names them all.
 const MOST_NAMED: usize = 20;
+
+/// Follows the links in the guest on the way to the data of these containers; returns what a person should know where
+/// that cannot be done.
+pub fn follow_links(
+    volumes: &mut Volumes,
+    guest: &Guest,
+    containers: &[Container],
+) -> Option<String> {
+    let data = containers.iter().flat_map(|container| &container.data);
+    // Docker resolves the links of its own directory itself.
+    volumes.follow(guest, data.map(|data| data.path.as_str()).chain([CONTAINERD]))
+}
 
 /// The paths of containers that are not in the backup, as far as they are named.
 pub struct Paths<'a> {
@@ -76,7 +88,7 @@ impl Plan {
             }
         };
         let missing = info.directories().filter_map(|directory| {
-            let why = match volumes.left_out(directory)? {
+            let why = match volumes.left_out(volumes.real(directory))? {
                 LeftOut::MountPoint(point) => format!("mount point {point}"),
                 LeftOut::Mounted(point, mounted) => {
                     format!("{} mounted on {point}", printable(&mounted.kind, 60))

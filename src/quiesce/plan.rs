@@ -77,6 +77,7 @@ pub fn plan(vmid: Vmid, containers: &[Container], settings: &Settings, volumes: 
             },
             before: container.label(BEFORE_LABEL).map(String::from),
             way_back: way_back(container),
+            runtime: container.runtime.clone(),
             ..Step::from(known)
         });
     }
@@ -271,6 +272,7 @@ mod tests {
             fixed_mac: false,
             ports: Vec::new(),
             taken_ports: Vec::new(),
+            runtime: String::new(),
             joins: Vec::new(),
             links: Vec::new(),
         }

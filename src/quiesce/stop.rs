@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use super::left_out::follow_links;
 use super::note;
 use super::order::{Event, in_order};
 use super::plan::{BEFORE_LABEL, Plan, plan};
@@ -178,9 +179,10 @@ fn look(root: &Root, settings: &Settings, run: &mut Run, deadline: Instant) -> R
         Ok(Place::Here(config)) => Some(config),
         _ => None,
     };
-    let (volumes, note) = Volumes::of(config, &guest);
+    let (mut volumes, note) = Volumes::of(config, &guest);
+    let unfollowed = follow_links(&mut volumes, &guest, &survey.containers);
     let mut plan = plan(run.vmid, &survey.containers, settings, &volumes);
-    plan.notes.extend(note);
+    plan.notes.extend(note.into_iter().chain(unfollowed));
     plan.see_clients(&survey);
     plan.see_engines(&engines, &volumes, deadline.min(Instant::now() + SURVEY_LIMIT));
     run.incomplete = plan.incomplete.take();

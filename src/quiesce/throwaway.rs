@@ -59,12 +59,13 @@ struct Candidate {
     labels: Vec<String>,
 }
 
-/// Tries with a throwaway container from an image that is present. What may be left of it is in `started`, on disk
+/// Tries with a throwaway container from an image that is present, and with that runtime, else the engine's own. What may be left of it is in `started`, on disk
 /// before it is made; the caller saves what was removed again.
 pub fn run(
     root: &Root,
     vmid: Vmid,
     engine: &Engine,
+    runtime: Option<&str>,
     started: &mut Started,
     deadline: Instant,
 ) -> Outcome {
@@ -76,7 +77,7 @@ pub fn run(
     };
     let mut why = "it has no image that a throwaway container could be made from".to_string();
     for candidate in candidates.iter().take(MOST_TRIED) {
-        match from_image(root, vmid, engine, started, candidate, deadline) {
+        match from_image(root, vmid, engine, runtime, started, candidate, deadline) {
             Ok(outcome) => return outcome,
             Err(error) => why = error,
         }
@@ -119,6 +120,7 @@ fn from_image(
     root: &Root,
     vmid: Vmid,
     engine: &Engine,
+    runtime: Option<&str>,
     started: &mut Started,
     candidate: &Candidate,
     deadline: Instant,
@@ -136,7 +138,8 @@ fn from_image(
     failpoint::reach(root, "try-expected");
     let name = format!("stillpoint-try-{token}");
     let program = format!("/{name}");
-    let id = match engine.create(&name, &body(candidate, &token, &program), deadline) {
+    let body = body(candidate, runtime, &token, &program);
+    let id = match engine.create(&name, &body, deadline) {
         Ok(id) => id,
         Err(Error::Failed(why)) => {
             return Ok(Outcome::Refused(format!("it could not be made: {why}")));
@@ -167,11 +170,11 @@ fn remove(engine: &Engine, id: &str, deadline: Instant) -> Result<(), Error> {
 
 /// What is asked for: nothing that a container of the user has, and none of what its image says of itself. The network
 /// that the engine takes by default, for it is set up before the program is looked up.
-fn body(candidate: &Candidate, token: &str, program: &str) -> Value {
+fn body(candidate: &Candidate, runtime: Option<&str>, token: &str, program: &str) -> Value {
     let blank = candidate.labels.iter().map(|label| (label.clone(), Value::from("")));
     let mut labels: Map<String, Value> = blank.collect();
     labels.insert(LABEL.to_string(), Value::from(token));
-    json!({
+    let mut body = json!({
         "Image": candidate.id,
         "Entrypoint": [program],
         "Cmd": [],
@@ -185,7 +188,11 @@ fn body(candidate: &Candidate, token: &str, program: &str) -> Value {
             "AutoRemove": false,
             "RestartPolicy": { "Name": "no" },
         },
-    })
+    });
+    if let Some(runtime) = runtime {
+        body["HostConfig"]["Runtime"] = Value::from(runtime);
+    }
+    body
 }
 
 /// What the answer to its start shows. Engines answer 400 or 500 with the runtime's words somewhere within their own.
@@ -330,7 +337,10 @@ mod tests {
             size: 1,
             labels: vec!["com.docker.compose.project".into(), LABEL.into()],
         };
-        let body = body(&candidate, "token", PROGRAM);
+        let of_another = body(&candidate, Some("crun"), "token", PROGRAM);
+        assert_eq!(of_another["HostConfig"]["Runtime"], "crun");
+        let body = body(&candidate, None, "token", PROGRAM);
+        assert!(body["HostConfig"].get("Runtime").is_none());
         assert_eq!(body["Labels"]["com.docker.compose.project"], "");
         assert_eq!(body["Labels"][LABEL], "token", "an image can't give it another");
         assert_eq!(body["Entrypoint"], json!([PROGRAM]));

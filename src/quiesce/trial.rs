@@ -9,10 +9,11 @@ use anyhow::{Context, Error, Result, bail};
 
 use super::plan::Plan;
 use super::resume;
+use super::runtime_files;
 use super::stop::{self, Quiesced};
 use super::throwaway::{self, Outcome};
 use crate::config::{OnError, Settings, Strategy, Trial};
-use crate::engine::{Engine, Engines, Restart, Versions};
+use crate::engine::{self, Engine, Engines, Restart, Versions};
 use crate::guest::{Guest, State};
 use crate::report::log;
 use crate::run::{By, Fate, Run, Runs, Started, Step};
@@ -50,9 +51,9 @@ pub fn allowed(
     let until = deadline.min(Instant::now() + CONTAINER_LIMIT);
     let deadline = deadline.min(Instant::now() + LIMIT);
     let mut reasons = Vec::new();
-    for path in stopped_by(&plan) {
+    for (path, runtime) in stopped_by(&plan) {
         let unknown = match engines.at(&path) {
-            Ok(engine) => match known(root, run.vmid, guest, engine, deadline) {
+            Ok(engine) => match known(root, run.vmid, guest, engine, &runtime, deadline) {
                 Ok(()) => continue,
                 Err(unknown) => unknown,
             },
@@ -62,7 +63,8 @@ pub fn allowed(
             && !unknown.container_failed
             && let (Ok(engine), Some(versions)) = (engines.at(&path), &unknown.versions)
         {
-            let tried = with_container(root, run, guest, engines, engine, &mut plan, until);
+            let least = least(&plan.steps, engine, &runtime, deadline);
+            let tried = with_container(root, run, guest, engines, least, &mut plan, until);
             let mut started = Started::load_of(root, run.vmid, &guest.boot);
             match &tried {
                 Ok(()) => started.saw_start(versions),
@@ -81,7 +83,7 @@ pub fn allowed(
         } else {
             reasons.push(unknown.reason);
         }
-        for step in plan.steps.iter_mut().filter(|step| is_stopped_by(step, &path)) {
+        for step in plan.steps.iter_mut().filter(|step| is_stopped_by(step, &path, &runtime)) {
             step.action = instead;
         }
     }
@@ -106,13 +108,14 @@ pub fn warning(
     deadline: Instant,
 ) -> Option<String> {
     let deadline = deadline.min(Instant::now() + LIMIT);
-    let of = |path: &String| {
+    let of = |(path, runtime): &(String, String)| {
         let engine = engines.at(path).ok()?;
-        Some(known(root, run.vmid, guest, engine, deadline).err()?.reason)
+        Some(known(root, run.vmid, guest, engine, runtime, deadline).err()?.reason)
     };
     // All of them go down, whatever the plan would do to each.
-    let paths: BTreeSet<String> = plan.steps.iter().map(|step| step.engine.clone()).collect();
-    let reasons: Vec<String> = paths.iter().filter_map(of).collect();
+    let started_by: BTreeSet<(String, String)> =
+        plan.steps.iter().map(|step| (step.engine.clone(), step.runtime.clone())).collect();
+    let reasons: Vec<String> = started_by.iter().filter_map(of).collect();
     (!reasons.is_empty()).then(|| {
         let reasons = reasons.join("; ");
         format!("its containers may not start again after the guest's shutdown: {reasons}")
@@ -126,28 +129,42 @@ pub fn warning(
 /// Why it is not known that the engine starts containers.
 pub fn try_now(root: &Root, vmid: Vmid, guest: &Guest, engine: &Engine) -> Result<Versions> {
     let deadline = Instant::now() + LIMIT;
-    let versions = engine.versions(deadline).with_context(|| no_versions(engine))?;
+    let own = InUse::of(root, guest, engine, "", deadline).with_context(|| no_versions(engine))?;
     let mut started = Started::load_of(root, vmid, &guest.boot);
-    tried(root, vmid, engine, &versions, &mut started, deadline).map_err(Error::msg)?;
-    Ok(versions)
+    let mut runtimes = BTreeSet::from([String::new()]);
+    for id in engine.running(deadline)? {
+        match engine.inspect(&id, deadline) {
+            Ok(container) => runtimes.insert(container.runtime),
+            Err(engine::Error::Gone) => false,
+            Err(error) => return Err(error.into()),
+        };
+    }
+    runtimes.remove(&own.versions.runtime);
+    for runtime in runtimes {
+        let in_use = InUse::of(root, guest, engine, &runtime, deadline)
+            .with_context(|| no_versions(engine))?;
+        tried(root, vmid, engine, &in_use, &mut started, deadline).map_err(Error::msg)?;
+    }
+    Ok(own.versions)
 }
 
 /// Notes what bringing back a guest's containers has shown of its engines: in these versions they start containers, or
 /// let them go on, or have refused every start, which takes away what an earlier start had shown. `before` is how the
 /// steps were then. The caller holds the guest's lock.
 pub fn learn(root: &Root, run: &Run, before: &[Step], engines: &Engines, deadline: Instant) {
+    let started_by = |step: &Step| (step.engine.clone(), step.runtime.clone());
     let steps = run.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
     let is_new = |(step, before): &(&Step, &Step)| {
         step.start.ms().is_some() && before.start.ms().is_none() && step.fate == Fate::Back
     };
-    let refused: BTreeSet<&str> = (steps.clone().zip(before))
+    let refused: BTreeSet<(String, String)> = (steps.clone().zip(before))
         .filter(|(step, before)| step.failures.count() > before.failures.count())
-        .map(|(step, _)| step.engine.as_str())
+        .map(|(step, _)| started_by(step))
         .collect();
-    let new: BTreeSet<(&str, bool)> = steps
+    let new: BTreeSet<((String, String), bool)> = steps
         .zip(before)
         .filter(is_new)
-        .map(|(step, _)| (step.engine.as_str(), step.action == Strategy::Pause))
+        .map(|(step, _)| (started_by(step), step.action == Strategy::Pause))
         .collect();
     if new.is_empty() && refused.is_empty() {
         return;
@@ -156,12 +173,15 @@ pub fn learn(root: &Root, run: &Run, before: &[Step], engines: &Engines, deadlin
     let Ok(State::Running(guest)) = State::of(root, run.vmid) else { return };
     let deadline = deadline.min(Instant::now() + LEARN_LIMIT);
     let mut started = Started::load_of(root, run.vmid, &guest.boot);
-    let versions = |path| engines.at(path).and_then(|engine| engine.versions(deadline)).ok();
-    for path in refused.into_iter().filter(|path| !new.contains(&(path, false))) {
-        versions(path).into_iter().for_each(|versions| started.doubt(&versions));
+    let versions = |(path, runtime): &(String, String)| {
+        let in_use = InUse::of(root, &guest, engines.at(path).ok()?, runtime, deadline);
+        Some(in_use.ok()?.versions)
+    };
+    for by in refused.into_iter().filter(|by| !new.contains(&(by.clone(), false))) {
+        versions(&by).into_iter().for_each(|versions| started.doubt(&versions));
     }
-    for (path, paused) in new {
-        let Some(versions) = versions(path) else { continue };
+    for (by, paused) in new {
+        let Some(versions) = versions(&by) else { continue };
         match paused {
             true => started.saw_unpause(&versions),
             false => started.saw_start(&versions),
@@ -209,14 +229,40 @@ pub fn clean_up_all(root: &Root, engine_wait: Duration) {
     }
 }
 
-/// The sockets of the engines that would have to start again what this plan stops.
-fn stopped_by(plan: &Plan) -> BTreeSet<String> {
+/// The sockets of the engines that would have to start again what this plan stops, each with the runtime that its
+/// container names.
+fn stopped_by(plan: &Plan) -> BTreeSet<(String, String)> {
     let stopped = plan.steps.iter().filter(|step| step.action == Strategy::Stop);
-    stopped.map(|step| step.engine.clone()).collect()
+    stopped.map(|step| (step.engine.clone(), step.runtime.clone())).collect()
 }
 
-fn is_stopped_by(step: &Step, engine: &str) -> bool {
-    step.action == Strategy::Stop && step.engine == engine
+fn is_stopped_by(step: &Step, engine: &str, runtime: &str) -> bool {
+    step.action == Strategy::Stop && step.engine == engine && step.runtime == runtime
+}
+
+/// What starts a container now.
+struct InUse {
+    versions: Versions,
+    /// Its runtime, where that is not what the engine takes for a container that names none.
+    named: Option<String>,
+}
+
+impl InUse {
+    fn of(
+        root: &Root,
+        guest: &Guest,
+        engine: &Engine,
+        runtime: &str,
+        deadline: Instant,
+    ) -> Result<InUse, engine::Error> {
+        let mut versions = engine.versions(deadline)?;
+        let is_own = runtime.is_empty() || runtime == versions.runtime;
+        if !is_own {
+            versions.runtime = runtime.to_string();
+        }
+        versions.files = runtime_files::marks(root, guest, &versions.runtime);
+        Ok(InUse { versions, named: (!is_own).then(|| runtime.to_string()) })
+    }
 }
 
 /// Why an engine is not known to start containers.
@@ -249,11 +295,12 @@ fn known(
     vmid: Vmid,
     guest: &Guest,
     engine: &Engine,
+    runtime: &str,
     deadline: Instant,
 ) -> Result<(), Box<Unknown>> {
-    let versions = engine
-        .versions(deadline)
+    let in_use = InUse::of(root, guest, engine, runtime, deadline)
         .map_err(|error| Unknown::of(format!("{}: {error}", no_versions(engine))))?;
+    let versions = in_use.versions.clone();
     let mut started = Started::load_of(root, vmid, &guest.boot);
     if started.starts(&versions) {
         if throwaway::remove_pending(engine, &mut started, deadline) {
@@ -262,7 +309,7 @@ fn known(
         return Ok(());
     }
     let seen = started.of(&versions).cloned().unwrap_or_default();
-    match tried(root, vmid, engine, &versions, &mut started, deadline) {
+    match tried(root, vmid, engine, &in_use, &mut started, deadline) {
         Ok(()) => Ok(()),
         Err(reason) => Err(Box::new(Unknown {
             reason,
@@ -279,12 +326,15 @@ fn tried(
     root: &Root,
     vmid: Vmid,
     engine: &Engine,
-    versions: &Versions,
+    InUse { versions, named }: &InUse,
     started: &mut Started,
     deadline: Instant,
 ) -> Result<(), String> {
-    let socket = text::printable(engine.socket(), 200);
-    let result = match throwaway::run(root, vmid, engine, started, deadline) {
+    let mut socket = text::printable(engine.socket(), 200);
+    if let Some(runtime) = named {
+        socket.push_str(&format!(", with the runtime {},", text::printable(runtime, 80)));
+    }
+    let result = match throwaway::run(root, vmid, engine, named.as_deref(), started, deadline) {
         Outcome::Starts => Ok(()),
         Outcome::Refused(words) => {
             Err(format!("the engine at {socket} could not start a throwaway container: {words}"))
@@ -322,12 +372,12 @@ fn with_container(
     run: &mut Run,
     guest: &Guest,
     engines: &Engines,
-    engine: &Engine,
+    least: Option<usize>,
     plan: &mut Plan,
     deadline: Instant,
 ) -> Result<()> {
-    let least = least(&plan.steps, engine, deadline);
     let index = least.context("nothing is stopped: no container could be the try")?;
+    let engine = engines.at(&plan.steps[index].engine)?;
     let step = Step { after: Vec::new(), ..plan.steps[index].clone() };
     let (id, name) = (step.id.clone(), text::printable(&step.name, 80));
     let only = Plan { steps: vec![step], paused_before: plan.paused_before, ..Plan::default() };
@@ -353,8 +403,8 @@ fn with_container(
 
 /// The container whose loss would matter least: nothing has to be run in it before, nothing depends on it, it has no data
 /// of its own, and it has a restart policy.
-fn least(steps: &[Step], engine: &Engine, deadline: Instant) -> Option<usize> {
-    let its = |step: &Step| is_stopped_by(step, engine.socket());
+fn least(steps: &[Step], engine: &Engine, runtime: &str, deadline: Instant) -> Option<usize> {
+    let its = |step: &Step| is_stopped_by(step, engine.socket(), runtime);
     let stopped = steps.iter().enumerate().filter(|(_, step)| its(step));
     let weighed = stopped.filter_map(|(index, step)| {
         let container = engine.inspect(&step.id, deadline).ok()?;

@@ -115,9 +115,14 @@ impl Started {
         self.seen.iter().find(|seen| seen.versions == *versions)
     }
 
-    /// Whether an engine of these versions was seen to start a container, and has not failed to since.
+    /// Whether an engine of these versions was seen to start a container, and has not failed to since. Nothing else was
+    /// seen in between: who goes back to versions that once worked goes back to other files.
     pub fn starts(&self, versions: &Versions) -> bool {
-        self.of(versions).is_some_and(|seen| seen.started.is_some() && seen.refusal.is_none())
+        let is_its = |seen: &&Seen| {
+            (&seen.versions.socket, &seen.versions.runtime) == (&versions.socket, &versions.runtime)
+        };
+        let last = self.seen.iter().rev().find(is_its).filter(|seen| seen.versions == *versions);
+        last.is_some_and(|seen| seen.started.is_some() && seen.refusal.is_none())
     }
 
     /// Notes that an engine of these versions has started a container just now.
@@ -165,9 +170,13 @@ impl Started {
         self.seen.iter().rev().find_map(|seen| seen.refusal.as_ref())
     }
 
-    /// What the same engine refused before, also in other versions, is no longer the last that was seen of it.
+    /// What the same engine refused before with this runtime, also in other versions, is no longer the last that was seen of
+    /// it.
     fn answered(&mut self, versions: &Versions) {
-        for seen in self.seen.iter_mut().filter(|seen| seen.versions.socket == versions.socket) {
+        let is_its = |seen: &&mut Seen| {
+            (&seen.versions.socket, &seen.versions.runtime) == (&versions.socket, &versions.runtime)
+        };
+        for seen in self.seen.iter_mut().filter(is_its) {
             seen.refusal = None;
         }
     }
@@ -216,6 +225,7 @@ mod tests {
             engine: "5f9c1f5e".into(),
             runtime: "runc".into(),
             components: vec!["Engine 29.0.1".into(), format!("runc {runc}")],
+            files: vec!["/usr/bin/runc 1 2 3".into()],
         }
     }
 
@@ -229,6 +239,8 @@ mod tests {
         assert!(!started.starts(&other));
         let other = Versions { runtime: "crun".into(), ..versions("1.3.0") };
         assert!(!started.starts(&other));
+        let other = Versions { files: vec!["/usr/bin/runc 2 2 3".into()], ..versions("1.3.0") };
+        assert!(!started.starts(&other));
     }
 
     #[test]
@@ -241,7 +253,10 @@ mod tests {
         started.saw_start(&versions("1"));
         assert!(started.starts(&versions("1")) && started.refusal().is_none());
         started.saw_refusal(&versions("2"), "permission denied", false);
-        assert!(started.starts(&versions("1")), "another runtime's refusal says nothing of it");
+        assert!(!started.starts(&versions("1")), "what it goes back to is seen anew");
+        let other = Versions { runtime: "crun".into(), ..versions("1") };
+        started.saw_start(&other);
+        assert!(started.refusal().is_some(), "another runtime says nothing of this one");
         started.saw_start(&versions("3"));
         assert_eq!(started.refusal(), None, "an update has mended it");
     }

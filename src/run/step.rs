@@ -25,6 +25,9 @@ pub struct Step {
     pub before: Option<String>,
     /// When the engine had last started it, in its words.
     pub started_at: String,
+    /// The runtime that starts it; empty where that is the engine's affair.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub runtime: String,
     /// The steps that are stopped before this one, and started after it: the containers that depend on it.
     pub after: Vec<usize>,
     /// Where data of this container lies that is not in the backup.
@@ -106,6 +109,7 @@ impl From<QuiescedContainer> for Step {
             stop_timeout: STOP_TIMEOUT,
             before: None,
             started_at: container.started_at,
+            runtime: String::new(),
             after: container.after,
             not_in_backup: container.not_in_backup,
             health_before: HealthBefore::NotIll,

@@ -83,6 +83,18 @@ impl Tree {
         }
     }
 
+    /// What tells each of those files that are there from one that is put in its place.
+    ///
+    /// # Errors
+    /// When the tree does not answer.
+    pub fn marks(&self, paths: Vec<String>) -> io::Result<Vec<String>> {
+        let answer = self.ask(&Request::Marks { paths }, LOOK_LIMIT)?;
+        match answer.reply {
+            Reply::Content => Ok(serde_json::from_slice(&answer.content)?),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Whether there is a directory at `path`.
     ///
     /// # Errors

@@ -81,6 +81,24 @@ fn data_on_what_the_guest_has_mounted_is_named() {
 }
 
 #[test]
+fn data_behind_a_link_of_the_guest_is_named() {
+    let volumes = |spec: &mut GuestSpec| {
+        spec.containers[1].volumes = vec![("/photos/p".into(), "/p".into())];
+    };
+    let linked = |node: &Node| {
+        mounted(node);
+        let link = node.path(format!("guests/{VMID}/root/photos"));
+        std::os::unix::fs::symlink("/mnt/the nas", link).unwrap();
+    };
+    let (scene, report) = backup("lxc-snapshot-1vol", &volumes, &linked);
+    assert_eq!(not_in_backup(report.records("backup")[0], "cache"), ["/photos/p"]);
+    assert!(summary(&report).contains("cache (/photos/p)"), "{}", summary(&report));
+    let (doctor, _) = stillpoint(&scene, &["doctor"]);
+    let doctor = doctor.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(doctor.contains("data of cache lies on /mnt/the nas"), "{doctor}");
+}
+
+#[test]
 fn a_backup_without_the_engines_own_directory_is_incomplete() {
     for recorded in ["lxc-snapshot-1vol", "lxc-stop-running", "lxc-suspend"] {
         let docker = |node: &Node| mount_point(node, "mp0: local:a,mp=/var/lib/docker,size=8G");

@@ -333,3 +333,82 @@ fn one_engine_that_starts_nothing_keeps_no_other_from_being_brought_to_rest() {
     assert!(record["reasons"].to_string().contains("podman.sock"), "{record:#}");
     assert!(STACK.iter().all(|name| running(&scene, name)));
 }
+
+/// One container of the stack has a runtime of its own.
+fn with_another_runtime() -> Scene {
+    Scene::new("lxc-snapshot-1vol", &|guest| {
+        let cache = guest.containers.iter_mut().find(|spec| spec.name == "cache").unwrap();
+        cache.runtime = Some("crun".to_owned());
+    })
+}
+
+fn stopped(scene: &Scene, name: &str) -> bool {
+    scene.engine().count(name, What::StopAsked) > 0
+}
+
+#[test]
+fn what_one_runtime_starts_is_no_evidence_for_another() {
+    let scene = with_another_runtime();
+    scene.engine().configure(|engine| engine.broken_runtime = Some("crun".to_owned()));
+    let (report, record) = backup(&scene);
+    assert!(!stopped(&scene, "cache") && stopped(&scene, "db"), "{}", report.text());
+    assert!(STACK.iter().all(|name| running(&scene, name)), "{}", report.text());
+    let reasons = record["reasons"].to_string();
+    assert!(reasons.contains("with the runtime crun, could not start"), "{reasons}");
+    let (exit, text) = said(&scene, &["try", "9001"]);
+    assert!(exit == 1 && text.contains("with the runtime crun"), "{text}");
+
+    let scene = with_another_runtime();
+    scene.engine().configure(|engine| engine.broken_runtime = Some("runc".to_owned()));
+    backup(&scene);
+    assert!(stopped(&scene, "cache") && !stopped(&scene, "db"));
+    assert!(STACK.iter().all(|name| running(&scene, name)));
+}
+
+#[test]
+fn each_runtime_is_tried_once() {
+    let scene = with_another_runtime();
+    let (_, record) = backup(&scene);
+    assert_eq!(record["grade"], "clean", "{record:#}");
+    assert_eq!(tries(&scene), 2);
+    let runtimes: Vec<_> = scene.engine().made().iter().map(|it| it.spec.runtime.clone()).collect();
+    assert!(
+        runtimes.contains(&None) && runtimes.contains(&Some("crun".to_owned())),
+        "{runtimes:?}"
+    );
+    backup(&scene);
+    assert_eq!(tries(&scene), 2);
+}
+
+#[test]
+fn a_file_in_the_place_of_another_ends_what_is_known() {
+    for path in ["guests/9001/root/usr/bin/runc", "etc/apparmor.d/lxc/lxc-default-cgns"] {
+        let scene = snapshot();
+        scene.node.write(path, "old").unwrap();
+        backup(&scene);
+        backup(&scene);
+        assert_eq!(tries(&scene), 1, "{path}");
+        scene.node.write(&format!("{path}.new"), "another").unwrap();
+        fs::rename(scene.node.path(format!("{path}.new")), scene.node.path(path)).unwrap();
+        scene.engine().configure(|engine| engine.refuses_starts = Some(WORDS.to_owned()));
+        let before = stops(&scene);
+        let (report, _) = backup(&scene);
+        assert_eq!(stops(&scene), before, "{path}: {}", report.text());
+        assert!(STACK.iter().all(|name| running(&scene, name)), "{path}");
+    }
+}
+
+#[test]
+fn versions_that_worked_before_others_are_seen_anew() {
+    let scene = snapshot();
+    let mut old = String::new();
+    scene.engine().configure(|engine| old.clone_from(&engine.runc));
+    backup(&scene);
+    break_starts(&scene);
+    backup(&scene);
+    let before = stops(&scene);
+    scene.engine().configure(|engine| engine.runc = old);
+    let (report, _) = backup(&scene);
+    assert_eq!(stops(&scene), before, "{}", report.text());
+    assert!(STACK.iter().all(|name| running(&scene, name)));
+}

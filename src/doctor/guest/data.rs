@@ -26,7 +26,8 @@ pub fn data(stacks: &Stacks<'_>) -> Vec<Check> {
     let mut checks = Vec::new();
     let mut engine = Vec::new();
     for directory in stacks.engines.iter().flat_map(|(_, info)| info.directories()) {
-        let Some(left_out) = stacks.volumes.left_out(directory) else { continue };
+        let real = stacks.volumes.real(directory);
+        let Some(left_out) = stacks.volumes.left_out(real) else { continue };
         if !engine.contains(&left_out) {
             engine.push(left_out);
             checks.extend(check(stacks, &left_out, None));
@@ -35,7 +36,8 @@ pub fn data(stacks: &Stacks<'_>) -> Vec<Check> {
     let mut users: BTreeMap<LeftOut<'_>, Vec<&str>> = BTreeMap::new();
     for step in &stacks.plan.steps {
         for path in &step.not_in_backup {
-            let Some(left_out) = stacks.volumes.left_out(path) else { continue };
+            let real = stacks.volumes.real(path);
+            let Some(left_out) = stacks.volumes.left_out(real) else { continue };
             let names = users.entry(left_out).or_default();
             if !engine.contains(&left_out) && names.last() != Some(&step.name.as_str()) {
                 names.push(&step.name);

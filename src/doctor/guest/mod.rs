@@ -133,13 +133,14 @@ fn guest(root: &Root, settings: &Settings, start: &Start, member: &Member) -> Lo
             return looked;
         }
     };
-    let (volumes, note) = Volumes::of(Some(config.clone()), &running);
+    let (mut volumes, note) = Volumes::of(Some(config.clone()), &running);
     looked.checks.extend(fuse::fuse(vmid, &config, volumes.mounts()));
     match ask_engines(&running) {
         Ok(None) => looked.engine = Some(false),
         Ok(Some((engines, survey))) => {
+            let unfollowed = quiesce::follow_links(&mut volumes, &running, &survey.containers);
             let mut plan = quiesce::plan(vmid, &survey.containers, settings, &volumes);
-            plan.notes.extend(note);
+            plan.notes.extend(note.into_iter().chain(unfollowed));
             plan.see_clients(&survey);
             let Survey { containers, unreachable, .. } = survey;
             let config = &config;

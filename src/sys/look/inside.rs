@@ -20,6 +20,11 @@ use super::links::followed;
 use super::rights;
 use super::wire::{Identity, Place};
 
+/// What tells a file from one that is put in its place under the same name.
+pub fn mark(path: &str, inode: u64, size: i64, (seconds, nanoseconds): (i64, i64)) -> String {
+    format!("{path} {inode} {size} {seconds}.{nanoseconds:09}")
+}
+
 /// A socket that was found.
 struct Found {
     inode: (u64, u64),
@@ -102,6 +107,13 @@ impl Inside {
             let target = readlinkat(&here, "")?;
             target.into_string().map(Some).map_err(|_| invalid("a link that is not UTF-8"))
         })
+    }
+
+    /// What tells the file at `path`, which is behind its links, from one that is put in its place; `None` where there is
+    /// none to be seen.
+    pub fn mark(&self, path: &str) -> Option<String> {
+        let stat = fstat(self.resolve(path, OFlag::O_PATH).ok()?).ok()?;
+        Some(mark(path, stat.st_ino, stat.st_size, (stat.st_mtime, stat.st_mtime_nsec)))
     }
 
     /// The names in the directory at `path`, sorted; `None` if there is no directory. Names that

@@ -24,6 +24,7 @@ mod spawn;
 mod wire;
 
 pub use hung::Watched;
+pub use inside::mark;
 pub use kept::{keep, looker};
 pub use looker::Looker;
 pub use serve::serve_if_asked;

@@ -89,6 +89,11 @@ fn answer(inside: &mut Inside, request: Request, content: &[u8]) -> io::Result<A
             let content = inside.followed(&path)?.into_bytes();
             Answer { content, ..Answer::from(Reply::Content) }
         }
+        Request::Marks { paths } => {
+            let marks: Vec<String> = paths.iter().filter_map(|path| inside.mark(path)).collect();
+            let content = serde_json::to_vec(&marks)?;
+            Answer { content, ..Answer::from(Reply::Content) }
+        }
         Request::Read { path, limit } => match inside.read(&path, limit)? {
             Some(content) => Answer { content, ..Answer::from(Reply::Content) },
             None => Answer::from(Reply::Nothing),

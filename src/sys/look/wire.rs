@@ -49,6 +49,10 @@ pub enum Request {
     Followed {
         path: String,
     },
+    /// What tells each of these files from one that is put in its place.
+    Marks {
+        paths: Vec<String>,
+    },
     Read {
         path: String,
         limit: u64,
@@ -80,7 +84,7 @@ pub enum Reply {
     /// There is nothing at that path.
     Nothing,
     Is(bool),
-    /// With the content of the file, the names in JSON, or the path.
+    /// With the content of the file, the names or marks in JSON, or the path.
     Content,
     /// A user id on the node.
     User(u32),

@@ -115,7 +115,10 @@ pub fn stop(inner: &Inner, reference: &str, limit: Option<i64>) -> Answer {
 /// `POST /containers/ID/start`. While a stop is in progress the container still runs, so the answer
 /// is 304.
 pub fn start(inner: &Inner, reference: &str) -> Answer {
-    let refused = inner.config().refuses_starts.clone();
+    let (refused, broken) = {
+        let config = inner.config();
+        (config.refuses_starts.clone(), config.broken_runtime.clone())
+    };
     let mut state = inner.lock();
     let boot = state.boots;
     let Some(at) = state.find(reference) else {
@@ -142,7 +145,10 @@ pub fn start(inner: &Inner, reference: &str) -> Answer {
         state.containers[at].exit_code = 128;
         return refuse(status, words);
     }
-    if let Some(words) = refused.or(no_program) {
+    let runtime = asked.spec.runtime.as_deref().unwrap_or("runc");
+    let of_runtime = broken.filter(|broken| broken == runtime);
+    let of_runtime = of_runtime.map(|name| format!("{name}: open sysctl: permission denied"));
+    if let Some(words) = refused.or(of_runtime).or(no_program) {
         state.containers[at].exit_code = 127;
         return refuse(400, format!("{RUNTIME}{words}"));
     }

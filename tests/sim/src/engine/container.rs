@@ -84,6 +84,8 @@ pub struct Spec {
     /// Named volumes, or directories of the guest, and where they are mounted; read-only with
     /// `:ro`.
     pub volumes: Vec<(String, String)>,
+    /// The runtime that starts it, where that is not `runc`.
+    pub runtime: Option<String>,
     /// Its program, if its image does not contain it.
     pub missing_program: Option<String>,
     /// Its state when the simulation begins.
@@ -121,6 +123,7 @@ impl Spec {
             failing_starts: 0,
             refuses: None,
             volumes: Vec::new(),
+            runtime: None,
             missing_program: None,
             status: Status::Running,
         }

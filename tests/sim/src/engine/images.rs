@@ -74,6 +74,7 @@ pub fn create(inner: &Inner, name: Option<&str>, body: &Value) -> Answer {
     };
     spec.auto_remove = body["HostConfig"]["AutoRemove"] == true;
     spec.start_takes = Duration::from_millis(20);
+    spec.runtime = body["HostConfig"]["Runtime"].as_str().map(str::to_owned);
     let program = body["Entrypoint"][0].as_str().unwrap_or(PROGRAM);
     spec.missing_program = (program != PROGRAM).then(|| program.to_owned());
     let container = Container::new(id.clone(), spec.status(Status::Created));

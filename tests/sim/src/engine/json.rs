@@ -153,6 +153,7 @@ pub fn inspect(container: &Container) -> Value {
             "RestartPolicy": {"Name": spec.restart.name(), "MaximumRetryCount": spec.retries},
             "AutoRemove": spec.auto_remove,
             "Privileged": false,
+            "Runtime": spec.runtime.as_deref().unwrap_or("runc"),
         },
         "Mounts": mounts(container),
         "Config": config,

@@ -57,6 +57,8 @@ pub struct EngineConfig {
     pub runc: String,
     /// The runtime starts nothing, and gives this error; running containers keep running.
     pub refuses_starts: Option<String>,
+    /// The same for containers of that runtime.
+    pub broken_runtime: Option<String>,
     /// The only labels of the images. Compose gives the stack's labels to images that it builds.
     pub image_labels: Vec<(String, String)>,
     /// Images were removed while containers use them, as `docker rmi --force` does.
@@ -84,6 +86,7 @@ impl Default for EngineConfig {
             id: "5c1f5a0e-0000-4000-8000-000000000000".to_owned(),
             runc: "1.3.3".to_owned(),
             refuses_starts: None,
+            broken_runtime: None,
             image_labels: vec![
                 (container::PROJECT.to_owned(), "shop".to_owned()),
                 (container::SERVICE.to_owned(), "db".to_owned()),
@@ -251,6 +254,11 @@ impl Engine {
     /// Adds a container.
     pub fn add(&self, spec: Spec) {
         self.inner.add(spec);
+    }
+
+    /// Starts a container, as a person does in the guest. False where the engine refuses.
+    pub fn start(&self, name: &str) -> bool {
+        actions::start(&self.inner, name).status < 300
     }
 
     /// Replaces all containers, by those of the restored disk.

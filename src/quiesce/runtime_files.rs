@@ -1,0 +1,69 @@
+//! The files that decide whether a container starts: the engine's and the runtime's programs in the guest, and what the
+//! node confines the guest with. One that was put in the place of another ends what is known of starts, also where every
+//! version stays the same.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use crate::guest::Guest;
+use crate::sys::Root;
+use crate::sys::look::mark;
+
+/// Where a guest has them, in the order in which they are looked for.
+const DIRECTORIES: [&str; 4] = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"];
+
+const PROGRAMS: [&str; 8] = [
+    "dockerd",
+    "containerd",
+    "containerd-shim-runc-v2",
+    "podman",
+    "conmon",
+    "netavark",
+    "runc",
+    "crun",
+];
+
+/// AppArmor's profile for guests, and what it is made of. A profile that a guest is started with stays until it is loaded
+/// anew, which a package does when it brings another file.
+const CONFINEMENT: [&str; 3] =
+    ["/etc/apparmor.d/lxc-containers", "/etc/apparmor.d/lxc", "/etc/apparmor.d/abstractions/lxc"];
+
+/// What the package manager of the node writes anew when it installs what a running guest depends on.
+const PACKAGES: [&str; 4] = ["apparmor", "libapparmor1:amd64", "lxc-pve", "lxcfs"];
+
+/// A directory of profiles has three files.
+const MOST_PROFILES: usize = 64;
+
+/// A look takes less than a millisecond, unless the guest makes it hang.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// What tells each of them from another in its place, for this runtime. Where the guest does not answer that stands for
+/// its files: what was known with them is not known without.
+pub fn marks(root: &Root, guest: &Guest, runtime: &str) -> Vec<String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let own = Some(runtime).filter(|name| !PROGRAMS.contains(name) && name.chars().all(plain));
+    let programs = PROGRAMS.into_iter().chain(own.filter(|name| !name.is_empty()));
+    let paths = programs.flat_map(|program| DIRECTORIES.map(|place| format!("{place}/{program}")));
+    let in_guest = guest.tree.within(LIMIT).marks(paths.collect());
+    let mut marks = in_guest.unwrap_or_else(|_| vec!["the guest did not answer".to_string()]);
+    for path in CONFINEMENT {
+        marks.extend(of_node(root, path));
+        let inside = fs::read_dir(root.path(path)).into_iter().flatten().flatten();
+        let mut names: Vec<String> = inside
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .take(MOST_PROFILES)
+            .collect();
+        names.sort();
+        marks.extend(names.iter().filter_map(|name| of_node(root, &format!("{path}/{name}"))));
+    }
+    let list = |package| of_node(root, &format!("/var/lib/dpkg/info/{package}.list"));
+    marks.extend(PACKAGES.into_iter().filter_map(list));
+    marks
+}
+
+fn of_node(root: &Root, path: &str) -> Option<String> {
+    let found = fs::metadata(root.path(path)).ok()?;
+    let size = i64::try_from(found.size()).unwrap_or(i64::MAX);
+    Some(mark(path, found.ino(), size, (found.mtime(), found.mtime_nsec())))
+}
