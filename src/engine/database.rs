@@ -2,12 +2,17 @@
 
 /// Parts of the names of database images; `redis` matches `redis-stack` and `bitnami/redis` too.
 #[rustfmt::skip]
-const NAMES: [&str; 30] = [
-    "postgres", "postgresql", "postgis", "timescaledb", "pgvector", "mariadb", "mysql", "percona",
-    "mongo", "mongodb", "redis", "valkey", "keydb", "dragonfly", "influxdb", "clickhouse",
-    "cassandra", "scylla", "couchdb", "couchbase", "arangodb", "neo4j", "elasticsearch",
-    "opensearch", "rethinkdb", "cockroach", "mssql", "surrealdb", "etcd", "victoria",
+const NAMES: [&str; 45] = [
+    "postgres", "postgresql", "postgis", "timescaledb", "pgvector", "pgvecto", "mariadb", "mysql",
+    "percona", "mongo", "mongodb", "redis", "valkey", "keydb", "dragonfly", "influxdb",
+    "clickhouse", "cassandra", "scylla", "couchdb", "couchbase", "arangodb", "neo4j",
+    "elasticsearch", "opensearch", "rethinkdb", "cockroach", "mssql", "oracle", "firebird", "db2",
+    "surrealdb", "etcd", "victoria", "questdb", "qdrant", "weaviate", "milvus", "meilisearch",
+    "typesense", "solr", "memcached", "rabbitmq", "kafka", "minio",
 ];
+
+/// Images whose own name says nothing: `mcr.microsoft.com/mssql/server`.
+const WHOLE_NAMES: [&str; 2] = ["mssql/server", "azure-sql-edge"];
 
 /// Parts of the names of images that only talk to a database: `mongo-express`, `postgres-exporter`.
 #[rustfmt::skip]
@@ -37,6 +42,12 @@ pub fn is_one<'a>(image: &str, mut command: impl Iterator<Item = &'a str>) -> bo
     let base = |path: &'a str| path.rsplit('/').next().unwrap_or(path);
     if name_of(image).any(|word| CLIENTS.contains(&word)) {
         return false;
+    }
+    let name_at = image.rfind('/').map_or(0, |slash| slash + 1);
+    let tag_at = image[name_at..].find([':', '@']).map_or(image.len(), |at| name_at + at);
+    let plain = &image[..tag_at];
+    if WHOLE_NAMES.iter().any(|name| plain.ends_with(name)) {
+        return true;
     }
     name_of(image).any(|word| NAMES.contains(&word))
         || command.any(|word| PROGRAMS.contains(&base(word)))
@@ -69,6 +80,10 @@ mod tests {
             "timescale/timescaledb-ha:pg16",
             "valkey/valkey",
             "redis/redis-stack-server",
+            "tensorchord/pgvecto-rs:pg14-v0.2.0",
+            "mcr.microsoft.com/mssql/server:2022-latest",
+            "gvenzl/oracle-free",
+            "rabbitmq:3-management",
         ] {
             assert!(is_one(image, [].into_iter()), "{image}");
         }

@@ -27,10 +27,12 @@ const LIST_LIMIT: u64 = 1 << 20;
 /// For all of a guest's processes: very many take a second.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Engines, the monitors of their containers, and compose clients, as the kernel shortens a name
-/// (15 bytes). Other processes are not examined.
-const NAMES: [&str; 6] =
-    ["dockerd", "conmon", "containerd-shim", "docker", "docker-compose", "podman-compose"];
+/// Engines, the monitors of their containers, and Docker's and Podman's clients, as the kernel shortens
+/// a name (15 bytes). Other processes are not examined.
+const NAMES: [&str; 5] = ["dockerd", "conmon", "containerd-shim", "docker", "podman"];
+
+/// Clients of compose, which are also installed under longer names (`docker-compose-linux-x86_64`).
+const CLIENTS: [&str; 2] = ["docker-compose", "podman-compose"];
 
 /// The interpreter of compose clients that are scripts.
 const INTERPRETER: &str = "python";
@@ -160,6 +162,7 @@ fn look(pid: i32, contained: bool) -> Option<Process> {
     let proc = PathBuf::from(format!("/proc/{pid}"));
     let name = text(&proc.join("comm"), 64).ok()?.trim_end().to_string();
     if !NAMES.iter().any(|known| name == *known)
+        && !CLIENTS.iter().any(|client| name.starts_with(client))
         && !name.contains(INTERPRETER)
         && !name.starts_with('.')
     {

@@ -267,11 +267,24 @@ impl Effort {
         step.stop.was_prepared() || !self.over
     }
 
+    /// The container that was made under the name of a removed one that belongs to no stack, as by whoever updates
+    /// containers (Watchtower).
+    fn namesake(&self, step: &Step) -> Result<Option<Container>, Error> {
+        let container = match self.engine.inspect(&step.name, self.deadline) {
+            Err(Error::Gone) => return Ok(None),
+            other => other?,
+        };
+        let is_it = container.name == step.name
+            && !self.known.contains(&container.id)
+            && is_successor(&container, &step.name, self.began);
+        Ok(Some(container).filter(|_| is_it))
+    }
+
     /// The container that stands in a removed one's place: of the same compose service, none of those we know already,
     /// and none that did not run.
     fn successor(&self, step: &Step) -> Result<Option<Container>, Error> {
         let (Some(project), Some(service)) = (&step.project, &step.service) else {
-            return Ok(None);
+            return self.namesake(step);
         };
         let mut best: Option<Container> = None;
         for id in self.engine.of_service(project, service, self.deadline)? {

@@ -28,8 +28,8 @@ impl Needs {
                 places.insert((&container.engine, reference), index);
             }
         }
-        let runs =
-            |index: &usize| matches!(containers[*index].status, Status::Running | Status::Paused);
+        // One that somebody has paused is not ours to let go on, and who has to join a process that is frozen waits for it.
+        let runs = |index: &usize| containers[*index].status == Status::Running;
         let needs = containers.iter().map(|container| {
             let need = |reference: &String, shares| {
                 let place = places.get(&(container.engine.as_str(), reference.as_str()));

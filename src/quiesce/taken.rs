@@ -43,8 +43,8 @@ pub fn holder(
     Ok(None)
 }
 
-/// The step of the holder, where it may be asked to give up what it has: this run has started it again, and it would be
-/// content with another.
+/// The step of the holder, where it may be asked to give up what it has: this run had stopped it, whoever has started it
+/// again, and it would be content with another.
 pub fn may_yield(holder: &Container, wanting: &Container, steps: &[Step]) -> Option<usize> {
     // One that has an address of its own elsewhere might lose that in exchange.
     let has_own = holder.networks.iter().any(|network| is_fixed(holder, network));
@@ -53,7 +53,7 @@ pub fn may_yield(holder: &Container, wanting: &Container, steps: &[Step]) -> Opt
         step.id == holder.id
             && step.action == Strategy::Stop
             && step.fate == Fate::Back
-            && step.start.ms().is_some()
+            && (step.start.ms().is_some() || step.stop.ms().is_some())
     };
     steps.iter().position(ours).filter(|_| yields)
 }
@@ -102,7 +102,7 @@ fn has_one_of(network: &Network, addresses: &[String]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::{QuiescedContainer, Start};
+    use crate::run::{QuiescedContainer, Start, Stop, Stopped};
 
     fn container(fixed: &[&str], assigned: &[&str]) -> Container {
         let texts = |texts: &[&str]| texts.iter().map(|text| text.to_string()).collect();
@@ -174,10 +174,13 @@ mod tests {
     }
 
     #[test]
-    fn only_what_this_run_has_started_is_asked_to_yield() {
+    fn only_what_this_run_has_stopped_is_asked_to_yield() {
         let (proxy, app) = (container(&["172.30.0.2"], &[]), container(&[], &["172.30.0.2"]));
         let back = Step { fate: Fate::Back, start: Start::Started { ms: 1 }, ..step_of(&app) };
         assert_eq!(may_yield(&app, &proxy, std::slice::from_ref(&back)), Some(0));
+        let stop = Stop::Stopped(Stopped { ms: 1, killed: None });
+        let by_somebody = Step { start: Start::NotStarted, stop, ..back.clone() };
+        assert_eq!(may_yield(&app, &proxy, &[by_somebody]), Some(0));
         let untouched = Step { start: Start::NotStarted, ..back.clone() };
         let paused = Step { action: Strategy::Pause, ..back.clone() };
         let other = Step { id: "0".to_string(), ..back };

@@ -1,10 +1,11 @@
 //! The command that makes a removed stack anew, from what compose wrote into its containers' labels.
 
-use crate::engine::Container;
+use crate::engine::{Container, client_of};
 use crate::sys::text::quoted;
 
 const WORKING_DIR: &str = "com.docker.compose.project.working_dir";
 const CONFIG_FILES: &str = "com.docker.compose.project.config_files";
+const VERSION: &str = "com.docker.compose.version";
 const ENVIRONMENT_FILE: &str = "com.docker.compose.project.environment_file";
 
 /// The files that compose takes by itself, in its working directory.
@@ -18,9 +19,7 @@ const LONGEST: usize = 1000;
 /// no path. The guest chooses its labels: each is one word of the command.
 pub fn way_back(container: &Container) -> Option<String> {
     let directory = container.label(WORKING_DIR).filter(|path| is_path(path))?;
-    // Podman's own command finds whichever compose is there, and leads it to Podman.
-    let program = if container.engine.contains("/podman/") { "podman" } else { "docker" };
-    let mut command = format!("cd {} && {program} compose", quoted(directory, LONGEST));
+    let mut command = format!("cd {} && {}", quoted(directory, LONGEST), compose(container));
     let files: Vec<&str> = container
         .label(CONFIG_FILES)
         .map(|files| files.split(',').filter(|file| !file.is_empty()).collect())
@@ -41,6 +40,17 @@ pub fn way_back(container: &Container) -> Option<String> {
     }
     command.push_str(" up -d");
     (command.len() <= LONGEST).then_some(command)
+}
+
+/// The client of compose for the engine that has the container. Podman's own command finds whichever compose is there, and
+/// leads it to Podman.
+fn compose(container: &Container) -> String {
+    let client = client_of(&container.engine);
+    let is_old = container.label(VERSION).is_some_and(|version| version.starts_with("1."));
+    match client.strip_prefix("docker").filter(|_| is_old) {
+        Some(options) => format!("docker-compose{options}"),
+        None => format!("{client} compose"),
+    }
 }
 
 /// An absolute path in which nothing moves a cursor.
@@ -84,8 +94,26 @@ mod tests {
             "Config": { "Labels": { WORKING_DIR: "/opt/harbor" } },
         });
         let container = Container::parse(answer.to_string().as_bytes()).unwrap();
-        let container = Container { engine: "/run/podman/podman.sock".into(), ..container };
-        assert_eq!(way_back(&container).unwrap(), "cd /opt/harbor && podman compose up -d");
+        for (socket, client) in [
+            ("/run/podman/podman.sock", "podman"),
+            ("/run/user/1000/docker.sock", "docker -H unix:///run/user/1000/docker.sock"),
+            (
+                "/run/user/1000/podman/podman.sock",
+                "podman --url unix:///run/user/1000/podman/podman.sock",
+            ),
+        ] {
+            let container = Container { engine: socket.into(), ..container.clone() };
+            let expected = format!("cd /opt/harbor && {client} compose up -d");
+            assert_eq!(way_back(&container).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn compose_v1_is_a_program_of_its_own() {
+        let labels = [(WORKING_DIR, "/opt/harbor"), (VERSION, "1.29.2")];
+        assert_eq!(command(&labels).unwrap(), "cd /opt/harbor && docker-compose up -d");
+        let labels = [(WORKING_DIR, "/opt/harbor"), (VERSION, "2.39.1")];
+        assert_eq!(command(&labels).unwrap(), "cd /opt/harbor && docker compose up -d");
     }
 
     #[test]

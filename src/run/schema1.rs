@@ -236,6 +236,7 @@ impl From<Step> for super::Step {
             stop_timeout: old.stop_timeout,
             before: old.before,
             started_at: old.started_at,
+            runtime: String::new(),
             after: old.after,
             not_in_backup: old.not_in_backup,
             health_before: match old.unhealthy {

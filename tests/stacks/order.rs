@@ -20,7 +20,7 @@ fn scene() -> Scene {
         // The databases come first in the list and would stop fastest.
         guest.containers = vec![
             v1("store", "postgres:16").takes(1, 1),
-            v1("cache", "registry.example/redis:7-alpine").takes(1, 1),
+            v1("cache", "mcr.microsoft.com/mssql/server:2022-latest").takes(1, 1),
             v1("web", "nginx").takes(200, 1),
             v1("worker", "shop/worker").takes(200, 1),
         ];

@@ -122,6 +122,17 @@ fn an_address_that_was_taken_is_freed() {
     assert_eq!(fate(&record(&scene, "backup"), "app"), "back");
 }
 
+#[test]
+fn an_address_is_freed_whoever_has_started_the_container_that_has_it() {
+    let scene = scene(|| vec![proxy(), app(0)]);
+    scene.when(At::Called("post-restart"), |guest| {
+        assert!(guest.engine.as_ref().unwrap().start("app0"));
+    });
+    scene.play(Vec::new());
+    assert_eq!(running(&scene).len(), 2, "{:#?}", scene.engine().events());
+    assert_eq!(scene.engine().count("app0", What::StopAsked), 2);
+}
+
 /// Each has a fixed address in one network and a free one in the other's: no order is right for
 /// both.
 #[test]
@@ -294,6 +305,21 @@ fn what_was_made_anew_takes_the_place_of_what_was_removed() {
     });
     scene.play(Vec::new());
     assert_eq!(running(&scene).len(), 2);
+}
+
+#[test]
+fn what_belongs_to_no_stack_and_was_made_anew_is_known_by_its_name() {
+    let scene = scene(|| {
+        let mut plain = Spec::service("", "agent");
+        plain.labels.clear();
+        vec![plain, Spec::service("shop", "db")]
+    });
+    scene.when(At::Ended("pre-stop"), |guest| {
+        assert!(guest.engine.as_ref().unwrap().recreate("agent", false));
+    });
+    scene.play(Vec::new());
+    assert_eq!(running(&scene).len(), 2);
+    assert_eq!(fate(&record(&scene, "backup"), "agent"), "back");
 }
 
 #[test]
