@@ -254,10 +254,15 @@ fn watch(root: &Root, watched: &mut [Watched], wait: bool, deadline: Instant) ->
     let (mut failed, mut pause) = (false, FIRST_LOOK);
     let mut looked = Instant::now();
     loop {
+        let before = watched.iter().filter(|one| !one.over).count();
         for at in 0..watched.len() {
             failed |= look_at(root, watched, at, wait)?;
         }
         let open = watched.iter().filter(|one| !one.over).count();
+        // The others of a group follow at once.
+        if open < before {
+            pause = FIRST_LOOK;
+        }
         let seen = watched.iter().any(|one| one.over || one.task.is_some());
         if open == 0 {
             return Ok(Watch::Over { failed });
@@ -283,7 +288,7 @@ fn watch(root: &Root, watched: &mut [Watched], wait: bool, deadline: Instant) ->
             }
             thread::sleep(STEP.min(until.saturating_duration_since(Instant::now())));
         }
-        pause = (pause * 3 / 2).min(SLOWEST_LOOK);
+        pause = (pause * 9 / 8).min(SLOWEST_LOOK);
     }
 }
 
