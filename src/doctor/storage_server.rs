@@ -161,14 +161,19 @@ pub fn login(
         }
         Err(error @ Error::Denied { .. }) => {
             let text = format!("the server rejects {username} with the stored secret: {error}");
-            let user = username.split('!').next().unwrap_or(username);
+            let (user, token) = username.split_once('!').unwrap_or((username, ""));
+            let check = about.fail("login", text).fix(format!(
+                "on the backup server: proxmox-backup-manager user list-tokens {user}"
+            ));
+            let check = match token {
+                "" => check,
+                token => check.fix(format!(
+                    "on the backup server, where {token} is not in that list: \
+                     proxmox-backup-manager user generate-token {user} {token}"
+                )),
+            };
             return vec![
-                about
-                    .fail("login", text)
-                    .fix(format!(
-                        "on the backup server: proxmox-backup-manager user list-tokens {user}"
-                    ))
-                    .fix(format!("pvesm set {} --password   # asks for the secret", about.id)),
+                check.fix(format!("pvesm set {} --password   # asks for the secret", about.id)),
             ];
         }
         Err(error) => return vec![unreachable(about, target, &error)],
