@@ -447,6 +447,26 @@ fn what_cannot_be_verified_is_told_at_once() {
 }
 
 #[test]
+fn backups_of_another_owner_are_told_of_with_the_command_that_gives_them() {
+    for (namespace, suffix) in [(None, ""), (Some("pve/n100"), " --ns pve/n100")] {
+        let node = node(namespace);
+        pbs(&node).edit(|state| {
+            for group in &mut state.add_datastore(DATASTORE).groups {
+                "ot@pbs!t".clone_into(&mut group.owner);
+            }
+        });
+        let (code, stdout, stderr) = run(&node, &["9001"]);
+        assert_eq!((code, stdout.as_str()), (Some(1), ""), "{stderr}");
+        let told = format!("ct/9001 belongs to ot@pbs!t and not to {TOKEN}");
+        let command = format!(
+            "`proxmox-backup-client change-owner ct/9001 '{TOKEN}' --repository 'root@pam@localhost:{DATASTORE}'{suffix}`"
+        );
+        assert!(stderr.contains(&told) && stderr.contains(&command), "{stderr}");
+        assert!(!stderr.contains("no snapshot"), "{stderr}");
+    }
+}
+
+#[test]
 fn a_storage_that_fails_stops_no_other() {
     let mut node = node(None);
     node.add_storage(

@@ -136,6 +136,9 @@ fn of_guest(root: &Root, vmid: Vmid, all: bool) -> Result<(Vec<Chosen>, bool)> {
                         snapshots.iter().filter(of_group).cloned().collect();
                     if !snapshots.is_empty() {
                         chosen.push(Chosen { storage: storage.to_owned(), vmid, snapshots });
+                    } else if let Some(refusal) = foreign(root, storage, backup_type, vmid) {
+                        eprintln!("stillpoint: {storage}: {refusal}");
+                        failed = true;
                     }
                 }
             }
@@ -146,6 +149,20 @@ fn of_guest(root: &Root, vmid: Vmid, all: bool) -> Result<(Vec<Chosen>, bool)> {
         }
     }
     Ok((chosen, failed))
+}
+
+/// Why a guest seems to have no backups where they belong to another login: the server lists none of those.
+fn foreign(root: &Root, storage: &str, backup_type: BackupType, vmid: Vmid) -> Option<String> {
+    let pbs = Pbs::open(root, storage).ok()?;
+    let id = vmid.to_string();
+    let owner = pbs.foreign_owner(backup_type, &id, Instant::now() + QUESTION_LIMIT).ok()??;
+    let (target, group) = (pbs.target(), format!("{}/{id}", backup_type.as_str()));
+    Some(format!(
+        "{group} belongs to {} and not to {}; on the backup server: `{}`",
+        printable(&owner, 120),
+        target.username,
+        verify::change_owner(target, &group)
+    ))
 }
 
 fn snapshots(root: &Root, storage: &str, vmid: Vmid) -> Result<Vec<Snapshot>> {

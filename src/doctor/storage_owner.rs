@@ -8,6 +8,7 @@ use crate::pbs::{BackupType, Error, Pbs};
 use crate::pve::members;
 use crate::sys::Root;
 use crate::sys::text::printable;
+use crate::verify;
 use crate::vzdump::GuestType;
 
 /// One small request each; on a node with more guests the first ones are enough to notice.
@@ -47,11 +48,7 @@ fn foreign(about: Subject<'_>, pbs: &Pbs, group: &str, owner: &str) -> Check {
         "{group} belongs to {owner} and not to {ours}: the server refuses its next backup and \
          does not list its backups here"
     );
-    let namespace = target.namespace.as_ref().filter(|name| !name.is_empty());
-    let namespace = namespace.map_or(String::new(), |name| format!(" --ns {name}"));
-    about.fail(&format!("owner.{group}"), text).fix(format!(
-        "on the backup server: proxmox-backup-client change-owner {group} '{ours}' \
-         --repository 'root@pam@localhost:{}'{namespace}",
-        target.datastore
-    ))
+    about
+        .fail(&format!("owner.{group}"), text)
+        .fix(format!("on the backup server: {}", verify::change_owner(target, group)))
 }

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::client::{Error, Pbs, printable};
+use super::client::{Error, Pbs, printable, small};
 use super::snapshot::namespace;
-use super::{BackupType, Entry, Snapshot};
+use super::words::NO_DIRECTORY;
+use super::{BackupType, Entry, Manifest, Snapshot};
 use crate::sys::http::Limit;
 
 /// The longest list, in bytes: more than a million snapshots.
@@ -118,16 +119,43 @@ impl Pbs {
         Ok(entries)
     }
 
-    /// Why the server refuses a question about a snapshot: [`Error::Gone`] where it lists no such snapshot, else the
-    /// refusal itself. It has several words for that, and one of them also for a damaged manifest. A foreign owner,
+    /// Why the server refuses a question about a snapshot: [`Error::Gone`] where it has no such snapshot, else the
+    /// refusal itself. It has several words for that, and one of them also for a missing manifest. A foreign owner,
     /// whose snapshots it does not list either, is refused as [`Error::Denied`].
     pub(super) fn gone_or(&self, error: Error, snapshot: &Snapshot, deadline: Instant) -> Error {
-        if !matches!(error, Error::Refused { status: 400..500, .. }) {
+        if !matches!(error, Error::Refused { status: 400..500, .. }) || error.not_now().is_some() {
             return error;
         }
-        match self.list(snapshot, deadline) {
-            Ok(entries) if entries.iter().all(|entry| entry.snapshot != *snapshot) => Error::Gone,
-            Ok(_) | Err(_) => error,
+        // What cannot be loaded is there.
+        if let Some(Manifest::Damaged(_) | Manifest::Unreadable(_)) = Manifest::of_refusal(&error) {
+            return error;
+        }
+        let there = self.is_there(snapshot, deadline).or_else(|| {
+            let entries = self.list(snapshot, deadline).ok()?;
+            Some(entries.iter().any(|entry| entry.snapshot == *snapshot))
+        });
+        if there != Some(false) {
+            return error;
+        }
+        // Without its directory a datastore looks like an empty one.
+        match self.datastore_status(deadline) {
+            Err(refused @ Error::Refused { .. }) if refused.not_now().is_some() => refused,
+            Err(Error::Refused { status, reason }) => {
+                Error::Refused { status, reason: format!("{NO_DIRECTORY}: {reason}") }
+            }
+            _ => Error::Gone,
+        }
+    }
+
+    /// Whether a snapshot is there, by one small answer; None where that does not tell.
+    fn is_there(&self, snapshot: &Snapshot, deadline: Instant) -> Option<bool> {
+        let time = snapshot.backup_time.to_string();
+        let fields = snapshot.fields(&time);
+        match self.get::<IgnoredAny>(&self.datastore("files"), &fields, small(deadline)) {
+            Ok(_) => Some(true),
+            Err(error) if Manifest::of_refusal(&error).is_some() => Some(true),
+            Err(Error::Refused { reason, .. }) if reason.starts_with("ENOENT") => Some(false),
+            Err(_) => None,
         }
     }
 }

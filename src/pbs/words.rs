@@ -89,6 +89,9 @@ pub enum Unwritten {
     Other(String),
 }
 
+/// What the server says of a file that is not there.
+const NO_FILE: &str = "No such file or directory (os error 2)";
+
 impl Findings {
     /// What the lines of a log say of a snapshot; the log of a group's verify speaks of many. The server leaves the
     /// namespace out.
@@ -115,6 +118,14 @@ impl Findings {
             }
         }
         findings
+    }
+}
+
+impl Findings {
+    /// Whether the log names damage that the removal of the snapshot does not explain: a file that was not there when it
+    /// was to be read may have been removed with the others.
+    pub fn is_damaged_apart_from_removal(&self) -> bool {
+        self.damaged.iter().any(|what| !what.ends_with(NO_FILE))
     }
 }
 
@@ -196,6 +207,10 @@ fn unstamped(line: &str) -> &str {
     }
 }
 
+/// What begins the reason where the directory of a datastore is gone under a server that has used it before: it then
+/// lists nothing, and refuses to tell how much room there is.
+pub(super) const NO_DIRECTORY: &str = "the directory of the datastore is not there";
+
 /// Why a server refuses what it will do later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotNow {
@@ -205,6 +220,8 @@ pub enum NotNow {
     Maintenance,
     /// The datastore's disk is not there.
     NotMounted,
+    /// The directory of the datastore is not there: its file system is not mounted, or its pool not imported.
+    NoDirectory,
 }
 
 impl Error {
@@ -212,21 +229,48 @@ impl Error {
     pub fn not_now(&self) -> Option<NotNow> {
         match self {
             Error::Refused { status: 500.., .. } => Some(NotNow::Server),
-            Error::Refused { reason, .. } if reason.starts_with("datastore '") => {
-                let unavailable =
-                    reason.contains("' is unavailable: ") || reason.contains("maintenance mode");
-                if reason.contains("' is not mounted") {
+            Error::Refused { reason, .. } if of_datastore(reason).is_some() => {
+                // What follows may hold an administrator's own words.
+                let said = of_datastore(reason).unwrap_or_default();
+                if said.starts_with("is not mounted") {
                     Some(NotNow::NotMounted)
                 } else {
+                    let unavailable =
+                        said.starts_with("is unavailable: ") || said.contains("maintenance mode");
                     unavailable.then_some(NotNow::Maintenance)
                 }
             }
             Error::Refused { reason, .. } if reason.contains("maintenance mode") => {
                 Some(NotNow::Maintenance)
             }
+            Error::Refused { reason, .. }
+                if reason.starts_with("unable to open chunk store ")
+                    || reason.starts_with(NO_DIRECTORY) =>
+            {
+                Some(NotNow::NoDirectory)
+            }
             _ => None,
         }
     }
+
+    /// Whom the group belongs to that the server does not let this login touch.
+    pub fn foreign_owner(&self) -> Option<&str> {
+        match self {
+            Error::Denied { status: 400, reason } => owner_in(reason),
+            _ => None,
+        }
+    }
+}
+
+/// What a refusal says of a datastore: the rest of `datastore 'office' is not mounted`.
+fn of_datastore(reason: &str) -> Option<&str> {
+    reason.strip_prefix("datastore '")?.split_once("' ").map(|(_, said)| said)
+}
+
+/// `backup owner check failed (OURS != OWNER)`
+fn owner_in(refusal: &str) -> Option<&str> {
+    let pair = refusal.strip_prefix("backup owner check failed (")?.strip_suffix(')')?;
+    pair.split_once(" != ").map(|(_, owner)| owner)
 }
 
 #[cfg(test)]
@@ -304,6 +348,14 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_names_the_owner() {
+        let denied = |reason: &str| Error::Denied { status: 400, reason: reason.to_owned() };
+        let refusal = denied("backup owner check failed (bk@pbs!n100 != ot@pbs!t)");
+        assert_eq!(refusal.foreign_owner(), Some("ot@pbs!t"));
+        assert_eq!(denied("task access not allowed").foreign_owner(), None);
+    }
+
+    #[test]
     fn recorded_refusals_that_pass_are_told_from_those_that_do_not() {
         let refused = |status, reason: &str| Error::Refused { status, reason: reason.to_owned() };
         let mut seen = Vec::new();
@@ -319,6 +371,12 @@ mod tests {
         let deleted = refused(400, "datastore 'usb' is unavailable: datastore is being deleted");
         assert_eq!(deleted.not_now(), Some(NotNow::Maintenance));
         assert_eq!(refused(503, "busy").not_now(), Some(NotNow::Server));
+        let gone = "unable to open chunk store at \"/mnt/office/.chunks\" - No such file or directory (os error 2)";
+        assert_eq!(refused(400, gone).not_now(), Some(NotNow::NoDirectory));
+        // The message of an administrator is not the server's own word.
+        let message =
+            "datastore 'office' is unavailable: offline maintenance mode: disk 'x' is not mounted";
+        assert_eq!(refused(400, message).not_now(), Some(NotNow::Maintenance));
         for stays in ["no such datastore 'x'", "manifest not found for snapshot 'ct/1/x'"] {
             assert_eq!(refused(400, stays).not_now(), None, "{stays}");
         }

@@ -20,8 +20,12 @@ pub enum Advice {
     Room,
     /// Mount the datastore.
     Mount,
+    /// Mount the file system on which the datastore lies.
+    FileSystem,
     /// Find out who removed the snapshot.
     LookThere,
+    /// Have the group given to the login of the storage.
+    ChangeOwner,
     /// Ask doctor.
     Doctor,
     /// Verify once more.
@@ -59,13 +63,38 @@ impl Advice {
                 "on the backup server: `proxmox-backup-manager datastore mount {}`",
                 target.map_or_else(|| datastore(pending), |target| &target.datastore)
             ),
+            Advice::FileSystem => format!(
+                "on the backup server: mount the file system on which the datastore lies; \
+                 `proxmox-backup-manager datastore show {}` names its path",
+                target.map_or_else(|| datastore(pending), |target| &target.datastore)
+            ),
             Advice::LookThere => {
                 "if nobody meant that, look there, and back the guest up again".to_owned()
+            }
+            Advice::ChangeOwner => {
+                let snapshot = &pending.snapshot;
+                let group = format!("{}/{}", snapshot.backup_type.as_str(), snapshot.backup_id);
+                match target {
+                    Some(target) => {
+                        format!("on the backup server: `{}`", change_owner(target, &group))
+                    }
+                    None => format!("`stillpoint doctor --storage {storage}` has the command"),
+                }
             }
             Advice::Doctor => format!("`stillpoint doctor --storage {storage}` tells more"),
             Advice::VerifyAgain => format!("{again} starts another"),
         })
     }
+}
+
+/// How an administrator gives a group to the login of a storage, on the server itself.
+pub fn change_owner(target: &Target, group: &str) -> String {
+    let namespace = target.namespace.as_ref().filter(|name| !name.is_empty());
+    let namespace = namespace.map_or(String::new(), |name| format!(" --ns {name}"));
+    format!(
+        "proxmox-backup-client change-owner {group} '{}' --repository '{ADMINISTRATOR}@localhost:{}'{namespace}",
+        target.username, target.datastore
+    )
 }
 
 /// Of `server:datastore`.

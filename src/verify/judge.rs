@@ -91,7 +91,8 @@ impl Evidence<'_> {
             return unanswered(error);
         }
         // A snapshot that was pruned meanwhile does not come back; the damage to its chunks stays.
-        if matches!(error, Error::Gone) && self.found_damage() {
+        let damaged = |log: &Findings| log.is_damaged_apart_from_removal();
+        if matches!(error, Error::Gone) && self.log.is_some_and(damaged) {
             let reason = format!("{}; the snapshot was removed since", self.damage());
             return Verdict::failed(reason, Advice::BackUp);
         }
@@ -238,10 +239,17 @@ pub fn unanswered(error: &Error) -> Verdict {
         (Error::Unreachable { .. }, _) => {
             of(VerifyOutcome::Unreachable, Advice::Doctor, Retry::ForADay)
         }
-        (Error::Denied { .. }, _) => of(VerifyOutcome::Denied, Advice::Doctor, Retry::Never),
+        (Error::Denied { .. }, _) => {
+            let foreign = error.foreign_owner().is_some();
+            let advice = if foreign { Advice::ChangeOwner } else { Advice::Doctor };
+            of(VerifyOutcome::Denied, advice, Retry::Never)
+        }
         (Error::Gone, _) => of(VerifyOutcome::Skipped, Advice::LookThere, Retry::Never),
         (_, Some(NotNow::NotMounted)) => {
             of(VerifyOutcome::Unreachable, Advice::Mount, Retry::ForADay)
+        }
+        (_, Some(NotNow::NoDirectory)) => {
+            of(VerifyOutcome::Unreachable, Advice::FileSystem, Retry::ForADay)
         }
         (_, Some(NotNow::Maintenance | NotNow::Server)) => {
             of(VerifyOutcome::Unreachable, Advice::Nothing, Retry::ForADay)

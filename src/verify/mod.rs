@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+pub use advice::change_owner;
 pub use collect::{Collected, Over};
 pub use look::{Looks, look};
 pub use pending::Pending;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use stillpoint::run::Run;
 use stillpoint_sim::pbs::snapshot::Verification;
-use stillpoint_sim::pbs::{Damage, Fault, SnapshotId};
+use stillpoint_sim::pbs::{Damage, Fault, Maintenance, SnapshotId};
 
 use super::world::{STORE, World};
 
@@ -50,6 +50,21 @@ fn refresh(world: &World) -> (i32, String) {
 
 fn check(world: &World) -> (i32, String) {
     world.said(&["status", "--check"])
+}
+
+#[test]
+fn a_datastore_whose_directory_is_gone_has_lost_no_backup() {
+    let (world, ..) = proven();
+    world.pbs.edit(|server| {
+        let store = server.add_datastore(STORE);
+        store.maintenance = Some(Maintenance::Vanished);
+        store.groups.clear();
+    });
+    refresh(&world);
+    assert_eq!((world.verifies().len(), world.mails()), (1, String::new()));
+    assert_eq!(world.status_of(9001)["verify"]["state"], "ok");
+    let (code, said) = world.said(&["status"]);
+    assert!(code == 0 && said.contains("the directory of the datastore"), "{said}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use stillpoint_sim::pbs::{Backup, SnapshotId};
+use stillpoint_sim::pbs::{Backup, Damage, SnapshotId, State};
 
 use super::world::{STORE, TOKEN, World};
 
@@ -64,6 +64,34 @@ fn a_thousand_verifies_cost_four_small_requests_each_besides_the_polls() {
     // One connection is used, or a few if the server closed one.
     let connections = world.pbs.edit(|state| state.connections);
     assert!(connections < GUESTS / 10, "{connections}");
+}
+
+#[test]
+fn no_list_of_the_group_is_asked_for_where_a_manifest_is_damaged_or_gone_or_the_snapshot_is() {
+    let damage: [fn(&mut State, &SnapshotId); 3] = [
+        |state, id| {
+            let store = state.add_datastore(STORE);
+            assert!(store.damage_file(id, "index.json.blob", Some(Damage::Altered)));
+        },
+        |state, id| {
+            let store = state.add_datastore(STORE);
+            assert!(store.damage_file(id, "index.json.blob", Some(Damage::Missing)));
+        },
+        |state, id| assert!(state.remove_snapshot(id)),
+    ];
+    for (damage, outcome) in damage.into_iter().zip(["failed", "failed", "skipped"]) {
+        let world = World::new(Duration::ZERO);
+        let (run, id) = world.backup(9001, "offsite");
+        let older = SnapshotId::new(STORE, "", "ct", "9001", id.time - 100);
+        world.pbs.add_snapshot(Backup::of(&older, TOKEN));
+        world.pbs.edit(|state| damage(state, &id));
+        world.start(&run);
+        world.collect();
+        assert_eq!(world.verifies().pop().unwrap()["outcome"], outcome);
+        let lists = world.pbs.requests();
+        let lists = lists.iter().filter(|line| line.contains("/snapshots?")).count();
+        assert_eq!(lists, 0, "{outcome}");
+    }
 }
 
 /// Waits for a process and returns its peak memory in KiB. The kernel keeps the peak, so the time

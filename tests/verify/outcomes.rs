@@ -41,7 +41,12 @@ fn maintain(state: &mut State, maintenance: Maintenance) {
     state.add_datastore(STORE).maintenance = Some(maintenance);
 }
 
-const ROWS: [Row; 14] = [
+fn vanish(state: &mut State) {
+    maintain(state, Maintenance::Vanished);
+    state.add_datastore(STORE).groups.clear();
+}
+
+const ROWS: [Row; 17] = [
     Row {
         situation: "all is well",
         when: When::Before,
@@ -118,6 +123,30 @@ const ROWS: [Row; 14] = [
         advice: "",
     },
     Row {
+        situation: "the datastore is read anew from S3",
+        when: When::ForADay,
+        arrange: |state, _| maintain(state, Maintenance::Refresh("new cache".to_owned())),
+        outcome: "unreachable",
+        reason: "maintenance mode",
+        advice: "",
+    },
+    Row {
+        situation: "the directory of the datastore is not there",
+        when: When::ForADay,
+        arrange: |state, _| maintain(state, Maintenance::NoDirectory),
+        outcome: "unreachable",
+        reason: "unable to open chunk store",
+        advice: "proxmox-backup-manager datastore show",
+    },
+    Row {
+        situation: "the directory of a datastore in use goes away",
+        when: When::ForADay,
+        arrange: |state, _| vanish(state),
+        outcome: "unreachable",
+        reason: "the directory of the datastore is not there",
+        advice: "proxmox-backup-manager datastore show",
+    },
+    Row {
         situation: "somebody holds the snapshot's lock",
         when: When::ForADay,
         arrange: |state, id| {
@@ -138,7 +167,7 @@ const ROWS: [Row; 14] = [
         },
         outcome: "denied",
         reason: "backup owner check failed",
-        advice: "stillpoint doctor --storage",
+        advice: "proxmox-backup-client change-owner",
     },
     Row {
         situation: "the snapshot was removed, or its group was moved",

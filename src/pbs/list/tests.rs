@@ -1,3 +1,4 @@
+use super::super::NotNow;
 use super::super::client::tests::{answering, answering_in_turn, deadline};
 use super::*;
 use crate::sys::http::testserver::{TestServer, answer};
@@ -160,30 +161,57 @@ fn who_has_had_enough_gets_no_more() {
 }
 
 #[test]
-fn only_what_the_server_does_not_list_is_gone() {
+fn only_what_the_server_does_not_have_is_gone() {
     let snapshot: Snapshot = "ct/9001/2026-11-21T23:14:34Z".parse().unwrap();
     let list = |times: &[i64]| {
         let entries: Vec<String> = times.iter().copied().map(entry).collect();
         answer("200 OK", &format!(r#"{{"data":[{}]}}"#, entries.join(",")))
     };
-    let refused = || answer("400 Bad Request", "manifest not found for snapshot");
+    let bad = |reason: &str| answer("400 Bad Request", reason);
+    let (manifest, entry) =
+        ("manifest not found for snapshot", "ENOENT: No such file or directory");
+    let owner = "unable to read \"/ds/ct/9001/owner\" - No such file or directory (os error 2)";
+    let damaged =
+        "unable to load blob '\"/ds/index.json.blob\"' - Data blob has wrong CRC checksum.";
+    let status = || answer("200 OK", r#"{"data":{"avail":1,"total":2}}"#);
     let denied = || answer("403 Forbidden", "permission check failed");
-    for (first, then, gone, asked) in [
-        (refused(), list(&[]), true, 2),
-        (refused(), list(&[1]), true, 2),
-        (refused(), list(&[1, snapshot.backup_time]), false, 2),
-        (refused(), denied(), false, 2),
-        (refused(), answer("200 OK", r#"{"data":[7]}"#), false, 2),
-        (denied(), list(&[]), false, 1),
-        (answer("400 Bad Request", "backup owner check failed (a != b)"), list(&[]), false, 1),
-        (answer("503 Unavailable", "later"), list(&[]), false, 1),
+    for (answers, gone) in [
+        (vec![bad(manifest), bad(entry), status()], true),
+        (vec![bad(manifest), bad(entry), denied()], true),
+        (vec![bad(manifest), bad(entry), bad(entry)], false),
+        (vec![bad(manifest), bad(manifest)], false),
+        (vec![bad(manifest), list(&[])], false),
+        (vec![bad(damaged)], false),
+        // What is not told by one small answer, the list tells.
+        (vec![bad(owner), bad(owner), list(&[]), status()], true),
+        (vec![bad(owner), bad(owner), list(&[1]), status()], true),
+        (vec![bad(owner), bad(owner), list(&[1, snapshot.backup_time])], false),
+        (vec![bad(owner), bad(owner), denied()], false),
+        (vec![bad(owner), bad(owner), answer("200 OK", r#"{"data":[7]}"#)], false),
+        (vec![denied()], false),
+        (vec![bad("backup owner check failed (a != b)")], false),
+        (vec![bad("datastore 'a' is not mounted")], false),
+        (vec![answer("503 Unavailable", "later")], false),
     ] {
-        let (server, pbs) = answering_in_turn(vec![first.clone(), then.clone()]);
+        let (server, pbs) = answering_in_turn(answers.clone());
         let error = pbs.state(&snapshot, deadline()).unwrap_err();
         assert_eq!(matches!(error, Error::Gone), gone, "{error}");
-        assert_eq!(server.requests().len(), asked, "{error}");
-        let (_server, pbs) = answering_in_turn(vec![first, then]);
+        assert_eq!(server.requests().len(), answers.len(), "{error}");
+        let (_server, pbs) = answering_in_turn(answers);
         let error = pbs.start_verify(&snapshot, deadline()).unwrap_err();
         assert_eq!(matches!(error, Error::Gone), gone, "{error}");
+    }
+}
+
+#[test]
+fn a_datastore_without_its_directory_has_lost_no_snapshot() {
+    let snapshot: Snapshot = "ct/9001/2026-11-21T23:14:34Z".parse().unwrap();
+    let bad = |reason: &str| answer("400 Bad Request", reason);
+    let entry = "ENOENT: No such file or directory";
+    for status in [entry, "unable to open chunk store at \"/ds/.chunks\" - No such file"] {
+        let answers = vec![bad("manifest not found for snapshot"), bad(entry), bad(status)];
+        let (_server, pbs) = answering_in_turn(answers);
+        let error = pbs.state(&snapshot, deadline()).unwrap_err();
+        assert_eq!(error.not_now(), Some(NotNow::NoDirectory), "{error}");
     }
 }

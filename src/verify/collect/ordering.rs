@@ -80,7 +80,10 @@ impl Collection<'_> {
         }
         match given {
             Ok(()) => Ok(()),
-            Err(error) => self.not_answered(&pending, None, &error),
+            Err(error) => {
+                let pbs = self.servers.get(&pending).ok();
+                self.last_word(&pending, pbs.as_deref(), &error)
+            }
         }
     }
 

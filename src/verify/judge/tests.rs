@@ -142,6 +142,32 @@ fn a_datastore_that_cannot_be_used_now_is_asked_later() {
 }
 
 #[test]
+fn a_snapshot_removed_while_it_is_read_is_not_damaged_and_what_was_damaged_before_is() {
+    let gone = || Err(Error::Gone);
+    let of = |file: &str, why: &str| {
+        format!("2026-11-21T23:17:29+00:00: verify a:{SNAPSHOT}/{file} failed: {why}")
+    };
+    let blob = of(
+        "pct.conf.blob",
+        "unable to load blob '\"/ds/pct.conf.blob\"' - No such file or directory (os error 2)",
+    );
+    let index = of(
+        "root.pxar.didx",
+        "Unable to open dynamic index \"/ds/root.pxar.didx\" - No such file or directory (os error 2)",
+    );
+    let manifest = format!(
+        "{MANIFEST} update error: unable to load blob 'x' - No such file or directory (os error 2)"
+    );
+    let removed = verdict(FAILED, &gone(), &[&blob, &index, &manifest]);
+    assert_eq!((removed.outcome, removed.advice), (VerifyOutcome::Skipped, Advice::LookThere));
+    let damaged = verdict(FAILED, &gone(), &[DAMAGED, &blob, &manifest]);
+    assert_eq!(damaged.outcome, VerifyOutcome::Failed);
+    // One that is still there has lost a file.
+    let failed = state(Some((VerifyState::Failed, upid(5, 100))));
+    assert_eq!(verdict(FAILED, &failed, &[&blob]).outcome, VerifyOutcome::Failed);
+}
+
+#[test]
 fn a_failure_names_what_is_damaged_and_the_way_out() {
     let failed = state(Some((VerifyState::Failed, upid(5, 100))));
     let verdict = verdict(FAILED, &failed, &[DAMAGED]);

@@ -102,7 +102,10 @@ pub fn list(state: &mut State, request: &Request, auth_id: &str) -> Outcome {
             }
             Some(Maintenance::Deleting) => entry["maintenance"] = json!("delete"),
             Some(Maintenance::NotMounted) => entry["mount-status"] = json!("notmounted"),
-            None => {}
+            Some(Maintenance::Refresh(text)) => {
+                entry["maintenance"] = json!(format!("type=s3-refresh,message={text}"));
+            }
+            Some(Maintenance::NoDirectory | Maintenance::Vanished) | None => {}
         }
         entry
     });
@@ -120,6 +123,9 @@ pub fn status(state: &mut State, request: &Request, auth_id: &str, store: &str) 
         return Err(Failure::new(403, "permission check failed"));
     }
     let store = open(state, store)?;
+    if store.maintenance == Some(Maintenance::Vanished) {
+        return Err(Failure::new(400, "ENOENT: No such file or directory"));
+    }
     let [total, used, avail] = if numbers { store.space } else { [0; 3] };
     Ok(Reply::Data(json!({
         "avail": avail,

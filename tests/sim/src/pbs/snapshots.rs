@@ -242,9 +242,9 @@ pub fn group_notes(state: &mut State, request: &Request, auth_id: &str, store: &
 /// `GET /admin/datastore/STORE/protected`
 pub fn protected(state: &mut State, request: &Request, auth_id: &str, store: &str) -> Outcome {
     let chosen = choose(state, request, auth_id, store, &["Datastore.Audit"], &[])?;
+    // One that is not there is not protected.
     let snapshot = open(state, store)?.snapshot(&chosen.id);
-    let (_, snapshot) = snapshot.ok_or_else(|| Failure::new(400, NO_ENTRY))?;
-    Ok(Reply::Data(json!(snapshot.protected)))
+    Ok(Reply::Data(json!(snapshot.is_some_and(|(_, snapshot)| snapshot.protected))))
 }
 
 /// `GET /admin/datastore/STORE/download-decoded`: the manifest; other files are encrypted or not

@@ -43,13 +43,25 @@ pub enum Maintenance {
     Deleting,
     /// Its disk is not mounted.
     NotMounted,
+    /// Its directory is not there: the file system that holds it is not mounted.
+    NoDirectory,
+    /// Its directory went away while the server was using it: it looks empty, and nobody knows how much room it has.
+    Vanished,
+    /// Its contents are read anew from the object store; the message.
+    Refresh(String),
 }
 
 impl Maintenance {
     /// Why the datastore cannot be used at all; `None` if it can be read.
     pub fn refusal(&self, store: &str) -> Option<String> {
         let why = match self {
-            Self::ReadOnly(_) => return None,
+            Self::ReadOnly(_) | Self::Vanished => return None,
+            Self::NoDirectory => {
+                return Some(format!(
+                    "unable to open chunk store at \"/mnt/{store}/.chunks\" - No such file or directory (os error 2)"
+                ));
+            }
+            Self::Refresh(message) => format!("S3 refresh maintenance mode: {message}"),
             Self::NotMounted => return Some(format!("datastore '{store}' is not mounted")),
             Self::Offline(message) => format!("offline maintenance mode: {message}"),
             Self::Unmounting => "datastore is being unmounted".to_owned(),
