@@ -335,7 +335,12 @@ fn a_datastore_that_cannot_be_used_is_told() {
         let message = Maintenance::Offline("new disks".into());
         state.add_datastore(DATASTORE).maintenance = Some(message);
     });
-    assert_says(&check(&node, "datastore", Level::Fail), &["new disks"]);
+    assert_says(&check(&node, "datastore", Level::Fail), &["new disks", "datastore show"]);
+    pbs(&node).edit(|state| {
+        state.add_datastore(DATASTORE).maintenance = Some(Maintenance::NotMounted);
+    });
+    let command = format!("proxmox-backup-manager datastore mount {DATASTORE}");
+    assert_says(&check(&node, "datastore", Level::Fail), &["is not mounted", &command]);
     pbs(&node).inject("/permissions", None, Fault::Refuse(500, "oh\x1b[2J".into()));
     let rights = check(&node, "rights", Level::Fail);
     assert!(!rights.message.chars().any(char::is_control), "{rights:?}");
@@ -350,6 +355,10 @@ fn a_namespace_that_is_not_there_is_a_failure_whatever_the_rights_are() {
         &missing,
         &["no namespace pve/n100", "proxmox-backup-client namespace create pve/n100"],
     );
+    // The server creates a namespace only in one that exists.
+    let create = |fix: &&String| fix.contains("namespace create");
+    let created: Vec<&String> = missing.fix.iter().filter(create).collect();
+    assert!(created.len() == 2 && created[0].contains("namespace create pve "), "{created:?}");
     check(&node, "rights", Level::Ok);
     // Rights in the namespace only, so that the one above it is not visible.
     pbs(&node).edit(|state| {

@@ -8,7 +8,7 @@ use super::{
     storage_files, storage_owner, storage_prune, storage_rights, storage_server, storage_space,
 };
 use crate::config::Settings;
-use crate::pbs::{Error, Pbs};
+use crate::pbs::{Error, NotNow, Pbs};
 use crate::pve;
 use crate::sys::Root;
 
@@ -69,10 +69,14 @@ pub fn storage(root: &Root, settings: &Settings, id: &str) -> Vec<Check> {
             }
             // Without any right this is refused too, which is already reported.
             Ok(_) | Err(Error::Denied { .. }) => {}
-            Err(error) => checks.push(about.fail("datastore", error).fix(format!(
-                "on the backup server: proxmox-backup-manager datastore show {}",
-                target.datastore
-            ))),
+            Err(error) => {
+                let mounted = error.not_now() != Some(NotNow::NotMounted);
+                let command = if mounted { "show" } else { "mount" };
+                checks.push(about.fail("datastore", error).fix(format!(
+                    "on the backup server: proxmox-backup-manager datastore {command} {}",
+                    target.datastore
+                )));
+            }
         }
     }
     checks

@@ -59,18 +59,24 @@ pub fn namespace(about: Subject<'_>, target: &Target, found: Result<bool, Error>
     let (store, name) = (&target.datastore, target.namespace.as_deref()?);
     match found {
         Ok(true) => None,
-        Ok(false) => Some(
-            about
-                .fail("namespace", format!("the datastore {store} has no namespace {name}"))
-                .fix(format!(
-                    "on the backup server: proxmox-backup-client namespace create {name} \
-                     --repository 'root@pam@localhost:{store}'   # those above it first"
-                ))
-                .fix(format!(
-                    "pvesm set {} --namespace NAME   # if another one is meant",
-                    about.id
-                )),
-        ),
+        Ok(false) => {
+            let text = format!("the datastore {store} has no namespace {name}");
+            let create = |level: &str, remark: &str| {
+                format!(
+                    "on the backup server: proxmox-backup-client namespace create {level} \
+                     --repository 'root@pam@localhost:{store}'{remark}"
+                )
+            };
+            // The server creates a namespace only in one that exists.
+            let above = name.match_indices('/').filter_map(|(end, _)| name.get(..end));
+            let check = above.fold(about.fail("namespace", text), |check, level| {
+                check.fix(create(level, "   # unless it exists"))
+            });
+            Some(check.fix(create(name, "")).fix(format!(
+                "pvesm set {} --namespace NAME   # if another one is meant",
+                about.id
+            )))
+        }
         Err(error) => Some(
             about
                 .fail("namespace", error)
