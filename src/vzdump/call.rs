@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Vmid;
 
-/// The point of a job or of a guest's backup at which vzdump calls.
+/// The point of a job or of a guest's backup at which vzdump calls (FACTS-PVE.md, Order of phases).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     JobInit,
@@ -36,7 +36,7 @@ impl Phase {
         Phase::JobAbort,
     ];
 
-    /// The word vzdump uses.
+    /// vzdump's word.
     pub fn word(self) -> &'static str {
         match self {
             Phase::JobInit => "job-init",
@@ -85,7 +85,7 @@ impl fmt::Display for Mode {
     }
 }
 
-/// Container or virtual machine, as `VMTYPE` says.
+/// Container or virtual machine, from `VMTYPE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GuestType {
@@ -93,17 +93,17 @@ pub enum GuestType {
     Qemu,
 }
 
-/// The guest that a guest phase is about.
+/// The guest of a guest phase.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {
     pub mode: Mode,
     pub vmid: Vmid,
-    /// From `VMTYPE`; a guest phase that does not say it is taken for a VM, which is never quiesced.
+    /// From `VMTYPE`; if it is missing, the guest counts as a VM, which is never quiesced.
     pub guest_type: GuestType,
-    /// `HOSTNAME`; missing when the backup failed early.
+    /// `HOSTNAME`; missing if the backup failed early.
     pub hostname: Option<String>,
-    /// `TARGET`: the archive's path, `-` for standard output, or `ct/9001/2026-11-21T23:22:56Z` on a Proxmox
-    /// Backup Server.
+    /// `TARGET`: the archive's path, `-` for standard output, or `ct/9001/2026-11-21T23:22:56Z` on
+    /// a Proxmox Backup Server.
     pub target: Option<String>,
 }
 
@@ -113,15 +113,15 @@ pub struct Call {
     pub phase: Phase,
     /// Only in guest phases.
     pub subject: Option<Subject>,
-    /// `STOREID`; missing where vzdump was given a directory.
+    /// `STOREID`; missing if vzdump was given a directory.
     pub storage: Option<String>,
 }
 
 impl Call {
     /// Reads a call from the hook's arguments (without the program's name) and its environment.
     ///
-    /// `None` for a phase that is not known or does not come with the arguments it should have: new phases
-    /// have been added before, and a hook has nothing to do in them.
+    /// `None` for an unknown phase, or one with unexpected arguments: Proxmox VE has added phases
+    /// before, and a hook has nothing to do in them.
     pub fn read(
         arguments: &[String],
         environment: impl Fn(&str) -> Option<String>,

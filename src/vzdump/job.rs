@@ -6,23 +6,23 @@ use super::{Mode, TaskLog, Upid, Vmid, tasks};
 use crate::sys::Root;
 use crate::sys::process::{self, Process};
 
-/// More scripts than these do not stand between vzdump and its hook.
+/// At most this many scripts are between vzdump and its hook.
 const GENERATIONS: usize = 8;
 
 /// One run of vzdump over one or more guests: the worker process that calls the hook.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
-    /// Missing where the parent is no task of PVE's.
+    /// Missing if the parent is no task of PVE.
     pub upid: Option<Upid>,
     /// The worker.
     pub worker: Process,
-    /// The session that the worker leads; whatever of vzdump still lives is in it.
+    /// The session that the worker leads; all remaining processes of vzdump are in it.
     pub session: i32,
 }
 
 impl Job {
-    /// The job that the calling hook belongs to. Its parent is the worker, or a script that the worker calls and that
-    /// calls the hook; a parent that has died is an error.
+    /// The job of the calling hook. Its parent is the worker, or a script that the worker calls and
+    /// that calls the hook; if the parent has died, that is an error.
     pub fn of_parent(root: &Root) -> io::Result<Job> {
         let parent = Process::parent()?;
         let session = process::session_of(parent.pid)?;
@@ -30,14 +30,14 @@ impl Job {
             Some((worker, upid)) => (worker, Some(upid)),
             None => (parent, None),
         };
-        // One that has died meanwhile has no command line any more.
+        // A process that has died meanwhile has no command line any more.
         if !worker.alive() {
             return Err(process::orphaned());
         }
         Ok(Job { upid, worker, session })
     }
 
-    /// The job's name: its UPID, or where it has none its worker's pid and start time.
+    /// The job's name: its UPID, or without one its worker's pid and start time.
     pub fn name(&self) -> String {
         match &self.upid {
             Some(upid) => upid.to_string(),
@@ -45,9 +45,10 @@ impl Job {
         }
     }
 
-    /// Whether the worker or anything else of its session still runs.
+    /// Whether the worker or another process of its session still runs.
     ///
-    /// A worker that does not lead a session of its own (vzdump in a person's shell) speaks for itself alone.
+    /// If the worker does not lead its session (vzdump in a person's shell), only the worker itself
+    /// counts.
     pub fn alive(&self) -> bool {
         self.worker.alive()
             || (self.session == self.worker.pid
@@ -55,19 +56,20 @@ impl Job {
                 && process::session_members(self.session).is_ok_and(|members| !members.is_empty()))
     }
 
-    /// Whether another vzdump is at work on this guest. One that waits for the node's lock, or is at another
-    /// guest, is not; nor is one that has no log on this node. One whose log can't be read is taken to be.
+    /// Whether another vzdump works on this guest. One that waits for the node's lock, or works on
+    /// another guest, does not count; nor does one without a log on this node. One whose log cannot
+    /// be read does.
     pub fn another_at(&self, root: &Root, vmid: Vmid) -> bool {
         at_work(root, vmid, |pid, upid| pid != self.worker.pid && Some(upid) != self.upid.as_ref())
     }
 
-    /// Whether any vzdump is at work on this guest, in the sense of [`Job::another_at`].
+    /// Whether any vzdump works on this guest, as in [`Job::another_at`].
     pub fn any_at(root: &Root, vmid: Vmid) -> bool {
         at_work(root, vmid, |_, _| true)
     }
 
-    /// Whether a snapshot of this guest is being made or deleted by a task of its own (`vzsnapshot`, `vzdelsnapshot`,
-    /// `qmsnapshot`, `qmdelsnapshot`), which locks the guest as vzdump does.
+    /// Whether a task (`vzsnapshot`, `vzdelsnapshot`, `qmsnapshot`, `qmdelsnapshot`) makes or
+    /// deletes a snapshot of this guest, for which it locks the guest as vzdump does.
     pub fn snapshot_at(root: &Root, vmid: Vmid) -> bool {
         let Ok(tasks) = process::with_title("task UPID:", worker_user(root)) else { return true };
         tasks
@@ -107,7 +109,7 @@ impl Job {
     }
 }
 
-/// The nearest of a process and its ancestors in a session that is a task of PVE's.
+/// The nearest task of PVE among a process and its ancestors in a session.
 fn task_above(root: &Root, mut pid: i32, session: i32) -> Option<(Process, Upid)> {
     for _ in 0..GENERATIONS {
         if pid <= 1 || process::session_of(pid).ok()? != session {
@@ -124,14 +126,15 @@ fn task_above(root: &Root, mut pid: i32, session: i32) -> Option<(Process, Upid)
     None
 }
 
-/// The process behind a title, where it is what the title says. Any user, and any process in a guest, can have itself
-/// shown as `task UPID:...`; a worker has the pid and the start time of its UPID, is root's, and is in our pid namespace.
+/// The process behind a title, where it is what the title says. Any user, and any process in a
+/// guest, can have itself shown as `task UPID:...`; a worker has the pid and the start time of its
+/// UPID, is root's, and is in our pid namespace.
 fn worker_of(root: &Root, pid: i32, upid: &Upid) -> Option<Process> {
     let process = Process::find(pid).ok()?;
     let is_worker = upid.worker() == Some((pid, process.started))
         && process::is_of_user(pid, worker_user(root)).ok()?
         && process::is_in_our_pid_namespace(pid).ok()?;
-    // What was read of it is its own only if it is still there.
+    // What was read belongs to this process only if it still exists.
     (is_worker && process.alive()).then_some(process)
 }
 

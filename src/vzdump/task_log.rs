@@ -4,10 +4,11 @@ use std::io::{self, Read, Seek, SeekFrom};
 use super::{Mode, Upid, Vmid};
 use crate::sys::Root;
 
-/// The first line is short; the reason of a failure stands near the end. More is not read.
+/// The first line is short; the reason of a failure is near the end. No more than this is read at
+/// each end.
 const WINDOW: u64 = 64 * 1024;
 
-/// What a job's log tells: its beginning and its end, however long it is.
+/// A job's log: its beginning and its end, however long it is.
 #[derive(Debug, Default)]
 pub struct TaskLog {
     head: String,
@@ -30,7 +31,7 @@ impl TaskLog {
         })
     }
 
-    /// The mode that the job was started with, where its command line names one.
+    /// The mode of the job's command line, if it names one.
     pub fn mode_asked(&self) -> Option<Mode> {
         let command = self
             .head
@@ -50,7 +51,7 @@ impl TaskLog {
         None
     }
 
-    /// Whether the job is in the middle of this guest.
+    /// Whether the job is working on this guest.
     pub fn is_at(&self, vmid: Vmid) -> bool {
         let start = format!("INFO: Starting Backup of VM {vmid} (");
         let boundary = |line: &&str| {

@@ -3,27 +3,27 @@ use anyhow::{Context, Result};
 use super::Upid;
 use crate::sys::{Root, file};
 
-/// The running tasks and the latest, then the ended ones, then those before them. A list that has grown to 50 kB
-/// becomes the older one.
+/// The running and newest tasks, then the ended ones, then older ones. A list that has grown to 50
+/// kB is renamed to the older one.
 const LISTS: [&str; 3] =
     ["/var/log/pve/tasks/active", "/var/log/pve/tasks/index", "/var/log/pve/tasks/index.1"];
 
-/// Far more than the lists ever hold, in bytes.
+/// Far more than the lists ever have, in bytes.
 const LIMIT: u64 = 16 << 20;
 
 /// A task in the node's lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Task {
     pub upid: Upid,
-    /// It has ended, and with an error.
+    /// It has ended with an error.
     pub failed: bool,
 }
 
-/// The tasks of this node, the last thousand or so, in no particular order; one that is running may be in two lists.
-/// `None` where the node has no list of tasks.
+/// The tasks of this node, about the last thousand, in no particular order; a running one may be in
+/// two lists. `None` if the node has no list of tasks.
 ///
 /// # Errors
-/// When a list is there and cannot be read.
+/// If a list exists and cannot be read.
 pub fn tasks(root: &Root) -> Result<Option<Vec<Task>>> {
     let mut found = None;
     for list in LISTS {
@@ -36,7 +36,8 @@ pub fn tasks(root: &Root) -> Result<Option<Vec<Task>>> {
     Ok(found)
 }
 
-/// One task a line: its UPID, in the list of the active ones a 0 or 1, and once it has ended, when and how.
+/// One task a line: its UPID; in the list of active ones a 0 or 1; and once it has ended, when and
+/// how.
 fn task(line: &str) -> Option<Task> {
     let (upid, rest) = line.split_once(' ').unwrap_or((line, ""));
     Some(Task { upid: Upid::parse(upid.trim())?, failed: has_failed(rest) })

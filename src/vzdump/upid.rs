@@ -13,7 +13,7 @@ impl Upid {
         Upid::parse(first_argument.strip_prefix("task ")?.trim_end_matches(' '))
     }
 
-    /// Checks the shape; the text is used as part of a file's name, so nothing else may be in it.
+    /// Checks the format; the text becomes part of a file's name, so it must contain nothing else.
     pub fn parse(text: &str) -> Option<Upid> {
         let fields: Vec<&str> = text.split(':').collect();
         let [tag, node, pid, pstart, starttime, kind, _, user, end] = fields.as_slice() else {
@@ -42,7 +42,7 @@ impl Upid {
         format!("/var/log/pve/tasks/{directory}/{}", self.0)
     }
 
-    /// Whether it is a task of vzdump's.
+    /// Whether it is a vzdump task.
     pub fn is_backup(&self) -> bool {
         self.kind() == "vzdump"
     }
@@ -52,7 +52,7 @@ impl Upid {
         self.field(5)
     }
 
-    /// What it is about: of a guest's task the VMID.
+    /// Its subject: for a guest's task the VMID.
     pub fn subject(&self) -> &str {
         self.field(6)
     }
@@ -78,7 +78,7 @@ impl Upid {
     }
 }
 
-/// A file that holds something else is damaged: from a UPID a path is made.
+/// A file with anything else is damaged, because a path is made from a UPID.
 impl TryFrom<String> for Upid {
     type Error = &'static str;
 
