@@ -266,6 +266,7 @@ impl Revivals {
 fn ended(root: &Root, run: &Run) -> String {
     match run.journalled.is_done() || is_made(root, run) {
         true => "the backup is over".to_string(),
+        false if !run.job.worker.is_of_this_boot() => why_over(run).to_string(),
         false => format!("vzdump (process {}) died", run.job.worker.pid),
     }
 }

@@ -157,6 +157,7 @@ pub fn revive(root: &Root, settings: &Settings, run: &Run, left: Left) -> Result
     let words = done.join(" and ");
     let why = match left {
         Left::Rebooting => "the guest was rebooted while the backup had it locked",
+        _ if !run.job.worker.is_of_this_boot() => "the node went down during its backup",
         Left::Frozen | Left::Down | Left::Locked => "vzdump died and left the guest",
     };
     log::notice(run.vmid, &format!("{why}; it was {words}"));

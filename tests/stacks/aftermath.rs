@@ -338,3 +338,20 @@ fn nobody_says_that_containers_were_started_which_ran() {
     assert_eq!(lock(&scene), None, "{said}");
     assert!(!said.contains("started 3 containers"), "{said}");
 }
+
+#[test]
+fn after_a_power_cut_the_guard_tells_the_true_reason() {
+    let scene = all_killed("lxc-snapshot-1vol", "pre-stop");
+    scene.keep_mail();
+    let text = std::fs::read_to_string(scene.run_file()).unwrap();
+    let mut run: Value = serde_json::from_str(&text).unwrap();
+    run["job"]["worker"]["boot"] = "an earlier one".into();
+    std::fs::write(scene.run_file(), run.to_string()).unwrap();
+    scene.guest().set_lock(None).unwrap();
+    let guarded = scene.stillpoint(&["guard", "9001"]);
+    assert!(guarded.status.success(), "{guarded:?}");
+    assert_eq!(record(&scene, "recovered")["reason"], "the node went down during the backup");
+    let mail = scene.mail();
+    assert!(mail.contains("the node went down during the backup; all 3 containers"), "{mail}");
+    assert!(!mail.contains("vzdump (process"), "{mail}");
+}
