@@ -270,7 +270,7 @@ fn a_line_of_the_journal_that_is_too_long_is_one_damage() {
     let mut found = Vec::new();
     let read = Journal::of(&Root::at(&directory.0)).read(|entry| {
         found.push(match entry {
-            Entry::Record(record) => record["run"].as_str().unwrap().to_string(),
+            Entry::Record(record) => record.json["run"].as_str().unwrap().to_string(),
             Entry::Damaged { line, .. } => format!("damage in line {line}"),
         });
         true

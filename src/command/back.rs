@@ -9,6 +9,7 @@ use super::print;
 use crate::config::Settings;
 use crate::guest::{State, way_to_start};
 use crate::identity::inside;
+use crate::journal::Actor;
 use crate::quiesce::{self, BroughtBack, Errand};
 use crate::report::not_back::Lost;
 use crate::report::{self, log, not_back};
@@ -58,7 +59,8 @@ pub fn resume(root: &Root, vmid: Vmid) -> Result<()> {
         print(&format!("Guest {vmid} was frozen. It is thawed now."))?;
     }
     let deadline = Instant::now() + PERSON_LIMIT;
-    let errand = Errand { by: "person", reason: "a person asked for it", close: false, run: None };
+    let errand =
+        Errand { by: Actor::Person, reason: "a person asked for it", close: false, run: None };
     let brought_back = quiesce::bring_back_and_unlock(root, vmid, deadline, errand)?;
     if quiesce::unlock_left(root, vmid)? {
         print(&format!("Guest {vmid}: {}.", quiesce::UNLOCKED))?;

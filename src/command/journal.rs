@@ -16,13 +16,13 @@ pub fn journal(root: &Root, guest: Option<Vmid>, as_json: bool) -> Result<()> {
                 return true;
             }
             Entry::Record(record) => {
-                if guest.is_some_and(|guest| record["vmid"] != guest.0) {
+                if guest.is_some_and(|guest| record.json["vmid"] != guest.0) {
                     return true;
                 }
                 printed = if as_json {
-                    print_json(&record.to_string())
+                    print_json(&record.json.to_string())
                 } else {
-                    tell(&record::line(&record))
+                    tell(&record::line(&record.json))
                 };
             }
         }

@@ -7,10 +7,11 @@ use super::{Duty, LOCK_LIMIT};
 use crate::config::{OnError, Settings};
 use crate::guest::State;
 use crate::identity;
+use crate::journal::{Actor, VerifyOutcome, VerifyStart, VerifyState};
 use crate::pve::{Place, vzdump_conf};
 use crate::quiesce::{self, BroughtBack, Errand, Noted, Quiesced};
 use crate::report::lines::{self, say};
-use crate::run::{Archive, By, GuestBefore, Run, Runs, VerifyStart};
+use crate::run::{Archive, By, GuestBefore, Run, Runs};
 use crate::sys::{Root, clock, failpoint, look, signal};
 use crate::verify;
 use crate::vzdump::{Call, GuestType, Job, Mode, Phase, Subject, TaskLog};
@@ -125,7 +126,7 @@ impl GuestCall<'_> {
             anyhow::bail!("another backup ({}) is at work on this guest", other.job.name());
         }
         let errand = Errand {
-            by: "job-start",
+            by: Actor::JobStart,
             reason: "the next backup of the guest begins",
             close: true,
             run: None,
@@ -378,17 +379,19 @@ impl GuestCall<'_> {
             }
             Ok(Some(started)) => started,
             Err(error) => VerifyStart {
-                state: "unknown".to_string(),
+                state: VerifyState::NotStarted(VerifyOutcome::Unknown).into(),
                 upid: None,
                 reason: Some(format!("{error:#}")),
             },
         };
         let reason = started.reason.as_deref().unwrap_or("no reason is known");
-        let verify = match (started.state.as_str(), &started.reason) {
-            ("started", None) => "its verify has started on the backup server".to_string(),
-            ("started", Some(_)) => format!("it is being verified: {reason}"),
-            ("queued", _) => format!("its verify is queued: {reason}"),
-            ("not-due", _) => format!("it is not verified now: {reason}"),
+        let verify = match (started.state.known(), &started.reason) {
+            (Some(VerifyState::Started), None) => {
+                "its verify has started on the backup server".to_string()
+            }
+            (Some(VerifyState::Started), Some(_)) => format!("it is being verified: {reason}"),
+            (Some(VerifyState::Queued), _) => format!("its verify is queued: {reason}"),
+            (Some(VerifyState::NotDue), _) => format!("it is not verified now: {reason}"),
             _ => format!("its verify could not be started yet: {reason}"),
         };
         say(&format!("{}; {verify}", self.graded(run)));

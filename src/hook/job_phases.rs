@@ -1,18 +1,18 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use serde_json::Value;
 
 use super::Duty;
 use super::budget::{Budget, SPENT};
 use crate::config::{OnFailure, Settings};
-use crate::journal::{Backup, Entry, Journal, Verify, VerifyOutcome};
+use crate::journal::{Actor, Backup, Entry, Journal, Record, Verify, VerifyOutcome};
 use crate::quiesce::{self, BroughtBack, Errand};
 use crate::report::lines::{not_in_backup, say, summary};
 use crate::report::{self, not_back};
 use crate::run::{Left, Runs};
 use crate::setup::nodes;
 use crate::sys::look::Watched;
+use crate::sys::text::count;
 use crate::sys::{Root, bounded, detach, text};
 use crate::verify::{self, Collected};
 use crate::vzdump::{Job, Vmid};
@@ -65,7 +65,9 @@ fn bring_back_leftovers(root: &Root, settings: &Settings, job: &Job) {
     for vmid in guests {
         let budget = Budget::begin(root, settings.quiesce.budget, vmid, job);
         let deadline = budget.deadline(LEFTOVER_LIMIT).min(end);
-        quiesce::recover_guest(root, vmid, "job-start", deadline).iter().for_each(|line| say(line));
+        quiesce::recover_guest(root, vmid, Actor::JobStart, deadline)
+            .iter()
+            .for_each(|line| say(line));
     }
     quiesce::unlock_all(root).iter().for_each(|line| say(line));
 }
@@ -103,7 +105,7 @@ fn end_runs(root: &Root, settings: &Settings, job: &Job) {
         }
         let deadline = budget.deadline(LEFTOVER_LIMIT);
         let errand = Errand {
-            by: "job-end",
+            by: Actor::JobEnd,
             reason: "vzdump ended its job in the middle of this guest",
             close: true,
             run: None,
@@ -135,11 +137,11 @@ fn watch(root: &Root, vmid: Vmid) {
 /// Containers that could not be started: in guests of this job those from earlier backups are tried
 /// once more, and those that nobody was told about are reported.
 fn not_back(root: &Root, settings: &Settings, job: &Job) {
-    let backups = records_of(root, job).map(|(backups, _)| backups).unwrap_or_default();
+    let backups = records_of(root, job).unwrap_or_default().backups;
     for vmid in Left::guests(root).unwrap_or_default() {
         let Ok(left) = Left::load(root, vmid) else { continue };
-        let mut its = backups.iter().filter(|backup| backup["vmid"] == vmid.0);
-        let run = its.next_back().and_then(|backup| backup["run"].as_str());
+        let last = backups.iter().rfind(|backup| backup.vmid == vmid);
+        let run = last.map(|backup| backup.run.as_str());
         if run.is_none() && left.containers.iter().all(|left| left.told) {
             continue;
         }
@@ -150,7 +152,7 @@ fn not_back(root: &Root, settings: &Settings, job: &Job) {
         let deadline = budget.deadline(LEFT_LIMIT);
         if run.is_some_and(|run| left.containers.iter().any(|left| left.run != run)) {
             let again = Runs::of(root).lock_first(vmid, deadline).and_then(|_lock| {
-                let errand = ("job-end", "it was tried again after the next backup");
+                let errand = (Actor::JobEnd, "it was tried again after the next backup");
                 quiesce::try_again(root, vmid, deadline, errand)
             });
             if let Err(error) = again {
@@ -173,11 +175,8 @@ fn collect(root: &Root, settings: &Settings, job: &Job) -> u8 {
     });
     leave_verifies(root);
     // Verifies that ended before the job are already in the journal.
-    let journalled = records_of(root, job).map(|(_, verifies)| verifies).unwrap_or_default();
-    let journalled = journalled.into_iter().filter_map(|record| {
-        let record: Verify = serde_json::from_value(record).ok()?;
-        Some((record.vmid, record.storage, record.outcome))
-    });
+    let journalled = records_of(root, job).unwrap_or_default().verifies;
+    let journalled = journalled.into_iter().map(|it| (it.vmid, it.storage, it.outcome));
     let now = collected.over.into_iter().map(|over| (over.vmid, over.storage, over.outcome));
     let fails = journalled.chain(now).any(|(vmid, storage, outcome)| {
         let policy = settings.verify_of(vmid.0, &storage);
@@ -204,39 +203,81 @@ fn leave_verifies(root: &Root) {
     }
 }
 
-/// The journal's records of this job: its backups and its verifies, oldest first.
-fn records_of(root: &Root, job: &Job) -> Result<(Vec<Value>, Vec<Value>)> {
+/// What the journal has of this job, oldest first.
+#[derive(Default)]
+struct Records {
+    backups: Vec<Backup>,
+    verifies: Vec<Verify>,
+    /// Backups and verifies that this version does not understand.
+    unreadable: usize,
+}
+
+fn records_of(root: &Root, job: &Job) -> Result<Records> {
     let name = job.name();
-    let (mut backups, mut verifies) = (Vec::new(), Vec::new());
+    let mut records = Records::default();
     Journal::of(root).read(|entry| {
-        if let Entry::Record(record) = entry
-            && record["job"] == name.as_str()
+        if let Entry::Record(written) = entry
+            && written.is_of_job(&name)
         {
-            match record["kind"].as_str() {
-                Some("backup") => backups.push(record),
-                Some("verify") => verifies.push(record),
-                _ => {}
+            match written.record() {
+                Some(Record::Backup(backup)) => records.backups.push(backup),
+                Some(Record::Verify(verify)) => records.verifies.push(verify),
+                Some(_) => {}
+                None => records.unreadable += 1,
             }
         }
         true
     })?;
-    Ok((backups, verifies))
+    Ok(records)
 }
 
 /// A line for each guest of the job; Proxmox VE mails them.
 fn summarize(root: &Root, job: &Job) -> Result<()> {
-    let (backups, verifies) = records_of(root, job)?;
+    let Records { backups, verifies, unreadable } = records_of(root, job)?;
     let history = report::history(root)?;
     for backup in backups {
-        let backup = serde_json::from_value::<Backup>(backup)?;
         let not_back = history.not_back(backup.vmid, &backup.run);
-        let verify = verifies.iter().rfind(|verify| verify["run"] == backup.run.as_str());
-        let verify = verify.and_then(|verify| {
-            let outcome = serde_json::from_value(verify["outcome"].clone()).ok()?;
-            Some((outcome, verify["reason"].as_str()))
-        });
+        let of_run = |verify: &&Verify| verify.run.as_deref() == Some(backup.run.as_str());
+        let verify = verifies.iter().rfind(of_run);
+        let verify = verify.map(|verify| (verify.outcome, verify.reason.as_deref()));
         say(&summary(&backup, verify, not_back));
         not_in_backup(&backup).iter().for_each(|line| say(line));
     }
+    if unreadable > 0 {
+        let records = count(unreadable, "record");
+        say(&format!(
+            "{records} of this job cannot be read: `stillpoint journal --json` shows all"
+        ));
+    }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::process::Process;
+    use serde_json::{Value, json, to_value};
+
+    #[test]
+    fn a_record_that_cannot_be_read_hides_no_other() {
+        let directory = std::env::temp_dir().join(format!("stillpoint-job-{}", text::token()));
+        let root = Root::at(&directory);
+        std::fs::create_dir_all(root.path("/var/lib/stillpoint")).unwrap();
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let job = Job { upid: None, worker: Process::find(pid).unwrap(), session: 0 };
+        let mut records: Vec<Value> =
+            crate::journal::examples().iter().map(|record| to_value(record).unwrap()).collect();
+        records.insert(0, json!({ "kind": "backup", "vmid": "of another day" }));
+        records.insert(1, json!({ "kind": "drill", "vmid": 9001 }));
+        for record in &mut records {
+            record["job"] = json!(job.name());
+            record["time"] = json!("2026-11-21T23:25:00.000Z");
+        }
+        let text: String = records.iter().map(|record| format!("{record}\n")).collect();
+        std::fs::write(root.path("/var/lib/stillpoint/journal.jsonl"), text).unwrap();
+        let read = records_of(&root, &job).unwrap();
+        assert_eq!((read.backups.len(), read.verifies.len(), read.unreadable), (1, 1, 2));
+        summarize(&root, &job).unwrap();
+        std::fs::remove_dir_all(directory).unwrap();
+    }
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::bound::bounded;
-use super::{Record, carry, rate};
+use super::{Record, Written, carry, rate};
 use crate::sys::{Root, clock, file, lock};
 
 const SCHEMA: u32 = 1;
@@ -36,7 +36,7 @@ pub struct Journal {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Entry {
     /// A record, of whatever kind and schema.
-    Record(Value),
+    Record(Written),
     /// A line that is no record, with its place for an admin.
     Damaged { file: PathBuf, line: u64, reason: String },
 }
@@ -169,10 +169,10 @@ impl Journal {
                     continue;
                 }
                 let entry = match serde_json::from_slice::<Value>(text) {
-                    Ok(value) if value.get("kind").is_some_and(Value::is_string) => {
-                        Entry::Record(value)
-                    }
-                    Ok(_) => damaged(&path, line, "it is not a record: it has no kind".to_string()),
+                    Ok(value) => Written::of(value).map_or_else(
+                        || damaged(&path, line, "it is not a record: it has no kind".to_string()),
+                        Entry::Record,
+                    ),
                     Err(error) => damaged(&path, line, error.to_string()),
                 };
                 if !visit(entry) {
@@ -224,6 +224,7 @@ fn torn(file: &mut File, length: u64) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::Actor;
     use crate::journal::Recovered;
     use crate::vzdump::Vmid;
 
@@ -265,7 +266,7 @@ mod tests {
             run: run.into(),
             job: "UPID:".into(),
             vmid: Vmid(vmid),
-            by: "guard".into(),
+            by: Actor::Guard.into(),
             reason: "vzdump died".into(),
             containers: Vec::new(),
             guest: Vec::new(),
@@ -277,7 +278,7 @@ mod tests {
         entries
             .iter()
             .map(|entry| match entry {
-                Entry::Record(value) => value["run"].as_str().unwrap().to_string(),
+                Entry::Record(written) => written.json["run"].as_str().unwrap().to_string(),
                 Entry::Damaged { line, .. } => format!("damaged {line}"),
             })
             .collect()
@@ -305,7 +306,9 @@ mod tests {
     fn a_record_says_its_kind_schema_and_time() {
         let node = Node::new();
         node.1.append(&record("a")).unwrap();
-        let Some(Entry::Record(value)) = node.entries().pop() else { panic!("no record") };
+        let Some(Entry::Record(Written { json: value })) = node.entries().pop() else {
+            panic!("no record")
+        };
         assert_eq!(
             (value["kind"].as_str(), value["schema"].as_u64()),
             (Some("recovered"), Some(1))
@@ -351,8 +354,8 @@ mod tests {
                 assert_eq!(runs(&node.entries()), ["a", "b"]);
             }
             let mut newest = Vec::new();
-            let visit = |it: Value| {
-                newest.push(it["run"].as_str().unwrap().to_string());
+            let visit = |it: Written| {
+                newest.push(it.json["run"].as_str().unwrap().to_string());
                 true
             };
             node.1.read_newest_first(visit).unwrap();
@@ -384,7 +387,9 @@ mod tests {
         fs::write(&state, text.replace(since, "2026-01-01T00:00:00Z")).unwrap();
         node.1.append(&record("last")).unwrap();
         let entries = node.entries();
-        let [Entry::Record(told), Entry::Record(last)] = &entries[30..] else {
+        let [Entry::Record(Written { json: told }), Entry::Record(Written { json: last })] =
+            &entries[30..]
+        else {
             panic!("{entries:?}")
         };
         assert_eq!((told["kind"].as_str(), told["records"].as_u64()), (Some("left-out"), Some(10)));

@@ -13,11 +13,15 @@ mod file;
 mod newest;
 mod rate;
 mod record;
+mod words;
+mod written;
 
 #[cfg(test)]
 pub(crate) use examples::examples;
 pub use file::{Entry, Journal};
 pub use record::{
-    BY_SERVER, Backup, ContainerRecord, Grade, Identity, IdentityOutcome, LeftOut, Outcome, Record,
-    Recovered, Renewed, SettingChange, Settled, Verify, VerifyOutcome,
+    Backup, ContainerRecord, Grade, Identity, IdentityOutcome, LeftOut, Outcome, Record, Recovered,
+    Renewed, SettingChange, Settled, Verify, VerifyOutcome, VerifyStart,
 };
+pub use words::{Action, Actor, ContainerFate, GuestAction, VerifyState, Word};
+pub use written::Written;

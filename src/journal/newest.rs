@@ -4,7 +4,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::Journal;
+use super::{Journal, Written};
 
 /// How many bytes are read at a time.
 const BLOCK: u64 = 64 * 1024;
@@ -20,13 +20,13 @@ impl Journal {
     ///
     /// For questions about the recent past: the cost depends on how far back the answer is, not on
     /// the journal's length.
-    pub fn read_newest_first(&self, mut visit: impl FnMut(Value) -> bool) -> Result<()> {
+    pub fn read_newest_first(&self, mut visit: impl FnMut(Written) -> bool) -> Result<()> {
         for (path, file) in self.files()?.into_iter().rev() {
             let mut lines = Backwards::of(file).with_context(|| path.display().to_string())?;
             while let Some(line) = lines.next().with_context(|| path.display().to_string())? {
                 if let Ok(value) = serde_json::from_slice::<Value>(&line)
-                    && value.get("kind").is_some_and(Value::is_string)
-                    && !visit(value)
+                    && let Some(written) = Written::of(value)
+                    && !visit(written)
                 {
                     return Ok(());
                 }
@@ -106,8 +106,8 @@ mod tests {
         std::fs::write(place.join("journal.jsonl"), new).unwrap();
         let journal = Journal::of(&Root::at(&directory));
         let mut found = Vec::new();
-        let visit = |record: Value| {
-            found.push(record["number"].as_u64().unwrap());
+        let visit = |record: Written| {
+            found.push(record.json["number"].as_u64().unwrap());
             found.len() < 2000
         };
         journal.read_newest_first(visit).unwrap();

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerRecord, LeftOut, Record};
+use super::{ContainerFate, ContainerRecord, LeftOut, Record};
 use crate::sys::{Root, clock, file};
 use crate::vzdump::Vmid;
 
@@ -67,9 +67,7 @@ impl Hours {
 /// left out.
 fn counted(record: &Record) -> Option<Vmid> {
     let is_back = |containers: &[ContainerRecord]| {
-        containers
-            .iter()
-            .all(|it| !it.not_back && matches!(it.fate.as_str(), "back" | "gone" | "left"))
+        containers.iter().all(|it| !it.not_back && is_no_loss(it.fate.known()))
     };
     match record {
         Record::Settled(settled) => {
@@ -80,6 +78,11 @@ fn counted(record: &Record) -> Option<Vmid> {
         Record::Identity(identity) => Some(identity.vmid),
         _ => None,
     }
+}
+
+fn is_no_loss(fate: Option<ContainerFate>) -> bool {
+    use ContainerFate::{Back, Gone, Left};
+    matches!(fate, Some(Back | Gone | Left))
 }
 
 /// The records to write instead of one, oldest first. Called under the journal's lock.

@@ -2,7 +2,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::run::VerifyStart;
+use super::words::{Action, Actor, ContainerFate, GuestAction, VerifyState, Word};
 use crate::vzdump::{GuestType, Mode, Vmid};
 
 /// How consistent a backup is.
@@ -125,6 +125,14 @@ pub struct Backup {
     pub verify: Option<VerifyStart>,
 }
 
+/// The beginning of a verify, as backup-end saw it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VerifyStart {
+    pub state: Word<VerifyState>,
+    pub upid: Option<String>,
+    pub reason: Option<String>,
+}
+
 /// One container in a backup.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ContainerRecord {
@@ -133,12 +141,10 @@ pub struct ContainerRecord {
     /// The compose project.
     pub stack: Option<String>,
     pub service: Option<String>,
-    /// `stop`, `pause` or `none`; `shutdown` if the whole guest was shut down.
-    pub action: String,
+    pub action: Word<Action>,
     pub stop_ms: Option<u64>,
     pub start_ms: Option<u64>,
-    /// `back`, `finished`, `gone`, `left`, `failed`, `held-back`, or `open` if it is not back yet.
-    pub fate: String,
+    pub fate: Word<ContainerFate>,
     /// Why it is not back, or was not touched.
     pub error: Option<String>,
     /// It ran before the backup and is not known to have run since; false in records of older
@@ -184,14 +190,11 @@ pub struct Verify {
     pub verify_upid: Option<String>,
     /// The task that we started.
     pub started_upid: Option<String>,
-    /// `server` if we did not ask for a verify: a later check found that the server's state has
+    /// [`Actor::Server`] if we did not ask for a verify: a later check found that the server's state has
     /// changed.
     #[serde(default)]
-    pub by: Option<String>,
+    pub by: Option<Word<Actor>>,
 }
-
-/// In [`Verify::by`].
-pub const BY_SERVER: &str = "server";
 
 impl Verify {
     /// Whether another record is about the same snapshot.
@@ -209,13 +212,12 @@ pub struct Recovered {
     pub run: String,
     pub job: String,
     pub vmid: Vmid,
-    /// Who: `guard`, `job-start`, `job-end`, `settle`, `recover`, `person`.
-    pub by: String,
+    pub by: Word<Actor>,
     /// Why it was needed.
     pub reason: String,
     pub containers: Vec<ContainerRecord>,
-    /// What was done to the guest itself: `thawed`, `unlocked`, `started`.
-    pub guest: Vec<String>,
+    /// What was done to the guest itself.
+    pub guest: Vec<Word<GuestAction>>,
     pub downtime_ms: Option<u64>,
 }
 

@@ -6,7 +6,7 @@ use super::damaged::reconstruct;
 use super::finish::{finish, is_made, recovered};
 use super::left::look_for_removed;
 use super::resume::{look_again, resume};
-use crate::journal::{Journal, Record};
+use crate::journal::{Actor, Journal, Record};
 use crate::report::not_back::Partly;
 use crate::run::{Archive, Damaged, Runs};
 use crate::sys::{Root, look};
@@ -33,8 +33,7 @@ pub enum BroughtBack {
 /// Who brings back, and why: for the journal.
 #[derive(Clone, Copy, Debug)]
 pub struct Errand<'a> {
-    /// `guard`, `job-start`, `recover`, `settle`, `person`, ...
-    pub by: &'a str,
+    pub by: Actor,
     /// Goes into the backup's reasons too, where its data was not copied yet.
     pub reason: &'a str,
     /// The job that the run belongs to is over or dead: the run is ended.
@@ -56,7 +55,7 @@ pub fn bring_back(
     let runs = Runs::of(root);
     let _lock = match errand.by {
         // vzdump waits for these.
-        "job-start" | "job-end" => runs.lock_first(vmid, deadline)?,
+        Actor::JobStart | Actor::JobEnd => runs.lock_first(vmid, deadline)?,
         _ => runs.lock(vmid, deadline)?,
     };
     bring_back_locked(root, vmid, deadline, errand)

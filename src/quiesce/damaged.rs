@@ -3,7 +3,7 @@ use anyhow::Result;
 use super::finish::recovered;
 use super::note::{read, run_of};
 use crate::guest::State;
-use crate::journal::{Journal, Record};
+use crate::journal::{Actor, Journal, Record};
 use crate::run::{By, Damaged, Quiesced, Run, Runs};
 use crate::sys::Root;
 use crate::vzdump::Vmid;
@@ -24,7 +24,11 @@ pub fn reconstruct(root: &Root, vmid: Vmid, damaged: &Damaged) -> Result<Option<
             kept.display()
         );
         let run = run_of(Quiesced::empty(), vmid, By::Stillpoint);
-        Journal::of(root).append(&Record::Recovered(recovered(&run, "damaged run", &reason)))?;
+        Journal::of(root).append(&Record::Recovered(recovered(
+            &run,
+            Actor::DamagedRun,
+            &reason,
+        )))?;
         runs.remove(vmid)?;
         return Ok(None);
     };

@@ -8,9 +8,9 @@ use super::grade::grade;
 use super::left::set_aside;
 use super::revive::{Left, left_behind};
 use super::trial;
-use crate::config::Strategy;
 use crate::journal::{
-    Backup, ContainerRecord, Entry, Journal, Outcome, Record, Recovered, Settled,
+    Action, Actor, Backup, ContainerFate, ContainerRecord, Entry, Journal, Outcome, Record,
+    Recovered, Settled, Word,
 };
 use crate::run::{Archive, By, Fate, Journalled, Run, Runs, Step};
 use crate::sys::{Root, clock, failpoint};
@@ -86,7 +86,7 @@ pub fn give_up(root: &Root, run: &mut Run, why: &str) -> Result<Option<String>> 
         }
     }
     if known && run.not_back().next().is_some() {
-        let record = recovered(run, "job-start", "the next backup of the guest begins");
+        let record = recovered(run, Actor::JobStart, "the next backup of the guest begins");
         Journal::of(root).append(&Record::Recovered(record))?;
     }
     record(root, run)?;
@@ -96,8 +96,7 @@ pub fn give_up(root: &Root, run: &mut Run, why: &str) -> Result<Option<String>> 
 fn is_journalled(root: &Root, run: &Run) -> Result<bool> {
     let mut found = false;
     Journal::of(root).read(|entry| {
-        found = matches!(&entry, Entry::Record(record)
-            if record["kind"] == "backup" && record["run"] == run.id.as_str());
+        found = matches!(&entry, Entry::Record(record) if record.is_backup_of(&run.id));
         !found
     })?;
     Ok(found)
@@ -149,15 +148,15 @@ pub fn why_over(run: &Run) -> &'static str {
 }
 
 /// The record of containers brought back outside the order of a backup.
-pub fn recovered(run: &Run, by: &str, reason: &str) -> Recovered {
+pub fn recovered(run: &Run, by: Actor, reason: &str) -> Recovered {
     Recovered {
         run: run.id.clone(),
         job: run.job.name(),
         vmid: run.vmid,
-        by: by.to_string(),
+        by: by.into(),
         reason: reason.to_string(),
         containers: container_records(run),
-        guest: run.revived.clone(),
+        guest: run.revived.iter().copied().map(Word::Known).collect(),
         downtime_ms: downtime_ms(run),
     }
 }
@@ -190,29 +189,27 @@ fn container_records(run: &Run) -> Vec<ContainerRecord> {
     let Some(quiesce) = &run.quiesce else { return Vec::new() };
     let record = |step: &Step| {
         let (fate, error) = match &step.fate {
-            Fate::Open => ("open", step.trouble.clone()),
-            Fate::Back => ("back", None),
-            Fate::Finished => ("finished", None),
-            Fate::Gone => ("gone", step.is_removed().then(|| step.why_not_back())),
-            Fate::Left(why) => ("left", Some(why.clone())),
-            Fate::Failed(why) => ("failed", Some(why.clone())),
-            Fate::HeldBack(why) => ("held-back", Some(why.clone())),
+            Fate::Open => (ContainerFate::Open, step.trouble.clone()),
+            Fate::Back => (ContainerFate::Back, None),
+            Fate::Finished => (ContainerFate::Finished, None),
+            Fate::Gone => (ContainerFate::Gone, step.is_removed().then(|| step.why_not_back())),
+            Fate::Left(why) => (ContainerFate::Left, Some(why.clone())),
+            Fate::Failed(why) => (ContainerFate::Failed, Some(why.clone())),
+            Fate::HeldBack(why) => (ContainerFate::HeldBack, Some(why.clone())),
         };
-        let action = match (quiesce.by, step.action) {
-            (By::GuestShutdown, _) => "shutdown",
-            (_, Strategy::Stop) => "stop",
-            (_, Strategy::Pause) => "pause",
-            (_, Strategy::None) => "none",
+        let action = match quiesce.by {
+            By::GuestShutdown => Action::Shutdown,
+            By::Stillpoint | By::Note => step.action.into(),
         };
         ContainerRecord {
             name: step.name.clone(),
             id: step.id.clone(),
             stack: step.project.clone(),
             service: step.service.clone(),
-            action: action.to_string(),
+            action: action.into(),
             stop_ms: step.stop.ms(),
             start_ms: step.start.ms(),
-            fate: fate.to_string(),
+            fate: fate.into(),
             error,
             not_back: step.is_not_back(),
             way_back: step.way_back.clone().filter(|_| step.is_removed()),

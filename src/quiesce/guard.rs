@@ -17,6 +17,7 @@ use super::revive::{Left, left_behind, lock_in_words, revive, unlock_all};
 use super::trial;
 use crate::config::Settings;
 use crate::guest::State;
+use crate::journal::Actor;
 use crate::report::log;
 use crate::report::not_back::{Partly, all_back};
 use crate::run::{self, By, Damaged, DataCopy, Run, Runs};
@@ -118,7 +119,8 @@ fn watch_over(root: &Root, vmid: Vmid) -> Result<()> {
         }
         // Asked without the lock, which the hook may want meanwhile, and vzdump waits for it.
         if let Some(reason) = due(&settings, run, armed).filter(|_| an_engine_answers(root, run)) {
-            let errand = Errand { by: "guard", reason: &reason, close: false, run: Some(&run.id) };
+            let errand =
+                Errand { by: Actor::Guard, reason: &reason, close: false, run: Some(&run.id) };
             // Its outcome is in the journal, and a failure is tried again at the next look.
             let _ = bring_back(root, vmid, Instant::now() + TRY_LIMIT, errand);
         }
@@ -174,7 +176,7 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>)
         true => "after its backup",
         false => "after a backup that died",
     };
-    let errand = Errand { by: "guard", reason: &reason, close: true, run: id.as_deref() };
+    let errand = Errand { by: Actor::Guard, reason: &reason, close: true, run: id.as_deref() };
     let mut pause = FIRST_PAUSE;
     let mut told = Told { after, ..Told::default() };
     let mut seen_down = false;
@@ -286,10 +288,11 @@ fn still_locked(root: &Root, vmid: Vmid) -> String {
 
 /// `the guest was unlocked and started; all 3 containers are back; 1 was started again`
 fn back(run: Option<&Run>, all: usize, started: usize) -> String {
-    let revived = run.map(|run| run.revived.join(" and ")).unwrap_or_default();
+    let revived: Vec<String> =
+        run.iter().flat_map(|run| &run.revived).map(ToString::to_string).collect();
     match revived.is_empty() {
         true => all_back(all, started),
-        false => format!("the guest was {revived}; {}", all_back(all, started)),
+        false => format!("the guest was {}; {}", revived.join(" and "), all_back(all, started)),
     }
 }
 
@@ -325,7 +328,7 @@ fn see_to_left(root: &Root, vmid: Vmid) -> Result<()> {
             && let Ok(_lock) = Runs::of(root).lock(vmid, Instant::now() + LOOK)
             && matches!(Runs::of(root).load(vmid), Ok(None))
         {
-            let errand = ("guard", "its engine did not answer before");
+            let errand = (Actor::Guard, "its engine did not answer before");
             left::try_again(root, vmid, Instant::now() + TRY_LIMIT, errand)?;
         }
         if !told && began.elapsed() >= PATIENCE {
@@ -379,7 +382,7 @@ pub fn recover(root: &Root, limit: Duration) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     trial::clean_up_all(root, Duration::ZERO);
     for vmid in Runs::of(root).guests()? {
-        lines.extend(recover_guest(root, vmid, "recover", Instant::now() + limit));
+        lines.extend(recover_guest(root, vmid, Actor::Recover, Instant::now() + limit));
     }
     lines.extend(recover_left(root, limit)?);
     lines.extend(unlock_all(root));
@@ -387,7 +390,7 @@ pub fn recover(root: &Root, limit: Duration) -> Result<Vec<String>> {
 }
 
 /// Brings back what a run of a dead job left at rest in a guest; what is not back by then has a guard.
-pub fn recover_guest(root: &Root, vmid: Vmid, by: &str, deadline: Instant) -> Vec<String> {
+pub fn recover_guest(root: &Root, vmid: Vmid, by: Actor, deadline: Instant) -> Vec<String> {
     let reason = match Runs::of(root).load(vmid) {
         Ok(Some(run)) if run.job.worker.alive() => return Vec::new(),
         Ok(Some(run)) => why_over(&run),
@@ -416,7 +419,7 @@ pub fn recover_guest(root: &Root, vmid: Vmid, by: &str, deadline: Instant) -> Ve
         }
         Ok(BroughtBack::Partly(partly)) => {
             // The mail of a boot has this line.
-            if by == "recover" {
+            if by == Actor::Recover {
                 let marked = left::mark_told(root, vmid);
                 marked
                     .err()
@@ -444,7 +447,7 @@ fn recover_left(root: &Root, limit: Duration) -> Result<Vec<String>> {
         let before = run::Left::load(root, vmid).map_or(0, |left| left.containers.len());
         let deadline = Instant::now() + limit;
         let tried = Runs::of(root).lock(vmid, deadline).and_then(|_lock| {
-            left::try_again(root, vmid, deadline, ("recover", "the node was started"))
+            left::try_again(root, vmid, deadline, (Actor::Recover, "the node was started"))
         });
         match tried {
             Ok(left) if left.len() < before => {
@@ -473,7 +476,7 @@ pub fn bring_back_and_unlock(
         let Ok(Some(run)) = runs.load(vmid) else { break };
         let Some(left) = left_behind(root, &run) else { break };
         // A person is given the command that starts a guest, and thaws one before.
-        if left != Left::Locked && errand.by == "person"
+        if left != Left::Locked && errand.by == Actor::Person
             || Instant::now() >= deadline
             || !revive(root, &Settings::load(root), &run, left)?
         {

@@ -11,7 +11,7 @@ use super::note;
 use super::resume::{not_here, resume};
 use crate::engine::{Container, Engines, Error, Status};
 use crate::guest::{Guest, State};
-use crate::journal::{Journal, Record};
+use crate::journal::{Actor, Journal, Record};
 use crate::report::log;
 use crate::report::not_back::{Lost, advice};
 use crate::run::{By, Failures, Fate, Left, LeftContainer, Quiesced, Run, Runs, Step};
@@ -84,7 +84,7 @@ pub fn sight(root: &Root, vmid: Vmid, deadline: Instant) -> Result<Vec<LeftConta
 pub fn sight_locked(root: &Root, vmid: Vmid, deadline: Instant) -> Result<Vec<LeftContainer>> {
     let left = Left::load(root, vmid)?;
     if let Some(why) = not_here(root, &as_run(&left)) {
-        return let_go(root, left, "somebody", &why).map(|_| Vec::new());
+        return let_go(root, left, Actor::Somebody, &why).map(|_| Vec::new());
     }
     let Some(engines) = engines_of(root, vmid, deadline).filter(|_| !left.containers.is_empty())
     else {
@@ -106,7 +106,7 @@ pub fn sight_locked(root: &Root, vmid: Vmid, deadline: Instant) -> Result<Vec<Le
             Err(_) => Fate::Open,
         };
     }
-    take_out(root, left, &run, &ids, ("somebody", "it was seen running or removed"))
+    take_out(root, left, &run, &ids, (Actor::Somebody, "it was seen running or removed"))
 }
 
 /// What is known of a container that was left down, now that it is seen.
@@ -126,7 +126,7 @@ pub fn try_again(
     root: &Root,
     vmid: Vmid,
     deadline: Instant,
-    errand: (&str, &str),
+    errand: (Actor, &str),
 ) -> Result<Vec<LeftContainer>> {
     let left = Left::load(root, vmid)?;
     if left.containers.is_empty() {
@@ -146,7 +146,7 @@ pub fn take_out(
     mut left: Left,
     run: &Run,
     ids: &[String],
-    (by, reason): (&str, &str),
+    (by, reason): (Actor, &str),
 ) -> Result<Vec<LeftContainer>> {
     let steps = run.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
     let steps: HashMap<&String, &Step> = ids.iter().zip(steps).collect();
@@ -206,10 +206,10 @@ pub fn forget(root: &Root, vmid: Vmid) -> Result<usize> {
     let _lock = Runs::of(root).lock(vmid, Instant::now() + LOCK_LIMIT)?;
     let left = Left::load(root, vmid)?;
     let number = left.containers.len();
-    let_go(root, left, "person", "a person let go of it").map(|_| number)
+    let_go(root, left, Actor::Person, "a person let go of it").map(|_| number)
 }
 
-fn let_go(root: &Root, left: Left, by: &str, why: &str) -> Result<Vec<LeftContainer>> {
+fn let_go(root: &Root, left: Left, by: Actor, why: &str) -> Result<Vec<LeftContainer>> {
     let mut run = as_run(&left);
     for step in run.quiesce.iter_mut().flat_map(|quiesce| &mut quiesce.steps) {
         step.fate = Fate::Left(why.to_string());

@@ -11,7 +11,7 @@ use super::guard::{an_engine_answers, told_of};
 use super::resume::{look_again, not_here, resume};
 use super::revive::left_behind;
 use crate::guest::State;
-use crate::journal::{Journal, Record};
+use crate::journal::{Actor, Journal, Record};
 use crate::report::log;
 use crate::run::{Run, Runs};
 use crate::sys::text::count;
@@ -55,7 +55,7 @@ pub fn look_once(root: &Root, run: &Run) -> Result<()> {
     runs.save(&run)?;
     if run.journalled.is_done() && run.is_open() {
         // The record of the backup says that it is back.
-        let record = recovered(&run, "guard", NOT_BACK);
+        let record = recovered(&run, Actor::Guard, NOT_BACK);
         Journal::of(root).append(&Record::Recovered(record))?;
     }
     Ok(())
@@ -66,7 +66,7 @@ pub fn look_once(root: &Root, run: &Run) -> Result<()> {
 pub fn stand_by(root: &Root, vmid: Vmid, id: &str) -> Result<()> {
     let _keeping = look::keep();
     let began = Instant::now();
-    let errand = Errand { by: "guard", reason: NOT_BACK, close: true, run: Some(id) };
+    let errand = Errand { by: Actor::Guard, reason: NOT_BACK, close: true, run: Some(id) };
     let mut told = Told::default();
     loop {
         let run = match Runs::of(root).load(vmid)? {

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::config::Settings;
 use crate::guest::{self, State};
+use crate::journal::GuestAction;
 use crate::pve::{Member, Place, members};
 use crate::report::{log, mail};
 use crate::run::locked::{is_left_locked, is_of_a_backup, left_locked, lock_of};
@@ -141,20 +142,21 @@ pub fn revive(root: &Root, settings: &Settings, run: &Run, left: Left) -> Result
         if !unlock(root, run)? {
             return Ok(false);
         }
-        done.push("unlocked");
+        done.push(GuestAction::Unlocked);
     }
     match left {
         Left::Frozen => {
             guest::thaw(root, run.vmid)?;
-            done.push("thawed");
+            done.push(GuestAction::Thawed);
         }
         Left::Down | Left::Rebooting => {
             guest::start(root, run.vmid)?;
-            done.push("started");
+            done.push(GuestAction::Started);
         }
         Left::Locked => {}
     }
-    let words = done.join(" and ");
+    let words: Vec<String> = done.iter().map(ToString::to_string).collect();
+    let words = words.join(" and ");
     let why = match left {
         Left::Rebooting => "the guest was rebooted while the backup had it locked",
         _ if !run.job.worker.is_of_this_boot() => "the node went down during its backup",
@@ -293,17 +295,17 @@ pub fn thaw(root: &Root, vmid: Vmid) -> Result<bool> {
 }
 
 /// For the journal; the guest is back whether or not this can be written down.
-fn note_revived(root: &Root, vmid: Vmid, done: &[&str]) {
+fn note_revived(root: &Root, vmid: Vmid, done: &[GuestAction]) {
     change(root, vmid, |run| {
-        if done.contains(&"started") {
+        if done.contains(&GuestAction::Started) {
             if run.mode_used == Mode::Stop {
                 run.shutdown.see_down();
             }
             run.shutdown.start(clock::boot_ms());
         }
-        for word in done {
-            if !run.revived.iter().any(|known| known == word) {
-                run.revived.push(word.to_string());
+        for action in done {
+            if !run.revived.contains(action) {
+                run.revived.push(*action);
             }
         }
     });

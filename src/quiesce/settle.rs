@@ -12,7 +12,9 @@ use super::lost::lost;
 use super::note::{self, Found};
 use super::resume::{await_engines, look_again, note_unhealthy, resume};
 use crate::guest::State;
-use crate::journal::{ContainerRecord, Journal, Record, Settled};
+use crate::journal::{
+    Action, Actor, ContainerFate, ContainerRecord, Journal, Record, Settled, Word,
+};
 use crate::report::lines::say;
 use crate::report::not_back::{Partly, all_back};
 use crate::report::{log, mail};
@@ -99,7 +101,7 @@ pub fn settle(root: &Root, vmid: Vmid) -> Result<BroughtBack> {
 }
 
 fn errand(reason: &str) -> Errand<'_> {
-    Errand { by: "settle", reason, close: true, run: None }
+    Errand { by: Actor::Settle, reason, close: true, run: None }
 }
 
 /// Brings back what a run of this node left at rest. One that was interrupted is told of by mail, as `recover` does where
@@ -204,7 +206,7 @@ fn bring_up(
         // The note stays for the next start.
         return journalled.map(|()| BroughtBack::NotYet(why));
     }
-    take_out(root, Left::load(root, vmid)?, run, &ids, ("settle", "the guest was started"))?;
+    take_out(root, Left::load(root, vmid)?, run, &ids, (Actor::Settle, "the guest was started"))?;
     set_aside(root, run)?;
     mark_told_locked(root, vmid)?;
     if let Some(partly) = Partly::of(run) {
@@ -241,19 +243,19 @@ fn tell(root: &Root, record: &Settled, reads: &[String]) {
 
 /// What did not come up, and why; empty where everything did. A note of `reads` is no complaint.
 fn complaints(record: &Settled, reads: &[String]) -> String {
-    let failed = |container: &ContainerRecord| match container.fate.as_str() {
-        "failed" => Some(format!(
+    let failed = |container: &ContainerRecord| match container.fate.known()? {
+        ContainerFate::Failed => Some(format!(
             "{} could not be started: {}",
             printable(&container.name, 80),
             printable(container.error.as_deref().unwrap_or_default(), 300)
         )),
-        "held-back" => Some(format!(
+        ContainerFate::HeldBack => Some(format!(
             "{} is not started: {}",
             printable(&container.name, 80),
             printable(container.error.as_deref().unwrap_or_default(), 1000)
         )),
         // One that was only paused was run with --rm: its engine removes it when it finds it dead.
-        "gone" if container.action == "stop" => {
+        ContainerFate::Gone if container.action == Word::Known(Action::Stop) => {
             Some(format!("{} is no longer there", printable(&container.name, 80)))
         }
         _ => None,

@@ -4,19 +4,15 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
-use serde_json::Value;
 
 use crate::journal::{
-    Backup, ContainerRecord, Entry, Journal, Outcome, Recovered, Settled, Verify, VerifyOutcome,
+    Backup, ContainerFate, ContainerRecord, Entry, Journal, Outcome, Record, Recovered, Settled,
+    Verify, VerifyOutcome, VerifyState, Word, Written,
 };
 use crate::pbs::Snapshot;
 use crate::sys::Root;
 use crate::sys::text::printable;
 use crate::vzdump::Vmid;
-
-/// The kinds of records that say nothing about a guest's last backup.
-const OTHER_KINDS: [&str; 3] = ["identity", "renewed", "left-out"];
 
 /// How many containers, and how many reasons, are kept for each guest; nobody reads more at once.
 const MOST: usize = 20;
@@ -98,7 +94,7 @@ pub enum Proof {
     /// Since when, the outcome, and why.
     Known(DateTime<Utc>, VerifyOutcome, Option<String>),
     /// No verify was asked for; the journal's word for the reason.
-    NotAsked(String),
+    NotAsked(Word<VerifyState>),
 }
 
 /// Reads the journal of a node.
@@ -119,7 +115,7 @@ impl History {
         let mut history = History::default();
         Journal::of(root).read(|entry| {
             match entry {
-                Entry::Record(record) => history.add(record),
+                Entry::Record(written) => history.add(&written),
                 Entry::Damaged { file, line, reason } => {
                     history.damaged += 1;
                     history.first_damage.get_or_insert_with(|| {
@@ -132,26 +128,24 @@ impl History {
         Ok(history)
     }
 
-    fn add(&mut self, record: Value) {
-        let kind = record["kind"].as_str().unwrap_or_default().to_string();
-        let time = record["time"].as_str().and_then(|time| time.parse::<DateTime<Utc>>().ok());
-        let known = match (kind.as_str(), time) {
-            ("backup", Some(time)) => Backup::deserialize(&record).map(|backup| {
-                self.guests.entry(backup.vmid).or_default().backup(time, backup);
-            }),
-            ("verify", Some(time)) => Verify::deserialize(&record).map(|verify| {
-                self.guests.entry(verify.vmid).or_default().verify(time, verify);
-            }),
-            ("recovered", Some(_)) => Recovered::deserialize(&record).map(|recovered| {
-                self.guests.entry(recovered.vmid).or_default().recovered(&recovered);
-            }),
-            ("settled", Some(time)) => Settled::deserialize(&record).map(|settled| {
-                self.guests.entry(settled.vmid).or_default().settled(time, settled);
-            }),
-            (other, Some(_)) if OTHER_KINDS.contains(&other) => Ok(()),
-            _ => return self.not_understood += 1,
+    fn add(&mut self, written: &Written) {
+        let Some(time) = written.time() else {
+            self.not_understood += 1;
+            return;
         };
-        self.not_understood += usize::from(known.is_err());
+        match written.record() {
+            Some(Record::Backup(it)) => self.past(it.vmid).backup(time, it),
+            Some(Record::Verify(it)) => self.past(it.vmid).verify(time, it),
+            Some(Record::Recovered(it)) => self.past(it.vmid).recovered(&it),
+            Some(Record::Settled(it)) => self.past(it.vmid).settled(time, it),
+            Some(Record::Identity(_) | Record::Renewed(_) | Record::LeftOut(_)) => {}
+            None if written.is_of_no_backup() => {}
+            None => self.not_understood += 1,
+        }
+    }
+
+    fn past(&mut self, vmid: Vmid) -> &mut Past {
+        self.guests.entry(vmid).or_default()
     }
 }
 
@@ -162,12 +156,12 @@ impl Past {
             let snapshot = backup.target.as_deref().and_then(|target| target.parse().ok());
             let backup_time = snapshot.map(|snapshot: Snapshot| snapshot.backup_time);
             self.made = (backup.run.clone(), backup_time);
-            self.proof = backup.verify.take().map(|start| match start.state.as_str() {
-                "started" | "queued" => Proof::Pending(time),
-                word => match VerifyOutcome::deserialize(&Value::from(word)) {
-                    Ok(outcome) => Proof::Known(time, outcome, start.reason),
-                    Err(_) => Proof::NotAsked(start.state),
-                },
+            self.proof = backup.verify.take().map(|start| match start.state {
+                Word::Known(state) if state.is_under_way() => Proof::Pending(time),
+                Word::Known(VerifyState::NotStarted(outcome)) => {
+                    Proof::Known(time, outcome, start.reason)
+                }
+                word => Proof::NotAsked(word),
             });
             // A small backup can be verified while vzdump still writes the log of making it.
             self.verdict = None;
@@ -224,7 +218,10 @@ impl Past {
     }
 
     fn settled(&mut self, time: DateTime<Utc>, settled: Settled) {
-        let held_back = settled.containers.into_iter().filter(|it| it.fate == "held-back");
+        let held_back = settled
+            .containers
+            .into_iter()
+            .filter(|it| it.fate == Word::Known(ContainerFate::HeldBack));
         let held_back = held_back.take(MOST).map(|container| HeldBack {
             id: container.id,
             name: container.name,
@@ -248,7 +245,8 @@ fn verdict(verify: Verify) -> Option<Verify> {
 /// A container that somebody else has dealt with is not missing.
 fn not_back(containers: &[ContainerRecord]) -> Vec<String> {
     let lost = |container: &&ContainerRecord| {
-        container.not_back || matches!(container.fate.as_str(), "failed" | "open")
+        container.not_back
+            || matches!(container.fate.known(), Some(ContainerFate::Failed | ContainerFate::Open))
     };
     let names = containers.iter().filter(lost).map(|container| container.name.clone());
     names.take(MOST).collect()
@@ -257,7 +255,7 @@ fn not_back(containers: &[ContainerRecord]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn backup(run: &str, outcome: &str, fate: &str) -> Value {
         json!({
@@ -289,7 +287,7 @@ mod tests {
     fn past(records: &[Value]) -> Past {
         let mut history = History::default();
         for record in records {
-            history.add(record.clone());
+            history.add(&Written { json: record.clone() });
         }
         assert_eq!(history.not_understood, 0, "{records:?}");
         history.guests.remove(&Vmid(9001)).unwrap()
@@ -314,7 +312,7 @@ mod tests {
         };
         assert!(matches!(began("queued"), Some(Proof::Pending(_))));
         assert!(matches!(began("denied"), Some(Proof::Known(_, VerifyOutcome::Denied, _))));
-        assert_eq!(began("not-due"), Some(Proof::NotAsked("not-due".to_string())));
+        assert_eq!(began("not-due"), Some(Proof::NotAsked(VerifyState::NotDue.into())));
         let of_its_run = past(&[made.clone(), verify(json!("b"), 0, "ok")]);
         assert_eq!(outcome(&of_its_run), Some(VerifyOutcome::Ok));
         let by_hand = past(&[made.clone(), verify(Value::Null, time, "failed")]);
@@ -404,7 +402,7 @@ mod tests {
             let mut record = serde_json::to_value(record).unwrap();
             record["time"] = json!("2026-11-21T23:25:00.000Z");
             let mut history = History::default();
-            history.add(record.clone());
+            history.add(&Written { json: record.clone() });
             assert_eq!(history.not_understood, 0, "{record}");
         }
     }
@@ -438,12 +436,13 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_counted() {
         let mut history = History::default();
-        history.add(json!({ "kind": "backup", "time": "2026-11-21T23:25:00.000Z" }));
-        history.add(json!({ "kind": "of another day", "time": "2026-11-21T23:25:00.000Z" }));
-        history.add(json!({ "kind": "identity", "time": "2026-11-21T23:25:00.000Z" }));
+        let mut add = |json: Value| history.add(&Written { json });
+        add(json!({ "kind": "backup", "time": "2026-11-21T23:25:00.000Z" }));
+        add(json!({ "kind": "of another day", "time": "2026-11-21T23:25:00.000Z" }));
+        add(json!({ "kind": "identity", "time": "2026-11-21T23:25:00.000Z" }));
         let mut untimely = backup("a", "ok", "back");
         untimely["time"] = json!("yesterday");
-        history.add(untimely);
+        add(untimely);
         assert_eq!(history.not_understood, 3);
     }
 }

@@ -5,7 +5,7 @@ use std::io::Write;
 use super::not_back::{Lost, advice};
 use crate::config::Strategy;
 use crate::engine::client_of;
-use crate::journal::{Backup, Grade, Outcome, VerifyOutcome};
+use crate::journal::{Backup, Grade, Outcome, VerifyOutcome, VerifyState, Word};
 use crate::run::{By, Fate, Quiesce, Run, Step};
 use crate::sys::text::{count, printable, seconds};
 use crate::vzdump::Mode;
@@ -153,11 +153,11 @@ pub fn summary(
                 reason.map_or(String::new(), |reason| format!(" ({})", printable(reason, REASON)));
             parts.push(format!("{outcome}{reason}"));
         }
-        (None, Some(start)) if start.state == "not-due" => {
+        (None, Some(start)) if start.state == Word::Known(VerifyState::NotDue) => {
             let why = start.reason.as_deref().unwrap_or("not due");
             parts.push(format!("not verified this time ({})", printable(why, 300)));
         }
-        (None, Some(start)) if matches!(start.state.as_str(), "started" | "queued") => {
+        (None, Some(start)) if start.state.known().is_some_and(VerifyState::is_under_way) => {
             parts.push("the verify is still under way".to_string());
         }
         (None, Some(start)) => {
@@ -242,7 +242,7 @@ mod tests {
         };
         assert!(summary(&backup, None, &[]).contains("the verify is still under way"));
         if let Some(verify) = &mut backup.verify {
-            verify.state = "unknown".to_string();
+            verify.state = VerifyState::NotStarted(VerifyOutcome::Unknown).into();
             verify.reason = Some("no space left on device".to_string());
         }
         let line = summary(&backup, None, &[]);

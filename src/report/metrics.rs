@@ -164,8 +164,9 @@ fn of_verifies(page: &mut Page, status: &Status) {
         "What is known of the last backup that was made: 1 for its outcome, 0 for the others.",
         |guest| {
             let Some(verify) = &guest.verify else { return Vec::new() };
-            let of =
-                |each: &&str| (vec![("outcome", each.to_string())], truth(*each == verify.state));
+            let of = |each: &&str| {
+                (vec![("outcome", each.to_string())], truth(**each == verify.state.to_string()))
+            };
             STATES.iter().map(of).collect()
         },
     );

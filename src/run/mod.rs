@@ -29,6 +29,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::journal::{GuestAction, VerifyStart};
 use crate::sys::{clock, text};
 use crate::vzdump::{GuestType, Job, Mode, Vmid};
 
@@ -75,8 +76,8 @@ pub struct Run {
     pub data_copy: DataCopy,
     pub proof: Proof,
     pub shutdown: Shutdown,
-    /// What was done to the guest itself after vzdump had died: `thawed`, `unlocked`, `started`.
-    pub revived: Vec<String>,
+    /// What was done to the guest itself after vzdump had died.
+    pub revived: Vec<GuestAction>,
     /// How the verify began, where there is one.
     pub verify: Option<VerifyStart>,
     pub journalled: Journalled,
@@ -89,15 +90,6 @@ pub enum Archive {
     Pending,
     Complete,
     Failed(String),
-}
-
-/// The beginning of a verify, as backup-end saw it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct VerifyStart {
-    /// `started`, `queued` behind others, `not-due`, or the outcome so far where it could not be started.
-    pub state: String,
-    pub upid: Option<String>,
-    pub reason: Option<String>,
 }
 
 impl Run {

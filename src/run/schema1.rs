@@ -13,8 +13,9 @@ use super::state::{
     DataCopy, Failures, GuestBefore, HealthBefore, Journalled, Killed, PreStop, Proof, Rest,
     Resuming, Room, Shutdown, Start, Stop, Stopped,
 };
-use super::{Archive, By, Fate, VerifyStart};
+use super::{Archive, By, Fate};
 use crate::config::Strategy;
+use crate::journal::{GuestAction, VerifyStart};
 use crate::vzdump::{GuestType, Job, Mode, Vmid};
 
 pub const SCHEMA: u32 = 1;
@@ -54,7 +55,7 @@ pub struct Run {
     shutdown_ms: Option<u64>,
     #[serde(default)]
     restarted_ms: Option<u64>,
-    revived: Vec<String>,
+    revived: Vec<GuestAction>,
     verify: Option<VerifyStart>,
     journalling: bool,
     journalled: bool,

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::pending::Pending;
 use super::queue::{DIRECTORY, Queue};
-use crate::journal::{Entry, Journal, VerifyOutcome};
+use crate::journal::{Entry, Journal, Verify, VerifyOutcome};
 use crate::pbs::{Snapshot, Upid};
 use crate::pve::storage;
 use crate::sys::process::{self, Process};
@@ -95,33 +95,27 @@ impl Order {
 
     fn outcome(&self, root: &Root) -> Result<Option<Standing>> {
         let mut found = None;
+        let since = self.pending.since.parse::<DateTime<Utc>>().ok();
         Journal::of(root).read(|entry| {
-            if let Entry::Record(record) = entry
-                && self.is_about(&record)
+            if let Entry::Record(written) = entry
+                && written.time() >= since
+                && let Some(Verify { outcome, reason, .. }) =
+                    written.verify().filter(|verify| self.is_about(verify))
             {
-                found = serde_json::from_value(record["outcome"].clone()).ok().map(|outcome| {
-                    let reason = record["reason"].as_str().map(str::to_owned);
-                    Standing::Over { outcome, reason }
-                });
+                found = Some(Standing::Over { outcome, reason });
             }
             true
         })?;
         Ok(found)
     }
 
-    fn is_about(&self, record: &serde_json::Value) -> bool {
+    fn is_about(&self, verify: &Verify) -> bool {
         let snapshot = &self.pending.snapshot;
-        record["kind"] == "verify"
-            && record["run"].is_null()
-            && record["by"].is_null()
-            && record["storage"] == *self.pending.storage
-            && record["backup_type"] == snapshot.backup_type.as_str()
-            && record["backup_id"] == *snapshot.backup_id
-            && record["backup_time"] == snapshot.backup_time
-            && time(&record["time"]) >= time(&self.pending.since.as_str().into())
+        verify.run.is_none()
+            && verify.by.is_none()
+            && verify.storage == self.pending.storage
+            && verify.backup_type == snapshot.backup_type.as_str()
+            && verify.backup_id == snapshot.backup_id
+            && verify.backup_time == snapshot.backup_time
     }
-}
-
-fn time(text: &serde_json::Value) -> Option<DateTime<Utc>> {
-    DateTime::parse_from_rfc3339(text.as_str()?).ok().map(|time| time.to_utc())
 }

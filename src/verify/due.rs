@@ -2,11 +2,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::Value;
 
 use super::pending::Pending;
 use crate::config::When;
-use crate::journal::Journal;
+use crate::journal::{Journal, Verify, VerifyOutcome};
 use crate::sys::{Root, clock};
 
 /// Why a new backup is not verified now, in words; `None` where it is due.
@@ -43,12 +42,12 @@ fn last_proof(
     let horizon = TimeDelta::from_std(least).ok().and_then(|least| now.checked_sub_signed(least));
     let mut last = None;
     Journal::of(root).read_newest_first(|record| {
-        let Some(time) = time_of(&record) else { return true };
+        let Some(time) = record.time() else { return true };
         if horizon.is_some_and(|horizon| time <= horizon) {
             return false;
         }
         // One of a clock that was wrong would make nothing due until then.
-        if time <= now && proves(&record, new) {
+        if time <= now && record.verify().is_some_and(|verify| proves(&verify, new)) {
             last = Some(time);
         }
         last.is_none()
@@ -56,17 +55,12 @@ fn last_proof(
     Ok(last)
 }
 
-fn time_of(record: &Value) -> Option<DateTime<Utc>> {
-    DateTime::parse_from_rfc3339(record["time"].as_str()?).ok().map(|time| time.to_utc())
-}
-
-fn proves(record: &Value, new: &Pending) -> bool {
-    let datastore = record["storage_id"].as_str().and_then(|id| id.split('#').next());
-    record["kind"] == "verify"
-        && record["outcome"] == "ok"
-        && record["vmid"] == u64::from(new.vmid.0)
-        && record["namespace"].as_str() == new.snapshot.namespace.as_deref()
-        && datastore.is_some_and(|datastore| datastore.eq_ignore_ascii_case(&new.datastore))
+fn proves(verify: &Verify, new: &Pending) -> bool {
+    let datastore = verify.storage_id.split('#').next().unwrap_or_default();
+    verify.outcome == VerifyOutcome::Ok
+        && verify.vmid == new.vmid
+        && verify.namespace == new.snapshot.namespace
+        && datastore.eq_ignore_ascii_case(&new.datastore)
 }
 
 /// `2 days`, `1 hour`, `40 seconds`: the largest unit that fits, cut off.

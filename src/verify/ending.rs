@@ -3,7 +3,7 @@ use anyhow::Result;
 use super::judge::Verdict;
 use super::pending::{Ended, Pending};
 use super::queue::Queue;
-use crate::journal::{BY_SERVER, Journal, Record, Verify, VerifyOutcome};
+use crate::journal::{Actor, Journal, Record, Verify, VerifyOutcome};
 use crate::pbs::{Pbs, State, encrypted};
 use crate::pve::storage::Target;
 use crate::sys::Root;
@@ -86,7 +86,7 @@ pub fn record(pending: &Pending, end: End) -> Verify {
         verify_state: verification.map(|verification| verification.state.as_str().to_string()),
         verify_upid: verification.map(|verification| verification.upid.to_string()),
         started_upid: pending.upid.as_ref().map(ToString::to_string),
-        by: pending.looked.then(|| BY_SERVER.to_owned()),
+        by: pending.looked.then(|| Actor::Server.into()),
     }
 }
 

@@ -39,8 +39,8 @@ fn last_size(root: &Root, storage: &str) -> Option<u64> {
     let (mut seen, mut size) = (0, None);
     let read = Journal::of(root).read_newest_first(|record| {
         seen += 1;
-        if record["kind"] == "verify" && record["storage"] == storage {
-            size = record["size"].as_u64();
+        if let Some(verify) = record.verify().filter(|verify| verify.storage == storage) {
+            size = verify.size;
         }
         size.is_none() && seen < MOST_RECORDS
     });

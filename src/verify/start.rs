@@ -7,9 +7,10 @@ use super::due::not_due;
 use super::pending::{Pending, Purpose};
 use super::queue::Queue;
 use crate::config::Settings;
+use crate::journal::{VerifyOutcome, VerifyStart, VerifyState};
 use crate::pbs::Snapshot;
 use crate::pve::storage;
-use crate::run::{Run, VerifyStart};
+use crate::run::Run;
 use crate::sys::Root;
 
 /// backup-end waits no longer than this for the server to take the order.
@@ -28,10 +29,18 @@ pub fn start(root: &Root, settings: &Settings, run: &Run) -> Result<Option<Verif
         Ok(_) => return Ok(None),
         // A directory's archive has a path; only a backup server's has a name like this.
         Err(_) if target.is_none() => return Ok(None),
-        Err(error) => return Ok(Some(told("unknown", format!("/etc/pve/storage.cfg: {error}")))),
+        Err(error) => {
+            return Ok(Some(not_started(
+                VerifyOutcome::Unknown,
+                format!("/etc/pve/storage.cfg: {error}"),
+            )));
+        }
     };
     let Some(snapshot) = target else {
-        return Ok(Some(told("unknown", "vzdump did not name the snapshot".to_string())));
+        return Ok(Some(not_started(
+            VerifyOutcome::Unknown,
+            "vzdump did not name the snapshot".to_string(),
+        )));
     };
     let namespace = found.target.as_ref().and_then(|target| target.namespace.clone());
     let snapshot = snapshot.in_namespace(namespace);
@@ -47,7 +56,7 @@ pub fn start(root: &Root, settings: &Settings, run: &Run) -> Result<Option<Verif
             pending.purpose = Purpose::Encryption;
             queue.save(&pending)?;
         }
-        return Ok(Some(told("not-due", why)));
+        return Ok(Some(told(VerifyState::NotDue, why)));
     }
     // Before the order is given: a verify that nobody knows of would never be collected.
     let later = || format!("not written down; `stillpoint verify {}` starts one later", run.vmid);
@@ -67,17 +76,16 @@ fn order(root: &Root, pending: &Pending) -> Result<VerifyStart> {
     queue.refresh()?;
     let Some(now) = queue.get(&pending.file_name()) else {
         // Somebody else was quick: its outcome is in the journal.
-        return Ok(VerifyStart { state: "started".to_string(), upid: None, reason: None });
+        return Ok(VerifyStart { state: VerifyState::Started.into(), upid: None, reason: None });
     };
     if let Some(upid) = &now.upid {
         let by_itself = now.starts == 0;
         let reason = by_itself.then(|| "the server has started it by itself".to_string());
         let upid = Some(upid.to_string());
-        return Ok(VerifyStart { state: "started".to_string(), upid, reason });
+        return Ok(VerifyStart { state: VerifyState::Started.into(), upid, reason });
     }
     if let Some(trouble) = &now.trouble {
-        let state = serde_json::to_value(trouble.outcome)?;
-        return Ok(told(state.as_str().unwrap_or("unknown"), trouble.reason.clone()));
+        return Ok(not_started(trouble.outcome, trouble.reason.clone()));
     }
     asked?;
     let in_front = |other: &&&Pending| {
@@ -100,9 +108,13 @@ fn order(root: &Root, pending: &Pending) -> Result<VerifyStart> {
             format!("behind that of {} and {others} of the datastore", last.guest)
         }
     };
-    Ok(told("queued", reason))
+    Ok(told(VerifyState::Queued, reason))
 }
 
-fn told(state: &str, reason: String) -> VerifyStart {
-    VerifyStart { state: state.to_string(), upid: None, reason: Some(reason) }
+fn told(state: VerifyState, reason: String) -> VerifyStart {
+    VerifyStart { state: state.into(), upid: None, reason: Some(reason) }
+}
+
+fn not_started(outcome: VerifyOutcome, reason: String) -> VerifyStart {
+    told(VerifyState::NotStarted(outcome), reason)
 }

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use stillpoint::journal::Actor;
 use stillpoint::quiesce::{BroughtBack, Errand, bring_back};
 use stillpoint::sys::Root;
 use stillpoint::vzdump::Vmid;
@@ -171,7 +172,7 @@ fn waited_for_once() -> Result<Ended> {
     scene.play_with(Options { settle: Duration::ZERO, ..options });
     let root = Root::at(scene.node.root());
     let since = || -> Result<u64> {
-        let errand = Errand { by: "recover", reason: "a test", close: true, run: None };
+        let errand = Errand { by: Actor::Recover, reason: "a test", close: true, run: None };
         let deadline = Instant::now() + Duration::from_secs(1);
         let back = bring_back(&root, Vmid(VMID), deadline, errand)?;
         ensure!(matches!(back, BroughtBack::NotYet(_)), "it was not waited for: {back:?}");

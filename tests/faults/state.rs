@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use stillpoint::journal::Actor;
 use stillpoint::quiesce::{Errand, bring_back};
 use stillpoint::sys::Root;
 use stillpoint::vzdump::Vmid;
@@ -74,7 +75,7 @@ impl AtRest {
         }
         std::fs::write(self.scene.run_file(), run)?;
         std::fs::write(Self::note(&self.scene), &self.note)?;
-        let errand = Errand { by: "recover", reason: "a test", close: true, run: None };
+        let errand = Errand { by: Actor::Recover, reason: "a test", close: true, run: None };
         let deadline = Instant::now() + Duration::from_secs(60);
         let root = Root::at(self.scene.node.root());
         let back = bring_back(&root, Vmid(VMID), deadline, errand)?;

@@ -8,10 +8,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 use stillpoint::config::Settings;
 use stillpoint::journal::{Entry, Journal};
-use stillpoint::run::{Run, VerifyStart};
+use stillpoint::run::Run;
 use stillpoint::sys::Root;
 use stillpoint::sys::process::Process;
 use stillpoint::verify;
@@ -26,6 +27,14 @@ const SECRET: &str = "2c6f7e6d-0000-4000-8000-5111b01d0000";
 pub const FOR_EVER: Duration = Duration::from_secs(100 * 24 * 3600);
 
 static NEXT_TIME: AtomicI64 = AtomicI64::new(1_795_300_000);
+
+/// How a verify begins, in the words of the journal.
+#[derive(Debug, Deserialize)]
+pub struct Begun {
+    pub state: String,
+    pub upid: Option<String>,
+    pub reason: Option<String>,
+}
 
 pub struct World {
     pub directory: PathBuf,
@@ -152,9 +161,10 @@ impl World {
     }
 
     /// What backup-end does.
-    pub fn start(&self, run: &Run) -> VerifyStart {
+    pub fn start(&self, run: &Run) -> Begun {
         let settings = Settings::load(&self.root);
-        verify::start(&self.root, &settings, run).unwrap().unwrap()
+        let begun = verify::start(&self.root, &settings, run).unwrap().unwrap();
+        serde_json::from_value(serde_json::to_value(begun).unwrap()).unwrap()
     }
 
     /// What job-end does; returns how many verifies are left.
@@ -183,7 +193,7 @@ impl World {
         Journal::of(&self.root)
             .read(|entry| {
                 let Entry::Record(record) = entry else { panic!("{entry:?}") };
-                records.push(record);
+                records.push(record.json);
                 true
             })
             .unwrap();

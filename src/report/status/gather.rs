@@ -8,11 +8,12 @@ use super::judge::{self, Limits};
 use super::locked::{left_locked, level_of_lock};
 use super::words::{age, ago};
 use super::{
-    Backup, Guest, HeldBack, Level, Moment, NotBack, Now, Problem, Settled, Status, Verify, What,
-    held_back,
+    Backup, Guest, HeldBack, Level, Moment, NotBack, Now, Problem, ProofState, Settled, Status,
+    Verify, What, held_back,
 };
 use crate::config::Settings;
 use crate::guest::way_to_start;
+use crate::journal::Word;
 use crate::pve::{Config, OnStart, drop_in_calls, members, node_name};
 use crate::report::history::{History, LastBackup, Past, Proof};
 use crate::report::metrics;
@@ -114,15 +115,19 @@ fn guest(
         last_success: past.and_then(|past| past.last_made).map(moment),
         verify: past.and_then(|past| past.proof.as_ref()).map(|proof| match proof {
             Proof::Pending(since) => {
-                Verify { state: "pending".into(), moment: Some(moment(*since)), reason: None }
+                Verify { state: ProofState::Pending, moment: Some(moment(*since)), reason: None }
             }
             Proof::Known(time, outcome, reason) => Verify {
-                state: super::words::outcome(*outcome).to_string(),
+                state: ProofState::Known(*outcome),
                 moment: Some(moment(*time)),
                 reason: reason.as_deref().map(|reason| printable(reason, REASON)),
             },
             Proof::NotAsked(word) => {
-                Verify { state: printable(word, 40), moment: None, reason: None }
+                let word = match word {
+                    Word::Other(word) => Word::Other(printable(word, 40)),
+                    known => known.clone(),
+                };
+                Verify { state: ProofState::NotAsked(word), moment: None, reason: None }
             }
         }),
         last_verified: past.and_then(|past| past.last_verified).map(moment),

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use super::words::{age, ago};
-use super::{Backup, Guest, Level, Now, Problem, Settled, Verify, What};
-use crate::journal::{Grade, Outcome};
+use super::{Backup, Guest, Level, Now, Problem, ProofState, Settled, Verify, What};
+use crate::journal::{Grade, Outcome, VerifyOutcome};
 
 /// A verify is collected for at most a day; without news for longer than this it is lost.
 const LOST_VERIFY: u64 = 36 * 3600;
@@ -127,13 +127,24 @@ fn of_refusal(guest: &Guest) -> Option<(Level, String)> {
 }
 
 fn of_verify(verify: &Verify) -> Option<(Level, String)> {
-    let (level, what) = match verify.state.as_str() {
-        "failed" => (Level::Critical, "the backup FAILED to verify"),
-        "skipped" => (Level::Warning, "the backup is not verified: the server skipped it"),
-        "unknown" => (Level::Warning, "the outcome of the backup's verify is unknown"),
-        "unreachable" => (Level::Warning, "the backup is not verified: the server was unreachable"),
-        "denied" => (Level::Warning, "the backup is not verified: the server denies it"),
-        "pending" => {
+    let (level, what) = match verify.state {
+        ProofState::Known(outcome) => match outcome {
+            VerifyOutcome::Ok => return None,
+            VerifyOutcome::Failed => (Level::Critical, "the backup FAILED to verify"),
+            VerifyOutcome::Skipped => {
+                (Level::Warning, "the backup is not verified: the server skipped it")
+            }
+            VerifyOutcome::Unknown => {
+                (Level::Warning, "the outcome of the backup's verify is unknown")
+            }
+            VerifyOutcome::Unreachable => {
+                (Level::Warning, "the backup is not verified: the server was unreachable")
+            }
+            VerifyOutcome::Denied => {
+                (Level::Warning, "the backup is not verified: the server denies it")
+            }
+        },
+        ProofState::Pending => {
             let since = verify.moment.as_ref().filter(|since| since.age_s > LOST_VERIFY)?;
             let message = format!(
                 "no news of the verify of the backup for {}; `stillpoint verify` starts another",
@@ -141,7 +152,7 @@ fn of_verify(verify: &Verify) -> Option<(Level, String)> {
             );
             return Some((Level::Warning, message));
         }
-        _ => return None,
+        ProofState::NotAsked(_) => return None,
     };
     let reason = verify.reason.as_ref().map_or(String::new(), |reason| format!(" ({reason})"));
     Some((level, format!("{what}{reason}")))
@@ -189,7 +200,11 @@ mod tests {
     }
 
     fn verify(state: &str, age_s: u64) -> Option<Verify> {
-        Some(Verify { state: state.into(), moment: Some(moment(age_s)), reason: None })
+        Some(Verify {
+            state: serde_json::from_value(state.into()).unwrap(),
+            moment: Some(moment(age_s)),
+            reason: None,
+        })
     }
 
     fn level(change: impl Fn(&mut Guest, &mut Backup)) -> Level {

@@ -13,9 +13,9 @@ pub use gather::gather;
 pub use judge::Limits;
 pub use table::{Paper, table};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::journal::{Grade, Outcome};
+use crate::journal::{Grade, Outcome, VerifyOutcome, VerifyState, Word};
 use crate::pve::OnStart;
 use crate::vzdump::{GuestType, Mode, Vmid};
 
@@ -140,13 +140,24 @@ pub struct Backup {
 /// The proof of a backup.
 #[derive(Clone, Debug, Serialize)]
 pub struct Verify {
-    /// `ok`, `failed`, `skipped`, `unknown`, `unreachable`, `denied`; `pending` until it is over;
-    /// or the journal's word for why no verify was asked for.
-    pub state: String,
+    pub state: ProofState,
     /// Since when that is so.
     #[serde(flatten)]
     pub moment: Option<Moment>,
     pub reason: Option<String>,
+}
+
+/// Whether a backup is proven.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProofState {
+    /// The server is at it.
+    Pending,
+    #[serde(untagged)]
+    Known(VerifyOutcome),
+    /// It was not asked; the journal's word for why.
+    #[serde(untagged)]
+    NotAsked(Word<VerifyState>),
 }
 
 /// Something that is in progress, or was left over.

@@ -1,8 +1,8 @@
 use chrono::{DateTime, Local};
 
 use super::words::{age, ago, called};
-use super::{Guest, Level, Moment, Status};
-use crate::journal::{Grade, Outcome};
+use super::{Guest, Level, Moment, ProofState, Status};
+use crate::journal::{Grade, Outcome, VerifyOutcome};
 use crate::pve::OnStart;
 use crate::sys::terminal::Style;
 use crate::sys::text::{count, seconds, wrapped};
@@ -179,15 +179,15 @@ fn mode(guest: &Guest, roomy: bool) -> Cell {
 
 fn verify(guest: &Guest) -> Cell {
     let Some(verify) = &guest.verify else { return nothing() };
-    let style = match verify.state.as_str() {
-        "ok" => Style::Good,
-        "failed" => Style::Bad,
-        "skipped" | "unknown" | "unreachable" | "denied" => Style::Warning,
-        _ => Style::Plain,
+    let style = match verify.state {
+        ProofState::Known(VerifyOutcome::Ok) => Style::Good,
+        ProofState::Known(VerifyOutcome::Failed) => Style::Bad,
+        ProofState::Known(_) => Style::Warning,
+        ProofState::Pending | ProofState::NotAsked(_) => Style::Plain,
     };
     match &verify.moment {
         Some(moment) => cell(format!("{} {}", verify.state, age(moment.age_s)), style),
-        None => cell(verify.state.clone(), style),
+        None => cell(verify.state.to_string(), style),
     }
 }
 

@@ -1,5 +1,7 @@
-use super::{Guest, Level};
-use crate::journal::VerifyOutcome;
+use std::fmt;
+
+use super::{Guest, Level, ProofState};
+use crate::journal::{VerifyOutcome, VerifyState, Word};
 
 /// `45 s`, `12 min`, `3 h`, `2 d`: the largest unit that gives at least one and a half.
 pub fn age(seconds: u64) -> String {
@@ -17,7 +19,23 @@ pub fn ago(seconds: u64) -> String {
 }
 
 /// The journal's word.
-pub fn outcome(outcome: VerifyOutcome) -> &'static str {
+impl fmt::Display for ProofState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ProofState::Pending => "pending",
+            ProofState::Known(known) => outcome(*known),
+            ProofState::NotAsked(Word::Other(word)) => word,
+            ProofState::NotAsked(Word::Known(state)) => match state {
+                VerifyState::Started => "started",
+                VerifyState::Queued => "queued",
+                VerifyState::NotDue => "not-due",
+                VerifyState::NotStarted(known) => outcome(*known),
+            },
+        })
+    }
+}
+
+fn outcome(outcome: VerifyOutcome) -> &'static str {
     match outcome {
         VerifyOutcome::Ok => "ok",
         VerifyOutcome::Failed => "failed",

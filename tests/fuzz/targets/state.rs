@@ -1,7 +1,7 @@
 //! Stillpoint's own files: the note in the guest, the run, the journal.
 
 use serde_json::{Value, from_slice, from_value, to_value};
-use stillpoint::journal::{Entry, Journal, Record};
+use stillpoint::journal::{Actor, Entry, Journal, Record};
 use stillpoint::quiesce::{grade, recovered, run_of, start_order};
 use stillpoint::report::{lines, record};
 use stillpoint::run::{By, Damaged, Quiesced, Run, Runs};
@@ -60,7 +60,7 @@ fn assert_usable(run: &Run) {
 
     let value = to_value(run).unwrap();
     assert_eq!(to_value(from_value::<Run>(value.clone()).unwrap()).unwrap(), value);
-    let record = to_value(Record::Recovered(recovered(run, "guard", "vzdump died"))).unwrap();
+    let record = to_value(Record::Recovered(recovered(run, Actor::Guard, "vzdump died"))).unwrap();
     assert_eq!(record["containers"].as_array().unwrap().len(), steps(run).len());
     assert_fit_for_a_terminal(&record::line(&record));
 }
@@ -75,10 +75,10 @@ pub fn journal(input: &[u8]) {
     assert_eq!(before.len(), written, "one entry a line, nothing hidden");
     for entry in &before {
         match entry {
-            Entry::Record(value) => {
-                assert!(value["kind"].is_string());
-                assert_fit_for_a_terminal(&record::line(value));
-                if let Ok(Record::Backup(backup)) = from_value(value.clone()) {
+            Entry::Record(written) => {
+                assert!(written.json["kind"].is_string());
+                assert_fit_for_a_terminal(&record::line(&written.json));
+                if let Some(Record::Backup(backup)) = written.record() {
                     assert_sayable(&lines::summary(&backup, None, &[]));
                 }
             }
@@ -92,10 +92,10 @@ pub fn journal(input: &[u8]) {
     }
 
     let run = run_of(Quiesced { run: "a".to_string(), ..Quiesced::empty() }, VMID, By::Note);
-    journal.append(&Record::Recovered(recovered(&run, "guard", "vzdump died"))).unwrap();
+    journal.append(&Record::Recovered(recovered(&run, Actor::Guard, "vzdump died"))).unwrap();
     let mut after = entries(&journal);
     let Some(Entry::Record(last)) = after.pop() else { panic!("the new record is not there") };
-    assert_eq!(last["run"], "a");
+    assert_eq!(last.json["run"], "a");
     assert_eq!(after, before, "an append changes what was there");
 }
 
