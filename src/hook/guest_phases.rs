@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::budget::{Budget, SPENT};
-use super::{Duty, LOCK_LIMIT};
+use super::{GuestDuty, LOCK_LIMIT};
 use crate::config::{OnError, Settings};
 use crate::guest::State;
 use crate::identity;
@@ -49,7 +49,7 @@ pub struct GuestCall<'a> {
 
 impl GuestCall<'_> {
     /// Does what is due while holding the guest's lock, and returns the exit status.
-    pub fn perform(&self, due: &[Duty]) -> u8 {
+    pub fn perform(&self, due: &[GuestDuty]) -> u8 {
         let vmid = self.subject.vmid;
         let runs = Runs::of(self.root);
         let _keeping = look::keep();
@@ -58,7 +58,7 @@ impl GuestCall<'_> {
             Err(error) => return self.left_to_others(due, &error),
         };
         let mut run = match runs.load(vmid) {
-            Ok(Some(run)) if run.job == self.job && !due.contains(&Duty::OpenRun) => run,
+            Ok(Some(run)) if run.job == self.job && !due.contains(&GuestDuty::OpenRun) => run,
             Ok(None) => self.new_run(),
             // A run of another backup, or one that cannot be read: that has to end first.
             Ok(Some(_)) | Err(_) => match self.end_other_run() {
@@ -79,34 +79,35 @@ impl GuestCall<'_> {
 
     /// Another process is working on this guest. A later phase sees that this one has not looked at
     /// it.
-    fn left_to_others(&self, due: &[Duty], error: &anyhow::Error) -> u8 {
+    fn left_to_others(&self, due: &[GuestDuty], error: &anyhow::Error) -> u8 {
         say(&format!(
             "guest {}: nothing is done here, another process is working on it: {error:#}",
             self.subject.vmid
         ));
         let refused =
-            due.contains(&Duty::Quiesce) && self.settings.quiesce.on_error == OnError::Fail;
+            due.contains(&GuestDuty::Quiesce) && self.settings.quiesce.on_error == OnError::Fail;
         u8::from(refused)
     }
 
-    fn duty(&self, duty: Duty, run: &mut Run) -> Result<u8> {
+    fn duty(&self, duty: GuestDuty, run: &mut Run) -> Result<u8> {
         match duty {
-            Duty::OpenRun => self.open(run)?,
-            Duty::Quiesce => return Ok(self.quiesce(run)),
-            Duty::NoteRunning => return Ok(self.note_running(run)),
-            Duty::SeeRunning => run.guest_before = GuestBefore::Running,
-            Duty::DataCopied => self.data_copied(run),
-            Duty::Resume => self.resume(run),
-            Duty::NoteComplete => run.archive = Archive::Complete,
-            Duty::StartVerify => self.start_verify(run)?,
-            Duty::NoteFailure => run.archive = Archive::Failed(self.failure()),
-            Duty::JournalRun => return self.journal(run).map(|()| 0),
-            Duty::BringBackLeftovers | Duty::EndRuns | Duty::CollectVerifies => {}
-            Duty::LeaveVerifies | Duty::Summarize => {}
+            GuestDuty::OpenRun => self.open(run)?,
+            GuestDuty::Quiesce => return Ok(self.quiesce(run)),
+            GuestDuty::NoteRunning => return Ok(self.note_running(run)),
+            GuestDuty::SeeRunning => run.guest_before = GuestBefore::Running,
+            GuestDuty::DataCopied => self.data_copied(run),
+            GuestDuty::Resume => self.resume(run),
+            GuestDuty::NoteComplete => run.archive = Archive::Complete,
+            GuestDuty::StartVerify => self.start_verify(run)?,
+            GuestDuty::NoteFailure => run.archive = Archive::Failed(self.failure()),
+            GuestDuty::JournalRun => return self.journal(run).map(|()| 0),
         }
         if matches!(
             duty,
-            Duty::SeeRunning | Duty::NoteComplete | Duty::StartVerify | Duty::NoteFailure
+            GuestDuty::SeeRunning
+                | GuestDuty::NoteComplete
+                | GuestDuty::StartVerify
+                | GuestDuty::NoteFailure
         ) {
             Runs::of(self.root).save(run)?;
         }

@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::Duty;
+use super::JobDuty;
 use super::budget::{Budget, SPENT};
 use crate::config::{OnFailure, Settings};
 use crate::journal::{Actor, Backup, Entry, Journal, Record, Verify, VerifyOutcome};
@@ -27,30 +27,24 @@ const LEFT_LIMIT: Duration = Duration::from_secs(30);
 const NOTE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Does what is due in a job phase and returns the exit status.
-pub fn perform(root: &Root, settings: &Settings, job: &Job, due: &[Duty]) -> u8 {
+pub fn perform(root: &Root, settings: &Settings, job: &Job, due: &[JobDuty]) -> u8 {
     let mut status = 0;
     for duty in due {
         match duty {
-            Duty::BringBackLeftovers => {
-                bring_back_leftovers(root, settings, job);
-                leave_note(root);
-            }
-            Duty::EndRuns => {
-                end_runs(root, settings, job);
-                not_back(root, settings, job);
-            }
-            Duty::CollectVerifies => status = collect(root, settings, job),
-            Duty::LeaveVerifies => leave_verifies(root),
-            Duty::Summarize => {
+            JobDuty::TellOfSettings => settings.complaint.iter().for_each(|line| say(line)),
+            JobDuty::BringBackLeftovers => bring_back_leftovers(root, settings, job),
+            JobDuty::LeaveNodeNote => leave_note(root),
+            JobDuty::EndRuns => end_runs(root, settings, job),
+            JobDuty::TryLeftAgain => try_left_again(root, settings, job),
+            JobDuty::CollectVerifies => status = collect(root, settings, job),
+            JobDuty::LeaveVerifies => leave_verifies(root),
+            JobDuty::Summarize => {
                 if let Err(error) = summarize(root, job) {
                     say(&format!("cannot print the summary: {error:#}"));
                 }
             }
-            _ => {}
+            JobDuty::TellWatchers => report::after_job(root, settings, &job.name()),
         }
-    }
-    if due.contains(&Duty::EndRuns) {
-        report::after_job(root, settings, &job.name());
     }
     status
 }
@@ -136,7 +130,7 @@ fn watch(root: &Root, vmid: Vmid) {
 
 /// Containers that could not be started: in guests of this job those from earlier backups are tried
 /// once more, and those that nobody was told about are reported.
-fn not_back(root: &Root, settings: &Settings, job: &Job) {
+fn try_left_again(root: &Root, settings: &Settings, job: &Job) {
     let backups = records_of(root, job).unwrap_or_default().backups;
     for vmid in Left::guests(root).unwrap_or_default() {
         let Ok(left) = Left::load(root, vmid) else { continue };

@@ -7,7 +7,7 @@ mod guest_phases;
 mod guest_start;
 mod job_phases;
 
-pub use duties::{Duty, duties};
+pub use duties::{Due, GuestDuty, JobDuty, duties};
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -86,18 +86,13 @@ fn called_by_vzdump(root: &Root, arguments: &[String]) -> u8 {
             return 0;
         }
     };
-    if let Some(complaint) =
-        settings.complaint.as_ref().filter(|_| due.contains(&Duty::BringBackLeftovers))
-    {
-        say(complaint);
-    }
-    match &call.subject {
-        Some(subject) => {
+    match due {
+        Due::Guest(subject, due) => {
             let total = settings.quiesce.budget;
             let budget = Budget::begin(root, total, subject.vmid, &job);
             let settings = &settings;
             guest_phases::GuestCall { root, settings, job, call, subject, budget }.perform(due)
         }
-        None => job_phases::perform(root, &settings, &job, due),
+        Due::Job(due) => job_phases::perform(root, &settings, &job, due),
     }
 }
