@@ -241,7 +241,8 @@ fn resumer_beside_the_hook() -> Result<Ended> {
 
 fn once_each(scene: &Scene) -> Result<()> {
     for name in ["db", "cache", "web"] {
-        let starts = scene.engine().count(name, What::StartAsked);
+        // One that lets go of the guest for a hook may have asked already: an engine starts it once.
+        let starts = scene.engine().count(name, What::Started);
         ensure!(starts == 1, "{name} was started {starts} times");
     }
     Ok(())
