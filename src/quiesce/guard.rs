@@ -257,7 +257,7 @@ impl Revivals {
             Err(error) => {
                 self.pause = (self.pause * 2).min(LONGEST_FAILING_PAUSE);
                 self.not_before = Instant::now() + self.pause;
-                log::warning(run.vmid, &format!("{left}, and that cannot be mended: {error:#}"));
+                log::warning(run.vmid, &format!("{left}, and repairing that failed: {error:#}"));
                 false
             }
         }
@@ -301,10 +301,11 @@ pub fn told_of(root: &Root, vmid: Vmid, reason: &str, after: &str, partly: &Part
     let locked = still_locked(root, vmid);
     let of = format!("{reason}; {}{locked}", partly.numbers());
     if left::tell(root, vmid, &of, Instant::now() + TRY_LIMIT)?.is_empty() {
-        let subject = format!("Stillpoint: guest {vmid} misses no container {after}");
+        let subject = format!("Stillpoint: no container of guest {vmid} is missing {after}");
         let all = text::count(partly.all, "container");
         let message = format!(
-            "{reason}; of its {all} none is missing: each is back, or somebody has dealt with it{locked}"
+            "{reason}; none of its {all} is missing: each is back, or somebody has stopped or \
+             removed it{locked}"
         );
         log::alarm(root, vmid, &subject, &message);
     }
@@ -499,7 +500,7 @@ pub fn watch(root: &Root, vmid: Vmid) -> Result<()> {
     let unit = format!("stillpoint-guard-{vmid}-{}", text::token());
     detach::start(root, &unit, &["guard", &vmid.to_string()])
         .map(drop)
-        .context("nobody watches over it")
+        .context("no guard could be started")
 }
 
 #[cfg(test)]

@@ -206,7 +206,7 @@ pub fn forget(root: &Root, vmid: Vmid) -> Result<usize> {
     let _lock = Runs::of(root).lock(vmid, Instant::now() + LOCK_LIMIT)?;
     let left = Left::load(root, vmid)?;
     let number = left.containers.len();
-    let_go(root, left, Actor::Person, "a person let go of it").map(|_| number)
+    let_go(root, left, Actor::Person, "a person gave it up (resume --forget)").map(|_| number)
 }
 
 fn let_go(root: &Root, left: Left, by: Actor, why: &str) -> Result<Vec<LeftContainer>> {

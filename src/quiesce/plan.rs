@@ -82,13 +82,16 @@ pub fn plan(vmid: Vmid, containers: &[Container], settings: &Settings, volumes: 
         });
     }
     if paths.cut {
-        plan.notes.push("more data is not in the backup than is named".to_string());
+        plan.notes.push("more data than is named here is not in the backup".to_string());
     }
     let mut after = dependents(containers, &running, &needs, &mut plan.notes);
     let of_them: Vec<&Container> = running.iter().map(|index| &containers[*index]).collect();
     unordered::databases_last(&of_them, &mut after, &mut plan.notes);
     if acyclic(&mut after) > 0 {
-        plan.notes.push("containers depend on each other in a circle; it is cut open".to_string());
+        plan.notes.push(
+            "containers depend on each other in a circle; one of these dependencies is ignored"
+                .to_string(),
+        );
     }
     for (step, after) in plan.steps.iter_mut().zip(after) {
         step.after = after;
@@ -187,7 +190,7 @@ fn dependents(
         for other in of_compose.chain(owners) {
             count += 1;
             if count > MOST_DEPENDENCIES {
-                notes.push("there are more dependencies than are followed".to_string());
+                notes.push("there are too many dependencies; some are ignored".to_string());
                 return dependents;
             }
             // The indices come in order: one that is there already is the last.

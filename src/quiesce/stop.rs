@@ -256,9 +256,9 @@ pub(super) fn stop_all(root: &Root, run: &mut Run, engines: &Engines, limit: Dur
             };
             // Gone, says an engine; whether it is, says a look.
             let done = match done {
-                Err(Error::Gone) if engine.inspect(&step.id, deadline).is_ok() => {
-                    Err(Error::Refused(404, "it does not find what it lists".to_string()))
-                }
+                Err(Error::Gone) if engine.inspect(&step.id, deadline).is_ok() => Err(
+                    Error::Refused(404, "it does not find a container that it lists".to_string()),
+                ),
                 done => done,
             };
             done.map(|()| u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX))

@@ -376,7 +376,7 @@ fn with_container(
     plan: &mut Plan,
     deadline: Instant,
 ) -> Result<()> {
-    let index = least.context("nothing is stopped: no container could be the try")?;
+    let index = least.context("nothing is stopped: no container is suitable for the test")?;
     let engine = engines.at(&plan.steps[index].engine)?;
     let step = Step { after: Vec::new(), ..plan.steps[index].clone() };
     let (id, name) = (step.id.clone(), text::printable(&step.name, 80));
@@ -386,14 +386,14 @@ fn with_container(
     let limit = only.longest_chain().min(half);
     stop::write_down(root, run, guest, only, By::Stillpoint)?;
     if let Quiesced::Disturbed(why) = stop::stop_all(root, run, engines, limit) {
-        bail!("nothing else is stopped: {name} was the try: {why}");
+        bail!("nothing else is stopped: {name} was stopped and started as a test: {why}");
     }
     if let Err(error) = engine.start(&id, deadline) {
-        bail!("nothing else is stopped: {name} was stopped as the try and did not start: {error}");
+        bail!("nothing else is stopped: {name} was stopped as a test and did not start: {error}");
     }
     // It runs; what it asks to be run once it is back is still due.
     if let Some(left) = resume::resume(root, run, deadline, Duration::ZERO, Duration::ZERO) {
-        bail!("nothing else is stopped: {name} was the try: {left}");
+        bail!("nothing else is stopped: {name} was stopped and started as a test: {left}");
     }
     let again = engine.inspect(&id, deadline).with_context(|| name.clone())?;
     plan.steps[index].started_at = again.started_at;

@@ -28,7 +28,7 @@ pub fn databases_last(
             indices.iter().filter(|index| !containers[**index].database).copied().collect();
         count = count.saturating_add(databases.len().saturating_mul(others.len()));
         if count > MOST_DEPENDENCIES {
-            notes.push("there are more dependencies than are followed".to_string());
+            notes.push("there are too many dependencies; some are ignored".to_string());
             return;
         }
         let names: Vec<String> = databases

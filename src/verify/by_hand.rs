@@ -89,7 +89,9 @@ impl Order {
             Some(Pending { trouble, .. }) => {
                 Ok(Standing::Waiting(trouble.as_ref().map(|trouble| trouble.reason.clone())))
             }
-            None => self.outcome(root)?.context("it is gone, and the journal has no outcome of it"),
+            None => self
+                .outcome(root)?
+                .context("it is no longer pending, and the journal has no outcome of it"),
         }
     }
 

@@ -81,7 +81,7 @@ impl Looks {
 pub fn look(root: &Root) -> Result<bool> {
     let path = root.path(LOCK);
     let _lock =
-        lock::take(&path, Instant::now() + LOCK_LIMIT).context("another look is going on")?;
+        lock::take(&path, Instant::now() + LOCK_LIMIT).context("another process is checking")?;
     let history = History::read(root)?;
     let storages = match storage::read(root) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),

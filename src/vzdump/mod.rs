@@ -37,7 +37,7 @@ impl std::str::FromStr for Vmid {
         match text.parse() {
             Ok(number) if digits && number >= 100 => Ok(Vmid(number)),
             _ => anyhow::bail!(
-                "'{}' is no VMID: a number from 100 on, as `pct list` shows it",
+                "'{}' is not a VMID: a number from 100 on, as `pct list` shows it",
                 crate::sys::text::printable(text, 40)
             ),
         }
