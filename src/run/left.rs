@@ -13,17 +13,19 @@ use crate::vzdump::Vmid;
 /// The version of the list's shape.
 const SCHEMA: u32 = 1;
 
-/// A thousand containers, at some 500 bytes each and with room for long names.
+/// A thousand containers of about 500 bytes each, and room for long names.
 const LIMIT: u64 = 16 << 20;
 
-/// How many containers are kept of one guest; the latest. Each backup of a guest that means harm could add some.
+/// How many containers are kept for one guest; the newest. A malicious guest could add some with
+/// each backup.
 const MOST: usize = 1000;
 
-/// Where they lie, one file a guest.
+/// The directory; one file for each guest.
 const DIRECTORY: &str = "/var/lib/stillpoint/left";
 
-/// The containers of a guest that ran before a backup and could not be brought back. Their run is closed, so that the next
-/// backup is made; this list, at `/var/lib/stillpoint/left/VMID.json`, stays until each of them runs, was removed, or was
+/// The containers of a guest that ran before a backup and could not be started again. Their run is
+/// closed, so that it does not block the next backup. This list, at
+/// `/var/lib/stillpoint/left/VMID.json`, stays until each container runs, was removed, or was
 /// started by somebody. Whoever changes it holds the guest's lock.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Left {
@@ -39,30 +41,32 @@ pub struct Left {
 /// A container that is not back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftContainer {
-    /// The run that it was not back from.
+    /// The run after which it was not back.
     pub run: String,
     /// Since when it is in this list, RFC 3339, UTC.
     pub since: String,
     /// Why, in the engine's words.
     pub why: String,
-    /// It was removed while the backup was made: there is nothing to start, but perhaps a successor to come.
+    /// It was removed while the backup was made: there is nothing to start, but a successor may
+    /// appear.
     pub removed: bool,
-    /// The command that makes its stack anew in the guest.
+    /// The command that creates its stack again in the guest.
     pub way_back: Option<String>,
-    /// Its engine has never refused to start it: it did not answer, or there was no time to ask it.
+    /// Its engine has never refused to start it: the engine did not answer, or there was no time to
+    /// ask it.
     #[serde(default)]
     pub untried: bool,
-    /// A mail has told of it.
+    /// A mail about it was sent.
     pub told: bool,
     #[serde(flatten)]
     pub container: QuiescedContainer,
 }
 
 impl Left {
-    /// The list of a guest; an empty one where there is none.
+    /// The list of a guest; empty if it has none.
     ///
     /// # Errors
-    /// Where there is a file that cannot be read as one.
+    /// If the file is not a valid list.
     pub fn load(root: &Root, vmid: Vmid) -> Result<Left> {
         let path = path(root, vmid);
         let bytes = match file::read(&path, LIMIT) {
@@ -93,7 +97,7 @@ impl Left {
         write().with_context(|| path.display().to_string())
     }
 
-    /// The guests that have such a list.
+    /// The guests with such a list.
     pub fn guests(root: &Root) -> Result<Vec<Vmid>> {
         let directory = root.path(DIRECTORY);
         let entries = match fs::read_dir(&directory) {
@@ -108,12 +112,12 @@ impl Left {
         Ok(guests)
     }
 
-    /// Takes in what is not back of a run that closes, each container once, and lets go of those that it has brought
-    /// back.
+    /// Adds the containers of a closing run that are not back, each once, and removes those that
+    /// the run has brought back.
     pub fn take_in(&mut self, run: &Run) {
         self.run.clone_from(&run.id);
         if run.root_volume.is_some() && self.root_volume != run.root_volume {
-            // What another guest under this VMID had left is nobody's any more.
+            // Entries of another guest with the same VMID no longer count.
             if self.root_volume.is_some() {
                 self.containers.clear();
             }
@@ -125,7 +129,7 @@ impl Left {
         };
         self.containers.retain(|left| !is_back(left));
         let since = clock::rfc3339(clock::now());
-        // Of what a note says nobody knows when it was removed.
+        // A note does not say when a container was removed.
         let by_note = run.quiesce.as_ref().is_some_and(|quiesce| quiesce.by == By::Note);
         let left = run.not_back().filter(|step| !(by_note && step.is_removed())).map(|step| {
             LeftContainer {
@@ -136,7 +140,7 @@ impl Left {
                 untried: step.failures == Failures::None && !step.is_removed(),
                 way_back: step.way_back.clone(),
                 told: false,
-                // What it depends on is in another list.
+                // The containers that it depends on are in another list.
                 container: QuiescedContainer { after: Vec::new(), ..QuiescedContainer::from(step) },
             }
         });
@@ -154,7 +158,7 @@ impl Left {
         self.containers.drain(..more);
     }
 
-    /// What the note in the guest says of them: those that there is something to start of.
+    /// The note's entries for those that can still be started.
     pub fn noted(&self) -> impl Iterator<Item = QuiescedContainer> {
         self.containers.iter().filter(|left| !left.removed).map(|left| left.container.clone())
     }
@@ -164,13 +168,13 @@ impl Left {
         self.containers.iter().map(|left| left.container.id.clone()).collect()
     }
 
-    /// The engines, by their sockets, of those that there is something to start of.
+    /// The sockets of the engines of those that can still be started.
     pub fn engines(&self) -> BTreeSet<String> {
         let left = self.containers.iter().filter(|left| !left.removed);
         left.map(|left| left.container.engine.clone()).collect()
     }
 
-    /// All of them as a note, in their order.
+    /// All of them as a note, in order.
     pub fn as_note(&self) -> Quiesced {
         Quiesced {
             run: self.run.clone(),

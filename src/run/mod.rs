@@ -1,7 +1,7 @@
-//! The durable record of one backup of one guest, from backup-start until it is journalled and everything
-//! that ran is back.
+//! The durable record of one backup of one guest, from backup-start until it is journalled and
+//! everything that ran is back.
 //!
-//! It lies at `/var/lib/stillpoint/runs/VMID.json`. Whoever changes it holds the guest's lock.
+//! It is at `/var/lib/stillpoint/runs/VMID.json`. Whoever changes it holds the guest's lock.
 
 mod left;
 pub mod locked;
@@ -36,15 +36,16 @@ use crate::vzdump::{GuestType, Job, Mode, Vmid};
 /// The version of the record's shape.
 pub const SCHEMA: u32 = 2;
 
-/// Dependencies over all containers of a guest; a stack has a few dozen.
+/// The limit of dependencies over all containers of a guest; a stack has a few dozen.
 pub const MOST_DEPENDENCIES: usize = 100_000;
 
 /// One backup of one guest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Run {
-    /// The shape of its file: a run keeps the shape that it was opened in, for its guard may be of that version.
+    /// The version of its file: a run keeps the version that it was opened with, because its guard
+    /// may be of that version.
     pub schema: u32,
-    /// Unique: also in the file in the guest, so that the two are known to belong together.
+    /// Unique, and also in the file in the guest, so that the two can be matched.
     pub id: String,
     pub vmid: Vmid,
     pub guest_type: GuestType,
@@ -59,17 +60,17 @@ pub struct Run {
     /// The volume of the guest's root; another one later means another guest under the same VMID.
     pub root_volume: Option<String>,
     pub guest_before: GuestBefore,
-    /// The guest that wrote the note that this run was read from.
+    /// The guest whose note this run was read from.
     pub noted: Option<Vmid>,
-    /// Why the backup does not hold the guest's containers themselves, if so.
+    /// Why the guest's containers themselves are not in the backup, if so.
     pub incomplete: Option<String>,
-    /// What was planned and done to its containers; `None` where there was nothing to do.
+    /// What was planned and done with its containers; `None` if there was nothing to do.
     pub quiesce: Option<Quiesce>,
-    /// Why the guest was not brought to rest, or no longer was when its data was copied.
+    /// Why not all containers were at rest when the guest's data was copied.
     pub unrest: Vec<String>,
-    /// What a person should know about this backup.
+    /// What an admin should know about this backup.
     pub notes: Vec<String>,
-    /// Those of the notes that only name what a container of a copy reads: nothing is wrong with it.
+    /// Those of the notes that only name what a container of a copy reads, which is no problem.
     pub reads: Vec<String>,
     pub archive: Archive,
     pub pre_stop: PreStop,
@@ -78,12 +79,12 @@ pub struct Run {
     pub shutdown: Shutdown,
     /// What was done to the guest itself after vzdump had died.
     pub revived: Vec<GuestAction>,
-    /// How the verify began, where there is one.
+    /// How the verify began, if there is one.
     pub verify: Option<VerifyStart>,
     pub journalled: Journalled,
 }
 
-/// What became of the archive.
+/// The state of the archive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Archive {
@@ -93,7 +94,7 @@ pub enum Archive {
 }
 
 impl Run {
-    /// A run that begins now and knows only what every caller knows.
+    /// A run that begins now, with what every caller knows.
     pub fn new(vmid: Vmid, guest_type: GuestType, job: Job, mode: Mode) -> Run {
         Run {
             schema: SCHEMA,
@@ -126,27 +127,28 @@ impl Run {
         }
     }
 
-    /// Whether containers may still have to be brought back.
+    /// Whether containers may still have to be started again.
     pub fn is_open(&self) -> bool {
         self.quiesce
             .as_ref()
             .is_some_and(|quiesce| quiesce.steps.iter().any(|step| step.fate == Fate::Open))
     }
 
-    /// Its containers that ran before the backup and are not known to run since.
+    /// The containers that ran before the backup and are not known to have run since.
     pub fn not_back(&self) -> impl Iterator<Item = &Step> {
         let steps = self.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
         steps.filter(|step| step.is_not_back())
     }
 
-    /// Whether a container that was started is still looked at, whether it stays up.
+    /// Whether a started container is still being watched.
     pub fn is_looked_at(&self) -> bool {
         self.quiesce.as_ref().is_some_and(|quiesce| {
             quiesce.steps.iter().any(|step| step.start.watched_until_ms().is_some())
         })
     }
 
-    /// Whether the backup is over and journalled, everything is back, and the run is kept only to see that it stays so.
+    /// Whether the backup is over and journalled, everything is back, and the run only stays to
+    /// watch that.
     pub fn only_looks(&self) -> bool {
         self.journalled.is_done() && !self.is_open() && self.is_looked_at()
     }
@@ -162,8 +164,9 @@ impl Run {
         steps.filter(|step| step.fate == Fate::Open).map(|step| step.engine.clone()).collect()
     }
 
-    /// In stop mode for how long the guest was down, in ms: from when vzdump was left to shut it down until it was
-    /// started again. In the other modes for how long containers were, from the first stop to the last start.
+    /// How long the guest was down in stop mode, in ms: from the shutdown request until it was
+    /// started again. In the other modes how long containers were down, from the first stop to the
+    /// last start.
     pub fn downtime_ms(&self) -> Option<u64> {
         match self.mode_used {
             Mode::Stop if self.shutdown.was_down() => self.shutdown.downtime_ms(),
@@ -176,7 +179,7 @@ impl Run {
         self.guest_before == GuestBefore::Running
     }
 
-    /// Since when nothing more is requested of its containers (boot clock), as far as that is known.
+    /// Since when no more stops are requested (boot clock), if that is known.
     pub fn requests_ended_ms(&self) -> Option<u64> {
         let quiesce = self.quiesce.as_ref()?;
         quiesce.resuming.requests_ended_ms().or(match (quiesce.by, quiesce.rest) {
@@ -186,8 +189,8 @@ impl Run {
         })
     }
 
-    /// Whether what the steps say of requests is the whole truth: a hook that was killed has not written down its last ones,
-    /// and a guest that vzdump was left to shut down may yet take all its containers with it.
+    /// Whether the steps have every request that was made: a killed hook has not recorded its last
+    /// ones, and a guest that vzdump is shutting down may take all its containers with it.
     pub fn requests_are_known(&self) -> bool {
         self.quiesce.as_ref().is_none_or(|quiesce| match quiesce.by {
             By::Stillpoint => quiesce.rest.is_given_up(),
@@ -196,7 +199,8 @@ impl Run {
         })
     }
 
-    /// Somebody who holds the guest's lock begins to bring back: nothing more is requested from now on.
+    /// The holder of the guest's lock starts the containers again: no more stops are requested from
+    /// now on.
     pub fn begin_resuming(&mut self, now_ms: u64) {
         let ended = self.requests_ended_ms();
         if let Some(quiesce) = self.quiesce.as_mut() {
@@ -216,7 +220,7 @@ impl Run {
         steps.filter(|step| step.start.ms().is_some()).count()
     }
 
-    /// Whether we have brought containers to rest and they are meant to be so still.
+    /// Whether Stillpoint has stopped the containers and they are still meant to be stopped.
     pub fn is_at_rest(&self) -> bool {
         let meant = |quiesce: &Quiesce| quiesce.by == By::Stillpoint && !quiesce.rest.is_given_up();
         self.quiesce.as_ref().is_some_and(meant) && self.is_open()
@@ -237,7 +241,7 @@ impl Run {
         }
     }
 
-    /// Adds a reason for unrest once.
+    /// Adds a reason why the guest was not at rest, once.
     pub fn disturb(&mut self, reason: String) {
         if !self.unrest.contains(&reason) {
             self.unrest.push(reason);

@@ -8,14 +8,14 @@ use crate::vzdump::Vmid;
 /// The version of the note's shape.
 const SCHEMA: u32 = 1;
 
-/// Where the guest itself keeps what was running.
+/// The directory in the guest for the note of what ran.
 pub const QUIESCED_DIRECTORY: &str = "/var/lib/stillpoint";
 
-/// The file's name in there.
+/// The file's name in that directory.
 pub const QUIESCED_FILE: &str = "quiesced.json";
 
-/// What was running in a guest when its data was copied: it lies in the guest, and so in the backup, for the
-/// restore may happen on a host that knows nothing.
+/// What ran in a guest when its data was copied. It is in the guest, and so in the backup, because
+/// the restore may happen on a host that knows nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quiesced {
     pub schema: u32,
@@ -31,30 +31,31 @@ pub struct Quiesced {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuiescedContainer {
     pub id: String,
-    /// The socket of its engine, as a path in the guest; empty where an older version wrote it: the first engine.
+    /// The socket of its engine, as a path in the guest; empty in files of older versions, meaning
+    /// the first engine.
     #[serde(default)]
     pub engine: String,
     pub name: String,
     pub project: Option<String>,
     pub service: Option<String>,
     pub action: Strategy,
-    /// It is started only if it does not run and this is still when it was last started.
+    /// It is started only if it does not run and was last started at this time.
     pub started_at: String,
-    /// The containers, by their place in the list, that are started after this one.
+    /// The containers that are started after this one, by their index in the list.
     pub after: Vec<usize>,
-    /// Where data of it lay that is not in the backup; nothing in what an older version wrote.
+    /// Paths of its data that were not in the backup; empty in files of older versions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_in_backup: Vec<String>,
 }
 
 impl Quiesced {
-    /// Reads the file; `None` where it is no note, or none that is sound.
+    /// Reads the file; `None` if it is not a valid note.
     pub fn parse(bytes: &[u8]) -> Option<Quiesced> {
         serde_json::from_slice(bytes).ok().filter(Quiesced::is_sound)
     }
 
-    /// Whether it is of this shape and of a size that a plan may have, and every container that it refers to is
-    /// there. The guest may have changed it.
+    /// Whether it has the right schema and size, and every index in it is valid. The guest may have
+    /// changed it.
     pub fn is_sound(&self) -> bool {
         let count = self.containers.len();
         let after = || self.containers.iter().flat_map(|container| &container.after);
@@ -75,7 +76,7 @@ impl Quiesced {
         }
     }
 
-    /// What to write into the guest of this run.
+    /// The note to write into the guest of this run.
     pub fn of(run: &Run) -> Quiesced {
         let steps = run.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
         Quiesced {

@@ -1,11 +1,11 @@
-//! The shape of a run's file before its states were types.
+//! The version of a run's file before its states were types.
 //!
-//! A run that was opened in it stays in it until it is closed: its guard is a process that may have started before an
+//! A run that was opened with it keeps it until it is closed: its guard may have started before an
 //! upgrade, and reads the file until then.
 //!
-//! The other way, a version that knows only this shape takes a file of the later one for damaged. It keeps a copy in
-//! `/var/lib/stillpoint/damaged` and brings back what the note in the guest names; a guest that is down has to be started
-//! for that (`pct start VMID`).
+//! In the other direction, an older program considers a newer file damaged. It keeps a copy in
+//! `/var/lib/stillpoint/damaged` and starts what the note in the guest names; a guest that is down
+//! must be started for that (`pct start VMID`).
 
 use serde::{Deserialize, Serialize};
 
@@ -166,7 +166,7 @@ impl Run {
         }
     }
 
-    /// Whether it was due once is not in the file.
+    /// The file does not say whether it was due once.
     fn proof(&self) -> Proof {
         let is_ours = |quiesce: &Quiesce| quiesce.by == By::Stillpoint;
         match (self.proof_due, self.data_copied && self.quiesce.as_ref().is_some_and(is_ours)) {
@@ -191,10 +191,10 @@ impl Run {
 }
 
 impl Quiesce {
-    /// `shutdown_ms`: when vzdump was left to shut the guest down, in stop mode.
+    /// `shutdown_ms`: when vzdump went on to shut the guest down, in stop mode.
     fn in_states(self, shutdown_ms: Option<u64>) -> super::Quiesce {
         let old = self;
-        // Who requested has said so, and nobody has begun to bring back.
+        // The requesting process has said so, and nobody has started anything again.
         let is_said = match old.by {
             By::GuestShutdown => old.requests_ended_ms == shutdown_ms,
             By::Stillpoint | By::Note => old.over,
@@ -263,7 +263,8 @@ impl Step {
         let killed = self.killed;
         match (self.stop_ms, self.requested, self.prepared) {
             (Some(ms), ..) => Stop::Stopped(Stopped { ms, killed }),
-            // Killed for the backup, and asked to stop once more; how long it took then is not in the file.
+            // Killed for the backup, and asked to stop once more; the file does not say how long
+            // that took.
             (None, true, _) if killed.is_some() => {
                 let ms = self.stop_timeout.saturating_mul(1000);
                 Stop::Yielding(Some(Stopped { ms, killed }))
@@ -411,7 +412,7 @@ mod tests {
     use super::*;
     use crate::sys::{Root, text};
 
-    /// Runs as the version before has left them, each halted at the step that its name says.
+    /// Runs as the previous version has left them, each halted at the step in its name.
     fn recorded() -> Vec<(String, String)> {
         let directory =
             PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/runs/schema-1");
@@ -446,7 +447,7 @@ mod tests {
             runs.save(&run).unwrap();
             let mut before: serde_json::Value = serde_json::from_str(&text).unwrap();
             if before["quiesce"]["over"] == true && before["quiesce"]["by"] == "stillpoint" {
-                // Nobody asks how long it took to bring to rest what was given up afterwards.
+                // Nobody needs to know how long a stop took that was given up afterwards.
                 before["quiesce"]["rested_ms"] = serde_json::Value::Null;
             }
             let after = fs::read_to_string(&path).unwrap();
@@ -521,7 +522,7 @@ mod tests {
                 ("killed", "in-pre-stop-started") => {
                     rest.is_some_and(Rest::is_given_up) && all_stopped && run.is_open()
                 }
-                // Halted before what the step has changed was written down.
+                // Halted before the step's changes were recorded.
                 (
                     "snapshot" | "suspend",
                     "stop-requested" | "stop-requested-2" | "stop-confirmed",

@@ -1,6 +1,6 @@
-//! What was seen of a guest's engines: that they start containers, or that they do not.
+//! Whether a guest's engines were seen to start containers, or failed to.
 //!
-//! It lies at `/var/lib/stillpoint/started/VMID.json`. Whoever changes it holds the guest's lock.
+//! It is at `/var/lib/stillpoint/started/VMID.json`. Whoever changes it holds the guest's lock.
 
 use std::fs;
 use std::path::PathBuf;
@@ -18,56 +18,57 @@ const SCHEMA: u32 = 1;
 /// [`MOST_SEEN`] engines with their components, and [`MOST_PENDING`] names, in bytes.
 const LIMIT: u64 = 256 << 10;
 
-/// So many versions are remembered: a guest has one engine, or a few.
+/// How many versions are kept: a guest has one engine, or a few.
 const MOST_SEEN: usize = 8;
 
-/// So many throwaway containers that could not be removed are remembered. With more no other is made.
+/// How many throwaway containers that could not be removed are remembered. If there are more, no
+/// other is made.
 const MOST_PENDING: usize = 16;
 
-/// What was seen of the engines of one guest.
+/// The observations about the engines of one guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Started {
     pub schema: u32,
-    /// The start of the guest in which all of it was seen ([`Guest::boot`](crate::guest::Guest)).
+    /// The guest's start that the observations belong to ([`Guest::boot`](crate::guest::Guest)).
     pub boot: String,
-    /// The latest last.
+    /// The newest last.
     pub seen: Vec<Seen>,
     /// Throwaway containers that are about to be made, or could not be removed yet.
     pub pending: Vec<Pending>,
 }
 
-/// A throwaway container that there may be.
+/// A throwaway container that may exist.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending {
-    /// The socket of the engine that it is asked of.
+    /// The socket of its engine.
     pub engine: String,
     /// The value of its label.
     pub token: String,
 }
 
-/// What was seen of an engine in one set of versions.
+/// The observations about an engine in one set of versions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
     pub versions: Versions,
     /// When it was last seen to start a container; RFC 3339, UTC.
     #[serde(default)]
     pub started: Option<String>,
-    /// When a container that was paused was last seen to go on; likewise.
+    /// When it was last seen to unpause a container; RFC 3339, UTC.
     #[serde(default)]
     pub unpaused: Option<String>,
-    /// Why it is not known to start containers, since the last try.
+    /// Why it is not known to start containers since the last test.
     #[serde(default)]
     pub refusal: Option<Refusal>,
 }
 
-/// A try that did not show that an engine starts containers.
+/// A test that did not show that an engine starts containers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// RFC 3339, UTC.
     pub time: String,
     /// Why, with the engine's own words.
     pub reason: String,
-    /// A container of the guest was the try, and did not start again.
+    /// The test used a container of the guest, which did not start again.
     #[serde(default)]
     pub container: bool,
 }
@@ -79,16 +80,16 @@ impl Default for Started {
 }
 
 impl Started {
-    /// What was seen of a guest, in whichever of its starts. A file that holds nothing of ours is as if it were not
-    /// there: what it said is seen anew.
+    /// The observations about a guest, from any of its starts. An invalid file counts as missing:
+    /// everything in it can be observed again.
     pub fn load(root: &Root, vmid: Vmid) -> Started {
         let read = file::read(&path(root, vmid), LIMIT).ok();
         let known = read.and_then(|bytes| serde_json::from_slice::<Started>(&bytes).ok());
         known.filter(|known| known.schema == SCHEMA).unwrap_or_default()
     }
 
-    /// The same for that start of the guest: what was seen in an earlier one no longer counts. Containers that are to be
-    /// removed are there in any.
+    /// The observations since that start of the guest; earlier ones no longer count. Throwaway
+    /// containers to remove are always included.
     pub fn load_of(root: &Root, vmid: Vmid, boot: &str) -> Started {
         let known = Started::load(root, vmid);
         if known.boot == boot {
@@ -100,7 +101,7 @@ impl Started {
     /// Writes it durably.
     ///
     /// # Errors
-    /// With the path, when it can't be written.
+    /// If it cannot be written; the error names the path.
     pub fn save(&self, root: &Root, vmid: Vmid) -> Result<()> {
         let path = path(root, vmid);
         let write = || -> Result<()> {
@@ -110,13 +111,14 @@ impl Started {
         write().with_context(|| path.display().to_string())
     }
 
-    /// What was seen of an engine in these versions.
+    /// The observation of an engine in these versions.
     pub fn of(&self, versions: &Versions) -> Option<&Seen> {
         self.seen.iter().find(|seen| seen.versions == *versions)
     }
 
-    /// Whether an engine of these versions was seen to start a container, and has not failed to since. Nothing else was
-    /// seen in between: who goes back to versions that once worked goes back to other files.
+    /// Whether an engine of these versions was seen to start a container, and has not failed to
+    /// since. Nothing else was seen in between: who goes back to versions that once worked goes
+    /// back to other files.
     pub fn starts(&self, versions: &Versions) -> bool {
         let is_its = |seen: &&Seen| {
             (&seen.versions.socket, &seen.versions.runtime) == (&versions.socket, &versions.runtime)
@@ -125,25 +127,26 @@ impl Started {
         last.is_some_and(|seen| seen.started.is_some() && seen.refusal.is_none())
     }
 
-    /// Notes that an engine of these versions has started a container just now.
+    /// Records that an engine in these versions has just started a container.
     pub fn saw_start(&mut self, versions: &Versions) {
         self.latest(versions).started = Some(clock::rfc3339(clock::now()));
         self.answered(versions);
     }
 
-    /// These versions have refused what they had started before: they are tried before the next stop.
+    /// An engine in these versions has refused what it started before: test it before the next
+    /// stop.
     pub fn doubt(&mut self, versions: &Versions) {
         if let Some(seen) = self.seen.iter_mut().find(|seen| seen.versions == *versions) {
             seen.started = None;
         }
     }
 
-    /// Notes that it has let a paused container go on just now.
+    /// Records that it has just unpaused a container.
     pub fn saw_unpause(&mut self, versions: &Versions) {
         self.latest(versions).unpaused = Some(clock::rfc3339(clock::now()));
     }
 
-    /// Notes that a try just now did not show that it starts containers.
+    /// Records that a test has just not shown that it starts containers.
     pub fn saw_refusal(&mut self, versions: &Versions, reason: &str, container: bool) {
         let time = clock::rfc3339(clock::now());
         self.answered(versions);
@@ -151,7 +154,7 @@ impl Started {
             Some(Refusal { time, reason: reason.to_string(), container });
     }
 
-    /// Notes a throwaway container that is about to be made; false where there are too many.
+    /// Records a throwaway container that is about to be made; false if there are too many.
     pub fn expect(&mut self, engine: &str, token: &str) -> bool {
         if self.pending.len() >= MOST_PENDING {
             return false;
@@ -160,18 +163,18 @@ impl Started {
         true
     }
 
-    /// Notes that it is gone.
+    /// Records that it was removed.
     pub fn gone(&mut self, token: &str) {
         self.pending.retain(|pending| pending.token != token);
     }
 
-    /// The last refusal, if no later try of the same engine has shown anything else.
+    /// The last refusal, unless a later test of the same engine had another result.
     pub fn refusal(&self) -> Option<&Refusal> {
         self.seen.iter().rev().find_map(|seen| seen.refusal.as_ref())
     }
 
-    /// What the same engine refused before with this runtime, also in other versions, is no longer the last that was seen of
-    /// it.
+    /// What the same engine refused before with this runtime, also in other versions, is no longer
+    /// the last that was seen of it.
     fn answered(&mut self, versions: &Versions) {
         let is_its = |seen: &&mut Seen| {
             (&seen.versions.socket, &seen.versions.runtime) == (&versions.socket, &versions.runtime)
@@ -181,7 +184,7 @@ impl Started {
         }
     }
 
-    /// The guests of which anything was seen.
+    /// The guests with observations.
     pub fn guests(root: &Root) -> Vec<Vmid> {
         let entries = fs::read_dir(directory(root)).into_iter().flatten().flatten();
         let vmid = |name: &str| name.strip_suffix(".json")?.parse().ok();

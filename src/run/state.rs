@@ -1,4 +1,5 @@
-//! The states of a run, and the events that lead from one to the next. Nothing else changes a state.
+//! The states of a run, and the events that lead from one to the next. Nothing else changes a
+//! state.
 //!
 //! ```text
 //! of a backup
@@ -19,8 +20,9 @@
 //!               started or watched ──end──> not-started
 //! ```
 //!
-//! An event that does not fit its state changes nothing: a phase may come twice, late, or after its process was killed.
-//! The run is closed when its file is removed, which is no state. Times are milliseconds on the boot clock.
+//! An event that does not fit its state changes nothing: a phase may come twice, late, or after its
+//! process was killed. The run is closed when its file is removed, which is no state. Times are
+//! milliseconds on the boot clock.
 
 mod backup;
 mod container;

@@ -12,33 +12,35 @@ const STOP_TIMEOUT: u64 = 10;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     pub id: String,
-    /// The socket of its engine, as a path in the guest; empty in what an older version wrote: the first engine.
+    /// The socket of its engine, as a path in the guest; empty in files of older versions, meaning
+    /// the first engine.
     #[serde(default)]
     pub engine: String,
     pub name: String,
     pub project: Option<String>,
     pub service: Option<String>,
     pub action: Strategy,
-    /// In seconds, the container's own.
+    /// The container's own stop timeout, in seconds.
     pub stop_timeout: u64,
-    /// What it asks to be run in it before it is brought to rest.
+    /// The command to run in it before it is stopped or paused.
     pub before: Option<String>,
-    /// When the engine had last started it, in its words.
+    /// When the engine had last started it, in the engine's format.
     pub started_at: String,
     /// The runtime that starts it; empty where that is the engine's affair.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub runtime: String,
-    /// The steps that are stopped before this one, and started after it: the containers that depend on it.
+    /// The steps that are stopped before this one and started after it: the containers that depend
+    /// on it.
     pub after: Vec<usize>,
-    /// Where data of this container lies that is not in the backup.
+    /// Paths of this container's data that are not in the backup.
     pub not_in_backup: Vec<String>,
     pub health_before: HealthBefore,
     pub stop: Stop,
     pub start: Start,
     pub failures: Failures,
-    /// Why the last try to bring it back failed, in the engine's words.
+    /// Why the last attempt to start it failed, in the engine's words.
     pub trouble: Option<String>,
-    /// The command that makes its stack anew in the guest, where its labels say enough.
+    /// The command that creates its stack again in the guest, if its labels say enough.
     pub way_back: Option<String>,
     pub room: Room,
     pub fate: Fate,
@@ -54,19 +56,21 @@ pub enum Fate {
     Back,
     /// It was started again and has done its work: it ended by itself, with 0.
     Finished,
-    /// Removed, and not created anew.
+    /// Removed, and not created again.
     Gone,
-    /// Somebody else has started it and it has ended since, or changed it in another way.
+    /// Somebody else has started it and it has ended since, or somebody has changed it in another
+    /// way.
     Left(String),
-    /// Could not be started, with the engine's last word.
+    /// Could not be started; the engine's last error.
     Failed(String),
-    /// Not started, for the guest is a copy and the container would write to what another guest has too.
+    /// Not started, because the guest is a copy and the container would write to what another guest
+    /// has too.
     HeldBack(String),
 }
 
 impl Step {
-    /// Whether it ran before the backup and is not known to run since. One that was only paused and is gone was run with
-    /// `--rm`: its engine removes it when it ends.
+    /// Whether it ran before the backup and is not known to have run since. A container that was
+    /// only paused and is gone was started with `--rm`: its engine removes it when it ends.
     pub fn is_not_back(&self) -> bool {
         match self.fate {
             Fate::Open | Fate::Failed(_) => true,
@@ -75,7 +79,7 @@ impl Step {
         }
     }
 
-    /// Whether it was removed, and not by its own `--rm`.
+    /// Whether it was removed, other than by its own `--rm`.
     pub fn is_removed(&self) -> bool {
         self.fate == Fate::Gone && self.is_not_back()
     }
@@ -97,7 +101,7 @@ impl Step {
 }
 
 impl From<QuiescedContainer> for Step {
-    /// A step that nothing was done for yet, with the engine's default stop timeout.
+    /// A step of which nothing is done yet, with the engine's default stop timeout.
     fn from(container: QuiescedContainer) -> Step {
         Step {
             id: container.id,

@@ -14,7 +14,7 @@ use crate::vzdump::Vmid;
 /// Ten thousand containers at some 500 bytes each.
 const LIMIT: u64 = 16 << 20;
 
-/// A run's file that holds no run of ours: cut off, garbage, or of another version.
+/// A run's file without a valid run: cut off, garbage, or from another version.
 #[derive(Debug)]
 pub struct Damaged {
     pub path: PathBuf,
@@ -41,14 +41,14 @@ impl Runs {
         Runs { root: root.clone() }
     }
 
-    /// Takes a guest's lock; one for all that changes its run or its containers. Let go by dropping it, or by
-    /// the kernel with the process.
+    /// Takes a guest's lock; everything that changes its run or its containers takes it. Dropping
+    /// it releases it, as does the end of the process.
     pub fn lock(&self, vmid: Vmid, deadline: Instant) -> Result<Lock> {
         let path = self.root.path(&format!("/run/stillpoint/guest-{vmid}.lock"));
         lock::take(&path, deadline).with_context(|| format!("the lock of guest {vmid}"))
     }
 
-    /// The run of a guest, if there is one. A file that holds none is the error [`Damaged`].
+    /// The run of a guest, if there is one. An invalid file is the error [`Damaged`].
     pub fn load(&self, vmid: Vmid) -> Result<Option<Run>> {
         let path = self.path(vmid);
         let bytes = match file::read(&path, LIMIT) {
@@ -70,7 +70,8 @@ impl Runs {
         }
     }
 
-    /// Writes a run durably. One that could not be read again is an error: a guest decides how long its names are.
+    /// Writes a run durably. A run too large to be read again is an error: a guest decides how long
+    /// its names are.
     pub fn save(&self, run: &Run) -> Result<()> {
         let path = self.path(run.vmid);
         let write = || -> Result<()> {
@@ -93,7 +94,7 @@ impl Runs {
         file::remove(&path).with_context(|| path.display().to_string())
     }
 
-    /// Copies a damaged run's file for a person to look at, once, and says where the copy lies.
+    /// Keeps one copy of a damaged run's file for an admin, and returns its path.
     pub fn keep_damaged(&self, vmid: Vmid) -> Result<PathBuf> {
         let directory = self.root.path("/var/lib/stillpoint/damaged");
         let copy = directory.join(format!("{vmid}.json"));

@@ -1,4 +1,5 @@
-//! That a hook waits for a guest's lock: vzdump waits for the hook, and whoever holds the lock can go on later.
+//! Shows that a hook waits for a guest's lock: vzdump waits for the hook, and the holder of the
+//! lock can continue later.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -9,16 +10,18 @@ use super::Runs;
 use crate::sys::lock::{self, Lock};
 use crate::vzdump::Vmid;
 
-/// For whoever looks at this very moment whether somebody asks.
+/// How long the holder may need to notice.
 const ASKING: Duration = Duration::from_millis(100);
 
 impl Runs {
-    /// Takes a guest's lock as [`Runs::lock`] does, for a hook: whoever holds it is asked to let go.
+    /// Takes a guest's lock for a hook, as [`Runs::lock`] does, and asks the present holder to
+    /// release it.
     pub fn lock_first(&self, vmid: Vmid, deadline: Instant) -> Result<Lock> {
         if let Ok(lock) = self.lock(vmid, Instant::now()) {
             return Ok(lock);
         }
-        // Another hook has asked already, or nobody can: the lock itself is waited for all the same.
+        // If another hook has asked already, or the file cannot be locked, the hook still waits for
+        // the lock itself.
         let _asked = lock::take(&self.wanted(vmid), deadline.min(Instant::now() + ASKING));
         self.lock(vmid, deadline)
     }

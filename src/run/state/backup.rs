@@ -8,7 +8,7 @@ pub enum GuestBefore {
     Running,
 }
 
-/// Whether pre-stop has looked at the guest. Where somebody else held the guest's lock, it has not.
+/// Whether pre-stop has examined the guest; not if another process held the guest's lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PreStop {
@@ -17,33 +17,34 @@ pub enum PreStop {
 }
 
 impl PreStop {
-    /// pre-stop looks at the guest now.
+    /// pre-stop examines the guest now.
     pub fn look(&mut self) {
         *self = PreStop::Looked;
     }
 }
 
-/// How far vzdump is with the guest's data.
+/// vzdump's progress in copying the guest's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DataCopy {
-    /// What is brought back now disturbs the backup.
+    /// Starting containers now disturbs the backup.
     Pending,
-    /// What is brought back now no longer disturbs the backup.
+    /// Starting containers no longer disturbs the backup.
     Done,
-    /// vzdump has thawed or started the guest again: what happens to the guest from now on is not vzdump's doing.
+    /// vzdump has thawed or started the guest again: what happens to the guest from now on is not
+    /// vzdump's doing.
     GuestReturned,
 }
 
 impl DataCopy {
-    /// The data is copied, as a phase after the copy says.
+    /// The data is copied, because a phase after the copy has come.
     pub fn done(&mut self) {
         if *self == DataCopy::Pending {
             *self = DataCopy::Done;
         }
     }
 
-    /// The guest is thawed or started again, and so its data is copied.
+    /// The guest is thawed or started again, so its data is copied.
     pub fn return_guest(&mut self) {
         *self = DataCopy::GuestReturned;
     }
@@ -58,11 +59,11 @@ impl DataCopy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Proof {
-    /// Nothing was brought to rest, or the data is not copied yet.
+    /// Nothing was stopped, or the data is not copied yet.
     NotDue,
-    /// The data is copied, and nobody has looked at the containers since.
+    /// The data is copied, and the containers were not inspected since.
     Due,
-    /// Whoever came first has looked, before it brought anything back.
+    /// The first process after the copy has inspected them, before it started anything.
     Done,
 }
 
@@ -74,7 +75,7 @@ impl Proof {
         }
     }
 
-    /// The containers were looked at.
+    /// The containers were inspected.
     pub fn done(&mut self) {
         if *self == Proof::Due {
             *self = Proof::Done;
@@ -86,11 +87,11 @@ impl Proof {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Shutdown {
-    /// Nobody has left the guest to vzdump yet.
+    /// vzdump has not been allowed to shut it down yet.
     NotAsked,
-    /// vzdump had died when the guest was ready to be left to it.
+    /// vzdump had died before it was allowed to shut the guest down.
     Withheld { at_ms: u64 },
-    /// vzdump was left to shut the guest down.
+    /// vzdump was allowed to shut the guest down.
     HandedOver { at_ms: u64 },
     /// The guest was seen down while its archive was made.
     SeenDown { asked_ms: Option<u64> },
@@ -99,14 +100,14 @@ pub enum Shutdown {
 }
 
 impl Shutdown {
-    /// vzdump is left to shut the guest down.
+    /// vzdump is allowed to shut the guest down.
     pub fn hand_over(&mut self, now_ms: u64) {
         if matches!(self, Shutdown::NotAsked | Shutdown::Withheld { .. }) {
             *self = Shutdown::HandedOver { at_ms: now_ms };
         }
     }
 
-    /// vzdump has died before the guest was left to it.
+    /// vzdump has died before it was allowed to shut the guest down.
     pub fn withhold(&mut self, now_ms: u64) {
         if *self == Shutdown::NotAsked {
             *self = Shutdown::Withheld { at_ms: now_ms };
@@ -120,7 +121,7 @@ impl Shutdown {
         }
     }
 
-    /// The guest runs. That says something only after it was seen down.
+    /// The guest runs. That means a restart only if it was seen down before.
     pub fn start(&mut self, now_ms: u64) {
         if let Shutdown::SeenDown { asked_ms } = *self {
             *self = Shutdown::Returned { asked_ms, at_ms: now_ms };
@@ -137,7 +138,7 @@ impl Shutdown {
         matches!(self, Shutdown::HandedOver { .. })
     }
 
-    /// When the guest was ready to be left to vzdump.
+    /// When the guest was ready for its shutdown.
     pub fn asked_ms(self) -> Option<u64> {
         match self {
             Shutdown::NotAsked => None,
@@ -146,7 +147,7 @@ impl Shutdown {
         }
     }
 
-    /// For how long the guest was down.
+    /// How long the guest was down.
     pub fn downtime_ms(self) -> Option<u64> {
         match self {
             Shutdown::Returned { asked_ms, at_ms } => Some(at_ms.saturating_sub(asked_ms?)),
@@ -160,7 +161,8 @@ impl Shutdown {
 #[serde(rename_all = "kebab-case")]
 pub enum Journalled {
     No,
-    /// It is about to be written. Whoever finds the run like this looks into the journal first.
+    /// It is about to be written. A process that finds the run in this state looks into the journal
+    /// first.
     Writing,
     /// It is there, or there is none to write; the run stays only for what is not back yet.
     Yes,

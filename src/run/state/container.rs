@@ -1,17 +1,19 @@
 use serde::{Deserialize, Serialize};
 
-/// How far a container is on its way to rest: its stop, or its pause.
+/// A container's progress towards rest: its stop, or its pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stop {
-    /// Nothing is requested, as far as is written down; see [`Rest::GivenUp`](super::Rest).
+    /// Nothing was requested, as far as it was recorded; see [`Rest::GivenUp`](super::Rest).
     Planned,
-    /// What it asks to be run before has failed, so it was not asked to stop.
+    /// Its `stillpoint.before` command has failed, so it was not asked to stop.
     Unprepared,
-    /// Its stop is requested, and no answer is known. One that is left running by its setting stays so.
+    /// Its stop was requested, and no answer is known. A container that the settings leave running
+    /// stays in this state.
     Requested,
     Stopped(Stopped),
-    /// It was back, and is asked to stop once more, to give up an address. How it had stopped for the backup counts.
+    /// It was back, and is asked to stop once more, to give up an address. Its stop for the backup
+    /// is the one that counts.
     Yielding(Option<Stopped>),
 }
 
@@ -20,28 +22,28 @@ pub enum Stop {
 pub struct Stopped {
     /// How long the stop (or pause) took.
     pub ms: u64,
-    /// The engine killed it at the end of its stop timeout, as was seen before it was brought back.
+    /// The engine killed it at the end of its stop timeout; checked before it is started again.
     pub killed: Option<Killed>,
 }
 
-/// A container that was killed at the end of its stop timeout.
+/// How a container that was killed at the end of its stop timeout counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Killed {
-    /// It has a volume or bind mount that it may write to, and closed no file in it.
+    /// It has a volume or bind mount that it may write to, and could not close its files.
     WithData,
     WithoutData,
 }
 
 impl Stop {
-    /// It is asked to prepare itself, and to stop.
+    /// Its `stillpoint.before` command runs, and then its stop is requested.
     pub fn request(&mut self) {
         if *self == Stop::Planned {
             *self = Stop::Requested;
         }
     }
 
-    /// What it asks to be run before has failed.
+    /// Its `stillpoint.before` command has failed.
     pub fn refuse(&mut self) {
         if *self == Stop::Requested {
             *self = Stop::Unprepared;
@@ -55,7 +57,7 @@ impl Stop {
         }
     }
 
-    /// It was seen killed.
+    /// It was killed, as the inspection shows.
     pub fn kill(&mut self, how: Killed) {
         if let Stop::Stopped(stopped) = self {
             stopped.killed = Some(how);
@@ -76,17 +78,17 @@ impl Stop {
         }
     }
 
-    /// Whether its stop is requested and no answer is known.
+    /// Whether its stop was requested and no answer is known.
     pub fn is_unanswered(self) -> bool {
         matches!(self, Stop::Requested | Stop::Yielding(_))
     }
 
-    /// Whether it was asked to prepare itself.
+    /// Whether its `stillpoint.before` command may have run.
     pub fn was_prepared(self) -> bool {
         self != Stop::Planned
     }
 
-    /// How long its stop took, where that is confirmed.
+    /// How long its stop took, if it was confirmed.
     pub fn ms(self) -> Option<u64> {
         match self {
             Stop::Stopped(stopped) => Some(stopped.ms),
@@ -107,20 +109,20 @@ impl Stop {
     }
 }
 
-/// How far a container is on its way back.
+/// A container's progress back to running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Start {
     NotStarted,
-    /// It is not started before others are ready.
+    /// Its start waits until others are ready.
     Waiting {
         since_ms: u64,
     },
-    /// Its start (or unpause) is confirmed and took so long.
+    /// Its start (or unpause) is confirmed; how long it took.
     Started {
         ms: u64,
     },
-    /// Likewise, and until then it is looked at whether it stays up.
+    /// The same, and until this time it is watched whether it stays up.
     Watched {
         ms: u64,
         until_ms: u64,
@@ -137,7 +139,7 @@ impl Start {
         is_new
     }
 
-    /// Its start is confirmed. `until_ms`: it is looked at until then.
+    /// Its start is confirmed. `until_ms`: it is watched until then.
     pub fn confirm(&mut self, ms: u64, until_ms: Option<u64>) {
         if self.ms().is_none() {
             *self = match until_ms {
@@ -147,21 +149,21 @@ impl Start {
         }
     }
 
-    /// Nothing more is to be seen of it: it stays up, or its end is known.
+    /// Watching is over: it stays up, or its end is known.
     pub fn stay_up(&mut self) {
         if let Start::Watched { ms, .. } = *self {
             *self = Start::Started { ms };
         }
     }
 
-    /// It has ended, or was stopped once more: it is to be started again.
+    /// It has ended, or was stopped once more: it must be started again.
     pub fn end(&mut self) {
         if self.ms().is_some() {
             *self = Start::NotStarted;
         }
     }
 
-    /// How long its start took, where it was started.
+    /// How long its start took, if it was started.
     pub fn ms(self) -> Option<u64> {
         match self {
             Start::NotStarted | Start::Waiting { .. } => None,
@@ -169,7 +171,7 @@ impl Start {
         }
     }
 
-    /// Until when it is looked at whether it stays up, if so.
+    /// Until when it is watched, if so.
     pub fn watched_until_ms(self) -> Option<u64> {
         match self {
             Start::Watched { until_ms, .. } => Some(until_ms),
@@ -177,7 +179,7 @@ impl Start {
         }
     }
 
-    /// Since when it waits for others, if so.
+    /// Since when its start waits for others, if so.
     pub fn waiting_since_ms(self) -> Option<u64> {
         match self {
             Start::Waiting { since_ms } => Some(since_ms),
@@ -186,7 +188,7 @@ impl Start {
     }
 }
 
-/// Starts of a container that the engine refused, or that ended at once.
+/// Failed starts of a container: the engine refused, or the container ended at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Failures {
@@ -195,7 +197,8 @@ pub enum Failures {
 }
 
 impl Failures {
-    /// One more; returns for how long it has failed. A boot clock that has begun anew counts anew.
+    /// Counts one more; returns for how long the starts have failed. After a reboot the boot clock
+    /// has started again, so counting starts again too.
     pub fn add(&mut self, now_ms: u64) -> u64 {
         let first_ms = match *self {
             Failures::None => now_ms,
@@ -215,17 +218,18 @@ impl Failures {
     }
 }
 
-/// What a container's own health check had found before the backup.
+/// The result of a container's own health check before the backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HealthBefore {
-    /// Nothing bad, or it has none.
+    /// Healthy, or without a health check.
     NotIll,
-    /// Nothing waits for it to be healthy.
+    /// It was unhealthy, so nothing waits until it is healthy.
     Ill,
 }
 
-/// Whether another container was stopped once, so that this one gets the address that its configuration names.
+/// Whether another container was stopped once, so that this one gets the address in its
+/// configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Room {
@@ -234,7 +238,7 @@ pub enum Room {
 }
 
 impl Room {
-    /// Another container is asked to stop. Once in a run is enough to see whether it helps.
+    /// Another container is asked to stop. This is tried once in a run.
     pub fn make(&mut self) {
         *self = Room::Made;
     }

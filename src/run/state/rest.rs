@@ -1,17 +1,18 @@
 use serde::{Deserialize, Serialize};
 
-/// How far the containers are on their way to rest. Of a guest that is shut down as a whole this stays `Planned`, and
-/// [`Shutdown`](super::Shutdown) says how far that is.
+/// The containers' progress towards rest. If the whole guest is shut down this stays `Planned`;
+/// [`Shutdown`](super::Shutdown) has the progress then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rest {
-    /// The plan is written down, and nothing is requested.
+    /// The plan is recorded, and nothing was requested.
     Planned,
-    /// Stops are requested. A hook that was killed leaves it so, and may have requested more than it has written down.
+    /// Stops are being requested. A killed hook leaves this state, and may have requested more than
+    /// it has recorded.
     Stopping { began_ms: u64 },
     /// All containers are at rest.
     AtRest { began_ms: u64, rested_ms: u64 },
-    /// Who requested the stops has given up, and what the steps say of requests is the whole truth.
+    /// The requesting process has given up, so the steps have every request that was made.
     GivenUp { began_ms: Option<u64>, at_ms: u64 },
 }
 
@@ -30,14 +31,14 @@ impl Rest {
         }
     }
 
-    /// Not everything can be brought to rest, or nobody needs it any more: all of it is to come back.
+    /// Not everything can be stopped, or it is no longer needed: everything is to be started again.
     pub fn give_up(&mut self, now_ms: u64) {
         if !self.is_given_up() {
             *self = Rest::GivenUp { began_ms: self.began_ms(), at_ms: now_ms };
         }
     }
 
-    /// Whether who requested the stops has given up.
+    /// Whether the requesting process has given up.
     pub fn is_given_up(self) -> bool {
         matches!(self, Rest::GivenUp { .. })
     }
@@ -51,7 +52,7 @@ impl Rest {
         }
     }
 
-    /// How long it took to bring everything to rest.
+    /// How long it took until everything was at rest.
     pub fn took_ms(self) -> Option<u64> {
         match self {
             Rest::AtRest { began_ms, rested_ms } => Some(rested_ms.saturating_sub(began_ms)),
@@ -60,12 +61,12 @@ impl Rest {
     }
 }
 
-/// How far the containers are on their way back.
+/// The containers' progress back to running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Resuming {
     NotBegun,
-    /// Somebody who held the guest's lock has begun, and so nothing more is requested.
+    /// A process with the guest's lock has begun, so no more stops are requested.
     Begun {
         requests_ended_ms: u64,
     },
@@ -77,8 +78,9 @@ pub enum Resuming {
 }
 
 impl Resuming {
-    /// Somebody begins to bring back, or goes on with it. `requests_ended_ms`: since when nothing is requested, where who
-    /// requested has said so. A boot clock that has begun anew is earlier than any time before.
+    /// A process starts the containers again, or continues. `requests_ended_ms`: since when no more
+    /// stops are requested, if the requesting process has recorded that. After a reboot the boot
+    /// clock has started again, at a time before all others.
     pub fn begin(&mut self, requests_ended_ms: Option<u64>, now_ms: u64) {
         match self {
             Resuming::NotBegun => {
@@ -107,7 +109,7 @@ impl Resuming {
         }
     }
 
-    /// Since when nothing more is requested.
+    /// Since when no more stops are requested.
     pub fn requests_ended_ms(self) -> Option<u64> {
         match self {
             Resuming::NotBegun => None,

@@ -16,7 +16,7 @@ fn a_backup_goes_through_its_states_once() {
     journalled.begin();
     assert_eq!((journalled, journalled.is_done()), (Journalled::Writing, false));
     journalled.done();
-    // The phases come once more.
+    // The same phases come a second time.
     copy.done();
     proof.fall_due();
     journalled.begin();
