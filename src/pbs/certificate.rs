@@ -1,4 +1,4 @@
-//! How long a server's certificate is valid, and who issued it: read from its DER, as far as RFC 5280 has it in one place.
+//! How long a server's certificate is valid, and who issued it, read from its DER (RFC 5280).
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use rustls::pki_types::CertificateDer;
@@ -9,12 +9,12 @@ use super::tls::Fingerprint;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Certificate {
     pub fingerprint: Fingerprint,
-    /// When it began to be valid; None where it cannot be read.
+    /// Start of its validity; `None` if it cannot be read.
     pub not_before: Option<DateTime<Utc>>,
-    /// The last second in which it is valid; None where it cannot be read.
+    /// The last second of its validity; `None` if it cannot be read.
     pub not_after: Option<DateTime<Utc>>,
-    /// It names itself as its issuer, as the certificate that a backup server makes for itself does. One that cannot be
-    /// read counts as issued by somebody else, for whom nothing is replaced.
+    /// It names itself as its issuer, as the certificate that a backup server makes itself. One
+    /// that cannot be read counts as issued by somebody else, so that no advice replaces it.
     pub self_signed: bool,
 }
 
@@ -36,7 +36,7 @@ const GENERALIZED_TIME: u8 = 0x18;
 /// `[0]`, which holds the version.
 const VERSION: u8 = 0xa0;
 
-/// Parts of a certificate, as DER.
+/// Fields of a certificate, as DER.
 struct Fields<'a> {
     issuer: &'a [u8],
     from: (u8, &'a [u8]),
@@ -45,8 +45,8 @@ struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    /// `Certificate { TBSCertificate { [0] version, serial, signature, issuer, Validity { from, until }, subject, ... },
-    /// ... }`
+    /// `Certificate { TBSCertificate { [0] version, serial, signature, issuer, Validity { from,
+    /// until }, subject, ... }, ... }`
     fn of(certificate: &[u8]) -> Option<Fields<'_>> {
         let (_, whole, _) = element(certificate, Some(SEQUENCE))?;
         let (_, mut rest, _) = element(whole, Some(SEQUENCE))?;
@@ -68,7 +68,7 @@ impl Fields<'_> {
 fn time((kind, text): (u8, &[u8])) -> Option<DateTime<Utc>> {
     let text = std::str::from_utf8(text).ok()?;
     let text = match kind {
-        // Two digits of a year: from 50 on they are of the last century.
+        // Two digits of a year: 50 and above mean the last century.
         UTC_TIME if text.get(..2)? >= "50" => format!("19{text}"),
         UTC_TIME => format!("20{text}"),
         GENERALIZED_TIME => text.to_owned(),
@@ -77,7 +77,7 @@ fn time((kind, text): (u8, &[u8])) -> Option<DateTime<Utc>> {
     NaiveDateTime::parse_from_str(&text, "%Y%m%d%H%M%SZ").ok().map(|time| time.and_utc())
 }
 
-/// The tag and content of the first element, and what follows it.
+/// The tag and content of the first element, and the rest.
 fn element(bytes: &[u8], expected: Option<u8>) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = bytes.split_first()?;
     let (&first, mut rest) = rest.split_first()?;

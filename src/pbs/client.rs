@@ -1,5 +1,6 @@
-//! Requests to a backup server, as that server wants them: form bodies only, since with a JSON content
-//! type it ignores the query string; plain text in error bodies, whatever their content type says.
+//! Requests to a backup server (FACTS-PBS.md, Requests): bodies are forms only, because with a JSON
+//! content type the server ignores the query string. Error bodies are plain text, whatever their
+//! content type says.
 
 use std::fmt;
 use std::io::Read;
@@ -16,18 +17,20 @@ use crate::sys::Root;
 use crate::sys::http::{Body, Client, Failure, Incoming, Limit, Method, Request};
 use crate::sys::text;
 
-/// The longest answer of a call that asks about one thing, in bytes. A manifest has 1 kB and more with long notes.
+/// The largest answer about a single thing, in bytes. A manifest has 1 kB, and more with long
+/// notes.
 pub(super) const SMALL: usize = 1024 * 1024;
 
-/// The longest part of a server's error text that is passed on, in characters, and the most bytes that are read for it.
+/// The longest server error that is passed on, in characters, and the most bytes that are read for
+/// it.
 const REASON: usize = 300;
 const REASON_BYTES: u64 = 64 * 1024;
 
-/// What begins the reason of a login that a password alone does not open.
+/// The beginning of the reason if a login needs more than a password.
 pub const SECOND_FACTOR: &str = "the login needs a second factor";
 
-/// A backup server, seen through one storage: a datastore, a namespace and the right to use them. It keeps its
-/// connection, and may be used by several threads at once.
+/// A backup server as one storage sees it: a datastore, a namespace and a login. It keeps its
+/// connection open; several threads may use it at once.
 #[derive(Debug)]
 pub struct Pbs {
     http: Client,
@@ -45,28 +48,28 @@ enum Login {
     },
 }
 
-/// What a login with a password brings; it is good for two hours.
+/// The ticket of a login with a password; it is valid for two hours.
 #[derive(Debug)]
 struct Ticket {
     cookie: Secret,
     csrf: Secret,
 }
 
-/// Why a question to the backup server has no answer.
+/// Why a request to the backup server failed.
 #[derive(Debug)]
 pub enum Error {
     /// The storage cannot be used as it is configured; nothing was sent.
     Misconfigured(String),
-    /// The server did not answer, or is not the one it should be. `unsent`: it is certain that it has not seen the
-    /// request.
+    /// The server did not answer, or has the wrong certificate. `unsent`: it has certainly not seen
+    /// the request.
     Unreachable { reason: String, unsent: bool },
-    /// The login is not accepted, or lacks a right. A wrong owner is a 400, everything else a 401 or 403.
+    /// The login is refused, or has no right. A wrong owner is a 400, everything else a 401 or 403.
     Denied { status: u16, reason: String },
     /// The server answers that it cannot do this.
     Refused { status: u16, reason: String },
     /// The server does not have the snapshot that it was asked about.
     Gone,
-    /// The answer is not what this question is answered with.
+    /// The answer does not match the request.
     Invalid(String),
 }
 
@@ -109,11 +112,11 @@ impl From<Failure> for Error {
 }
 
 impl Pbs {
-    /// The backup server behind a storage of the node. Nothing is sent yet.
+    /// The backup server of a storage of the node. Nothing is sent yet.
     ///
     /// # Errors
-    /// [`Error::Misconfigured`] when there is no such storage, it is not a backup server's, has no secret, or its
-    /// fingerprint is none.
+    /// [`Error::Misconfigured`] if there is no such storage, it is not of type pbs, it has no
+    /// secret, or its fingerprint is invalid.
     pub fn open(root: &Root, storage: &str) -> Result<Pbs, Error> {
         let wrong = |reason: String| Error::Misconfigured(format!("storage {storage}: {reason}"));
         let found = storage::find(root, storage)
@@ -135,8 +138,8 @@ impl Pbs {
         Ok(Pbs::new(target, &secret, config))
     }
 
-    /// A backup server that is known otherwise. `secret` is the token's where the target's user name has a `!`, else
-    /// the user's password.
+    /// A backup server from another source. `secret` is the token's if the target's user name
+    /// contains a `!`, else the user's password.
     pub fn new(target: Target, secret: &Secret, config: Arc<ClientConfig>) -> Pbs {
         let login = if target.username.contains('!') {
             let header = format!("PBSAPIToken={}:{}", target.username, secret.expose());
@@ -158,7 +161,7 @@ impl Pbs {
         format!("/api2/json/admin/datastore/{store}/{call}")
     }
 
-    /// GET, giving what the answer holds as `data`.
+    /// GET; returns `data` of the answer.
     pub(super) fn get<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -168,7 +171,7 @@ impl Pbs {
         data(&self.get_raw(path, query, limit)?)
     }
 
-    /// GET, giving the header Date of the answer too.
+    /// GET; also returns the header Date of the answer.
     pub(super) fn get_dated<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -179,7 +182,7 @@ impl Pbs {
         Ok((date, data(&answer.body.whole()?)?))
     }
 
-    /// GET, giving the body as it is.
+    /// GET; returns the raw body.
     pub(super) fn get_raw(
         &self,
         path: &str,
@@ -190,7 +193,7 @@ impl Pbs {
         Ok(answer.body.whole()?)
     }
 
-    /// GET, giving the body to be read as it comes, as long as no pause is longer than `pause`.
+    /// GET; returns the body for reading piece by piece, with no pause longer than `pause`.
     pub(super) fn open_body(
         &self,
         path: &str,
@@ -202,8 +205,8 @@ impl Pbs {
         Ok(answer.body)
     }
 
-    /// POST of a form, giving what the answer holds as `data`. It is sent once, or once more after a login that had
-    /// expired.
+    /// POST of a form; returns `data` of the answer. It is sent once, or a second time after an
+    /// expired login.
     pub(super) fn post<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -294,7 +297,7 @@ fn asking(path: &str, query: &[(&str, &str)]) -> String {
     format!("{path}{mark}{}", fields(query))
 }
 
-/// A successful answer as it is; the error that another one stands for.
+/// A successful answer unchanged, or the error that another status means.
 fn accept(answer: Incoming) -> Result<Incoming, Error> {
     let Incoming { status, mut body, .. } = match answer {
         success if (200..300).contains(&success.status) => return Ok(success),
@@ -307,7 +310,7 @@ fn accept(answer: Incoming) -> Result<Incoming, Error> {
         return Err(failure.into());
     }
     let reason = printable(&text);
-    // These two are about rights, and yet a 400.
+    // These two errors are about rights, although they are a 400.
     let owner =
         reason.starts_with("backup owner check failed") || reason == "task access not allowed";
     Err(match status {
@@ -326,7 +329,7 @@ fn data<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
 }
 
 pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
-    // serde would take a list for an object, by the order of the fields.
+    // serde would accept a list as an object, by the order of the fields.
     if body.trim_ascii_start().first() != Some(&b'{') {
         let text = format!("expected an object: {}", printable(body));
         return Err(Error::Invalid(text));
@@ -337,13 +340,14 @@ pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
     })
 }
 
-/// Text of a server made fit for a terminal and a journal: one line, bounded, with control characters escaped.
+/// A server's text for a terminal and a journal: one line, with a length limit and escaped control
+/// characters.
 pub(super) fn printable(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     text::printable(&text.trim().replace(['\n', '\t'], " "), REASON)
 }
 
-/// A limit for a question with a short answer.
+/// The limits for a request with a short answer.
 pub(super) fn small(deadline: Instant) -> Limit {
     Limit { deadline, body: SMALL }
 }

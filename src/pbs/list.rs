@@ -1,5 +1,5 @@
-//! The snapshots of a backup server, each handed over as it is read: the list of a whole namespace may have a hundred
-//! thousand of them, and 70 MB.
+//! The snapshots of a backup server, passed on one by one as they are read: the list of a whole
+//! namespace may have a hundred thousand entries, and 70 MB.
 
 use std::cell::Cell;
 use std::fmt;
@@ -20,12 +20,12 @@ use crate::sys::http::Limit;
 const LIST: usize = 1 << 30;
 /// The longest entry of it; a real one has some 700 bytes.
 const ENTRY: usize = 1 << 20;
-/// The longest pause of a server that is still at it.
+/// The longest pause of a server that is still working.
 const PAUSE: Duration = Duration::from_secs(120);
-/// What is read from the connection at a time.
+/// How many bytes are read from the connection at a time.
 const PIECE: usize = 64 * 1024;
 
-/// Which snapshots of a namespace are asked for: all, or those of one type, one id, or both.
+/// The wanted snapshots of a namespace: all, or those of one type, one id, or both.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Choice<'a> {
     pub backup_type: Option<BackupType>,
@@ -33,12 +33,13 @@ pub struct Choice<'a> {
 }
 
 impl Pbs {
-    /// Hands over the snapshots in this storage's namespace in the order of the server, which is none, each as soon as
-    /// it is read; an entry that is not understood as what is wrong with it. Gives the number of entries. What belongs
-    /// to another owner is left out by the server without a word, unless the user may see all.
+    /// Passes on the snapshots in this storage's namespace, in no particular order, each as soon as
+    /// it is read; an invalid entry is passed on as its error. Returns the number of entries. The
+    /// server leaves out the snapshots of other owners without saying so, unless the user may see
+    /// all.
     ///
     /// # Errors
-    /// As all calls; what was handed over before stands, and the error tells how many that were.
+    /// As all calls; what was passed on before is valid, and the error says how many that were.
     pub fn each_snapshot(
         &self,
         choice: Choice<'_>,
@@ -93,8 +94,8 @@ impl Pbs {
         }
     }
 
-    /// The snapshots of the guest that one snapshot is of, in that one's namespace, oldest first. What belongs to
-    /// another owner is left out by the server without a word.
+    /// The snapshots of the same guest and namespace as `of`, oldest first. The server leaves out
+    /// those of other owners without saying so.
     ///
     /// # Errors
     /// As all calls.
@@ -119,14 +120,15 @@ impl Pbs {
         Ok(entries)
     }
 
-    /// Why the server refuses a question about a snapshot: [`Error::Gone`] where it has no such snapshot, else the
-    /// refusal itself. It has several words for that, and one of them also for a missing manifest. A foreign owner,
-    /// whose snapshots it does not list either, is refused as [`Error::Denied`].
+    /// Why the server refuses a question about a snapshot: [`Error::Gone`] where it has no such
+    /// snapshot, else the refusal itself. It has several words for that, and one of them also for a
+    /// missing manifest. A foreign owner, whose snapshots it does not list either, is refused as
+    /// [`Error::Denied`].
     pub(super) fn gone_or(&self, error: Error, snapshot: &Snapshot, deadline: Instant) -> Error {
         if !matches!(error, Error::Refused { status: 400..500, .. }) || error.not_now().is_some() {
             return error;
         }
-        // What cannot be loaded is there.
+        // A manifest that cannot be loaded exists, and so does its snapshot.
         if let Some(Manifest::Damaged(_) | Manifest::Unreadable(_)) = Manifest::of_refusal(&error) {
             return error;
         }
@@ -161,7 +163,7 @@ impl Pbs {
 }
 
 impl Error {
-    /// The same error, with how much of a list had been read before it.
+    /// The same error, with the number of entries that were read before it.
     fn after(self, read: usize) -> Error {
         let told = |reason: String| match read {
             0 => reason,
@@ -178,7 +180,7 @@ impl Error {
     }
 }
 
-/// Passes on as many bytes as one entry may have, and is given as many again with each entry.
+/// Passes on a limited number of bytes; the limit starts again with each entry.
 struct Bounded<'a, R> {
     inner: R,
     left: &'a Cell<usize>,
@@ -196,11 +198,11 @@ impl<R: Read> Read for Bounded<'_, R> {
     }
 }
 
-/// How far the reading of a list is.
+/// The progress of reading a list.
 struct Reading<'a> {
     left: &'a Cell<usize>,
     read: usize,
-    /// Whether whoever takes the entries has had enough.
+    /// Whether the receiver has asked to stop.
     ended: bool,
     each: &'a mut dyn FnMut(Result<Entry, String>) -> ControlFlow<()>,
 }
@@ -257,7 +259,7 @@ impl<'de> Visitor<'de> for Entries<'_, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
-        // Taken as text first: an entry that is not understood is then no end of the list.
+        // First taken as text, so that an invalid entry does not end the list.
         while let Some(text) = entries.next_element::<Box<RawValue>>()? {
             self.0.left.set(ENTRY);
             self.0.read += 1;

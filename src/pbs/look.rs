@@ -1,5 +1,5 @@
-//! What can be learnt of a server before it is trusted with a backup: its certificate, its clock, and what the login
-//! may do.
+//! What can be learnt from a server before backups are trusted to it: its certificate, its clock,
+//! and the rights of the login.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
@@ -18,7 +18,7 @@ use crate::sys::http::{Client, Failure, Method, Request};
 
 const VERSION: &str = "/api2/json/version";
 
-/// The parts of a privilege's name that have to do with datastores.
+/// Datastore privileges, as parts of their names.
 pub const AUDIT: &str = "Datastore.Audit";
 pub const BACKUP: &str = "Datastore.Backup";
 pub const MODIFY: &str = "Datastore.Modify";
@@ -26,10 +26,11 @@ pub const PRUNE: &str = "Datastore.Prune";
 pub const VERIFY: &str = "Datastore.Verify";
 
 impl Pbs {
-    /// The certificate that the server presents, whatever it is worth: nothing is said to the server after it.
+    /// The certificate that the server presents, valid or not; nothing is sent to the server after
+    /// it.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] where it presents none.
+    /// [`Error::Unreachable`] if it presents none.
     pub fn certificate(&self, deadline: Instant) -> Result<Certificate, Error> {
         let seen = Arc::default();
         let config =
@@ -47,8 +48,8 @@ impl Pbs {
         }
     }
 
-    /// Logs in, and tells by how much the server's clock is ahead of this node's; None where it does not tell the time.
-    /// What the answer's way may have taken is no difference.
+    /// Logs in, and returns how far the server's clock is ahead of this node's; `None` if it does
+    /// not tell the time. A difference within the time of the request does not count.
     ///
     /// # Errors
     /// As all calls.
@@ -59,7 +60,7 @@ impl Pbs {
         Ok(date.map(|date| ahead(date.to_utc(), before, clock::now())))
     }
 
-    /// The names of the privileges that the login has on this storage's datastore and namespace.
+    /// The privileges of the login on this storage's datastore and namespace.
     ///
     /// # Errors
     /// As all calls.
@@ -71,8 +72,9 @@ impl Pbs {
         Ok(paths.into_values().flat_map(BTreeMap::into_keys).collect())
     }
 
-    /// Whether the storage's namespace is there, as far as the login may see it. A right that is inherited says nothing
-    /// of that, and a namespace that is asked about by its own name is listed in any case: only the one above it knows.
+    /// Whether the storage's namespace exists, as far as the login may see it. An inherited right
+    /// says nothing about that, and the server lists a requested namespace even if it does not
+    /// exist: so the one above it is asked.
     ///
     /// # Errors
     /// As all calls.
@@ -92,7 +94,7 @@ impl Pbs {
         Ok(listed.iter().any(|listed| listed.ns == namespace))
     }
 
-    /// Whether the datastore can be used, and what it says of itself.
+    /// Whether the datastore can be used, and what it reports.
     ///
     /// # Errors
     /// As all calls; one under maintenance is [`Error::Refused`].
@@ -100,8 +102,8 @@ impl Pbs {
         self.get(&self.datastore("status"), &[], small(deadline))
     }
 
-    /// Who owns the backups of a guest, where that is another login than this storage's. Such a group is in no list
-    /// that this login may see; the refusal of any question about it names both.
+    /// The owner of a guest's backups, if it is another login than this storage's. Such a group is
+    /// in no list that this login may see; the refusal of any request about it names both.
     ///
     /// # Errors
     /// As all calls. A guest without backups is no error.
@@ -124,7 +126,7 @@ impl Pbs {
     }
 }
 
-/// What a datastore says of itself. A login that may not know the sizes is told zeros.
+/// What a datastore reports. A login without the right to see the sizes gets zeros.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct DatastoreStatus {
@@ -136,13 +138,13 @@ pub struct DatastoreStatus {
 }
 
 impl DatastoreStatus {
-    /// It lies in an object store, from which a verify downloads all that it reads.
+    /// It is in an object store; a verify downloads everything that it reads from there.
     pub fn is_s3(&self) -> bool {
         self.backend_type == "s3"
     }
 }
 
-/// How far `date`, cut to the second, lies outside of the time in which it was asked for.
+/// How far `date`, rounded down to the second, is outside of the time of the request.
 fn ahead(date: DateTime<Utc>, before: DateTime<Utc>, after: DateTime<Utc>) -> TimeDelta {
     let second = TimeDelta::from_std(Duration::from_secs(1)).unwrap_or_default();
     if date > after {

@@ -24,7 +24,7 @@ pub use words::{Ending, Findings, Manifest, NotNow, Skipped, Unwritten};
 
 use crate::sys::text::percent_encoded;
 
-/// A query or form of the given fields.
+/// A query or form with these fields.
 fn fields(pairs: &[(&str, &str)]) -> String {
     let pairs: Vec<String> =
         pairs.iter().map(|(name, value)| format!("{name}={}", percent_encoded(value))).collect();

@@ -5,12 +5,11 @@ use serde::Deserialize;
 use super::Upid;
 use super::client::{Error, Pbs, printable, small};
 
-/// Lines that are read at a time; the server cuts none off, so that as many fit into a small answer.
+/// How many lines are read at a time; with the longest lines, they fit into a small answer.
 const LINES: u32 = 500;
 
 impl Pbs {
-    /// The lines of a task's log after the first `read`, as far as they are written and no more than 500: fit to be
-    /// printed.
+    /// The lines of a task's log after the first `read`, at most 500, safe to print.
     ///
     /// # Errors
     /// As all calls; a task that the server never knew is [`Error::Refused`].
@@ -25,7 +24,7 @@ impl Pbs {
             n: usize,
             t: String,
         }
-        // The server counts lines from 1, and begins with the one that `start` names; 0 is the first one too.
+        // The server counts lines from 1; for `start`, 0 and 1 both mean the first.
         let (start, limit) = ((read + 1).to_string(), LINES.to_string());
         let query = [("start", start.as_str()), ("limit", &limit)];
         let lines: Vec<Line> = self.get(&upid.path("log"), &query, small(deadline))?;

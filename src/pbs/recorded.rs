@@ -1,4 +1,4 @@
-//! The recorded exchanges with a real backup server, for tests.
+//! Recorded exchanges with a real backup server, for tests.
 
 use std::fs;
 
@@ -58,7 +58,7 @@ pub fn exchanges(name: &str) -> Vec<Exchange> {
     exchanges
 }
 
-/// The one exchange of a recording with this title.
+/// The exchange of a recording with this title.
 pub fn exchange(name: &str, title: &str) -> Exchange {
     let mut found = exchanges(name).into_iter().filter(|exchange| exchange.title == title);
     let one = found.next().unwrap_or_else(|| panic!("{title} in {name}"));

@@ -1,4 +1,4 @@
-//! Snapshots of a backup server: naming one, listing those of a guest, and the state of a single one.
+//! Snapshots of a backup server: their names, the list of a guest's, and the state of one.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,13 +11,13 @@ use super::Upid;
 use super::client::{Error, Pbs, json, small};
 
 const MANIFEST: &str = "index.json.blob";
-/// Files that a snapshot has besides the guest's data: the manifest, which is only signed; the client's log; and the
-/// key, itself encrypted with the master key.
+/// Files of a snapshot that are not the guest's data: the manifest, which is only signed; the
+/// client's log; and the key, itself encrypted with the master key.
 const NO_DATA: [&str; 3] = [MANIFEST, "client.log.blob", "rsa-encrypted.key.blob"];
 
 const TIME: &str = "%Y-%m-%dT%H:%M:%SZ";
 
-/// What was backed up.
+/// The type of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BackupType {
@@ -27,7 +27,7 @@ pub enum BackupType {
 }
 
 impl BackupType {
-    /// As in names and requests.
+    /// The word in names and requests.
     pub fn as_str(self) -> &'static str {
         match self {
             BackupType::Vm => "vm",
@@ -37,28 +37,29 @@ impl BackupType {
     }
 }
 
-/// Which snapshot of a datastore.
+/// The name of a snapshot in a datastore.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Snapshot {
     pub backup_type: BackupType,
-    /// For guests: the vmid.
+    /// For a guest, its VMID.
     pub backup_id: String,
     /// Seconds since the epoch.
     pub backup_time: i64,
-    /// None is the root namespace.
+    /// `None` is the root namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
 }
 
 impl Snapshot {
-    /// The same snapshot in a namespace: vzdump's TARGET leaves it out, it is in the storage's settings.
+    /// The same snapshot in a namespace: vzdump's TARGET does not contain it, the storage's
+    /// settings do.
     pub fn in_namespace(self, namespace: Option<String>) -> Snapshot {
         let namespace = namespace.filter(|name| !name.is_empty());
         Snapshot { namespace, ..self }
     }
 
-    /// The fields that name its group in a request, `ns` only where there is one.
+    /// The fields of its group in a request, `ns` only if there is one.
     pub(super) fn group_fields(&self) -> Vec<(&'static str, &str)> {
         let mut fields = vec![
             ("backup-type", self.backup_type.as_str()),
@@ -68,7 +69,8 @@ impl Snapshot {
         fields
     }
 
-    /// The fields that name it in a request, `ns` only where there is one. `time` is `backup_time` as text.
+    /// The fields of the snapshot in a request, `ns` only if there is one. `time` is `backup_time`
+    /// as text.
     pub(super) fn fields<'a>(&'a self, time: &'a str) -> Vec<(&'static str, &'a str)> {
         let mut fields = vec![
             ("backup-type", self.backup_type.as_str()),
@@ -84,7 +86,7 @@ pub(super) fn namespace(name: Option<&str>) -> Option<(&'static str, &str)> {
     name.filter(|name| !name.is_empty()).map(|name| ("ns", name))
 }
 
-/// What was taken for a snapshot's name is none.
+/// The text is not a snapshot's name.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NoSnapshot;
 
@@ -124,7 +126,7 @@ impl FromStr for Snapshot {
             backup_time: time.and_utc().timestamp(),
             namespace: None,
         };
-        // Of the many ways to write a time only one names the snapshot.
+        // Of the notations of a time, only this one is the snapshot's name.
         if snapshot.backup_time <= 0 || snapshot.to_string() != text {
             return Err(NoSnapshot);
         }
@@ -143,7 +145,7 @@ impl fmt::Display for Snapshot {
     }
 }
 
-/// What the server says of the last verify.
+/// The result of the last verify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VerifyState {
@@ -152,7 +154,7 @@ pub enum VerifyState {
 }
 
 impl VerifyState {
-    /// As the server writes it.
+    /// The server's word.
     pub fn as_str(self) -> &'static str {
         match self {
             VerifyState::Ok => "ok",
@@ -161,11 +163,11 @@ impl VerifyState {
     }
 }
 
-/// The last verify of a snapshot. Of two at once the one that ended last is here.
+/// The last verify of a snapshot. Of two concurrent ones, the one that ended last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verification {
     pub state: VerifyState,
-    /// The task that verified: of this one snapshot, of its group, or of the whole datastore.
+    /// The task that verified this snapshot, its group, or the whole datastore.
     pub upid: Upid,
 }
 
@@ -174,20 +176,22 @@ pub struct Verification {
 #[serde(rename_all = "kebab-case")]
 pub struct SnapshotFile {
     pub filename: String,
-    /// `encrypt`, `sign-only` or `none`; None where the manifest is missing, damaged or does not name the file.
+    /// `encrypt`, `sign-only` or `none`; `None` if the manifest is missing, damaged or does not
+    /// name the file.
     pub crypt_mode: Option<String>,
-    /// In bytes; None as above.
+    /// In bytes; `None` as for `crypt_mode`.
     pub size: Option<u64>,
 }
 
-/// Whether every file that holds the guest's data was encrypted before it was sent. False where that cannot be told.
+/// Whether every file with the guest's data was encrypted before it was sent. False if that is
+/// unknown.
 pub fn encrypted(files: &[SnapshotFile]) -> bool {
     let data = || files.iter().filter(|file| !NO_DATA.contains(&file.filename.as_str()));
     data().next().is_some() && data().all(|file| file.crypt_mode.as_deref() == Some("encrypt"))
 }
 
-/// The files that hold the guest's data and were not encrypted, or not known to be, before they were sent; where no
-/// file with data is known, that is said instead. Empty where [`encrypted`] is true.
+/// The files with the guest's data that were not encrypted before they were sent, or may not have
+/// been; a remark if no file with data is known. Empty if [`encrypted`] is true.
 pub fn unencrypted(files: &[SnapshotFile]) -> Vec<&str> {
     let data = || files.iter().filter(|file| !NO_DATA.contains(&file.filename.as_str()));
     if data().next().is_none() {
@@ -199,15 +203,15 @@ pub fn unencrypted(files: &[SnapshotFile]) -> Vec<&str> {
         .collect()
 }
 
-/// A snapshot as the list of a datastore shows it.
+/// A snapshot in the list of a datastore.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Entry {
     #[serde(flatten)]
     pub snapshot: Snapshot,
     pub files: Vec<SnapshotFile>,
-    /// The sum of its files before deduplication, in bytes. None while it is being written or where its manifest is
-    /// damaged.
+    /// The sum of its files before deduplication, in bytes. `None` while it is being written or if
+    /// its manifest is damaged.
     pub size: Option<u64>,
     /// The user or token that owns the group.
     pub owner: Option<String>,
@@ -217,12 +221,12 @@ pub struct Entry {
     pub fingerprint: Option<String>,
     /// The first line of the notes.
     pub comment: Option<String>,
-    /// None before the first verify.
+    /// `None` before the first verify.
     pub verification: Option<Verification>,
 }
 
 impl Entry {
-    /// Whether the backup has been completed: one that is still being written has no manifest.
+    /// Whether the backup is complete: an incomplete one has no manifest.
     pub fn is_finished(&self) -> bool {
         self.files.iter().any(|file| file.filename == MANIFEST)
     }
@@ -238,18 +242,19 @@ impl Entry {
 pub struct State {
     /// The files with the guest's data.
     pub files: Vec<SnapshotFile>,
-    /// None before the first verify.
+    /// `None` before the first verify.
     pub verification: Option<Verification>,
     /// The fingerprint of the encryption key, for an encrypted or signed snapshot.
     pub fingerprint: Option<String>,
 }
 
 impl Pbs {
-    /// The state of one snapshot, by one small request, whatever the size of the datastore. Needs the right to read it,
-    /// or to back up and be its owner.
+    /// The state of one snapshot, by one small request, whatever the size of the datastore. Needs
+    /// the right to read it, or to back up and be its owner.
     ///
     /// # Errors
-    /// As all calls; a snapshot that does not exist is [`Error::Gone`], one that has no manifest [`Error::Refused`].
+    /// As all calls; a snapshot that does not exist is [`Error::Gone`], one that has no manifest
+    /// [`Error::Refused`].
     pub fn state(&self, snapshot: &Snapshot, deadline: Instant) -> Result<State, Error> {
         let time = snapshot.backup_time.to_string();
         let mut query = snapshot.fields(&time);
@@ -261,7 +266,7 @@ impl Pbs {
         manifest.of(snapshot)
     }
 
-    /// Whether a snapshot is kept when old ones are pruned.
+    /// Whether a snapshot is protected from pruning.
     ///
     /// # Errors
     /// As all calls.
@@ -271,7 +276,7 @@ impl Pbs {
     }
 }
 
-/// The parts in use of `index.json.blob`, decoded.
+/// The used parts of the decoded `index.json.blob`.
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Manifest {
@@ -282,7 +287,8 @@ struct Manifest {
     unprotected: Unprotected,
 }
 
-/// What the server may change after the backup, so that it is not covered by the client's signature.
+/// The part that the server may change after the backup, which the client's signature does not
+/// cover.
 #[derive(Deserialize, Default)]
 struct Unprotected {
     verify_state: Option<Verification>,
@@ -291,7 +297,7 @@ struct Unprotected {
 }
 
 impl Manifest {
-    /// A proof must be about the snapshot that was asked for.
+    /// Checks that the answer is about the requested snapshot.
     fn of(self, asked: &Snapshot) -> Result<State, Error> {
         let namespace = asked.namespace.clone();
         let snapshot = Snapshot { namespace, ..self.snapshot };

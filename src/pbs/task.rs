@@ -1,7 +1,7 @@
-//! Tasks of a backup server: a verify is started, polled, and its log read.
+//! Tasks of a backup server: starting and polling a verify, and reading its log.
 //!
-//! A task that ends `OK` has not proved anything: what counts is the snapshot's own state afterwards,
-//! with this task's UPID or one that was started no earlier.
+//! A task that ends with `OK` has proved nothing: what counts is the snapshot's own state
+//! afterwards, with this task's UPID or one that started no earlier (FACTS-PBS.md, Verify).
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,17 +13,19 @@ use super::client::{Error, Pbs, small};
 use super::{Ending, Snapshot};
 use crate::sys::text::percent_encoded;
 
-/// How many tasks are asked for, of some 350 bytes each; those that run and those that ended last come first.
+/// How many tasks are listed, of about 350 bytes each; running ones and the newest ended ones come
+/// first.
 const TASKS: u32 = 200;
 
-/// Lines of a log that are read at a time, and in all: more than those of a group with 50,000 snapshots.
+/// How many lines of a log are read at a time, and in all: more than the verify of a group with
+/// 50,000 snapshots writes.
 const PAGE: usize = 1000;
 const MOST_LINES: usize = 400_000;
 
 /// The kind of a task that verifies one group.
 const GROUP_VERIFY: &str = "verify_group";
 
-/// What is in the lines that tell something.
+/// Parts of the relevant lines.
 const TELLING: [&str; 3] = ["SKIPPED: ", " failed: ", " error: "];
 
 /// The unique id of a task, such as
@@ -35,15 +37,15 @@ pub struct Upid {
     node: String,
     /// `verify_snapshot`, `verify_group`, `verify`, ...
     kind: String,
-    /// The datastore, where the task is about one.
+    /// The datastore, if the task is about one.
     datastore: Option<String>,
-    /// The server's process, by its pid and start time, and how many tasks it had begun before.
+    /// The server's process (pid and start time), and its counter of tasks.
     process: (u64, u64),
     number: u64,
     started: i64,
 }
 
-/// What was taken for a UPID is none.
+/// The text is not a UPID.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NoUpid;
 
@@ -58,35 +60,36 @@ impl fmt::Display for NoUpid {
 impl std::error::Error for NoUpid {}
 
 impl Upid {
-    /// The node that runs the task, by its own name.
+    /// The name of the node that runs the task.
     pub fn node(&self) -> &str {
         &self.node
     }
 
-    /// What the task does, in the server's word.
+    /// The type of the task, in the server's word.
     pub fn kind(&self) -> &str {
         &self.kind
     }
 
-    /// The datastore that the task was about; None where its id begins with none. A sync copies what was found, so a
-    /// snapshot may bear the task of another datastore.
+    /// The datastore of the task; `None` if its id begins with none. A sync copies verify states,
+    /// so a snapshot may have a task of another datastore.
     pub fn datastore(&self) -> Option<&str> {
         self.datastore.as_deref()
     }
 
-    /// When the task was started by the server's clock, in seconds since the epoch.
+    /// When the task started, by the server's clock, in seconds since the epoch.
     pub fn started(&self) -> i64 {
         self.started
     }
 
-    /// Whether it was started no earlier than another task of the same server. Of one second, or of a clock that was
-    /// set back, the order tells in which a process of the server has begun them.
+    /// Whether it started no earlier than another task of the same server. Within one second, or
+    /// after the clock was set back, the counter of the server's process decides.
     pub fn is_no_earlier_than(&self, other: &Upid) -> bool {
         self.started >= other.started
             && (self.process != other.process || self.number >= other.number)
     }
 
-    /// Whether it ran on the same node, about the same datastore. A sync copies what was found elsewhere.
+    /// Whether it ran on the same node, for the same datastore. A sync copies results from
+    /// elsewhere.
     pub fn is_of_the_same_place(&self, other: &Upid) -> bool {
         self.node == other.node && self.datastore == other.datastore
     }
@@ -96,8 +99,8 @@ impl Upid {
         &self.text
     }
 
-    /// The path of a call about this task. The server takes any plain name for the node and refuses one with a dot;
-    /// `localhost` itself was seen to answer `unknown` on 4.2.1, so it is only the last resort.
+    /// The path of a request about this task. The server accepts any plain name of a node, but none
+    /// with a dot; `localhost` was seen to answer `unknown` on 4.2.1, so it is the last resort.
     pub(super) fn path(&self, call: &str) -> String {
         let node = match self.node.as_str() {
             dotted if dotted.contains('.') => "localhost",
@@ -135,7 +138,8 @@ impl FromStr for Upid {
     }
 }
 
-/// The datastore in a task's id, such as `tank\x3a-ct-9001-6B0225DA`: what is not plain is escaped as in a unit's name.
+/// The datastore in a task's id, such as `tank\x3a-ct-9001-6B0225DA`; special characters are
+/// escaped as in a unit's name.
 fn datastore_of(id: &str) -> Option<String> {
     let mut name = String::new();
     let mut rest = id;
@@ -174,7 +178,7 @@ impl fmt::Display for Upid {
     }
 }
 
-/// Where a task stands.
+/// The state of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TaskStatus {
     Running,
@@ -183,10 +187,11 @@ pub enum TaskStatus {
 }
 
 impl Pbs {
-    /// Starts to verify one snapshot, whatever its last state was.
+    /// Starts a verify of one snapshot, whatever its last state was.
     ///
     /// # Errors
-    /// As all calls; where the guest has no snapshot at all, [`Error::Gone`]. After an [`Error::Unreachable`] that is not `unsent` the verify may be running all the same.
+    /// As all calls; if the guest has no snapshot at all, [`Error::Gone`]. After an
+    /// [`Error::Unreachable`] that is not `unsent`, the verify may be running.
     pub fn start_verify(&self, snapshot: &Snapshot, deadline: Instant) -> Result<Upid, Error> {
         // Without all three fields the server would verify the whole group or datastore.
         if snapshot.backup_id.is_empty() || snapshot.backup_time <= 0 {
@@ -200,12 +205,12 @@ impl Pbs {
             .map_err(|error| self.gone_or(error, snapshot, deadline))
     }
 
-    /// Starts to verify all snapshots of the group that a snapshot is in, whatever their last states were: what they
-    /// share is read once.
+    /// Starts a verify of all snapshots of a snapshot's group, whatever their last states were:
+    /// shared data is read once.
     ///
     /// # Errors
-    /// As [`Pbs::start_verify`]. Where the server began anything but the verify of a group of this datastore, that is
-    /// stopped, and [`Error::Invalid`] tells of it.
+    /// As [`Pbs::start_verify`]. If the server started anything other than the verify of a group of
+    /// this datastore, that is stopped, and the error is [`Error::Invalid`].
     pub fn start_group_verify(&self, of: &Snapshot, deadline: Instant) -> Result<Upid, Error> {
         // Without both the server would verify the whole datastore.
         if of.backup_id.is_empty() || of.backup_type.as_str().is_empty() {
@@ -229,7 +234,7 @@ impl Pbs {
         Err(Error::Invalid(super::client::printable(text.as_bytes())))
     }
 
-    /// Stops a task of one's own.
+    /// Stops one of this login's own tasks.
     ///
     /// # Errors
     /// As all calls.
@@ -237,7 +242,7 @@ impl Pbs {
         self.delete(upid.path("").trim_end_matches('/'), small(deadline))
     }
 
-    /// Asks where a task stands.
+    /// The state of a task.
     ///
     /// # Errors
     /// As all calls.
@@ -261,12 +266,12 @@ impl Pbs {
         }
     }
 
-    /// A task that verifies this very snapshot, begun at `since` (seconds since 1970) or later,
-    /// whoever started it: one that runs, else the latest. A datastore with `verify-new` starts one by itself when the
-    /// backup ends.
+    /// A task that verifies this very snapshot, started at `since` (seconds since 1970) or later,
+    /// by anybody: a running one, else the latest. A datastore with `verify-new` starts one itself
+    /// when the backup ends.
     ///
-    /// One request, whatever the size of the datastore: a token is shown its own tasks, a user also those of its
-    /// tokens.
+    /// One request, whatever the size of the datastore: a token sees its own tasks, a user also
+    /// those of its tokens.
     ///
     /// # Errors
     /// As all calls.
@@ -280,7 +285,7 @@ impl Pbs {
         self.task_about(&["verify", "verify_snapshot"], &names, since, deadline)
     }
 
-    /// The same of a task that verifies the group that a snapshot is in.
+    /// The same for a task that verifies the group of a snapshot.
     ///
     /// # Errors
     /// As all calls.
@@ -306,13 +311,13 @@ impl Pbs {
             upid: String,
             worker_type: String,
             worker_id: Option<String>,
-            /// Only of a task that has ended.
+            /// Only if the task has ended.
             status: Option<String>,
         }
         let since = since.max(0).to_string();
         let limit = TASKS.to_string();
         let query = [("typefilter", "verify"), ("since", &since), ("limit", &limit)];
-        // No task has told the node's name yet, and the list does not depend on it.
+        // The node's name is not known from a task yet, and the list does not depend on it.
         let path = "/api2/json/nodes/localhost/tasks";
         let tasks: Vec<Task> = self.get(path, &query, small(deadline))?;
         let ours = |task: &&Task| {
@@ -328,8 +333,8 @@ impl Pbs {
         Ok(best.map(|(_, upid)| upid))
     }
 
-    /// The lines of a verify's log that tell of a snapshot that was passed over, is damaged or could not be loaded or
-    /// written. The log of a large group has a hundred thousand others.
+    /// The lines of a verify's log about snapshots that were skipped, are damaged, or could not be
+    /// loaded or written. The log of a large group has a hundred thousand other lines.
     ///
     /// # Errors
     /// As all calls; a task that the server never knew is [`Error::Refused`].
@@ -357,8 +362,8 @@ impl Pbs {
     }
 }
 
-/// What a task that verifies one snapshot is called: when it was asked for, and when the server started it by itself,
-/// which leaves out the namespace.
+/// The id of a task that verifies one snapshot: if it was requested, and if the server started it
+/// itself, without the namespace.
 fn worker_ids(datastore: &str, snapshot: &Snapshot) -> [String; 2] {
     let (kind, id) = (snapshot.backup_type.as_str(), &snapshot.backup_id);
     let time = snapshot.backup_time;
@@ -368,7 +373,7 @@ fn worker_ids(datastore: &str, snapshot: &Snapshot) -> [String; 2] {
     ]
 }
 
-/// What a task that verifies a group is called.
+/// The id of a task that verifies a group.
 fn group_worker_id(datastore: &str, of: &Snapshot) -> String {
     let levels = of.namespace.iter().flat_map(|name| name.split('/'));
     let levels: Vec<String> =

@@ -1,5 +1,6 @@
-//! Whom to believe: the certificate with the pinned fingerprint, held by someone who has its key; or, where no
-//! fingerprint is set, whom the system's root certificates vouch for.
+//! Which servers to accept: the holder of the key of the certificate with the pinned fingerprint;
+//! or, without a fingerprint, one with a certificate from the system's root certificates
+//! (FACTS-PBS.md, Certificates).
 
 use std::error::Error;
 use std::fmt;
@@ -26,7 +27,7 @@ pub struct Fingerprint([u8; 32]);
 impl Fingerprint {
     /// The fingerprint of a certificate.
     pub fn of(certificate: &CertificateDer<'_>) -> Fingerprint {
-        // The hash that a cipher suite of the TLS library brings along: no crate is needed for this one.
+        // The hash of a cipher suite of the TLS library, so that no extra crate is needed.
         let hash = match TLS13_AES_128_GCM_SHA256 {
             SupportedCipherSuite::Tls13(suite) => suite.common.hash_provider,
             SupportedCipherSuite::Tls12(suite) => suite.common.hash_provider,
@@ -50,7 +51,7 @@ impl fmt::Display for Fingerprint {
     }
 }
 
-/// What is written as a fingerprint is none.
+/// The text is not a fingerprint.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NoFingerprint;
 
@@ -84,27 +85,28 @@ impl FromStr for Fingerprint {
     }
 }
 
-/// Accepts exactly the server whose certificate has this fingerprint, whatever its names and dates say: the stock
-/// certificate of a backup server is self-signed and does not name its address.
+/// Accepts exactly the server whose certificate has this fingerprint, whatever its names and dates
+/// are: the default certificate of a backup server is self-signed and does not name its address.
 ///
 /// # Errors
-/// When the TLS library cannot be set up.
+/// If the TLS library cannot be set up.
 pub fn pinned(fingerprint: Fingerprint) -> Result<Arc<ClientConfig>, rustls::Error> {
     let provider = Arc::new(ring::default_provider());
     with_verifier(provider.clone(), Pin { expected: fingerprint, provider })
 }
 
-/// Accepts a server that has a valid certificate for its name, issued by one of the system's root certificates.
+/// Accepts a server with a valid certificate for its name, issued by one of the system's root
+/// certificates.
 ///
 /// # Errors
-/// As [`pinned`]. Root certificates that cannot be read are as if they were not there.
+/// As [`pinned`]. Root certificates that cannot be read count as missing.
 pub fn system_roots() -> Result<Arc<ClientConfig>, rustls::Error> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     rooted(roots)
 }
 
-/// Accepts nobody, and remembers whose certificate it was: for a look at a server that is not trusted.
+/// Accepts no server, and remembers its certificate: for looking at an untrusted server.
 ///
 /// # Errors
 /// As [`pinned`].
@@ -133,8 +135,8 @@ fn rooted(roots: RootCertStore) -> Result<Arc<ClientConfig>, rustls::Error> {
     Ok(Arc::new(config))
 }
 
-/// A certificate is public: whoever has connected once can present it. Only the signature over the handshake shows that
-/// the other side holds its key, so that is left to the provider and never taken for granted.
+/// A certificate is public: anybody who has connected once can present it. Only the signature over
+/// the handshake shows that the server has its key, so the provider checks it.
 #[derive(Debug)]
 struct Pin {
     expected: Fingerprint,
@@ -188,7 +190,7 @@ impl Pin {
     }
 }
 
-/// Ends every handshake at the certificate.
+/// Ends every handshake once it has seen the certificate.
 #[derive(Debug)]
 struct Look {
     seen: Arc<Mutex<Option<Certificate>>>,
@@ -256,7 +258,7 @@ impl fmt::Display for WrongFingerprint {
 
 impl Error for WrongFingerprint {}
 
-/// A sentence an admin can act on, for the failures that have one cause.
+/// A sentence that an admin can act on, for failures with a single cause.
 pub fn explain(error: &rustls::Error) -> String {
     use rustls::Error as Tls;
     let text = match error {
@@ -293,7 +295,7 @@ fn explain_certificate(error: &CertificateError) -> String {
              set the storage's fingerprint to pin it"
         }
         C::Other(OtherError(wrong)) if wrong.is::<WrongFingerprint>() => return wrong.to_string(),
-        // Most of all one that has signed itself as an authority (`CaUsedAsEndEntity`).
+        // Mainly a self-signed certificate that is an authority itself (`CaUsedAsEndEntity`).
         C::Other(OtherError(why)) => {
             return format!(
                 "the server's certificate is not valid ({why}); set the storage's fingerprint to pin it"

@@ -1,5 +1,5 @@
-//! What a backup server says in words, typed: how a verify ended, what its log tells of one snapshot, and which refusals
-//! pass by themselves.
+//! The backup server's texts, as types: how a verify ended, what its log says about one snapshot,
+//! and which refusals are temporary.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ pub enum Ending {
     Unknown,
     /// Somebody stopped it.
     Aborted(String),
-    /// It found damage, or could not write down what it found: its log tells which.
+    /// It found damage, or could not write its result; its log says which.
     Failed(String),
     /// Anything else, such as `WARNINGS: 1`.
     Other(String),
@@ -45,47 +45,47 @@ impl fmt::Display for Ending {
     }
 }
 
-/// What a task's log says of one snapshot.
+/// What a task's log says about one snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// Why it was not looked at.
+    /// Why it was skipped.
     pub skipped: Option<Skipped>,
     /// Why its manifest could not be loaded.
     pub manifest: Option<Manifest>,
     /// What is damaged, as in `root.pxar.didx failed: chunks could not be verified`.
     pub damaged: Vec<String>,
-    /// Why nothing was written into it.
+    /// Why no state was written into it.
     pub unwritten: Option<Unwritten>,
 }
 
-/// Why a verify passed a snapshot over, with the server's words.
+/// Why a verify skipped a snapshot, with the server's text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Skipped {
-    /// It is not there (any more).
+    /// It does not exist (any more).
     Gone(String),
-    /// Somebody else has it: a backup, a prune or a forget.
+    /// Another task has locked it: a backup, a prune or a forget.
     Locked(String),
     /// Another reason, such as `recently verified`.
     Other(String),
 }
 
-/// What is wrong with a manifest, with the server's words.
+/// What is wrong with a manifest, with the server's text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Manifest {
-    /// It was read and is not what was written.
+    /// It was read and has changed since it was written.
     Damaged(String),
-    /// It is not there.
+    /// It does not exist.
     Missing(String),
-    /// The server could not read it, which need not be its fault.
+    /// The server could not read it, which may have another cause than damage.
     Unreadable(String),
 }
 
-/// Why a verdict was not written down, with the server's words.
+/// Why a result was not written, with the server's text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unwritten {
     /// The datastore is full.
     NoSpace(String),
-    /// Another reason, such as somebody who edits the notes.
+    /// Another reason, such as a person who edits the notes.
     Other(String),
 }
 
@@ -93,8 +93,8 @@ pub enum Unwritten {
 const NO_FILE: &str = "No such file or directory (os error 2)";
 
 impl Findings {
-    /// What the lines of a log say of a snapshot; the log of a group's verify speaks of many. The server leaves the
-    /// namespace out.
+    /// What the log says about a snapshot; the log of a group's verify has lines about many. The
+    /// server leaves out the namespace.
     pub fn of(log: &[String], snapshot: &Snapshot) -> Findings {
         let name = snapshot.to_string();
         let mut findings = Findings::default();
@@ -122,8 +122,8 @@ impl Findings {
 }
 
 impl Findings {
-    /// Whether the log names damage that the removal of the snapshot does not explain: a file that was not there when it
-    /// was to be read may have been removed with the others.
+    /// Whether the log names damage that the removal of the snapshot does not explain: a file that
+    /// was not there when it was to be read may have been removed with the others.
     pub fn is_damaged_apart_from_removal(&self) -> bool {
         self.damaged.iter().any(|what| !what.ends_with(NO_FILE))
     }
@@ -162,7 +162,7 @@ impl Manifest {
         }
     }
 
-    /// What a refused question about a snapshot's manifest says of that.
+    /// What a refused request for a snapshot's manifest says about the manifest.
     pub fn of_refusal(error: &Error) -> Option<Manifest> {
         match error {
             Error::Refused { status: 400..500, reason }
@@ -207,25 +207,27 @@ fn unstamped(line: &str) -> &str {
     }
 }
 
-/// What begins the reason where the directory of a datastore is gone under a server that has used it before: it then
-/// lists nothing, and refuses to tell how much room there is.
+/// What begins the reason where the directory of a datastore is gone under a server that has used
+/// it before: it then lists nothing, and refuses to tell how much room there is.
 pub(super) const NO_DIRECTORY: &str = "the directory of the datastore is not there";
 
-/// Why a server refuses what it will do later.
+/// Why a server refuses something temporarily.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotNow {
-    /// The server is busy with itself.
+    /// The server itself is busy.
     Server,
     /// The datastore is under maintenance, is being unmounted or is being deleted.
     Maintenance,
-    /// The datastore's disk is not there.
+    /// The datastore's disk is not mounted.
     NotMounted,
-    /// The directory of the datastore is not there: its file system is not mounted, or its pool not imported.
+    /// The directory of the datastore is not there: its file system is not mounted, or its pool not
+    /// imported.
     NoDirectory,
 }
 
 impl Error {
-    /// Why the server refuses this now and may do it later; None where asking again would bring the same.
+    /// Why the server refuses this now but may do it later; `None` if asking again would give the
+    /// same result.
     pub fn not_now(&self) -> Option<NotNow> {
         match self {
             Error::Refused { status: 500.., .. } => Some(NotNow::Server),

@@ -26,7 +26,7 @@ pub fn client_as(username: &str, identity: &Identity, server: &TestServer) -> Pb
     Pbs::new(target, &"s3cret".to_owned().into(), config)
 }
 
-/// A server that gives the same answer to everything, and a client of it with a token.
+/// A server that always gives the same answer, and a client with a token.
 pub fn answering(text: impl Into<String>) -> (TestServer, Pbs) {
     let text = text.into();
     let identity = Identity::self_signed();
@@ -41,7 +41,7 @@ impl Pbs {
     }
 }
 
-/// A server that gives these answers one after the other, and a client of it with a token.
+/// A server that gives these answers in turn, and a client with a token.
 pub fn answering_in_turn(answers: Vec<String>) -> (TestServer, Pbs) {
     let identity = Identity::self_signed();
     let answers = Mutex::new(answers.into_iter());
@@ -114,7 +114,7 @@ fn an_answer_that_is_none_is_no_success() {
     assert!(matches!(version(&pbs), Err(Error::Invalid(_))));
 }
 
-/// A server with passwords: tickets are numbered, and `valid` tells which is accepted.
+/// A server with passwords: tickets are numbered, and `valid` says which are accepted.
 fn with_passwords(valid: impl Fn(usize) -> bool + Send + Sync + 'static) -> (TestServer, Pbs) {
     let identity = Identity::self_signed();
     let issued = Mutex::new(0);

@@ -9,7 +9,7 @@ fn entry(time: i64) -> String {
     )
 }
 
-/// A chunked answer whose one chunk is `body`, and that then goes on with `end`.
+/// A chunked answer with the one chunk `body`, followed by `end`.
 fn chunked(body: &str, connection: &str, end: &str) -> String {
     let length = body.len();
     format!(
@@ -17,7 +17,7 @@ fn chunked(body: &str, connection: &str, end: &str) -> String {
     )
 }
 
-/// The times of the snapshots and the odd entries that were handed over, and what reading came to.
+/// The times of the snapshots and the errors that were passed on, and the result of reading.
 fn read(pbs: &Pbs) -> (Vec<i64>, Vec<String>, Result<usize, Error>) {
     let (mut times, mut odd) = (Vec::new(), Vec::new());
     let result = pbs.each_snapshot(Choice::default(), deadline(), &mut |entry| {
@@ -123,7 +123,7 @@ fn an_entry_that_is_not_understood_is_no_end_of_the_list() {
     assert_eq!((times, result.unwrap()), (vec![1, 3], 4));
     assert!(odd[0].contains("tape"), "{odd:?}");
     assert_eq!(odd.len(), 2);
-    // Where one guest is asked about, an answer that is understood in part only is none.
+    // For a question about one guest, a partly valid answer is an error.
     let snapshot: Snapshot = "ct/9001/2026-11-21T23:14:34Z".parse().unwrap();
     assert!(matches!(pbs.list(&snapshot, deadline()), Err(Error::Invalid(_))));
     drop(server);

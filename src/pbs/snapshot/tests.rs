@@ -123,7 +123,7 @@ fn every_recorded_list_is_understood() {
     }
 }
 
-/// A snapshot's own description, as the client that made the backup and the server wrote it.
+/// A snapshot's manifest as the client and the server wrote it.
 const MANIFEST_TEXT: &str = r#"{
   "backup-id": "9001",
   "backup-time": 1795302874,

@@ -117,7 +117,7 @@ fn without_a_pin_the_root_and_the_name_decide() {
     assert!(reason.contains("without holding its key"), "{reason}");
     assert_eq!(impostor.handshakes(), 0);
 
-    // Issued by a root certificate of the same name, and not by ours.
+    // Issued by another root certificate with the same name as ours.
     let forged = serve(&issued(|_| ()).1, &TLS13);
     let reason = refusal(ask(config.clone(), "localhost", forged.port));
     assert!(reason.contains("forged"), "{reason}");
@@ -160,7 +160,7 @@ fn a_self_signed_certificate_needs_its_pin() {
     assert_eq!(ask(pinned(pin).unwrap(), "localhost", server.port).unwrap(), 200);
 }
 
-/// A server that says `bytes` to whatever it is told.
+/// A server that sends `bytes` whatever it receives.
 fn saying(bytes: &'static [u8]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
