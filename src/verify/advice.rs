@@ -1,20 +1,20 @@
-//! What a person can do about an outcome, as commands that work where they are printed.
+//! What an admin can do about an outcome, as commands that work on the node where they are printed.
 
 use serde::{Deserialize, Serialize};
 
 use super::pending::Pending;
 use crate::pve::storage::Target;
 
-/// What a person can do.
+/// The advice for an admin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Advice {
-    /// Nothing, or the reason says it.
+    /// Nothing, or the reason already says it.
     #[default]
     Nothing,
     /// Back up again: data is damaged.
     BackUp,
-    /// Have the snapshot forgotten: its manifest is damaged.
+    /// Have the snapshot removed: its manifest is damaged.
     Forget,
     /// Make room on the datastore.
     Room,
@@ -32,14 +32,14 @@ pub enum Advice {
     VerifyAgain,
 }
 
-/// The user that every backup server has, and that may do everything there.
+/// The user that every backup server has, with all rights.
 const ADMINISTRATOR: &str = "root@pam";
 
-/// The port that `proxmox-backup-client` takes where none is named.
+/// The default port of `proxmox-backup-client`.
 const PORT: u16 = 8007;
 
 impl Advice {
-    /// In words, about that verify; `target` is where the server was asked, if it was.
+    /// The advice in words, for that verify; `target` is where the server was asked, if it was.
     pub fn words(self, pending: &Pending, target: Option<&Target>) -> Option<String> {
         let (storage, snapshot, vmid) = (&pending.storage, &pending.snapshot, pending.vmid);
         let again = format!("`stillpoint verify {storage}:backup/{snapshot}`");
@@ -97,12 +97,13 @@ pub fn change_owner(target: &Target, group: &str) -> String {
     )
 }
 
-/// Of `server:datastore`.
+/// The datastore in `server:datastore`.
 fn datastore(pending: &Pending) -> &str {
     pending.datastore.rsplit_once(':').map_or(&pending.datastore, |(_, name)| name)
 }
 
-/// `proxmox-backup-client snapshot forget ct/9001/2026-11-27T22:13:13Z --repository root@pam@192.0.2.7:office --ns pve`
+/// `proxmox-backup-client snapshot forget ct/9001/2026-11-27T22:13:13Z --repository
+/// root@pam@192.0.2.7:office --ns pve`
 fn forget(pending: &Pending, target: &Target) -> String {
     let server = match target.server.contains(':') {
         true => format!("[{}]", target.server.trim_matches(['[', ']'])),

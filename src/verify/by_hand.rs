@@ -1,5 +1,5 @@
-//! Verifies that a person asks for: they wait for their turn, are collected and journalled like those of a job, and
-//! belong to none.
+//! Verifies that a person asks for. They are queued, collected and journalled like those of a job,
+//! but belong to no job.
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
@@ -19,22 +19,23 @@ pub struct Order {
     pending: Pending,
 }
 
-/// How far a verify is.
+/// The state of such a verify.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// The server has not taken the order yet; and why the last attempt was in vain, if there was one.
+    /// The server has not accepted it yet; and why the last attempt failed, if there was one.
     Waiting(Option<String>),
-    /// The server is at it.
+    /// The server is running it.
     Running(Upid),
     /// It is in the journal.
     Over { outcome: VerifyOutcome, reason: Option<String> },
 }
 
-/// Writes down durably that snapshots of one group are to be verified, one, or all of the group: those by one verify of
-/// the group. What is asked for already is not ordered again. A collector has to be started after that.
+/// Queues durably the verify of snapshots of one group: of one snapshot, or of all of the group,
+/// which one verify covers. A verify that is already asked for is not ordered again. The caller
+/// must start a collector after that.
 ///
 /// # Errors
-/// When it can't be written down.
+/// If it cannot be written.
 pub fn order(
     root: &Root,
     storage: &str,
@@ -64,20 +65,20 @@ impl Order {
         &self.pending.snapshot
     }
 
-    /// Whether one verify is to prove both.
+    /// Whether one verify covers both.
     pub fn is_with(&self, other: &Order) -> bool {
         self.pending.is_with(&other.pending)
     }
 
-    /// The file that stands for it as long as it is not over.
+    /// The name of its file, which exists until it is over.
     pub fn file(&self) -> String {
         format!("{DIRECTORY}/{}", self.pending.file_name())
     }
 
-    /// How far it is.
+    /// Its present state.
     ///
     /// # Errors
-    /// When that can't be read, or it is gone without an outcome in the journal.
+    /// If it cannot be read, or its file is gone without an outcome in the journal.
     pub fn standing(&self, root: &Root) -> Result<Standing> {
         let mut queue = Queue::of(root);
         queue.refresh()?;

@@ -1,4 +1,5 @@
-//! Collecting: asks the servers how far they are, starts what is queued, and journals what is over.
+//! Collecting: asks the servers for the state of verifies, starts queued ones, and journals those
+//! that are over.
 
 mod closing;
 mod group;
@@ -21,38 +22,38 @@ use crate::pbs::{TaskStatus, Upid};
 use crate::sys::{Root, clock, signal};
 use crate::vzdump::{Job, Vmid};
 
-/// One question to the server.
+/// The limit for one request to the server.
 const QUESTION_LIMIT: Duration = Duration::from_secs(20);
 
-/// Polling a task begins with the first and backs off to the second, so that its end is noticed within an eighth of the
-/// time that it took.
+/// Polling a task begins with the first and backs off to the second, so that its end is noticed
+/// within an eighth of the time that it took.
 const FIRST_POLL: Duration = Duration::from_millis(200);
 const SLOWEST_POLL: Duration = Duration::from_secs(30);
 
-/// How long to wait for what another process is at, or for the end of a pause.
+/// How long to wait for another process, or for the end of a pause.
 const OTHERS_PAUSE: Duration = Duration::from_secs(1);
 
-/// A verify that has no outcome after this is not waited for any longer, in seconds.
+/// After this many seconds without an outcome, a verify is given up.
 const LIMIT: u64 = 24 * 3600;
 
-/// Who collects.
+/// The process that collects.
 #[derive(Clone, Copy, Debug)]
 pub enum Collector<'a> {
-    /// A backup has just ended: its verify is started where that is possible, and nothing is waited for. No server
-    /// has its last word here, for job-end asks once more.
+    /// A backup has just ended: its verify is started if possible, without waiting. No failure is
+    /// final here, because job-end asks once more.
     BackupEnd { job: &'a Job, run: &'a str, datastore: &'a str },
-    /// The verifies of one job, until a time.
+    /// The verifies of one job, until a deadline.
     JobEnd { job: &'a Job, deadline: Instant },
     /// Every verify, until none is left.
     Unit,
 }
 
-/// What was collected.
+/// The results of a collection.
 #[derive(Debug, Default)]
 pub struct Collected {
     /// Each verify that is over.
     pub over: Vec<Over>,
-    /// How many of those that were to be collected are not.
+    /// How many of the verifies to collect are not over.
     pub left: usize,
 }
 
@@ -64,7 +65,7 @@ pub struct Over {
     pub outcome: VerifyOutcome,
 }
 
-/// A collection under way.
+/// A collection in progress.
 pub struct Collection<'a> {
     root: &'a Root,
     collector: Collector<'a>,
@@ -72,11 +73,12 @@ pub struct Collection<'a> {
     servers: Servers,
     polls: BTreeMap<String, Poll>,
     collected: Collected,
-    /// The telling lines of the task's log that was read last: that of a group is asked for by many.
+    /// The relevant lines of the task's log that was read last: those of a group's verify are
+    /// needed several times.
     log: Option<(Upid, Vec<String>)>,
-    /// How tasks stand, in this round: that of a group is asked for by many.
+    /// The tasks' states in this round: that of a group's verify is needed several times.
     statuses: BTreeMap<String, TaskStatus>,
-    /// What is asked no longer than this, in a hook that has to be done by then.
+    /// In a hook, no request may last beyond this.
     question_deadline: Option<Instant>,
 }
 
@@ -90,7 +92,7 @@ impl Poll {
         Poll { next: Instant::now(), pause: FIRST_POLL }
     }
 
-    /// Of a task that has just been started.
+    /// The polling state of a task that has just been started.
     fn started() -> Poll {
         let mut poll = Poll::first();
         poll.back_off();
@@ -104,7 +106,7 @@ impl Poll {
 }
 
 impl<'a> Collection<'a> {
-    /// Nothing is asked yet. In a hook no question goes on after `deadline`.
+    /// Nothing is asked yet. In a hook no request lasts beyond `deadline`.
     pub fn new(root: &'a Root, collector: Collector<'a>, deadline: Option<Instant>) -> Self {
         Collection {
             root,
@@ -119,11 +121,12 @@ impl<'a> Collection<'a> {
         }
     }
 
-    /// Collects until nothing that is to be collected can be expected any more, or the time is over. `between` is
-    /// called after each round.
+    /// Collects until nothing more can be expected, or the time is over. `between` is called after
+    /// each round.
     ///
     /// # Errors
-    /// When what is pending can't be read or written down, or the journal can't be written; nothing is lost then.
+    /// If the pending verifies cannot be read or written, or the journal cannot be written; nothing
+    /// is lost then.
     pub fn run(mut self, mut between: impl FnMut(&mut Queue) -> Result<()>) -> Result<Collected> {
         let mut first = true;
         loop {
@@ -188,9 +191,9 @@ impl<'a> Collection<'a> {
         Ok(())
     }
 
-    /// Whether a hook has no time left to ask of more verifies: a server that takes long for each answer must not hold
-    /// up the node's other jobs for as many times that. Each was to be looked at once, so job-end has a little more
-    /// than its time.
+    /// Whether a hook has no time left for more verifies: a server that answers slowly must not
+    /// delay the node's other jobs once for each verify. Each verify is looked at once, so job-end
+    /// gets a little more than its time.
     fn is_spent(&self) -> bool {
         let deadline = match self.collector {
             Collector::JobEnd { deadline, .. } => Some(deadline + QUESTION_LIMIT),
@@ -199,7 +202,7 @@ impl<'a> Collection<'a> {
         deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    /// Whether this verify is one of those that are to be collected.
+    /// Whether this verify is one of those to collect.
     fn is_meant(&self, pending: &Pending) -> bool {
         match self.collector {
             Collector::BackupEnd { job, .. } | Collector::JobEnd { job, .. } => pending.job == *job,
@@ -207,7 +210,8 @@ impl<'a> Collection<'a> {
         }
     }
 
-    /// The datastores that have to go on: a queue stands still while nobody looks at what is in front.
+    /// The datastores whose queues must move on: a queue stands still while nobody checks its first
+    /// verify.
     fn datastores(&self) -> BTreeSet<String> {
         if let Collector::BackupEnd { datastore, .. } = self.collector {
             return BTreeSet::from([datastore.to_string()]);
@@ -217,8 +221,8 @@ impl<'a> Collection<'a> {
         meant.map(|pending| pending.datastore.clone()).collect()
     }
 
-    /// Whether waiting may bring more. For the end of a job that is not so where a server could not be asked: the
-    /// unit goes on with that.
+    /// Whether waiting may bring more. At the end of a job it does not if a server could not be
+    /// asked: the unit continues with those.
     fn hopeful(&self) -> bool {
         let down = self.down();
         self.queue.all().into_iter().any(|pending| {
@@ -230,7 +234,8 @@ impl<'a> Collection<'a> {
         })
     }
 
-    /// The datastores whose server could not be asked the last time, with the verify that tells since when.
+    /// The datastores whose server did not answer the last time, with the verify that shows since
+    /// when.
     fn down(&self) -> BTreeMap<String, &Pending> {
         let at = |pending: &Pending| pending.trouble.as_ref().map(|trouble| trouble.at.clone());
         let mut down: BTreeMap<String, &Pending> = BTreeMap::new();
@@ -266,7 +271,8 @@ impl<'a> Collection<'a> {
         due
     }
 
-    /// What is to be started, oldest first, and no more than may be. `force` takes no account of pauses.
+    /// The verifies to start now, oldest first, up to the limit of each datastore. `force` ignores
+    /// pauses.
     fn due_starts(&self, parallel: usize, force: bool) -> Vec<Pending> {
         let now = clock::now();
         let datastores = self.datastores();
@@ -289,7 +295,7 @@ impl<'a> Collection<'a> {
             if !past && (hook || !force && rest.max(pending.rest(now)) > 0) {
                 continue;
             }
-            // One of a group stands for all of it.
+            // One verify of a group stands for all of them.
             if !past && due.iter().any(|due| due.is_with(pending)) {
                 continue;
             }
@@ -298,7 +304,7 @@ impl<'a> Collection<'a> {
                 && !matches!(self.collector, Collector::BackupEnd { .. });
             let free = pending.purpose == Purpose::Verify && busy.len() < parallel;
             if past || checks || pending.is_ordered() {
-                // Whether one past the limit is its turn does not matter: it is not started any more.
+                // A verify past its time limit needs no turn: it is not started any more.
                 due.push(pending.clone());
             } else if free {
                 busy.insert(pending.order_name());
@@ -313,11 +319,11 @@ impl<'a> Collection<'a> {
         self.question_deadline.map_or(limit, |deadline| deadline.min(limit))
     }
 
-    /// Until the next thing is due; an interruption is noticed meanwhile.
+    /// Sleeps until the next thing is due, or an interruption.
     fn sleep(&self, deadline: Option<Instant>) {
         let now = Instant::now();
         let polls = self.polls.values().map(|poll| poll.next);
-        // Of what is queued it is not known when somebody else is done with what is in front.
+        // For queued verifies it is unknown when another process finishes those before them.
         let queued = self.queue.all().iter().any(|pending| pending.is_queued());
         let checks = self.queue.all().iter().any(|pending| pending.purpose == Purpose::Encryption);
         let others = (queued || checks || self.polls.is_empty()).then_some(now + OTHERS_PAUSE);

@@ -8,10 +8,10 @@ use crate::config::When;
 use crate::journal::{Journal, Verify, VerifyOutcome};
 use crate::sys::{Root, clock};
 
-/// Why a new backup is not verified now, in words; `None` where it is due.
+/// Why a new backup is not verified now, in words; `None` if it is due.
 ///
 /// # Errors
-/// When the journal can't be read.
+/// If the journal cannot be read.
 pub fn not_due(root: &Root, when: When, new: &Pending) -> Result<Option<String>> {
     match when {
         When::Always => Ok(None),
@@ -31,8 +31,8 @@ pub fn not_due(root: &Root, when: When, new: &Pending) -> Result<Option<String>>
     }
 }
 
-/// When the guest's last verify of this datastore and namespace that was `ok` was journalled, if that is less than
-/// `least` ago. No more of the journal is read than what is as young as that.
+/// When the guest's last `ok` verify in this datastore and namespace was journalled, if that is
+/// less than `least` ago. Only that part of the journal is read.
 fn last_proof(
     root: &Root,
     new: &Pending,
@@ -46,7 +46,7 @@ fn last_proof(
         if horizon.is_some_and(|horizon| time <= horizon) {
             return false;
         }
-        // One of a clock that was wrong would make nothing due until then.
+        // A record from a wrong clock in the future would otherwise make nothing due until then.
         if time <= now && record.verify().is_some_and(|verify| proves(&verify, new)) {
             last = Some(time);
         }
@@ -63,7 +63,7 @@ fn proves(verify: &Verify, new: &Pending) -> bool {
         && datastore.eq_ignore_ascii_case(&new.datastore)
 }
 
-/// `2 days`, `1 hour`, `40 seconds`: the largest unit that fits, cut off.
+/// `2 days`, `1 hour`, `40 seconds`: the largest unit that fits, rounded down.
 pub fn words(time: Duration) -> String {
     let seconds = time.as_secs();
     let units = [(86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")];

@@ -8,7 +8,7 @@ use crate::pbs::{Pbs, State, encrypted};
 use crate::pve::storage::Target;
 use crate::sys::Root;
 
-/// The end of a verify, with what the server says of the snapshot.
+/// The end of a verify, with the server's data about the snapshot.
 pub struct End {
     pub verdict: Verdict,
     /// Where the server was asked, if it was.
@@ -23,7 +23,7 @@ impl End {
         End { verdict, target: Some(pbs.target().clone()), state, protected: None }
     }
 
-    /// With whether the snapshot is protected.
+    /// Adds whether the snapshot is protected.
     pub fn protected(self, protected: Option<bool>) -> End {
         End { protected, ..self }
     }
@@ -34,11 +34,11 @@ impl End {
     }
 }
 
-/// Journals the outcome and ends the verify, once, however many collect at the same time. A bad one that nobody is
-/// `told` of stays until somebody has been. Whether it was the caller that ended it.
+/// Journals the outcome and ends the verify, once, even if several processes collect. A bad outcome
+/// that is not `told` yet stays until it was reported. Returns whether this call has ended it.
 ///
 /// # Errors
-/// When the journal or the queue can't be written; it is pending still then.
+/// If the journal or the queue cannot be written; then it is still pending.
 pub fn close(
     root: &Root,
     queue: &mut Queue,
@@ -55,7 +55,7 @@ pub fn close(
     })
 }
 
-/// The record of an outcome: the reason with what a person can do.
+/// The record of an outcome: the reason, with the advice.
 pub fn record(pending: &Pending, end: End) -> Verify {
     let Verdict { outcome, reason, advice, .. } = end.verdict;
     let target = end.target.as_ref();
@@ -90,8 +90,8 @@ pub fn record(pending: &Pending, end: End) -> Verify {
     }
 }
 
-/// Who owns a backup that was made just now: a server lets a token write only into groups of its own. Of another one
-/// the whole list of the guest would have to be asked for.
+/// The owner of a backup that was just made: a server lets a token write only into its own groups.
+/// For another backup, the guest's whole list would be needed.
 fn owner(pending: &Pending, target: &Target) -> Option<String> {
     let own = !pending.by_hand && target.username.contains('!');
     own.then(|| target.username.clone())

@@ -5,23 +5,23 @@ use crate::pbs::{
     unencrypted,
 };
 
-/// What a verify task that has ended came to.
+/// The verdict on a verify task that has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     pub outcome: VerifyOutcome,
-    /// What a person can act on; nothing where all is well.
+    /// The reason, for an admin to act on; `None` if all is well.
     pub reason: Option<String>,
     pub advice: Advice,
     pub retry: Retry,
 }
 
-/// Whether starting the verify once more may bring a better answer.
+/// Whether starting the verify again may give a better result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
     Never,
-    /// A few times: what went wrong may do so every time.
+    /// A few times: the same may go wrong each time.
     FewTimes,
-    /// For a day: what is in the way goes away.
+    /// For a day: the obstacle is temporary.
     ForADay,
 }
 
@@ -30,7 +30,7 @@ impl Verdict {
         Verdict { outcome, reason: Some(reason), advice, retry }
     }
 
-    /// Nothing is known, and another attempt may tell.
+    /// Nothing is known, and another attempt may help.
     fn unknown(reason: String) -> Verdict {
         Verdict::new(VerifyOutcome::Unknown, reason, Advice::VerifyAgain, Retry::FewTimes)
     }
@@ -40,22 +40,22 @@ impl Verdict {
     }
 }
 
-/// What is known of a task that has ended, and of its snapshot.
+/// Everything known about an ended task and its snapshot.
 pub struct Evidence<'a> {
     /// The task.
     pub ours: &'a Upid,
     /// The task that had verified the snapshot before ours was ordered.
     pub before: Option<&'a Upid>,
     pub ending: &'a Ending,
-    /// The snapshot as it is now.
+    /// The present state of the snapshot.
     pub state: &'a Result<State, Error>,
-    /// What the task's log says; None where that is not known.
+    /// What the task's log says; `None` if it is unknown.
     pub log: Option<&'a Findings>,
 }
 
 impl Evidence<'_> {
-    /// Judges by the snapshot's own state, never by the task's end alone: a task that ends `OK` has not proved
-    /// anything.
+    /// Judges by the snapshot's own state, never by the task's end alone: a task that ends with
+    /// `OK` has proved nothing (FACTS-PBS.md, Verify).
     pub fn judge(&self) -> Verdict {
         let state = match self.state {
             Ok(state) => state,
@@ -71,10 +71,12 @@ impl Evidence<'_> {
         }
     }
 
-    /// What a verify of the snapshot found that looked at the data as it was when ours was ordered, or later: ours, or
-    /// one that was begun no earlier. Of two at once the one that ends last holds the field.
+    /// The result of a verify that read the data as it was when ours was ordered, or later: ours,
+    /// or one that began no earlier. Of two concurrent verifies, the one that ends last sets the
+    /// state.
     ///
-    /// What the snapshot bore before is none, whatever the clocks say, and nor is what a sync brought from elsewhere.
+    /// The state from before does not count, whatever the clocks say; nor does a state that a sync
+    /// brought from elsewhere.
     fn proof(&self, state: &State) -> Option<VerifyState> {
         let found = state.verification.as_ref()?;
         let later = Some(&found.upid) != self.before
@@ -83,7 +85,7 @@ impl Evidence<'_> {
         (found.upid == *self.ours || later).then_some(found.state)
     }
 
-    /// The server does not tell the snapshot's state.
+    /// The verdict if the snapshot's state cannot be read.
     fn without_state(&self, error: &Error) -> Verdict {
         if matches!(error, Error::Unreachable { .. } | Error::Denied { .. })
             || error.not_now().is_some()
@@ -112,7 +114,7 @@ impl Evidence<'_> {
         Verdict::unknown(format!("the server does not tell the snapshot's state: {error}"))
     }
 
-    /// The snapshot's state is not from this verify.
+    /// The verdict if the snapshot's state is not from this verify.
     fn without_proof(&self, state: &State) -> Verdict {
         let nothing = Findings::default();
         let log = self.log.unwrap_or(&nothing);
@@ -146,7 +148,7 @@ impl Evidence<'_> {
         }
     }
 
-    /// The task found damage, or could not write down what it found.
+    /// The task found damage, or could not write its result.
     fn without_verdict(&self, text: &str) -> Verdict {
         let Some(log) = self.log else {
             return Verdict::unknown(format!(
@@ -172,7 +174,7 @@ impl Evidence<'_> {
         }
     }
 
-    /// Whether the state was brought by a sync.
+    /// Whether a sync has set the state.
     fn is_replaced(&self, state: &State) -> bool {
         let found = state.verification.as_ref();
         found.is_some_and(|found| !found.upid.is_of_the_same_place(self.ours))
@@ -182,7 +184,7 @@ impl Evidence<'_> {
         self.log.is_some_and(|log| !log.damaged.is_empty())
     }
 
-    /// What is damaged, as the log says, else how the task ended.
+    /// What is damaged according to the log, else how the task ended.
     fn damage(&self) -> String {
         let found = self.log.map_or(&[][..], |log| &log.damaged);
         let named = found.get(..MOST_NAMED).unwrap_or(found);
@@ -195,7 +197,7 @@ impl Evidence<'_> {
     }
 }
 
-/// As many damaged files of a snapshot are named.
+/// How many damaged files of a snapshot are named.
 const MOST_NAMED: usize = 3;
 
 /// The verdict on a snapshot whose manifest the server cannot load.
@@ -204,7 +206,7 @@ pub fn of_manifest(manifest: &Manifest) -> Verdict {
         Manifest::Damaged(why) => {
             Verdict::failed(format!("the snapshot's manifest is damaged: {why}"), Advice::Forget)
         }
-        // The next backup takes it for one that was never finished.
+        // The next backup treats it as unfinished.
         Manifest::Missing(why) => {
             Verdict::failed(format!("the snapshot has no manifest: {why}"), Advice::BackUp)
         }
@@ -214,7 +216,7 @@ pub fn of_manifest(manifest: &Manifest) -> Verdict {
     }
 }
 
-/// The failure of a snapshot with data that is not encrypted, where its policy asks for that.
+/// The failure of a snapshot with unencrypted data, if its policy requires encryption.
 pub fn not_encrypted(state: &State, storage: &str) -> Option<Verdict> {
     let open = unencrypted(&state.files);
     if open.is_empty() {
@@ -228,7 +230,7 @@ pub fn not_encrypted(state: &State, storage: &str) -> Option<Verdict> {
     Some(Verdict::failed(reason, Advice::Nothing))
 }
 
-/// The outcome where the server gave no answer to a question.
+/// The outcome if the server did not answer a request.
 pub fn unanswered(error: &Error) -> Verdict {
     let reason = match error {
         Error::Denied { status: 401, .. } => format!("the login is not accepted: {error}"),

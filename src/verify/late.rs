@@ -1,4 +1,4 @@
-//! Outcomes that come when no task log is read any more: the system's log has each, and root gets mail.
+//! Outcomes after the end of the task log: each goes to the system's log, and root gets a mail.
 
 use std::time::{Duration, Instant};
 
@@ -10,29 +10,29 @@ use crate::report::log;
 use crate::sys::Root;
 use crate::sys::text::{count, printable};
 
-/// A bad outcome waits this long for others of its collection, so that they come in one mail.
+/// How long a bad outcome waits for others of its collection, so that one mail has them all.
 const GATHER: Duration = Duration::from_secs(3600);
 
-/// As many outcomes are named in a mail; the journal has all.
+/// How many outcomes a mail names; the journal has all.
 const MOST_NAMED: usize = 100;
 
-/// Tells of the bad outcomes of a collection.
+/// Reports the bad outcomes of a collection.
 pub struct Late<'a> {
     root: &'a Root,
     first: Option<Instant>,
 }
 
 impl<'a> Late<'a> {
-    /// Nobody has been told of anything yet.
+    /// Nothing is reported yet.
     pub fn of(root: &'a Root) -> Late<'a> {
         Late { root, first: None }
     }
 
-    /// Tells of what is over, once nothing else is pending or the first has waited for an hour. What a collector that
-    /// was killed has not told is told by the next one.
+    /// Reports outcomes once nothing else is pending, or the first has waited for an hour. What a
+    /// killed collector has not reported is reported by the next one.
     ///
     /// # Errors
-    /// When the queue can't be read or written.
+    /// If the queue cannot be read or written.
     pub fn tell(&mut self, queue: &mut Queue) -> Result<()> {
         queue.refresh()?;
         let over = |pending: &&&Pending| pending.ended.is_some();

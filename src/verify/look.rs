@@ -1,5 +1,5 @@
-//! Looking again at what counts as proven: a server verifies by itself, prunes, and may find a backup damaged long after
-//! we have. One small request a guest; nothing is verified.
+//! Checks again what counts as proven: a server verifies by itself, prunes, and may find a backup
+//! damaged long after we have verified it. One small request for each guest; no verify is started.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -23,40 +23,41 @@ use crate::sys::process::{self, Process};
 use crate::sys::{Root, clock, file, lock, text};
 use crate::vzdump::{Job, Vmid};
 
-/// What the last look could not see, guest by guest.
+/// What the last check could not see, guest by guest.
 const LOOKS: &str = "/var/lib/stillpoint/looks.json";
 const LOCK: &str = "/run/stillpoint/look.lock";
 
-/// Another look is over by then, or asks servers that do not answer: that one's findings are as new as ours.
+/// By then another check is over, or it waits for servers that do not answer: its results are as
+/// new as ours.
 const LOCK_LIMIT: Duration = Duration::from_secs(60);
 
 const QUESTION_LIMIT: Duration = Duration::from_secs(20);
 
-/// A guest takes some 300 bytes.
+/// A guest takes about 300 bytes.
 const LIMIT: u64 = 4 << 20;
 
-/// What the last look could not see.
+/// What the last check could not see.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Looks {
     /// By VMID.
     #[serde(default)]
     pub unseen: BTreeMap<u32, Unseen>,
-    /// By storage: in words, where its datastore has too little room for the next backups.
+    /// By storage: a sentence, if its datastore has too little space for the next backups.
     #[serde(default)]
     pub tight: BTreeMap<String, String>,
 }
 
-/// Why a guest's proof could not be looked at again.
+/// Why a guest's proven backup could not be checked again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unseen {
-    /// Since when that is so, RFC 3339, UTC.
+    /// Since when, RFC 3339, UTC.
     pub since: String,
     pub storage: String,
     pub reason: String,
 }
 
 impl Looks {
-    /// Of the last look; none where there was none, or its file is damaged.
+    /// The result of the last check; empty if there was none, or if its file is damaged.
     pub fn read(root: &Root) -> Looks {
         let read = file::read(&root.path(LOOKS), LIMIT).ok();
         read.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
@@ -73,8 +74,8 @@ impl Looks {
     }
 }
 
-/// Looks at what counts as proof of each guest of this node. What the server says otherwise is journalled; a failure is
-/// left in the queue, for the collector tells of it: whether there is one.
+/// Looks at what counts as proof of each guest of this node. What the server says otherwise is
+/// journalled; a failure is left in the queue, for the collector tells of it: whether there is one.
 ///
 /// # Errors
 /// Where the journal or storage.cfg cannot be read, or what was found cannot be written down.
@@ -111,7 +112,7 @@ pub fn look(root: &Root) -> Result<bool> {
     Ok(look.failed)
 }
 
-/// The guests of this node; None where no configuration of any guest is there.
+/// The guests of this node; `None` if no configuration of any guest is there.
 fn on_this_node(root: &Root) -> Result<Option<Vec<Vmid>>> {
     let members = members(root)?;
     let here = members.iter().filter(|member| member.node.is_none()).map(|member| member.vmid);
@@ -128,20 +129,20 @@ struct Look<'a> {
     failed: bool,
 }
 
-/// What a look at a snapshot came to.
+/// The result of checking a snapshot.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// What is known of it still holds.
+    /// Its known state has not changed.
     Same,
-    /// The server says otherwise by now.
+    /// The server now says something else.
     Otherwise(Verdict),
-    /// It is not there any more.
+    /// It does not exist any more.
     Gone,
     /// Nothing that counts could be seen, and why.
     Nothing(Verdict),
 }
 
-/// What the server says of a snapshot of that datastore, where `known` is what it said last.
+/// The server's present state of a snapshot of that datastore; `known` is its last known state.
 pub fn see(known: VerifyState, datastore: &str, state: &Result<State, Error>) -> Seen {
     let state = match state {
         Ok(state) => state,
@@ -194,8 +195,8 @@ fn nothing(reason: &str) -> Seen {
 }
 
 impl Look<'_> {
-    /// Looks how much room there is on the datastores that backups of this node lie on. One that does not say so, or does
-    /// not answer, is no reason for a warning: the guests' own looks tell that.
+    /// Checks the free space of the datastores with backups of this node. One that does not answer,
+    /// or does not report it, causes no warning here: the guests' own checks report that.
     fn at_room(&mut self, history: &History) {
         let verifies = history.guests.values().filter_map(|past| past.proven.first());
         let used: BTreeSet<&String> = verifies.map(|(_, verify)| &verify.storage).collect();
@@ -210,7 +211,7 @@ impl Look<'_> {
         }
     }
 
-    /// Looks at what is known of a guest's last backup; where that is nothing, at its newest one that is proven.
+    /// Checks a guest's last verified backup; if that has no result, its newest proven one.
     fn at_guest(&mut self, vmid: Vmid, past: &Past) -> Result<()> {
         let is_last = past.verdict.is_some();
         let newest = past.proven.first().map(|(_, verify)| verify);
@@ -219,7 +220,7 @@ impl Look<'_> {
         let unfinished = |other: &&Pending| {
             other.ended.is_none() && other.vmid == vmid && other.snapshot == pending.snapshot
         };
-        // Its own outcome is on its way.
+        // Its own outcome is still to come.
         if self.queue.all().into_iter().any(|other| unfinished(&other)) {
             return Ok(());
         }
@@ -243,7 +244,7 @@ impl Look<'_> {
         }
     }
 
-    /// A snapshot that is gone is no loss while a newer one is there; one that is proven takes its place.
+    /// A snapshot that is gone is no loss if a newer one exists; a proven one takes its place.
     fn gone(&mut self, pending: &Pending, pbs: &Pbs, past: &Past, is_last: bool) -> Result<()> {
         let entries = match pbs.list(&pending.snapshot, Instant::now() + QUESTION_LIMIT) {
             Ok(entries) => entries,
@@ -274,7 +275,7 @@ impl Look<'_> {
         if !superseded || !past.proven.iter().any(|(_, verify)| left(verify)) {
             return self.write_down(pending, pbs, unanswered(&Error::Gone), None);
         }
-        // Those that are newer than the one that takes its place are gone as well.
+        // Those that are newer than its replacement are gone as well.
         for (_, verify) in past.proven.iter().take_while(|(_, verify)| !left(verify)) {
             if let Some(pending) = self.pending(pending.vmid, verify)? {
                 let reason = Some("it was pruned or removed; a newer backup is there".to_owned());
@@ -286,8 +287,8 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// Journals what the server says otherwise; what is bad is told by the collector. It is written down for that
-    /// first, for what is journalled is not found again.
+    /// Journals a changed state; the collector reports a bad one. That is queued first, because
+    /// what is journalled is not found again.
     fn write_down(
         &mut self,
         pending: &Pending,
@@ -310,7 +311,7 @@ impl Look<'_> {
         Journal::of(self.root).append(&record)
     }
 
-    /// Notes why nothing was seen: that is shown, and is no outcome.
+    /// Records why nothing was seen: it is shown, but is no outcome.
     fn unseen(&mut self, pending: &Pending, verdict: Verdict) -> Result<()> {
         let vmid = pending.vmid.0;
         let known = self.before.unseen.get(&vmid);
@@ -322,7 +323,8 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// The snapshot of a record as the queue has it; None where it is none of a guest, or its storage is gone.
+    /// The snapshot of a record in the form of the queue; `None` if it is not a guest's, or its
+    /// storage is gone.
     fn pending(&self, vmid: Vmid, verify: &Verify) -> Result<Option<Pending>> {
         let backup_type = match verify.backup_type.as_str() {
             "ct" => BackupType::Ct,
@@ -345,7 +347,7 @@ impl Look<'_> {
         Ok(Some(Pending { by_hand: true, looked: true, asked: true, ..pending }))
     }
 
-    /// The storage of a record, or one that leads to the same datastore.
+    /// The storage of a record, or another one of the same datastore.
     fn storage(&self, verify: &Verify) -> Option<&Storage> {
         let pbs = || self.storages.iter().filter(|storage| storage.kind == "pbs");
         let leads_there = |storage: &&Storage| {

@@ -1,15 +1,15 @@
-//! Proving a backup on the Proxmox Backup Server: a verify is started for that one snapshot, and its outcome is
-//! read from the snapshot's own state.
+//! Proves a backup on the Proxmox Backup Server: a verify is started for that one snapshot, and its
+//! outcome is read from the snapshot's own state.
 //!
 //! ```text
-//! start                  backup-end: what is due is written down, and started or queued
-//! collect   late         job-end and the unit: ask, start what is queued, journal what is over, tell of it
+//! start                  backup-end: a verify that is due is queued, and started if it is its turn
+//! collect   late         job-end and the unit: ask, start queued ones, journal what is over, report it
 //! ending    judge  due   what an answer means; when a guest is due again
-//! look                   looking again at what counts as proven
-//! advice                 what a person can do about it
+//! look                   checks again what counts as proven
+//! advice                 what an admin can do about an outcome
 //! collect/group          one verify for all snapshots of a guest
-//! queue     servers      what is pending, on disk; the connections of one collection
-//! pending                one verify that is to be collected
+//! queue     servers      the pending verifies on disk; the connections of one collection
+//! pending                one pending verify
 //! ```
 
 mod advice;
@@ -46,30 +46,33 @@ use crate::report::log;
 use crate::sys::{Root, lock};
 use crate::vzdump::Job;
 
-/// Held by whoever collects every pending verify.
+/// The lock of the process that collects all pending verifies.
 const COLLECTING: &str = "/run/stillpoint/collect.lock";
 
-/// How long to wait where nothing can be written down, most of all on a full disk: the first time, and at most.
+/// How long to wait if nothing can be written, mainly because of a full disk: the first pause, and
+/// the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
-/// Collects the verifies of a job until `deadline`; what is not over then is left to [`collect_all`].
+/// Collects the verifies of a job until `deadline`; what is not over then is left to
+/// [`collect_all`].
 ///
 /// # Errors
-/// When what is pending, or the journal, can't be read or written; nothing is lost then.
+/// If the pending verifies or the journal cannot be read or written; nothing is lost then.
 pub fn collect_job(root: &Root, job: &Job, deadline: Instant) -> Result<Collected> {
     Collection::new(root, Collector::JobEnd { job, deadline }, None).run(|_| Ok(()))
 }
 
-/// Collects every pending verify until none is left, and tells root of those that are not good. One process at a time
-/// does; another one ends at once. What can't be written down is tried again as long as it takes.
+/// Collects every pending verify until none is left, and mails root about bad ones. Only one
+/// process does this; a second one ends at once. A failed write is repeated without a limit.
 ///
 /// # Errors
-/// When it can't be told what is pending, or who collects.
+/// If the pending verifies cannot be listed, or the lock fails.
 pub fn collect_all(root: &Root) -> Result<()> {
     let path = root.path(COLLECTING);
     let mut pause = FIRST_PAUSE;
-    // Who finds the lock taken has written down what it wants before; so the holder looks once more after letting go.
+    // A process that finds the lock taken has queued its verify before; so the holder looks once
+    // more after releasing the lock.
     while left(root)? > 0 {
         let _lock = match lock::take(&path, Instant::now()) {
             Ok(lock) => lock,
@@ -93,11 +96,11 @@ pub fn collect_all(root: &Root) -> Result<()> {
     Ok(())
 }
 
-/// Whether somebody collects every pending verify. One that begins to in the very moment of the question takes its
-/// answer for another collector and ends: who is told `false` starts one.
+/// Whether a process collects every pending verify. A collector that starts in the very moment of
+/// this question may find the lock taken and end; so a caller that gets `false` starts one.
 ///
 /// # Errors
-/// When the lock can't be looked at.
+/// If the lock cannot be tested.
 pub fn is_collected(root: &Root) -> Result<bool> {
     match lock::take(&root.path(COLLECTING), Instant::now()) {
         Ok(_) => Ok(false),
@@ -106,18 +109,18 @@ pub fn is_collected(root: &Root) -> Result<bool> {
     }
 }
 
-/// How many verifies are not over, or nobody has been told of yet.
+/// How many verifies are not over, or not reported yet.
 ///
 /// # Errors
-/// When what is pending can't be read.
+/// If the pending verifies cannot be read.
 pub fn left(root: &Root) -> Result<usize> {
     Ok(pending(root)?.len())
 }
 
-/// The verifies that are not over, or that nobody has been told of yet; the oldest first.
+/// The verifies that are not over, or not reported yet; the oldest first.
 ///
 /// # Errors
-/// When what is pending can't be read.
+/// If the pending verifies cannot be read.
 pub fn pending(root: &Root) -> Result<Vec<Pending>> {
     let mut queue = Queue::of(root);
     queue.refresh()?;

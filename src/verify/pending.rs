@@ -10,14 +10,15 @@ use crate::sys::clock;
 use crate::sys::process::Process;
 use crate::vzdump::{Job, Vmid};
 
-/// By how many seconds the server's clock may be behind ours before a task that it started by itself goes unnoticed.
+/// How many seconds the server's clock may be behind ours; beyond that, a task that the server
+/// started itself is missed.
 const CLOCKS_DIFFER: i64 = 3600;
 
 /// The version of the file's shape.
 pub const SCHEMA: u32 = 1;
 
-/// A verify that is to be collected: it lies in `/var/lib/stillpoint/verifies` from backup-end until its outcome
-/// is in the journal, and who has to be told has been.
+/// A pending verify: its file is in `/var/lib/stillpoint/verifies` from backup-end until its
+/// outcome is journalled and reported.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending {
     pub schema: u32,
@@ -29,33 +30,35 @@ pub struct Pending {
     pub guest: String,
     /// The storage's name in Proxmox VE.
     pub storage: String,
-    /// `server:datastore`, the same under whatever name of a storage: verifies of one datastore wait for each other.
+    /// `server:datastore`, the same for all storages of that datastore: verifies of one datastore
+    /// wait for each other.
     #[serde(default)]
     pub datastore: String,
     pub snapshot: Snapshot,
-    /// Whether a person asked for it: then it is of no run and no job.
+    /// Whether a person asked for it: then it belongs to no run and no job.
     #[serde(default)]
     pub by_hand: bool,
-    /// What it has in common with the others that one verify of their whole group is to prove.
+    /// An id that it shares with the others that one verify of their group covers.
     #[serde(default)]
     pub group: Option<String>,
-    /// Whether nothing is asked for: the snapshot was looked at again, and this is over.
+    /// No verify was asked for: the snapshot was checked again, and this is over.
     #[serde(default)]
     pub looked: bool,
     #[serde(default)]
     pub purpose: Purpose,
-    /// The task on the server; missing where there is none yet.
+    /// The task on the server; `None` if there is none yet.
     pub upid: Option<Upid>,
-    /// Who is giving the order to verify; where that process is dead, the order may have been given.
+    /// The process that is ordering the verify; if it is dead, the verify may have been ordered.
     #[serde(default)]
     pub ordering: Option<Process>,
-    /// The order was given, and what came of it was never learnt: the task may be there.
+    /// The verify was ordered with an unknown result: the task may exist.
     #[serde(default)]
     pub unanswered: bool,
-    /// The task that had verified the snapshot before ours was ordered: what that found proves nothing of now.
+    /// The task that had verified the snapshot before ours was ordered: its result proves nothing
+    /// now.
     #[serde(default)]
     pub before: Option<Upid>,
-    /// Whether the server was asked for a task that it has started by itself.
+    /// Whether the server was asked for a task that it has started itself.
     #[serde(default)]
     pub asked: bool,
     /// How often it was started.
@@ -63,14 +66,14 @@ pub struct Pending {
     /// Why there is no task yet, or none any more.
     #[serde(default)]
     pub trouble: Option<Trouble>,
-    /// It is over and in the journal, and waits for a person to be told.
+    /// It is over and journalled, and still has to be reported.
     #[serde(default)]
     pub ended: Option<Ended>,
     /// When the backup was complete. RFC 3339, UTC.
     pub since: String,
 }
 
-/// What is asked of the server.
+/// What the server is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Purpose {
@@ -80,21 +83,21 @@ pub enum Purpose {
     Encryption,
 }
 
-/// An attempt that brought nothing.
+/// An attempt without a result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trouble {
     /// RFC 3339, UTC.
     pub at: String,
-    /// What the outcome is if it stays like this.
+    /// The outcome if nothing changes.
     pub outcome: VerifyOutcome,
     pub reason: String,
     #[serde(default)]
     pub advice: Advice,
-    /// Whether the journal says so already.
+    /// Whether the journal has it already.
     pub journalled: bool,
 }
 
-/// An outcome that a person should hear of.
+/// An outcome that must be reported.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {
     pub outcome: VerifyOutcome,
@@ -140,12 +143,12 @@ impl Pending {
         format!("{}-{}.json", self.vmid, self.run)
     }
 
-    /// What is one order to the server: itself, or its group.
+    /// The name of one order to the server: its own, or its group's.
     pub fn order_name(&self) -> String {
         self.group.clone().unwrap_or_else(|| self.file_name())
     }
 
-    /// Whether another one is of the same order, and open.
+    /// Whether another one belongs to the same order and is still open.
     pub fn is_with(&self, other: &Pending) -> bool {
         self.group.is_some()
             && self.group == other.group
@@ -153,20 +156,20 @@ impl Pending {
             && self.ended.is_none()
     }
 
-    /// Since when a task of the server may be about it, in seconds since 1970. One that a person asks for says nothing
-    /// about what was found before.
+    /// Since when a task of the server may be about it, in seconds since 1970. For a person's
+    /// request, earlier results do not count.
     pub fn tasks_since(&self) -> i64 {
         let asked = DateTime::parse_from_rfc3339(&self.since).ok().filter(|_| self.by_hand);
         let before = self.snapshot.backup_time.saturating_sub(CLOCKS_DIFFER);
         asked.map_or(before, |asked| asked.timestamp())
     }
 
-    /// Whether the server is, or may be, at work on it.
+    /// Whether the server works on it, or may do so.
     pub fn is_at_work(&self) -> bool {
         self.ended.is_none() && (self.upid.is_some() || self.is_ordered())
     }
 
-    /// Whether somebody has ordered it, or is about to, and nobody has written down what came of it.
+    /// Whether it was ordered, or is being ordered, without a recorded result.
     pub fn is_ordered(&self) -> bool {
         self.unanswered || self.ordering.is_some()
     }
@@ -176,12 +179,13 @@ impl Pending {
         self.ended.is_none() && self.purpose == Purpose::Verify && self.upid.is_none()
     }
 
-    /// Seconds since the backup was complete; none of them where the clock was set back.
+    /// Seconds since the backup was complete; 0 if the clock was set back.
     pub fn age(&self, now: DateTime<Utc>) -> u64 {
         seconds_between(&self.since, now).unwrap_or(0)
     }
 
-    /// Notes why an attempt brought nothing. What the journal has of it stays known while the outcome is the same.
+    /// Records why an attempt had no result. It stays known that the journal has it, as long as the
+    /// outcome is the same.
     pub fn note(&mut self, verdict: Verdict) {
         let journalled = self.trouble.as_ref().is_some_and(|trouble| trouble.journalled);
         let at = clock::rfc3339(clock::now());
@@ -190,8 +194,9 @@ impl Pending {
         self.trouble = Some(Trouble { at, outcome, reason, advice, journalled });
     }
 
-    /// How many seconds to wait yet before the next attempt: the longer it has been going on, the longer the pause.
-    /// None after an attempt in the future: a clock that was set back would make that a pause of years.
+    /// How many seconds to wait before the next attempt: the longer it takes in all, the longer the
+    /// pause. 0 after an attempt in the future, because a clock that was set back would otherwise
+    /// cause a pause of years.
     pub fn rest(&self, now: DateTime<Utc>) -> u64 {
         let Some(trouble) = &self.trouble else { return 0 };
         let Some(waited) = seconds_between(&trouble.at, now) else { return 0 };
@@ -200,18 +205,19 @@ impl Pending {
     }
 }
 
-/// The pause after an attempt that came so many seconds after the first: from 2 s to 10 min.
+/// The pause after an attempt that came this many seconds after the first: from 2 s to 10 min.
 fn pause(went_on: u64) -> u64 {
     (went_on / 2).clamp(2, 600)
 }
 
-/// None where `then` is a second or more after `now`.
+/// `None` if `then` is a second or more after `now`.
 fn seconds_between(then: &str, now: DateTime<Utc>) -> Option<u64> {
     let then = DateTime::parse_from_rfc3339(then).ok()?;
     u64::try_from((now - then.to_utc()).num_seconds()).ok()
 }
 
-/// `server:datastore`: what a storage stands for, the same under whatever name; the name itself where it is not told.
+/// `server:datastore` of a storage, the same for all storages of that datastore; the storage's name
+/// if storage.cfg does not say it.
 pub fn datastore(storage: &Storage) -> String {
     match &storage.target {
         Some(target) => format!("{}:{}", target.server.to_ascii_lowercase(), target.datastore),

@@ -1,4 +1,4 @@
-//! The verifies that are to be collected, as they lie on disk: several processes work on them at once.
+//! The pending verifies on disk, which several processes work on at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,21 +14,22 @@ use crate::sys::lock::{self, Lock};
 use crate::sys::process::Process;
 use crate::sys::{Root, file};
 
-/// Where they lie.
+/// Their directory.
 pub const DIRECTORY: &str = "/var/lib/stillpoint/verifies";
 const LOCK: &str = "/run/stillpoint/verifies.lock";
 const LIMIT: u64 = 1 << 20;
 
-/// Who decides holds the lock only to read and write files, never while the server is asked.
+/// The lock is held only to read and write files, never while the server is asked.
 const LOCK_LIMIT: Duration = Duration::from_secs(20);
 
-/// The verifies that are to be collected.
+/// The pending verifies.
 ///
-/// Reading is free; whoever starts one, or ends it, does so by [`Queue::claim`] and [`Queue::change`], so that two
-/// collectors never start one twice, nor more than a datastore is meant to work on.
+/// Reading needs no lock. Starting or ending one goes through [`Queue::claim`] and
+/// [`Queue::change`], so that two collectors never start one twice, nor run more on a datastore
+/// than allowed.
 pub struct Queue {
     root: Root,
-    /// By file name, with what tells whether the file has changed since.
+    /// By file name, with what shows whether the file has changed since.
     known: BTreeMap<String, (Stamp, Pending)>,
 }
 
@@ -52,7 +53,7 @@ impl Stamp {
     }
 }
 
-/// A verify as its file has it now, read only where that has changed since it was `kept`.
+/// A verify in the present content of its file, read only if that has changed since it was `kept`.
 fn read(path: &Path, name: &str, kept: Option<(Stamp, Pending)>) -> Option<(Stamp, Pending)> {
     let stamp = Stamp::of(path)?;
     if let Some(kept) = kept.filter(|(known, _)| *known == stamp) {
@@ -62,14 +63,14 @@ fn read(path: &Path, name: &str, kept: Option<(Stamp, Pending)>) -> Option<(Stam
     (pending.schema == SCHEMA && pending.file_name() == name).then_some((stamp, pending))
 }
 
-/// What came of an attempt to get hold of a verify.
+/// The result of trying to claim a verify.
 #[derive(Debug)]
 pub enum Claim {
-    /// It is the caller's to start. `blind`: somebody has ordered it before and never learnt what came of it.
+    /// The caller may start it. `blind`: an earlier order may have had an unknown result.
     Mine { pending: Box<Pending>, blind: bool },
-    /// The datastore works on as many as it is meant to.
+    /// The datastore runs as many as allowed.
     Full,
-    /// Somebody else is at it, or it is over.
+    /// Another process works on it, or it is over.
     Others,
 }
 
@@ -79,10 +80,10 @@ impl Queue {
         Queue { root: root.clone(), known: BTreeMap::new() }
     }
 
-    /// Reads what has changed. A file that is no verify is left for a person.
+    /// Reads what has changed. An invalid file is left for an admin.
     ///
     /// # Errors
-    /// When the directory can't be read.
+    /// If the directory cannot be read.
     pub fn refresh(&mut self) -> Result<()> {
         let directory = self.root.path(DIRECTORY);
         let entries = match fs::read_dir(&directory) {
@@ -120,11 +121,11 @@ impl Queue {
         self.known.get(name).map(|(_, pending)| pending)
     }
 
-    /// Gets hold of a verify in order to start it: durably, so that one whose starter dies is known to have been
-    /// ordered. `seen` is what the caller knows of it.
+    /// Claims a verify in order to start it: durably, so that if the process dies, the next one
+    /// knows that it may have been ordered. `seen` is the caller's knowledge of it.
     ///
     /// # Errors
-    /// When the claim can't be written down; then it is not the caller's.
+    /// If the claim cannot be written; then the caller must not start it.
     pub fn claim(&mut self, seen: &Pending, parallel: usize) -> Result<Claim> {
         let me = Process::find(std::process::id().cast_signed()).context("this process")?;
         let _lock = self.lock()?;
@@ -163,8 +164,9 @@ impl Queue {
         Ok(Claim::Mine { pending, blind })
     }
 
-    /// Writes down what a person asks for, each in the place of one that is asked for and open already: those that are
-    /// in the queue then. What joins another is of that one's order, and the rest is ordered one by one.
+    /// Queues what a person asks for; each replaced by one that is already queued and open. Returns
+    /// those that are in the queue then. One that joins another belongs to that one's order; the
+    /// rest is ordered one by one.
     ///
     /// # Errors
     /// Names the file.
@@ -196,7 +198,7 @@ impl Queue {
         Ok(enlisted)
     }
 
-    /// Writes a verify down durably; a new one too.
+    /// Writes a verify durably, also a new one.
     ///
     /// # Errors
     /// Names the file.
@@ -205,10 +207,11 @@ impl Queue {
         self.write(pending)
     }
 
-    /// Changes a verify as long as nobody else has: `None` from `change` removes it. Whether it was done.
+    /// Changes a verify, unless another process has changed it; `None` from `change` removes it.
+    /// Returns whether it was done.
     ///
     /// # Errors
-    /// Those of `change`, and when the file can't be written.
+    /// Those of `change`, and if the file cannot be written.
     pub fn change(
         &mut self,
         seen: &Pending,

@@ -1,18 +1,19 @@
-//! Whether a datastore has room for the next backups.
+//! Whether a datastore has space for the next backups.
 
 use crate::journal::Journal;
 use crate::pbs::look::DatastoreStatus;
 use crate::sys::Root;
 use crate::sys::text::bytes;
 
-/// Below this part of the whole it is time to make room.
+/// Below this part of the whole, space is short.
 const LEAST: f64 = 0.05;
 
-/// The newest records, in which a backup of this storage was verified if any was lately.
+/// How many of the newest records are searched for a verify of this storage.
 const MOST_RECORDS: usize = 5_000;
 
-/// In words, where less than 5 % of the datastore behind a storage is free, or less than the last backup took. A datastore
-/// in an object store speaks of its cache only, and a login without the right is told zeros.
+/// A sentence, if less than 5 % of the datastore of a storage is free, or less than the last backup
+/// took. A datastore in an object store reports only its cache, and a login without the right gets
+/// zeros.
 pub fn shortage(root: &Root, storage: &str, status: &DatastoreStatus) -> Option<String> {
     if status.is_s3() || status.total == 0 {
         return None;
@@ -34,7 +35,7 @@ pub fn shortage(root: &Root, storage: &str, status: &DatastoreStatus) -> Option<
     ))
 }
 
-/// The size in bytes of the last backup on a storage that a verify tells of.
+/// The size in bytes of the last backup on a storage, from its verify.
 fn last_size(root: &Root, storage: &str) -> Option<u64> {
     let (mut seen, mut size) = (0, None);
     let read = Journal::of(root).read_newest_first(|record| {
@@ -44,6 +45,6 @@ fn last_size(root: &Root, storage: &str) -> Option<u64> {
         }
         size.is_none() && seen < MOST_RECORDS
     });
-    // Without a journal the part that is free decides.
+    // Without a journal only the free part counts.
     read.ok().and(size)
 }

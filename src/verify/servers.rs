@@ -6,14 +6,15 @@ use crate::pbs::{Error, Pbs};
 use crate::pve::storage::{self, Secret, Target};
 use crate::sys::Root;
 
-/// The backup servers of a collection: one connection for each storage, and one attempt in each round for a server
-/// that does not answer.
+/// The backup servers of a collection: one connection for each storage, and one attempt in each
+/// round for a server that does not answer.
 pub struct Servers {
     root: Root,
     open: BTreeMap<String, Open>,
-    /// Why a server (`server:port`) does not answer, in this round.
+    /// Why a server (`server:port`) does not answer in this round.
     down: BTreeMap<String, String>,
-    /// The storages whose login is not accepted, in this round, and what the server says: it takes 3 s to say so.
+    /// The storages whose login is refused in this round, and the server's error: it takes 3 s to
+    /// refuse.
     refused: BTreeMap<String, String>,
 }
 
@@ -30,18 +31,18 @@ impl Servers {
         Servers { root: root.clone(), open, down, refused }
     }
 
-    /// A new round begins: servers that did not answer, or let nobody in, are asked again.
+    /// A new round begins: servers that did not answer, or refused the login, are asked again.
     pub fn forgive(&mut self) {
         self.down.clear();
         self.refused.clear();
     }
 
-    /// The server that has a snapshot, as its storage is configured now; where that storage is gone, through another
-    /// one that leads to the same datastore.
+    /// The server of a snapshot, by the present configuration of its storage; if that storage is
+    /// gone, by another one of the same datastore.
     ///
     /// # Errors
-    /// [`Error::Misconfigured`] where no storage leads there; [`Error::Unreachable`] also where storage.cfg can't be
-    /// read, as before the cluster's file system is there.
+    /// [`Error::Misconfigured`] if there is no such storage; [`Error::Unreachable`] also if
+    /// storage.cfg cannot be read, as before the cluster's file system is mounted.
     pub fn get(&mut self, pending: &Pending) -> Result<Rc<Pbs>, Error> {
         let storages = storage::read(&self.root).map_err(|error| Error::Unreachable {
             reason: format!("/etc/pve/storage.cfg: {error}"),
@@ -74,11 +75,11 @@ impl Servers {
             self.open.insert(id.clone(), Open { target, secret, pbs: pbs.clone() });
             return Ok(pbs);
         }
-        // Who opens it says what is missing.
+        // Opening it gives the exact error.
         Pbs::open(&self.root, id).map(Rc::new)
     }
 
-    /// Remembers for this round that a server does not answer, or does not accept the login.
+    /// Remembers for this round that a server does not answer, or refuses the login.
     pub fn note(&mut self, pbs: &Pbs, error: &Error) {
         match error {
             Error::Unreachable { reason, .. } => {
@@ -94,7 +95,7 @@ impl Servers {
         }
     }
 
-    /// Whether there is no point in asking more of it in this round.
+    /// Whether it is useless to ask it more in this round.
     pub fn is_silent(&self, pbs: &Pbs) -> bool {
         let refused = |(id, open): (&String, &Open)| {
             std::ptr::eq(&*open.pbs, pbs) && self.refused.contains_key(id)

@@ -13,21 +13,21 @@ use crate::pve::storage;
 use crate::run::Run;
 use crate::sys::Root;
 
-/// backup-end waits no longer than this for the server to take the order.
+/// How long backup-end waits for the server to accept the verify.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
-/// Sees to it that what a run has backed up is verified, where that went to a Proxmox Backup Server and is due: its
-/// verify is started, or queued behind others of the datastore. Nothing is waited for.
+/// Makes sure that a run's backup is verified, if it is on a Proxmox Backup Server and due: its
+/// verify is started, or queued behind others of the datastore. Does not wait for the result.
 ///
-/// `None`: there is nothing to verify. A server that is down or refuses is an outcome, not an error; an error means
-/// that the verify can't be written down.
+/// `None`: there is nothing to verify. A server that is down or refuses is an outcome, not an
+/// error; an error means that the verify could not be recorded.
 pub fn start(root: &Root, settings: &Settings, run: &Run) -> Result<Option<VerifyStart>> {
     let Some(name) = run.storage.as_deref() else { return Ok(None) };
     let target = run.target.as_deref().and_then(|target| target.parse::<Snapshot>().ok());
     let found = match storage::find(root, name) {
         Ok(Some(found)) if found.kind == "pbs" => found,
         Ok(_) => return Ok(None),
-        // A directory's archive has a path; only a backup server's has a name like this.
+        // A directory's archive has a path; only on a backup server it has a name like this.
         Err(_) if target.is_none() => return Ok(None),
         Err(error) => {
             return Ok(Some(not_started(
@@ -50,7 +50,7 @@ pub fn start(root: &Root, settings: &Settings, run: &Run) -> Result<Option<Verif
     };
     let policy = settings.verify_of(run.vmid.0, name);
     let queue = Queue::of(root);
-    // A journal that can't be read is no reason to leave a backup unproven.
+    // If the journal cannot be read, the backup is verified anyway.
     if let Ok(Some(why)) = not_due(root, policy.when, &pending) {
         if policy.require_encryption {
             pending.purpose = Purpose::Encryption;
@@ -58,7 +58,7 @@ pub fn start(root: &Root, settings: &Settings, run: &Run) -> Result<Option<Verif
         }
         return Ok(Some(told(VerifyState::NotDue, why)));
     }
-    // Before the order is given: a verify that nobody knows of would never be collected.
+    // Recorded before it is ordered: an unrecorded verify would never be collected.
     let later = || format!("not written down; `stillpoint verify {}` starts one later", run.vmid);
     queue.save(&pending).with_context(later)?;
     order(root, &pending).map(Some)
@@ -75,7 +75,7 @@ fn order(root: &Root, pending: &Pending) -> Result<VerifyStart> {
     let mut queue = Queue::of(root);
     queue.refresh()?;
     let Some(now) = queue.get(&pending.file_name()) else {
-        // Somebody else was quick: its outcome is in the journal.
+        // Another process was faster: its outcome is in the journal.
         return Ok(VerifyStart { state: VerifyState::Started.into(), upid: None, reason: None });
     };
     if let Some(upid) = &now.upid {

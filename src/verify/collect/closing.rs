@@ -1,4 +1,4 @@
-//! What becomes of a verify that brings no answer, and the end of each.
+//! The end of each verify, and what happens to one without an answer.
 
 use anyhow::Result;
 
@@ -32,7 +32,8 @@ impl Collection<'_> {
         self.last_word(pending, pbs, error)
     }
 
-    /// Ends a verify that the server has refused for good, or that it could not be asked about for too long.
+    /// Ends a verify that the server has finally refused, or whose server could not be asked for
+    /// too long.
     pub(super) fn last_word(
         &mut self,
         pending: &Pending,
@@ -76,7 +77,7 @@ impl Collection<'_> {
         self.close(pending, End::unasked(verdict))
     }
 
-    /// Ends a verify that the server is at for too long.
+    /// Ends a verify that has run on the server for too long.
     pub(super) fn give_up(&mut self, pending: &Pending, pbs: &Pbs, reason: String) -> Result<()> {
         if matches!(self.collector, Collector::BackupEnd { .. }) {
             return Ok(());
@@ -87,7 +88,8 @@ impl Collection<'_> {
     }
 
     pub(super) fn close(&mut self, pending: &Pending, end: End) -> Result<()> {
-        // A bad outcome waits for the summary of its job, or where none comes for the unit, which tells root.
+        // A bad outcome is reported by the summary of its job, or, if there is none, by the unit,
+        // which mails root.
         let told = matches!(self.collector, Collector::JobEnd { .. }) && self.is_meant(pending);
         let outcome = end.verdict.outcome;
         if ending::close(self.root, &mut self.queue, pending, end, told)? {
@@ -97,7 +99,8 @@ impl Collection<'_> {
         Ok(())
     }
 
-    /// What could not be started is in the journal too when the job ends, with what the outcome is so far.
+    /// When the job ends, verifies that could not be started are journalled with their outcome so
+    /// far.
     pub(super) fn journal_troubles(&mut self) -> Result<()> {
         let down = self.down();
         let mut told = Vec::new();
@@ -133,7 +136,7 @@ impl Collection<'_> {
         Ok(())
     }
 
-    /// What was over before the job is told of by its summary.
+    /// The job's summary reports what was over before the job.
     pub(super) fn leave_to_summary(&mut self) -> Result<()> {
         self.queue.refresh()?;
         let over = |pending: &&Pending| pending.ended.is_some() && self.is_meant(pending);

@@ -1,4 +1,4 @@
-//! The verify of a whole group: one order to the server, which is to prove each of its snapshots.
+//! The verify of a whole group: one request to the server that covers all of its snapshots.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -11,18 +11,18 @@ use crate::pbs::{Error, Pbs, TaskStatus, Upid};
 use crate::verify::judge::unanswered;
 use crate::verify::pending::Pending;
 
-/// What an order for a group led to.
+/// The result of ordering a group's verify.
 struct Given {
     upid: Upid,
     /// Whether the server was asked to begin it now.
     begun: bool,
-    /// The tasks that had verified its snapshots before, by their times.
+    /// The tasks that had verified its snapshots before, by the snapshots' times.
     before: BTreeMap<i64, Upid>,
 }
 
 impl Collection<'_> {
-    /// Orders the verify of a group, on behalf of all that wait for it: `claimed` is the one that stands for them.
-    /// `blind`: somebody has ordered it before and never learnt what came of it.
+    /// Orders the verify of a group for all verifies that wait for it; `claimed` stands for them.
+    /// `blind`: an earlier order may have had an unknown result.
     pub(super) fn start_group(&mut self, claimed: Pending, blind: bool) -> Result<()> {
         let given = self.give_group(&claimed, blind);
         let mut members = vec![claimed.clone()];
@@ -47,7 +47,8 @@ impl Collection<'_> {
         }
     }
 
-    /// Who shared out a task was killed at it: the others of the group wait for the same one.
+    /// If the process that assigned a task to the group was killed meanwhile, assigns the same task
+    /// to the others.
     pub(super) fn share_again(&mut self) -> Result<()> {
         let all: Vec<Pending> = self.queue.all().into_iter().cloned().collect();
         for member in all.iter().filter(|member| member.is_queued() && member.group.is_some()) {
@@ -100,8 +101,8 @@ impl Collection<'_> {
         Ok(Given { upid, begun: true, before })
     }
 
-    /// A task that an order led to whose giver is gone; one that is on its way yet, too. Clocks differ, so it counts only
-    /// while it runs.
+    /// A task from an order whose process is gone, even if the task has only just been requested.
+    /// Clocks may differ, so it counts only while it runs.
     fn begun_group(&self, pbs: &Pbs, claimed: &Pending) -> Result<Option<Upid>, Error> {
         for attempt in 0..2 {
             if attempt > 0 {
@@ -118,7 +119,7 @@ impl Collection<'_> {
     }
 }
 
-/// Whether an earlier order may still have led to a task after this answer to a question about it.
+/// Whether an earlier order may still have led to a task, after this error about it.
 fn unanswered_is_open(error: &Error) -> bool {
     matches!(error, Error::Unreachable { .. }) || error.not_now().is_some()
 }

@@ -1,4 +1,4 @@
-//! Asking how a task stands, and what a task that has ended comes to.
+//! Asks for the state of a task, and judges a task that has ended.
 
 use anyhow::Result;
 
@@ -11,11 +11,11 @@ use crate::verify::ending::End;
 use crate::verify::judge::{Evidence, Retry, Verdict, not_encrypted, unanswered};
 use crate::verify::pending::Pending;
 
-/// How often a verify that proved nothing is started.
+/// How many times a verify without a result is started.
 const MOST_STARTS: u32 = 3;
 
 impl Collection<'_> {
-    /// Asks how a task stands, and judges one that has ended.
+    /// Asks for the state of a task, and judges one that has ended.
     pub(super) fn poll(&mut self, pending: &Pending, settings: &Settings) -> Result<()> {
         let Some(upid) = &pending.upid else { return Ok(()) };
         if let Some(poll) = self.polls.get_mut(&pending.file_name()) {
@@ -51,7 +51,7 @@ impl Collection<'_> {
             evidence.log = findings.as_ref();
             verdict = evidence.judge();
         }
-        // That the verify of a group passed it over says nothing yet: it is asked for by itself.
+        // If the verify of a group skipped it, that says nothing yet: it is verified by itself.
         let passed_over =
             verdict.outcome == VerifyOutcome::Skipped && verdict.retry != Retry::Never;
         if pending.group.is_some() && passed_over {
@@ -72,14 +72,14 @@ impl Collection<'_> {
         {
             verdict = failure;
         }
-        // No outcome hangs on it.
+        // The outcome does not depend on it.
         let asked = state.as_ref().ok().filter(|_| !self.servers.is_silent(&pbs));
         let protected =
             asked.and_then(|_| pbs.is_protected(&pending.snapshot, self.question()).ok());
         self.close(pending, End::of(verdict, &pbs, state.ok()).protected(protected))
     }
 
-    /// How a task stands; each is asked for once in a round.
+    /// The state of a task; each is asked for once in a round.
     fn status(&mut self, pbs: &Pbs, upid: &Upid) -> Result<TaskStatus, Error> {
         if let Some(known) = self.statuses.get(upid.as_str()) {
             return Ok(known.clone());
@@ -89,12 +89,12 @@ impl Collection<'_> {
         Ok(status)
     }
 
-    /// What a task's log says of a snapshot; None where it cannot be read.
+    /// What a task's log says about a snapshot; `None` if the log cannot be read.
     fn findings(&mut self, upid: &Upid, pending: &Pending, pbs: &Pbs) -> Option<Findings> {
         if self.log.as_ref().is_none_or(|(of, _)| of != upid) {
             match pbs.telling_log(upid, self.question()) {
                 Ok(lines) => self.log = Some((upid.clone(), lines)),
-                // What the log says is worth a question, and no more.
+                // The log is worth one request, and no more.
                 Err(error) => self.servers.note(pbs, &error),
             }
         }
@@ -102,8 +102,8 @@ impl Collection<'_> {
         (of == upid).then(|| Findings::of(lines, &pending.snapshot))
     }
 
-    /// A verify that proved nothing is started again: at once the first time, after a pause then. What was only in its
-    /// way is no attempt.
+    /// Starts a verify without a result again: at once the first time, later after a pause. Waiting
+    /// for something temporary does not count as an attempt.
     pub(super) fn again(
         &mut self,
         pending: &Pending,
@@ -125,7 +125,7 @@ impl Collection<'_> {
         Ok(())
     }
 
-    /// Whether a snapshot that is not verified is encrypted, as its policy asks for.
+    /// Checks whether a snapshot that is not verified is encrypted, if its policy requires that.
     pub(super) fn look_at_encryption(
         &mut self,
         pending: &Pending,

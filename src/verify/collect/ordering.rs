@@ -1,4 +1,4 @@
-//! Ordering a verify, or finding one that was ordered or that the server has started by itself.
+//! Orders a verify, or finds one that was already ordered or that the server has started itself.
 
 use std::thread;
 use std::time::Duration;
@@ -13,12 +13,12 @@ use crate::verify::judge::unanswered;
 use crate::verify::pending::Pending;
 use crate::verify::queue::Claim;
 
-/// A server begins a task within milliseconds of the order.
+/// A server starts a task within milliseconds of the request.
 pub(super) const ON_ITS_WAY: Duration = Duration::from_secs(1);
 
 impl Collection<'_> {
-    /// Whether the server may have started to verify the snapshot by itself: not known yet, and it has not left another
-    /// new one of this job and datastore alone.
+    /// Whether the server may have started a verify of the snapshot itself: that is not known yet,
+    /// and it has not left another new snapshot of this job and datastore without one.
     pub(super) fn may_have_its_own(&self, pending: &Pending) -> bool {
         let left_alone = |other: &&Pending| {
             other.asked && !other.by_hand && (other.starts > 0 || other.upid.is_none())
@@ -29,7 +29,7 @@ impl Collection<'_> {
             && !self.queue.all().into_iter().filter(alike).any(|other| left_alone(&other))
     }
 
-    /// Asks whether the server has started to verify the snapshot by itself.
+    /// Asks whether the server has started a verify of the snapshot itself.
     pub(super) fn ask(&mut self, pending: &Pending) -> Result<()> {
         let found = self.servers.get(pending).and_then(|pbs| {
             let found = pbs.verify_task(&pending.snapshot, pending.tasks_since(), self.question());
@@ -56,7 +56,7 @@ impl Collection<'_> {
         }
     }
 
-    /// Starts a verify, where it is its turn.
+    /// Starts a verify, if it is its turn.
     pub(super) fn start(&mut self, seen: &Pending, settings: &Settings) -> Result<()> {
         let (mut pending, blind) = match self.queue.claim(seen, settings.verify.parallel)? {
             Claim::Mine { pending, blind } => (*pending, blind),
@@ -87,7 +87,8 @@ impl Collection<'_> {
         }
     }
 
-    /// Gives the order to verify, or finds that it was given: `blind` is what an earlier one may have led to.
+    /// Orders the verify, or finds an earlier order; `blind`: an earlier order may have had an
+    /// unknown result.
     pub(super) fn give(&mut self, pending: &mut Pending, blind: bool) -> Result<(), Error> {
         pending.unanswered = blind;
         let pbs = self.servers.get(pending)?;
@@ -116,7 +117,7 @@ impl Collection<'_> {
             }
             Err(error) => {
                 pending.unanswered = may_have_begun(&error);
-                // What was not begun proved nothing, and is no attempt.
+                // A verify that did not begin has no result and does not count as an attempt.
                 pending.starts += u32::from(pending.unanswered);
                 self.servers.note(&pbs, &error);
                 Err(error)
@@ -124,7 +125,7 @@ impl Collection<'_> {
         }
     }
 
-    /// The task that has verified the snapshot so far. A manifest that cannot be read holds none.
+    /// The last task that has verified the snapshot. An unreadable manifest contains none.
     fn verified_by(&mut self, pbs: &Pbs, pending: &Pending) -> Result<Option<Upid>, Error> {
         match pbs.state(&pending.snapshot, self.question()) {
             Ok(state) => Ok(state.verification.map(|verification| verification.upid)),
@@ -136,7 +137,8 @@ impl Collection<'_> {
         }
     }
 
-    /// A task that may be about it already, also of an order that is on its way yet: its giver was killed a moment ago, say.
+    /// A task that may already verify it, including one from an order that is still on its way, for
+    /// example of a process that was killed a moment ago.
     fn begun(&self, pbs: &Pbs, pending: &Pending, ordered: bool) -> Result<Option<Upid>, Error> {
         let found = self.task(pbs, pending)?;
         if found.is_some() || !ordered {
@@ -146,8 +148,8 @@ impl Collection<'_> {
         self.task(pbs, pending)
     }
 
-    /// A task that may be about it already. What was found before a person asked says nothing, and clocks differ: there
-    /// it counts only while it runs.
+    /// A task that may already verify it. Results from before a person's request do not count, and
+    /// clocks may differ: for such a request it counts only while it runs.
     fn task(&self, pbs: &Pbs, pending: &Pending) -> Result<Option<Upid>, Error> {
         let found = pbs.verify_task(&pending.snapshot, pending.tasks_since(), self.question())?;
         match found {
@@ -160,7 +162,7 @@ impl Collection<'_> {
     }
 }
 
-/// Whether the server may be at it all the same: most of all where its answer did not come.
+/// Whether the server may have started it anyway: mainly if its answer did not arrive.
 pub(super) fn may_have_begun(error: &Error) -> bool {
     !matches!(
         error,
@@ -172,7 +174,7 @@ pub(super) fn may_have_begun(error: &Error) -> bool {
     )
 }
 
-/// Whether a server that does not tell its tasks may verify all the same.
+/// Whether a server that does not list its tasks may verify anyway.
 pub(super) fn tells_nothing(error: &Error) -> bool {
     !matches!(error, Error::Denied { status: 401, .. } | Error::Misconfigured(_))
         && unanswered(error).outcome != VerifyOutcome::Unreachable

@@ -12,7 +12,7 @@ fn state(verification: Option<(VerifyState, Upid)>) -> Result<State, Error> {
     Ok(State { files: Vec::new(), verification, fingerprint: None })
 }
 
-/// The evidence of a task that began before everything else, where the snapshot bore the verdict of task 1.
+/// The evidence of a task that began first, with a snapshot that task 1 had verified before.
 fn verdict(exitstatus: &str, state: &Result<State, Error>, log: &[&str]) -> Verdict {
     let log: Vec<String> = log.iter().map(ToString::to_string).collect();
     let findings = Findings::of(&log, &SNAPSHOT.parse().unwrap());
@@ -72,7 +72,8 @@ fn what_the_snapshot_bore_before_is_no_proof_whatever_the_clocks_say() {
         let evidence = Evidence { ours: &ours, before, ending, state: &state, log: Some(&log) };
         evidence.judge().outcome
     };
-    // The server's clock was ahead when it was found good, and the task that looked again was interrupted.
+    // The server's clock was ahead when the snapshot was found good, and the next task was
+    // interrupted.
     for ending in [Ending::Unknown, Ending::Ok, Ending::Aborted("abort requested".into())] {
         let found = of(VerifyState::Ok, &ending, Some(&before), &before);
         assert_eq!(found, VerifyOutcome::Unknown, "{ending}");
@@ -80,7 +81,7 @@ fn what_the_snapshot_bore_before_is_no_proof_whatever_the_clocks_say() {
         assert_eq!(found, VerifyOutcome::Unknown, "what was found before is no damage of now");
         assert_eq!(of(VerifyState::Ok, &ending, None, &before), VerifyOutcome::Ok, "a later one");
     }
-    // A task that was found after its order was lost has written before it was noted.
+    // A task that was found after a lost answer had written its result before it was noted.
     assert_eq!(of(VerifyState::Ok, &Ending::Ok, Some(&ours), &ours), VerifyOutcome::Ok);
 }
 
