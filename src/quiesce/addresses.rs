@@ -1,7 +1,7 @@
-//! Who is started before whom, so that a fixed address or port is still free when the container that needs it comes.
+//! Start order for fixed addresses and ports: they must still be free when their container starts.
 //!
-//! An engine keeps no address for a container that is down: while many are started at once, one without an address of its
-//! own may be given it.
+//! An engine does not reserve an address for a container that is down: while many start at once,
+//! one without a fixed address may get it (FACTS-DOCKER.md, Stop and start).
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,11 +9,12 @@ use super::order::{acyclic, sorted, turned_round};
 use crate::engine::{Container, HostPort, Network};
 use crate::run::MOST_DEPENDENCIES;
 
-/// Pairs of published ports that are compared; a guest with a thousand of them, a few open to choice, has fewer.
+/// How many pairs of published ports are compared; a guest with a thousand ports, some in ranges,
+/// has fewer.
 const MOST_PAIRS: usize = 1_000_000;
 
-/// For each container those that are started before it, so that it does not take an address or a port from them. `None`
-/// stands for one that nothing is known of.
+/// For each container those that must start before it, so that it does not take their address or
+/// port. `None` stands for a container that nothing is known of.
 pub fn first_come(containers: &[Option<&Container>]) -> Vec<Vec<usize>> {
     let mut before = vec![Vec::new(); containers.len()];
     let mut room = MOST_DEPENDENCIES;
@@ -28,8 +29,8 @@ pub fn first_come(containers: &[Option<&Container>]) -> Vec<Vec<usize>> {
 }
 
 fn by_network(containers: &[Option<&Container>], before: &mut [Vec<usize>], room: &mut usize) {
-    /// Those with an address of their own; those that only have a hardware address of their own, and are given whichever
-    /// address is free; all others.
+    /// Those with an address of their own; those that only have a hardware address of their own,
+    /// and are given whichever address is free; all others.
     #[derive(Default)]
     struct Members {
         fixed: Vec<usize>,
@@ -61,7 +62,7 @@ fn by_network(containers: &[Option<&Container>], before: &mut [Vec<usize>], room
     }
 }
 
-/// The one with less to choose from goes first.
+/// The one with the smaller choice of ports goes first.
 fn by_port(containers: &[Option<&Container>], before: &mut [Vec<usize>], room: &mut usize) {
     let ports: Vec<(usize, &HostPort)> = containers
         .iter()
@@ -93,12 +94,13 @@ fn add(first: &[usize], then: usize, before: &mut [Vec<usize>], room: &mut usize
     before[then].extend(&first[..fits]);
 }
 
-/// Whether a container can be in that network with one address only.
+/// Whether a container can have only one address in that network.
 pub fn is_fixed(container: &Container, network: &Network) -> bool {
     container.fixed_mac || network.fixed_mac || !network.fixed.is_empty()
 }
 
-/// Has those that were refused an address of their own go before all others that are down: somebody has made room for them.
+/// Puts containers that were refused their own address before all others that are down: somebody
+/// has made room for them.
 pub fn make_way(
     first_come: &mut [Vec<usize>],
     refused: &HashSet<usize>,
@@ -118,14 +120,15 @@ pub fn make_way(
     }
 }
 
-/// Joins what waits for what it depends on with what leaves others their addresses. Where the two contradict each other
-/// the address wins: a start that comes too early is repeated, an address that is taken stays taken.
+/// Combines the order of dependencies with the order of addresses. If they contradict each other,
+/// the address wins: a start that comes too early is repeated, but a taken address stays taken.
 ///
-/// Neither may have a circle of its own.
+/// Neither may contain a circle.
 pub fn joined(mut dependencies: Vec<Vec<usize>>, first_come: &[Vec<usize>]) -> Vec<Vec<usize>> {
     let awaited = awaited(first_come);
-    // What has an address and depends on what has none goes first: that is the contradiction itself. The other
-    // dependencies of those that have one are given up only where that was not enough.
+    // First drops dependencies of a container with a fixed address on one without, which is the
+    // contradiction itself. Only if that is not enough, drops the other dependencies of those with
+    // fixed addresses.
     for all in [false, true] {
         let circled = circled(&union(&dependencies, first_come));
         if !circled.contains(&true) {
@@ -157,7 +160,7 @@ fn union(one: &[Vec<usize>], other: &[Vec<usize>]) -> Vec<Vec<usize>> {
     both.collect()
 }
 
-/// Which wait in a circle, or on a way from one circle to another.
+/// Which ones wait in a circle, or on a path between two circles.
 fn circled(waits_for: &[Vec<usize>]) -> Vec<bool> {
     let mut circled = vec![true; waits_for.len()];
     let turned = turned_round(waits_for);
@@ -238,7 +241,8 @@ mod tests {
         // proxy depends on app, app on db.
         let stack = [proxy.clone(), app.clone(), app.clone()];
         assert_eq!(order(&[&[1], &[2], &[]], &stack), [0, 2, 1]);
-        // dns and proxy have addresses, proxy depends on dns and dns on app: only that is given up.
+        // dns and proxy have fixed addresses, proxy depends on dns and dns on app: only the
+        // dependency of dns on app is dropped.
         let stack = [proxy.clone(), proxy.clone(), app];
         assert_eq!(order(&[&[1], &[2], &[]], &stack), [1, 0, 2]);
     }

@@ -12,7 +12,7 @@ use crate::run::{Archive, Damaged, Runs};
 use crate::sys::{Root, look};
 use crate::vzdump::Vmid;
 
-/// What bringing back a guest's containers came to.
+/// The result of starting a guest's containers again.
 #[derive(Debug, PartialEq, Eq)]
 pub enum BroughtBack {
     /// There is no run, or nothing is open in it.
@@ -24,28 +24,28 @@ pub enum BroughtBack {
         /// How many there are.
         all: usize,
     },
-    /// What is not back is not tried any more in this run.
+    /// This run no longer tries to start those that are not back.
     Partly(Partly),
     /// Not yet, and why.
     NotYet(String),
 }
 
-/// Who brings back, and why: for the journal.
+/// Who starts the containers, and why: for the journal.
 #[derive(Clone, Copy, Debug)]
 pub struct Errand<'a> {
     pub by: Actor,
-    /// Goes into the backup's reasons too, where its data was not copied yet.
+    /// It also becomes a reason of the backup, if the backup's data was not copied yet.
     pub reason: &'a str,
-    /// The job that the run belongs to is over or dead: the run is ended.
+    /// The job of the run is over or dead: the run is closed.
     pub close: bool,
-    /// Only this run, and none that has come after it.
+    /// Only this run, not a later one.
     pub run: Option<&'a str>,
 }
 
-/// Brings back what a run of this guest left at rest and journals it, for whoever comes outside the order of a
-/// backup.
+/// Starts the containers that a run of this guest left stopped and journals that, for callers
+/// outside of the normal course of a backup.
 ///
-/// What can't be written down (a full disk) keeps nothing from being brought back; it is an error afterwards.
+/// A failed write (a full disk) must not keep anything down; it is returned as an error afterwards.
 pub fn bring_back(
     root: &Root,
     vmid: Vmid,
@@ -54,14 +54,14 @@ pub fn bring_back(
 ) -> Result<BroughtBack> {
     let runs = Runs::of(root);
     let _lock = match errand.by {
-        // vzdump waits for these.
+        // vzdump waits for these callers.
         Actor::JobStart | Actor::JobEnd => runs.lock_first(vmid, deadline)?,
         _ => runs.lock(vmid, deadline)?,
     };
     bring_back_locked(root, vmid, deadline, errand)
 }
 
-/// As [`bring_back`], for a caller that holds the guest's lock already.
+/// As [`bring_back`], for a caller that already holds the guest's lock.
 pub fn bring_back_locked(
     root: &Root,
     vmid: Vmid,
@@ -92,7 +92,8 @@ pub fn bring_back_locked(
         left = resume(root, &mut run, deadline, Duration::ZERO, Duration::ZERO);
     }
     let moved = run.fates() != before.fates();
-    // What may yet be stopped by a request is waited for from then on, however often it is tried.
+    // From then on the time counts in which a requested stop may still happen, however often this
+    // is repeated.
     let learned = moved || run.requests_ended_ms() != before.requests_ended_ms();
     if moved && run.archive == Archive::Pending && !run.data_copy.is_done() {
         let reason = errand.reason;

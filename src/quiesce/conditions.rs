@@ -1,4 +1,5 @@
-//! What a container waits for before it is started, as its stack says to compose. An engine's start knows nothing of it.
+//! The conditions that compose would wait for before it starts a container. The engine's start
+//! ignores them (FACTS-DOCKER.md, Compose).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -8,24 +9,26 @@ use crate::engine::{Condition, Container, Engine, Health, Status};
 use crate::run::{Failures, Fate, HealthBefore, Step};
 use crate::sys::text;
 
-/// How long a container waits for the one that is to be healthy before it. A health check that says nothing until
-/// then is no reason to leave a stack down.
+/// How long a container waits for another to be healthy. A health check without a result by then
+/// must not keep a stack down.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(180);
 
-/// How often conditions are looked at.
+/// How often conditions are checked.
 pub const LOOK: Duration = Duration::from_secs(1);
 
-/// A health command that takes longer is left to the engine's own checks, whose result is looked at as well.
+/// A health command that takes longer is left to the engine's own checks, whose result is read as
+/// well.
 const COMMAND_LIMIT: Duration = Duration::from_secs(3);
 
-/// Replicas of one service that are looked at.
+/// How many replicas of a service are checked.
 const MOST_REPLICAS: usize = 20;
 
-/// What the health commands of one round have said, by the containers' ids: each is run once, whoever asks.
+/// The results of health commands in one round, by container id: each runs once, however many wait
+/// for it.
 #[derive(Default)]
 pub struct Checks(Mutex<HashMap<String, Arc<OnceLock<bool>>>>);
 
-/// Where conditions are looked at.
+/// The context for checking conditions.
 pub struct Place<'a> {
     pub engine: &'a Engine,
     pub steps: &'a [Step],
@@ -34,12 +37,12 @@ pub struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// The first condition of this container that is not met and may yet be, in words.
+    /// The first condition of this container that is not met but still can be, in words.
     pub fn unmet(&self, container: &Container) -> Option<String> {
         let project = container.project()?;
         container.dependencies().find_map(|dependency| {
             let service = dependency.service;
-            // Without an answer there is nothing to wait for, and the start itself will tell.
+            // Without an answer there is nothing to wait for; the start itself will show.
             let ids = self.engine.of_service(project, service, self.deadline).ok()?;
             let replicas = ids.iter().take(MOST_REPLICAS);
             let mut found = replicas.filter_map(|id| self.engine.inspect(id, self.deadline).ok());
@@ -62,8 +65,9 @@ impl Place<'_> {
         })
     }
 
-    /// Whether the plan starts `first` before `second`. It has cut open what depends on each other in a circle, and on
-    /// itself: there nobody would ever be started. What is not in the plan waits for nobody.
+    /// Whether the plan starts `first` before `second`. The plan has broken circles of
+    /// dependencies, including those of a container on itself, which would otherwise wait for ever.
+    /// A container outside the plan waits for nobody.
     fn comes_before(&self, first: &Container, second: &Container) -> bool {
         let step = |id: &str| self.steps.iter().position(|step| step.id == id);
         match (step(&first.id), step(&second.id)) {
@@ -74,20 +78,22 @@ impl Place<'_> {
         }
     }
 
-    /// Whether a container that is down is one that this run still has to bring back. One that failed to start may fail for
-    /// long: nobody waits for it.
+    /// Whether this run still has to start a container that is down. Nobody waits for one that
+    /// failed to start, because it may fail for long.
     fn will_start(&self, container: &Container) -> bool {
         let may_start = |step: &Step| step.fate == Fate::Open && step.failures == Failures::None;
         self.steps.iter().any(|step| step.id == container.id && may_start(step))
     }
 
-    /// Whether it was not healthy when all this ran: to wait for that now would be new downtime.
+    /// Whether it was not healthy before the backup either: waiting for that now would be
+    /// additional downtime.
     fn was_ill(&self, container: &Container, condition: Condition) -> bool {
         let ill = |step: &Step| step.id == container.id && step.health_before == HealthBefore::Ill;
         condition == Condition::Healthy && self.steps.iter().any(ill)
     }
 
-    /// What the container's own health command says now: its engine asks it only at its next check, half a minute later.
+    /// The result of the container's own health command now; the engine itself would run it only at
+    /// its next check, half a minute later.
     fn is_healthy(&self, container: &Container) -> bool {
         let Some(check) = &container.check else { return false };
         let answer = {
@@ -101,7 +107,8 @@ impl Place<'_> {
     }
 }
 
-/// Whether a condition is not met and may yet be. What nobody will change is not waited for: the container ran so.
+/// Whether a condition is not met but still can be. A condition that nothing will change is
+/// ignored, because the container ran without it.
 fn pends(
     condition: Condition,
     other: &Container,

@@ -8,8 +8,9 @@ use crate::run::{By, Damaged, Quiesced, Run, Runs};
 use crate::sys::Root;
 use crate::vzdump::Vmid;
 
-/// A run's file is damaged: the note in the guest says the same. It is used in memory, and the damaged file stays
-/// until everything is back. `None` where there is no note; the file is then out of the way.
+/// Rebuilds a run with a damaged file from the note in the guest. The result is used in memory, and
+/// the damaged file stays until everything is back. `None` if there is no note; the file is then
+/// moved away.
 pub fn reconstruct(root: &Root, vmid: Vmid, damaged: &Damaged) -> Result<Option<Run>> {
     let guest = match State::of(root, vmid)? {
         State::Running(guest) if !guest.is_frozen() => guest,
@@ -33,12 +34,12 @@ pub fn reconstruct(root: &Root, vmid: Vmid, damaged: &Damaged) -> Result<Option<
         return Ok(None);
     };
     let mut run = run_of(note, vmid, By::Stillpoint);
-    // A full disk keeps no copy, and that keeps nothing from being brought back.
+    // If a full disk keeps no copy, the containers are started anyway.
     run.note(match runs.keep_damaged(vmid) {
         Ok(kept) => format!("{damaged}; it is kept as {}", kept.display()),
         Err(error) => format!("{damaged}; no copy is kept: {error:#}"),
     });
-    // Whose backup it was is not known, so there is none to journal.
+    // It is unknown whose backup it was, so there is none to journal.
     run.journalled.done();
     Ok(Some(run))
 }

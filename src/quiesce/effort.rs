@@ -1,4 +1,4 @@
-//! Bringing back one container, whatever state it is found in.
+//! Starting one container again, whatever its present state is.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,76 +17,78 @@ use crate::engine::{Container, Engine, Error, Status};
 use crate::run::{By, Fate, Step};
 use crate::sys::{clock, text};
 
-/// A program that ends within this after its start has failed to come up; one that ends later was up.
+/// A program that ends within this time after its start has failed to start; one that ends later
+/// had started.
 const COMING_UP: Duration = Duration::from_secs(10);
 
-/// How long after a container's own stop timeout the engine may still be at stopping it.
+/// How long the engine may still be stopping a container after its own stop timeout.
 const STOP_MARGIN: Duration = Duration::from_secs(2);
 
-/// A guest that vzdump has asked to shut down is down within this, or vzdump has died before it asked.
+/// A guest that vzdump has asked to shut down is down within this time, or vzdump died before it
+/// asked.
 pub const SHUTDOWN_LIMIT: Duration = Duration::from_secs(120);
 
-/// What a container asks to be run once it is back may take this long; what depends on it waits meanwhile.
+/// The limit for a container's `stillpoint.after` command; its dependents wait meanwhile.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
-/// What bringing back one container came to.
+/// The result of starting one container again.
 pub enum Back {
     /// It runs.
     Already(Said),
-    /// Started (or unpaused) under this id, in so many ms. Where its engine does not start it again should it
-    /// give up, it is looked at for as long as `looked_at`.
+    /// Started (or unpaused) under this id, in this many ms. If its engine would not start it
+    /// again, it is watched for as long as `looked_at`.
     Started {
         id: String,
         ms: u64,
         looked_at: Option<Duration>,
         said: Said,
     },
-    /// The end of it.
+    /// Its final fate.
     Fate(Fate),
-    /// It is not started yet: what it waits for, in words.
+    /// It is not started yet; what it waits for, in words.
     Waits(String),
-    /// The engine refused to start it because somebody has the address or port that its configuration names: the
-    /// container itself, and the engine's words.
+    /// The engine refused to start it because another container has its configured address or port:
+    /// the container itself, and the engine's error.
     Taken(Box<Container>, String),
-    /// It runs, but may yet be stopped by a request that is under way. To be looked at again, while what depends on
-    /// it is started: more often than not it runs on.
+    /// It runs, but a requested stop may still happen. It is checked again, while its dependents
+    /// are already started, because most such containers keep running.
     NotKnown,
     Failed(Error),
 }
 
-/// What there is to say of a container that is back.
+/// Remarks about a container that is back.
 #[derive(Default)]
 pub struct Said {
-    /// What is wrong, such as a command for being back that failed.
+    /// A problem, such as a failed `stillpoint.after` command.
     pub trouble: Option<String>,
-    /// What it only reads and another guest has too: nothing is wrong with that.
+    /// What it only reads although another guest has it too, which is no problem.
     pub reads: Option<String>,
 }
 
-/// What is known to everybody who brings back one of a run's containers that this engine has.
+/// What is the same for all containers of a run in one engine.
 pub struct Effort {
     pub engine: Engine,
     pub by: By,
-    /// The steps say of every request whether it was made.
+    /// The steps have every request that was made.
     pub over: bool,
-    /// Since when nothing more is requested, on the boot clock in ms.
+    /// Since when no more stops are requested, in ms on the boot clock.
     pub since: u64,
-    /// When the run began, as far as that is known.
+    /// When the run began, if that is known.
     pub began: Option<DateTime<Utc>>,
     /// The ids of all containers of the run.
     pub known: Arc<HashSet<String>>,
-    /// Which steps others wait for in this round, so that they get the addresses that their configurations name.
+    /// Which steps others wait for in this round, so that they get their configured addresses.
     pub awaited: Arc<[bool]>,
-    /// `None` where conditions were looked at a moment ago.
+    /// `None` if conditions were checked a moment ago.
     pub checks: Option<Arc<Checks>>,
     pub steps: Arc<[Step]>,
-    /// Of a copy: what it shares with others.
+    /// For a copy: what it shares with others.
     pub shared: Option<Arc<Shared>>,
     pub deadline: Instant,
 }
 
 impl Effort {
-    /// Brings back the container of that step, after what it depends on.
+    /// Starts the container of that step again, after what it depends on.
     pub fn bring_back(&self, index: usize) -> Back {
         let step = &self.steps[index];
         let untouched = !self.may_be_prepared(step) || step.before.is_none();
@@ -125,15 +127,16 @@ impl Effort {
                 Ok(Back::Fate(Fate::Left(why.to_string())))
             }
             Status::Exited | Status::Created => self.start(index, container),
-            // A removal that does not come to its end keeps nobody waiting for ever either.
+            // A removal that never ends must not be waited for without a limit.
             Status::Removing | Status::Dead | Status::Other => {
                 Err(Error::Refused(409, format!("it is {:?}", container.status)))
             }
         }
     }
 
-    /// Until when (boot clock, ms) a container that runs may yet go down: by a request of ours whose answer nobody
-    /// saw, or with its guest, where that was asked to shut down and the container has not been started since.
+    /// Until when (boot clock, ms) a running container may still go down: because of a stop request
+    /// of ours without a visible answer, or because its guest was asked to shut down and it has not
+    /// been started since.
     fn window(&self, step: &Step, container: &Container) -> u64 {
         let unanswered = step.stop.ms().is_none() && (step.stop.is_unanswered() || !self.over);
         let limit = match (self.by, step.action) {
@@ -149,15 +152,15 @@ impl Effort {
         self.since.saturating_add(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// Started since we looked, by whomever, and ended: without an error, or long after the backup, that is not
-    /// ours to change. One that has just failed is started again.
+    /// Whether somebody else has started it since and it has ended: without an error, or long after
+    /// the backup, it is left as it is. One that has just failed is started again.
     fn is_its_own_affair(&self, step: &Step, container: &Container) -> bool {
         container.id == step.id
             && container.started_at != step.started_at
             && (self.by == By::Note || !failed_to_come_up(container))
     }
 
-    /// What is to become of a container, where the guest is a copy.
+    /// What to do with a container if the guest is a copy.
     fn verdict(&self, container: &Container) -> Result<Verdict, Error> {
         match &self.shared {
             Some(shared) => shared.verdict(container, &self.engine, self.deadline),
@@ -165,7 +168,7 @@ impl Effort {
         }
     }
 
-    /// A container runs; that of a copy may have been started by its engine, by its restart policy.
+    /// A container runs; in a copy, its engine may have started it because of its restart policy.
     fn runs(&self, container: &Container, trouble: Option<String>) -> Result<Back, Error> {
         let name = text::printable(&container.name, 80);
         let (writes, reads) = match self.verdict(container)? {
@@ -201,7 +204,7 @@ impl Effort {
             Err(Error::Refused(_, why)) if taken::is_taken(&why) => {
                 Ok(Back::Taken(Box::new(container), why))
             }
-            // It is there all the same: the engine misses something that it needs.
+            // It exists: the engine misses something else that it needs.
             Err(Error::Refused(404, why)) => {
                 self.engine.inspect(&container.id, self.deadline)?;
                 Err(Error::Refused(404, why))
@@ -210,9 +213,10 @@ impl Effort {
         }
     }
 
-    /// What the container waits for before it is started. After a backup only one that its engine would not start again:
-    /// all others are started at once, as a reboot does, and find their way. One that has an address of its own goes
-    /// before those that might take it, whatever it waits for; should it give up, it is started again.
+    /// What the container waits for before it is started. After a backup, only one that its engine
+    /// would not restart waits; all others are started at once, as at a reboot. A container with a
+    /// fixed address goes before those that might take it, whatever it waits for; if it gives up,
+    /// it is started again.
     fn unmet(&self, index: usize, container: &Container) -> Option<String> {
         let step = &self.steps[index];
         let matters = self.by == By::Note || !container.is_kept_up();
@@ -246,12 +250,12 @@ impl Effort {
         Back::Started { id: container.id.clone(), ms, looked_at, said }
     }
 
-    /// Runs what a container asks to be run once it is back, and returns what went wrong. Whoever is killed between
-    /// the start and here leaves it to the next, so it may be run twice.
+    /// Runs a container's `stillpoint.after` command, and returns its error. If the process is
+    /// killed between the start and this point, the next one runs it, so it may run twice.
     fn run_after(&self, step: &Step, container: &Container) -> Option<String> {
         let due = match self.by {
             By::Stillpoint => self.may_be_prepared(step),
-            // Its data is as of a moment before the command.
+            // Its data is from a moment before the command.
             By::Note => true,
             By::GuestShutdown => false,
         };
@@ -261,14 +265,14 @@ impl Effort {
         Some(format!("{}: its {AFTER_LABEL} failed: {error}", text::printable(&step.name, 80)))
     }
 
-    /// Whether a container may have been asked to prepare itself. A hook that was killed has not written down the last
-    /// ones, and what was begun in one has to be ended.
+    /// Whether a container's `stillpoint.before` command may have run. A killed hook has not
+    /// recorded the last ones, and whatever was begun in a container must be ended.
     fn may_be_prepared(&self, step: &Step) -> bool {
         step.stop.was_prepared() || !self.over
     }
 
-    /// The container that was made under the name of a removed one that belongs to no stack, as by whoever updates
-    /// containers (Watchtower).
+    /// The container that was made under the name of a removed one that belongs to no stack, as by
+    /// whoever updates containers (Watchtower).
     fn namesake(&self, step: &Step) -> Result<Option<Container>, Error> {
         let container = match self.engine.inspect(&step.name, self.deadline) {
             Err(Error::Gone) => return Ok(None),
@@ -280,8 +284,8 @@ impl Effort {
         Ok(Some(container).filter(|_| is_it))
     }
 
-    /// The container that stands in a removed one's place: of the same compose service, none of those we know already,
-    /// and none that did not run.
+    /// The container that takes the place of a removed one: of the same compose service, not yet
+    /// known, and one that ran.
     fn successor(&self, step: &Step) -> Result<Option<Container>, Error> {
         let (Some(project), Some(service)) = (&step.project, &step.service) else {
             return self.namesake(step);
@@ -309,7 +313,7 @@ impl Effort {
     }
 }
 
-/// Whether a container that was started ended again at once, and with an error.
+/// Whether a started container ended at once with an error.
 pub fn failed_to_come_up(container: &Container) -> bool {
     container.exit_code != 0 && container.ran_for().is_some_and(|time| time < COMING_UP)
 }

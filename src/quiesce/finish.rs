@@ -1,4 +1,4 @@
-//! From a run that is over to its records, and the end of the run.
+//! Journals a run that is over, and ends it.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use crate::run::{Archive, By, Fate, Journalled, Run, Runs, Step};
 use crate::sys::{Root, clock, failpoint};
 use crate::vzdump::TaskLog;
 
-/// Journals a run whose backup is over, and ends it where everything is back. Returns why it can't be ended yet,
-/// if so.
+/// Journals a run whose backup is over, and ends it if everything is back. Returns why it cannot be
+/// ended yet, if so.
 pub fn finish(root: &Root, run: &mut Run) -> Result<Option<String>> {
     trial::clean_up(root, run.vmid);
     record(root, run)?;
@@ -30,14 +30,14 @@ pub fn finish(root: &Root, run: &mut Run) -> Result<Option<String>> {
         return Ok(Some("not every container is back".to_string()));
     }
     if run.is_looked_at() {
-        // Its guard sees whether what was started stays up, and ends the run then.
+        // Its guard watches whether what was started stays up, and then ends the run.
         set_aside(root, run)?;
         return Runs::of(root).save(run).map(|()| None);
     }
     close(root, run).map(|()| None)
 }
 
-/// Journals a run whose backup is over, and leaves its end to others: nothing is asked of the guest.
+/// Journals a run whose backup is over, without ending it: nothing is asked of the guest.
 pub fn journal(root: &Root, run: &mut Run) -> Result<()> {
     record(root, run)?;
     Runs::of(root).save(run)
@@ -50,8 +50,9 @@ fn record(root: &Root, run: &mut Run) -> Result<()> {
         Journalled::Yes => true,
     };
     if !known {
-        // Known to whoever goes on when this process dies between the record and the run. On a full disk it is not,
-        // and the record may then be there twice, which is better than not at all.
+        // Tells whoever continues if this process dies between writing the record and the run. On a
+        // full disk this cannot be stored; then the record may be there twice, which is better than
+        // not at all.
         run.journalled.begin();
         let _ = Runs::of(root).save(run);
         Journal::of(root).append(&Record::Backup(backup_record(run)))?;
@@ -61,7 +62,7 @@ fn record(root: &Root, run: &mut Run) -> Result<()> {
     Ok(())
 }
 
-/// Whether the archive is complete, as far as vzdump's own log tells where no hook could write it down.
+/// Whether the archive is complete, according to vzdump's own log, if no hook could record it.
 pub fn is_made(root: &Root, run: &Run) -> bool {
     let log = || TaskLog::read(root, run.job.upid.as_ref()?).ok();
     match run.archive {
@@ -71,11 +72,12 @@ pub fn is_made(root: &Root, run: &Run) -> bool {
     }
 }
 
-/// Ends a run that is over but cannot be finished, so that the next backup of its guest is made: what is not back is set
-/// aside. Returns why that cannot be, if so: a guest that is down or frozen itself is still to be brought back.
+/// Closes a run that is over but cannot be finished, so that the guest's next backup is made:
+/// containers that are not back are set aside. Returns why that is impossible, if so: a guest that
+/// is itself down or frozen must still be brought back.
 pub fn give_up(root: &Root, run: &mut Run, why: &str) -> Result<Option<String>> {
     match left_behind(root, run) {
-        // Its lock is the next backup's by now.
+        // By now it is the next backup's lock.
         None | Some(Left::Locked) => {}
         Some(left) => return Ok(Some(left.to_string())),
     }
@@ -102,7 +104,8 @@ fn is_journalled(root: &Root, run: &Run) -> Result<bool> {
     Ok(found)
 }
 
-/// Removes the run, and the note in the guest if it is this run's. What is not back is set aside before.
+/// Removes the run, and the note in the guest if it is this run's. Containers that are not back are
+/// set aside first.
 fn close(root: &Root, run: &Run) -> Result<()> {
     set_aside(root, run)?;
     failpoint::reach(root, "closing");
@@ -138,7 +141,7 @@ fn backup_record(run: &Run) -> Backup {
     }
 }
 
-/// Why a run is ended by somebody else than its own vzdump.
+/// Why a run is ended by something other than its own vzdump.
 pub fn why_over(run: &Run) -> &'static str {
     match (run.journalled.is_done(), run.job.worker.is_of_this_boot()) {
         (true, _) => "the backup is over",
@@ -147,7 +150,7 @@ pub fn why_over(run: &Run) -> &'static str {
     }
 }
 
-/// The record of containers brought back outside the order of a backup.
+/// The record of containers that were started outside of the normal course of a backup.
 pub fn recovered(run: &Run, by: Actor, reason: &str) -> Recovered {
     Recovered {
         run: run.id.clone(),
@@ -161,8 +164,8 @@ pub fn recovered(run: &Run, by: Actor, reason: &str) -> Recovered {
     }
 }
 
-/// The record of containers brought up after the start of a guest: how long its engine was waited for, and how long
-/// it took from then on.
+/// The record of containers that were started after the start of a guest: how long the engine took
+/// to answer, and how long the rest took.
 pub fn settled(run: &Run, engine: Duration, took: Duration, left: Option<String>) -> Settled {
     let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     Settled {
@@ -178,13 +181,13 @@ pub fn settled(run: &Run, engine: Duration, took: Duration, left: Option<String>
     }
 }
 
-/// The boot clock begins anew with each boot.
+/// The boot clock starts again with each boot.
 fn downtime_ms(run: &Run) -> Option<u64> {
     let same_boot = run.job.worker.boot == clock::boot_id();
     run.downtime_ms().filter(|_| same_boot)
 }
 
-/// The containers of a run as the journal tells them.
+/// The containers of a run in the form of the journal.
 fn container_records(run: &Run) -> Vec<ContainerRecord> {
     let Some(quiesce) = &run.quiesce else { return Vec::new() };
     let record = |step: &Step| {

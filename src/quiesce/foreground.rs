@@ -1,6 +1,6 @@
-//! Clients of compose that stay with their stack (`docker compose up` without `-d`, as in a systemd unit): they end when
-//! all of its containers have stopped, and who waits for them may remove the stack then (`ExecStop=docker compose down`).
-//! So what belongs to one is paused, never stopped.
+//! Compose clients in the foreground (`docker compose up` without `-d`, as in a systemd unit). Such
+//! a client ends when all of its stack's containers have stopped, and the unit may then remove the
+//! stack (`ExecStop=docker compose down`). So containers of such a stack are paused, never stopped.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Component, Path, PathBuf};
@@ -15,8 +15,8 @@ use crate::sys::text::printable;
 const WORKING_DIR: &str = "com.docker.compose.project.working_dir";
 const CONFIG_FILES: &str = "com.docker.compose.project.config_files";
 
-/// Options before the subcommand that have a value in the next word: docker's, compose's of both versions, and those of
-/// podman-compose.
+/// Options before the subcommand whose value is the next word: docker's, those of both versions of
+/// compose, and those of podman-compose.
 #[rustfmt::skip]
 const WITH_VALUE: [&str; 25] = [
     "-f", "--file", "-p", "--project-name", "--project-directory", "--workdir", "--profile", "--env-file", "--ansi",
@@ -24,10 +24,11 @@ const WITH_VALUE: [&str; 25] = [
     "--tlscacert", "--tlscert", "--tlskey", "--in-pod", "--pod-args", "--podman-path", "--podman-args",
 ];
 
-/// What stands for the value of an option in an interpreter's command line (`python3 -W ignore`, `-X dev`).
+/// What stands for the value of an option in an interpreter's command line (`python3 -W ignore`,
+/// `-X dev`).
 const INTERPRETERS_VALUES: [&str; 6] = ["ignore", "default", "error", "once", "dev", "utf8"];
 
-/// What else compose can be asked to do.
+/// Compose's other subcommands.
 #[rustfmt::skip]
 const OTHERS: [&str; 36] = [
     "attach", "bridge", "build", "commit", "config", "convert", "cp", "create", "down", "events", "exec", "export",
@@ -35,18 +36,18 @@ const OTHERS: [&str; 36] = [
     "rm", "run", "scale", "start", "stats", "stop", "systemd", "top", "unpause", "version", "volumes", "wait",
 ];
 
-/// A client that stays with its stack, as far as its command line says which one.
+/// A client in the foreground, with what its command line says about the stack.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Client {
     project: Option<String>,
     files: Vec<String>,
     directory: Option<String>,
-    /// Where it works.
+    /// Its working directory.
     cwd: Option<String>,
     contained: bool,
 }
 
-/// A stack of one engine, as its labels say.
+/// A stack of one engine, from its labels.
 #[derive(Default)]
 struct Stack<'a> {
     project: &'a str,
@@ -62,8 +63,8 @@ enum Match {
 }
 
 impl Plan {
-    /// Has the stacks paused that a client of compose stays with. A container that asks for `stop` is paused too: it would
-    /// not only be stopped.
+    /// Pauses stacks with a client in the foreground. A container that asks for `stop` is paused
+    /// too, because it would not only be stopped.
     pub fn see_clients(&mut self, survey: &Survey) {
         let clients: Vec<Client> = survey.processes.iter().filter_map(client).collect();
         if clients.is_empty() {
@@ -95,8 +96,9 @@ impl Plan {
     }
 }
 
-/// The stacks, by engine and project, that one of the clients stays with. A client that fits none for certain may stay
-/// with any that cannot be ruled out; one in a container of the guest sees other paths and other engines.
+/// The stacks, by engine and project, that one of the clients belongs to. A client that matches
+/// none with certainty may belong to any that cannot be ruled out; one inside a container of the
+/// guest sees other paths and other engines.
 fn held<'a>(clients: &[Client], containers: &'a [Container]) -> Vec<(&'a str, &'a str)> {
     let mut stacks: BTreeMap<(&str, &str), Stack<'_>> = BTreeMap::new();
     for container in containers {
@@ -123,7 +125,7 @@ fn held<'a>(clients: &[Client], containers: &'a [Container]) -> Vec<(&'a str, &'
     held
 }
 
-/// The client that this process is, if it is one that stays with its stack.
+/// The client that this process is, if it stays in the foreground.
 fn client(process: &Process) -> Option<Client> {
     let is_compose = |word: &&String| {
         let name = word.rsplit('/').next().unwrap_or(word);
@@ -175,13 +177,14 @@ fn client(process: &Process) -> Option<Client> {
     let up = match subcommand.as_str() {
         "up" => true,
         other if OTHERS.contains(&other) => false,
-        // The value of an option that is not known here.
+        // The value of an unknown option.
         _ => rest.contains(&"up"),
     };
     (compose && up && !rest.iter().any(|word| detaches(word))).then_some(client)
 }
 
-/// Which word names what a process runs: the first one, or of an interpreter's command line its script or module.
+/// Which word names what a process runs: the first one, or of an interpreter's command line its
+/// script or module.
 fn program(words: &[String]) -> Option<usize> {
     let first = words.first()?;
     let name = first.rsplit('/').next().unwrap_or(first);
@@ -194,7 +197,8 @@ fn program(words: &[String]) -> Option<usize> {
     words.iter().skip(1).position(|word| !is_option(word)).map(|at| at + 1)
 }
 
-/// Options of `up` with which the client does not stay: `-d`, also among other short ones, and what implies it.
+/// Options of `up` that detach the client: `-d`, also among other short ones, and options that
+/// imply it.
 fn detaches(word: &str) -> bool {
     let short = word.strip_prefix('-').filter(|short| !short.starts_with('-'));
     matches!(word, "--detach" | "--detach=true" | "--wait" | "--no-start")
@@ -203,8 +207,9 @@ fn detaches(word: &str) -> bool {
 }
 
 impl Client {
-    /// Whether it stays with that stack. What is read of its command line alone may be overruled by its environment
-    /// (`COMPOSE_FILE`), and a path may lead over a link, so that only a name, or a path from the root, rules out others.
+    /// Whether it belongs to that stack. Its environment may override the command line
+    /// (`COMPOSE_FILE`), and a path may contain links, so only a name, or an absolute path, rules
+    /// out others.
     fn fits(&self, stack: &Stack<'_>) -> Match {
         let certain = |is: bool| if is { Match::Is } else { Match::IsNot };
         let likely = |is: bool| if is { Match::Is } else { Match::MayBe };
@@ -238,13 +243,13 @@ impl Client {
     }
 }
 
-/// As compose makes a project's name of what it is given.
+/// Compose's normalisation of a project's name.
 fn normal_name(name: &str) -> String {
     let kept = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     name.to_ascii_lowercase().chars().filter(kept).collect()
 }
 
-/// A path from `base`, without `.` and `..`; by its text alone.
+/// A path relative to `base`, without `.` and `..`; computed as text only.
 fn resolved(base: Option<&str>, path: &str) -> PathBuf {
     let whole = Path::new(base.unwrap_or("")).join(path);
     let mut plain = PathBuf::new();
@@ -348,7 +353,7 @@ mod tests {
             ["blog"]
         );
         assert_eq!(held_by("docker compose up", Some("/opt/harbor")), ["harbor"]);
-        // Not what says where it lies, and lies elsewhere.
+        // The file is elsewhere, so it does not match.
         assert_eq!(held_by("docker compose -f /opt/gone/compose.yaml up", None), ["old"]);
     }
 

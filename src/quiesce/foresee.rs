@@ -1,4 +1,4 @@
-//! What the next settling of a guest would hold back: for a person who asks before.
+//! What the next settling of a guest would hold back: for an admin who asks before.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::sys::Root;
 use crate::sys::text::printable;
 use crate::vzdump::Vmid;
 
-/// For all that is asked of the guest's engines.
+/// For all requests to the guest's engines.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// What a guest shares with others.
@@ -21,20 +21,20 @@ pub struct Outlook {
     pub mount_points: Vec<Claimed>,
     /// The containers that are not started, by name, and why.
     pub held_back: Vec<(String, String)>,
-    /// What else there is to say, in sentences.
+    /// Other remarks, in sentences.
     pub notes: Vec<String>,
 }
 
-/// The mount points of a guest that another guest has too, where its containers may write; for its start, when nothing in
-/// it can be asked.
+/// A guest's mount points that another guest has too and that its containers may write to; used at
+/// its start, when nothing inside it answers.
 pub fn shared_mount_points(root: &Root, vmid: Vmid) -> Vec<Claimed> {
     let shared = Shared::of(root, vmid, None, None);
     let points = shared.map(|shared| shared.mount_points()).unwrap_or_default();
     points.into_iter().filter(|claimed| claimed.writable).collect()
 }
 
-/// Looks what a guest shares with others; touches nothing. Its containers are known only while it runs. `original`: the
-/// guest that it is a copy of, as far as its identity tells.
+/// Determines what a guest shares with others; changes nothing. Its containers are known only while
+/// it runs. `original`: the guest that it is a copy of, according to its identity.
 pub fn foresee(root: &Root, vmid: Vmid, original: Option<Vmid>) -> Outlook {
     let mut outlook = Outlook::default();
     let guest = match State::of(root, vmid) {
@@ -77,7 +77,7 @@ fn containers(
         }
         Ok(())
     };
-    // Without a note nothing is started, and what runs is all there is to say.
+    // Without a note nothing is started, so only running containers matter.
     let Some(note) = note else {
         for engine in engines.reachable() {
             for id in engine.running(deadline)? {

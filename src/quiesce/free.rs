@@ -1,4 +1,4 @@
-//! Getting back an address that a container of the same run was given by chance.
+//! Gets a configured address back from a container of the same run that happens to have it.
 
 use std::time::{Duration, Instant};
 
@@ -8,22 +8,23 @@ use crate::engine::{Container, Engine, Engines};
 use crate::run::{By, Fate, Room, Run, Runs};
 use crate::sys::{Root, clock, text};
 
-/// What an engine needs beyond a container's stop timeout to kill it and to clean up after it.
+/// How long an engine needs after a container's stop timeout to kill it and clean up.
 const STOP_MARGIN: Duration = Duration::from_secs(10);
 
-/// A container whose configuration names an address, or a port, was refused its start because somebody has it.
+/// A container that was refused its start because another one has its configured address or port.
 pub struct Refused<'a> {
     pub index: usize,
     pub container: &'a Container,
-    /// The engine's words.
+    /// The engine's error.
     pub why: String,
 }
 
-/// Stops who has the address, where that is one of this run's that would be content with another; the next round starts
-/// both, the one with the address first. Anybody else is named and left alone. Once in a run is enough to see whether it
-/// helps. Returns whether there is room now.
+/// Stops the container that has the address, if it belongs to this run and any other address would
+/// do for it; the next round starts both, the one with the configured address first. Any other
+/// container is named and not touched. This is tried once in a run. Returns whether the address is
+/// free now.
 ///
-/// Whoever dies in here leaves a run that says of both that they have to be brought back.
+/// If the process dies in here, the run says that both containers must be started.
 pub fn free(
     root: &Root,
     run: &mut Run,

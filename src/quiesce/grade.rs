@@ -4,9 +4,10 @@ use crate::run::{Archive, Killed, PreStop, Proof, Run};
 use crate::sys::text;
 use crate::vzdump::{GuestType, Mode};
 
-/// The grade of a backup and, where it is crash-consistent, incomplete, or mixed by a kill, why. `None` where no archive was made.
+/// The grade of a backup and the reasons, if it is crash-consistent, incomplete, or mixed because
+/// of a kill. `None` if no archive was made.
 ///
-/// Decided from what was seen, never from what was meant to be.
+/// Decided from what was observed, never from what was planned.
 pub fn grade(run: &Run) -> (Option<Grade>, Vec<String>) {
     if matches!(run.archive, Archive::Failed(_)) {
         return (None, run.unrest.clone());
@@ -64,7 +65,7 @@ pub fn grade(run: &Run) -> (Option<Grade>, Vec<String>) {
     }
 }
 
-/// The containers with data that were killed rather than stopped, each in a sentence.
+/// The containers with data that were killed instead of stopped, one sentence each.
 fn killed(run: &Run) -> Vec<String> {
     let steps = run.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
     steps

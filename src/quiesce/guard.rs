@@ -25,38 +25,42 @@ use crate::sys::look::Watched;
 use crate::sys::{Root, bounded, detach, failpoint, lock, text};
 use crate::vzdump::{Mode, Vmid};
 
-/// How often the guard looks at the run while vzdump lives; its end wakes it at once.
+/// How often the guard checks the run while vzdump lives; the end of vzdump wakes it at once.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Pauses between tries when vzdump is dead: growing, but never so long that a person would be faster.
+/// Pauses between attempts after vzdump died: growing, but short enough that no person would be
+/// faster.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
-/// One try at bringing back everything: the longest stop under way and the start of a slow container.
+/// One attempt to start everything: it may have to wait for the longest stop and a slow start.
 const TRY_LIMIT: Duration = Duration::from_secs(120);
 
 /// At most this many automatic revivals; then an admin has to act.
 const MOST_REVIVALS: u32 = 3;
 
-/// A guest that is not back by then is worth a mail.
+/// If a guest is not back by then, a mail is sent.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Where that fails (a cluster without quorum) it is tried again, with growing pauses up to this.
+/// If that fails (a cluster without quorum), it is tried again, with pauses that grow up to this.
 const LONGEST_FAILING_PAUSE: Duration = Duration::from_secs(60);
 
-/// `/etc/pve` answers in milliseconds, or not at all where its daemon is dead; no mail waits longer for it.
+/// `/etc/pve` answers in milliseconds, or not at all if its daemon is dead; no mail waits longer
+/// for it.
 const CLUSTER_LIMIT: Duration = Duration::from_secs(5);
 
-/// For the guard of an earlier run to see that there is a new one: it may be asking an engine that does not answer.
+/// The time for an earlier run's guard to notice the new run; it may be waiting for an engine that
+/// does not answer.
 const SUCCESSION_LIMIT: Duration = Duration::from_secs(10);
 
-/// Watches over one guest's run until it is closed: resumes when the vzdump worker dies, when the hook has
-/// given up, or when containers were held longer than the hold limit. There is one guard for a guest. What an earlier backup
-/// has set aside without an answer of its engine is tried afterwards.
+/// Guards one guest's run until it is closed: starts the containers when the vzdump worker dies,
+/// when the hook has given up, or when they were down longer than the hold limit. A guest has one
+/// guard. Afterwards it tries what an earlier backup has set aside because its engine did not
+/// answer.
 pub fn guard(root: &Root, vmid: Vmid) -> Result<()> {
     let _only = match lock::take(&lock_of(root, vmid), Instant::now() + SUCCESSION_LIMIT) {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(()),
-        // Without the lock there may be two guards; without a guard there is none.
+        // If the lock fails there may be two guards; giving up would leave none.
         other => other.ok(),
     };
     watch_over(root, vmid)?;
@@ -94,7 +98,7 @@ fn watch_over(root: &Root, vmid: Vmid) -> Result<()> {
             // The next backup has its own guard.
             (Ok(Some(run)), Some(known)) if run.id != known.id => return Ok(()),
             (Ok(Some(run)), _) => known = Some(run),
-            // Damaged: bring_back knows what to do, once vzdump is dead.
+            // Damaged: bring_back handles it once vzdump is dead.
             (Err(error), None) if error.is::<Damaged>() => {
                 return after_death(root, &settings, vmid, None);
             }
@@ -104,7 +108,7 @@ fn watch_over(root: &Root, vmid: Vmid) -> Result<()> {
             thread::sleep(LOOK);
             continue;
         };
-        // Its backup is over, and whether vzdump lives does not matter any more.
+        // Its backup is over, so it no longer matters whether vzdump lives.
         if run.journalled.is_done() && left_behind(root, run).is_none() {
             stand_by(root, vmid, &run.id)?;
             continue;
@@ -113,18 +117,19 @@ fn watch_over(root: &Root, vmid: Vmid) -> Result<()> {
             return after_death(root, &settings, vmid, known);
         }
         if run.is_looked_at() && looked.elapsed() >= look_out::LOOK {
-            // What it could not learn it learns at the next look.
+            // If this look fails, the next one follows.
             let _ = look_once(root, run);
             looked = Instant::now();
         }
-        // Asked without the lock, which the hook may want meanwhile, and vzdump waits for it.
+        // Asked without the guest's lock, because the hook may need the lock meanwhile, and vzdump
+        // waits for the hook.
         if let Some(reason) = due(&settings, run, armed).filter(|_| an_engine_answers(root, run)) {
             let errand =
                 Errand { by: Actor::Guard, reason: &reason, close: false, run: Some(&run.id) };
-            // Its outcome is in the journal, and a failure is tried again at the next look.
+            // The result is in the journal, and a failure is tried again at the next look.
             let _ = bring_back(root, vmid, Instant::now() + TRY_LIMIT, errand);
         }
-        // vzdump goes on with other guests; this one's lock is gone.
+        // vzdump continues with other guests; this one's lock is gone.
         if run.journalled.is_done()
             && let Some(left @ Left::Rebooting) = left_behind(root, run)
         {
@@ -139,14 +144,14 @@ fn watch_over(root: &Root, vmid: Vmid) -> Result<()> {
     }
 }
 
-/// Whether an engine with containers that are not back answers.
+/// Whether an engine answers that has containers which are not back.
 pub fn an_engine_answers(root: &Root, run: &Run) -> bool {
     let wanted = run.engines_of_open();
     let silent = await_engines(root, run.vmid, &wanted, &run.opened, Instant::now());
     silent.len() < wanted.len()
 }
 
-/// Why containers have to be brought back though vzdump lives.
+/// Why containers must be started although vzdump lives.
 fn due(settings: &Settings, run: &Run, armed: Instant) -> Option<String> {
     let quiesce = run.quiesce.as_ref().filter(|_| run.is_open())?;
     let hold_limit = settings.quiesce.hold_limit;
@@ -194,7 +199,7 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>)
             continue;
         }
         let left = match bring_back(root, vmid, Instant::now() + TRY_LIMIT, errand) {
-            // Its containers were back before its lock could be taken away.
+            // Its containers were back before its lock could be removed.
             Ok(BroughtBack::Nothing) if revivals.done > 0 => {
                 let (started, all) =
                     run.as_ref().map_or((0, 0), |run| (run.started(), run.fates().len()));
@@ -226,12 +231,12 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>)
     }
 }
 
-/// Stays with a run that is brought back, as long as there is something to look at.
+/// Stays with a run that was brought back, as long as there is something to watch.
 fn see_out(root: &Root, vmid: Vmid, id: Option<&str>) -> Result<()> {
     id.map_or(Ok(()), |id| stand_by(root, vmid, id))
 }
 
-/// The guard's attempts at thawing, starting or unlocking a guest.
+/// The guard's attempts to thaw, start or unlock a guest.
 struct Revivals {
     done: u32,
     pause: Duration,
@@ -243,7 +248,7 @@ impl Revivals {
         Revivals { done: 0, pause: FIRST_PAUSE, not_before: Instant::now() }
     }
 
-    /// Makes one attempt where one is due; returns whether it succeeded.
+    /// Makes one attempt if one is due; returns whether it succeeded.
     fn attempt(&mut self, root: &Root, settings: &Settings, run: &Run, left: Left) -> bool {
         if self.done >= MOST_REVIVALS || Instant::now() < self.not_before {
             return false;
@@ -264,7 +269,7 @@ impl Revivals {
     }
 }
 
-/// Why the guard acts. It wakes too when vzdump has ended well and not everything was back by then.
+/// Why the guard acts. It also acts when vzdump has ended normally but not everything was back.
 fn ended(root: &Root, run: &Run) -> String {
     match run.journalled.is_done() || is_made(root, run) {
         true => "the backup is over".to_string(),
@@ -278,8 +283,8 @@ fn tell_back(root: &Root, vmid: Vmid, reason: &str, after: &str, back: &str) {
     log::alarm(root, vmid, &subject, &format!("{reason}; {back}{}", still_locked(root, vmid)));
 }
 
-/// The lock that stays at the guest, with the command that takes it away, as a sentence that follows another; nothing where
-/// there is none, or where `/etc/pve` does not answer.
+/// The remaining lock of the guest, with the command that removes it, as a sentence to append;
+/// empty if there is none, or if `/etc/pve` does not answer.
 fn still_locked(root: &Root, vmid: Vmid) -> String {
     let words = || lock_in_words(root, vmid).ok().flatten();
     let words = bounded::within(&Watched::cluster(root), CLUSTER_LIMIT, words).ok().flatten();
@@ -296,7 +301,7 @@ fn back(run: Option<&Run>, all: usize, started: usize) -> String {
     }
 }
 
-/// Tells of what is not back, and of what has come back by itself meanwhile.
+/// Reports what is not back, and what has come back by itself meanwhile.
 pub fn told_of(root: &Root, vmid: Vmid, reason: &str, after: &str, partly: &Partly) -> Result<()> {
     let locked = still_locked(root, vmid);
     let of = format!("{reason}; {}{locked}", partly.numbers());
@@ -312,8 +317,8 @@ pub fn told_of(root: &Root, vmid: Vmid, reason: &str, after: &str, partly: &Part
     Ok(())
 }
 
-/// Tries what was set aside because its engine did not answer, until the engine has said something to it: its run is
-/// closed, and nobody else waits for the engine.
+/// Tries what was set aside because its engine did not answer, until the engine answers: its run is
+/// closed, and nothing else waits for the engine.
 fn see_to_left(root: &Root, vmid: Vmid) -> Result<()> {
     let (began, mut pause, mut told) = (Instant::now(), FIRST_PAUSE, false);
     // The next backup has its own guard.
@@ -345,7 +350,7 @@ fn see_to_left(root: &Root, vmid: Vmid) -> Result<()> {
     Ok(())
 }
 
-/// What has been told of a guest that is not back.
+/// What was already reported about a guest that is not back.
 #[derive(Default)]
 struct Told {
     after: &'static str,
@@ -354,7 +359,7 @@ struct Told {
 }
 
 impl Told {
-    /// Tells what is left: in the system's log once, and in a mail once where it is left for too long.
+    /// Reports what is not back: once in the system's log, and once in a mail if it takes too long.
     fn tell(&mut self, root: &Root, vmid: Vmid, reason: &str, left: String, since: Duration) {
         let message = format!("{reason}; its containers are not back yet: {left}");
         if !self.mailed && since >= PATIENCE {
@@ -368,7 +373,7 @@ impl Told {
     }
 }
 
-/// In stop mode the shutdown that vzdump asked for may come after its death.
+/// In stop mode, the shutdown that vzdump asked for may come after vzdump's death.
 fn may_still_go_down(run: &Run, died: Instant) -> bool {
     run.mode_used == Mode::Stop
         && run.job.worker.is_of_this_boot()
@@ -377,8 +382,8 @@ fn may_still_go_down(run: &Run, died: Instant) -> bool {
         && (died.elapsed() < SHUTDOWN_LIMIT || run.job.alive())
 }
 
-/// Brings back, at boot, what runs of dead jobs left at rest, and tries what earlier backups could not bring back. Returns
-/// a line for each guest that there was something to do for; each has so much time.
+/// At boot: starts what runs of dead jobs left stopped, and tries what earlier backups could not
+/// start. Returns a line for each guest with something to do; each guest has this much time.
 pub fn recover(root: &Root, limit: Duration) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     trial::clean_up_all(root, Duration::ZERO);
@@ -390,7 +395,8 @@ pub fn recover(root: &Root, limit: Duration) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// Brings back what a run of a dead job left at rest in a guest; what is not back by then has a guard.
+/// Starts what a run of a dead job left stopped in a guest; if something is not back by then, a
+/// guard takes over.
 pub fn recover_guest(root: &Root, vmid: Vmid, by: Actor, deadline: Instant) -> Vec<String> {
     let reason = match Runs::of(root).load(vmid) {
         Ok(Some(run)) if run.job.worker.alive() => return Vec::new(),
@@ -419,7 +425,7 @@ pub fn recover_guest(root: &Root, vmid: Vmid, by: Actor, deadline: Instant) -> V
             return vec![format!("guest {vmid}, after an interrupted backup: {back}")];
         }
         Ok(BroughtBack::Partly(partly)) => {
-            // The mail of a boot has this line.
+            // The mail about the boot has this line.
             if by == Actor::Recover {
                 let marked = left::mark_told(root, vmid);
                 marked
@@ -441,7 +447,7 @@ pub fn recover_guest(root: &Root, vmid: Vmid, by: Actor, deadline: Instant) -> V
     lines
 }
 
-/// Tries what earlier backups could not bring back; a line for each guest where something came of it.
+/// Tries what earlier backups could not start; returns a line for each guest with a result.
 fn recover_left(root: &Root, limit: Duration) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     for vmid in run::Left::guests(root)? {
@@ -462,8 +468,9 @@ fn recover_left(root: &Root, limit: Duration) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// Brings back a guest's containers, and takes away the lock of the dead backup, which would make the next one fail. At a
-/// job's start and at boot also the guest itself, where it was left frozen or down: the next backup is made of it as it is.
+/// Brings back a guest's containers, and takes away the lock of the dead backup, which would make
+/// the next one fail. At a job's start and at boot also the guest itself, where it was left frozen
+/// or down: the next backup is made of it as it is.
 pub fn bring_back_and_unlock(
     root: &Root,
     vmid: Vmid,
@@ -495,7 +502,8 @@ pub fn bring_back_and_unlock(
     Ok(brought_back)
 }
 
-/// Sees to it that there is a guard of a guest that is not back yet. Where there is one, the new one ends by itself.
+/// Makes sure that a guest that is not back yet has a guard. If there is one already, the new one
+/// ends by itself.
 pub fn watch(root: &Root, vmid: Vmid) -> Result<()> {
     let unit = format!("stillpoint-guard-{vmid}-{}", text::token());
     detach::start(root, &unit, &["guard", &vmid.to_string()])

@@ -1,4 +1,5 @@
-//! What could not be brought back, after its run was closed: it is looked at, tried again, and told of.
+//! Containers that could not be started, after their run was closed: they are checked, tried again,
+//! and reported.
 
 use std::collections::{HashMap, HashSet};
 use std::thread;
@@ -18,28 +19,30 @@ use crate::run::{By, Failures, Fate, Left, LeftContainer, Quiesced, Run, Runs, S
 use crate::sys::{Root, clock};
 use crate::vzdump::Vmid;
 
-/// A unit of the guest that makes its stack anew (`Restart=always`) has done so within this, after it was removed.
+/// A unit of the guest that creates its stack again (`Restart=always`) has done so within this time
+/// after the removal.
 pub const ANEW: Duration = Duration::from_secs(10);
 
-/// How often it is looked for meanwhile.
+/// How often to check for it meanwhile.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// An engine that does not answer within this is as good as not up.
+/// An engine that does not answer within this time counts as not running.
 const PING_LIMIT: Duration = Duration::from_secs(2);
 
-/// For the guest's lock before a look: another look takes less, and whoever brings something back takes longer.
+/// For the guest's lock before a check: another check takes less, and a process that starts
+/// containers takes longer.
 const SIGHT_LOCK_LIMIT: Duration = Duration::from_secs(1);
 
-/// For the lock of a guest that nobody waits for.
+/// For the lock of a guest that nothing waits for.
 const LOCK_LIMIT: Duration = Duration::from_secs(5);
 
-/// Sets aside what is not back of a run that closes, and leaves the rest of it in the note in the guest, so that the next
-/// start of the guest tries it, and so does a restore of the next backup.
+/// Sets aside the containers of a closing run that are not back, and leaves them in the note in the
+/// guest, so that the next start of the guest tries them, as does a restore of the next backup.
 pub fn set_aside(root: &Root, run: &Run) -> Result<()> {
     if run.quiesce.is_none() {
         return Ok(());
     }
-    // A list that cannot be read says nothing any more.
+    // A list that cannot be read is replaced.
     let before = Left::load(root, run.vmid).ok();
     let mut left = before.clone().unwrap_or_else(|| Left::none(run.vmid));
     left.take_in(run);
@@ -50,8 +53,8 @@ pub fn set_aside(root: &Root, run: &Run) -> Result<()> {
     Ok(())
 }
 
-/// A guest that is down keeps its note: it starts nothing that somebody else has started since. What the guest makes of
-/// its own file system is its own affair.
+/// A guest that is down keeps its note, which starts nothing that somebody else has started since.
+/// What the guest does to its own files is not our concern.
 fn leave_note(root: &Root, vmid: Vmid, run: &str, left: &Left) {
     let Ok(State::Running(guest)) = State::of(root, vmid) else { return };
     if guest.is_frozen() {
@@ -66,9 +69,9 @@ fn leave_note(root: &Root, vmid: Vmid, run: &str, left: &Left) {
     };
 }
 
-/// Looks at what is left of a guest, starts nothing, and lets go of what runs, was removed, or was started by somebody.
-/// Returns what is not back. Where somebody else is at work on the guest, or its engine does not answer, what was known
-/// is still so.
+/// Checks a guest's list without starting anything, and removes what runs, was removed, or was
+/// started by somebody. Returns what is not back. If another process works on the guest, or its
+/// engine does not answer, the list stays as it is.
 pub fn sight(root: &Root, vmid: Vmid, deadline: Instant) -> Result<Vec<LeftContainer>> {
     if Left::load(root, vmid)?.containers.is_empty() {
         return Ok(Vec::new());
@@ -109,7 +112,7 @@ pub fn sight_locked(root: &Root, vmid: Vmid, deadline: Instant) -> Result<Vec<Le
     take_out(root, left, &run, &ids, (Actor::Somebody, "it was seen running or removed"))
 }
 
-/// What is known of a container that was left down, now that it is seen.
+/// The new knowledge about a container of the list after inspecting it.
 fn seen(container: &Container, started_at: &str) -> Fate {
     match container.status {
         Status::Running => Fate::Back,
@@ -121,7 +124,8 @@ fn seen(container: &Container, started_at: &str) -> Fate {
     }
 }
 
-/// Tries once more to bring back what is left of a guest; the caller holds its lock. Returns what is not back.
+/// Tries once more to start what is left of a guest; the caller holds its lock. Returns what is not
+/// back.
 pub fn try_again(
     root: &Root,
     vmid: Vmid,
@@ -134,13 +138,13 @@ pub fn try_again(
     }
     let mut run = as_run(&left);
     let ids = left.ids();
-    // Why not all are back is kept with each of them.
+    // The reason is kept with each container.
     let _ = resume(root, &mut run, deadline, Duration::ZERO, Duration::ZERO);
     take_out(root, left, &run, &ids, errand)
 }
 
-/// Takes in how the containers of the list were found and journals what is back. `ids`: what the run's containers were
-/// known by before a successor took a place. Returns what is not back.
+/// Updates the list from the results of a run made of it, and journals what is back. `ids`: the ids
+/// of the run's containers before successors took their places. Returns what is not back.
 pub fn take_out(
     root: &Root,
     mut left: Left,
@@ -159,7 +163,8 @@ pub fn take_out(
         };
         let over = match &step.fate {
             Fate::Back | Fate::Finished | Fate::Left(_) | Fate::HeldBack(_) => true,
-            // What somebody has removed since is nobody's loss; what was removed during the backup is.
+            // A container that somebody has removed since does not count as missing; one that was
+            // removed during the backup does.
             Fate::Gone => !entry.removed,
             Fate::Open | Fate::Failed(_) => false,
         };
@@ -186,13 +191,14 @@ pub fn take_out(
         }
         Journal::of(root).append(&Record::Recovered(recovered(&of_run, by, reason)))?;
     }
-    // Whoever reads both finds it in one of them at any time.
+    // A reader of both finds it in at least one of them at any time.
     left.save(root)?;
     leave_note(root, left.vmid, &left.run.clone(), &left);
     Ok(left.containers)
 }
 
-/// How a container that was left down is journalled: one that somebody has removed since is nobody's loss.
+/// How a container of the list is journalled: one that somebody has removed since does not count as
+/// missing.
 fn outcome(entry: &LeftContainer, step: &Step) -> Step {
     let mut step = step.clone();
     if step.fate == Fate::Gone && !entry.removed {
@@ -201,7 +207,7 @@ fn outcome(entry: &LeftContainer, step: &Step) -> Step {
     step
 }
 
-/// Lets go of all that is left of a guest, on a person's word. Returns how many containers that were.
+/// Empties a guest's list on an admin's request. Returns how many containers it had.
 pub fn forget(root: &Root, vmid: Vmid) -> Result<usize> {
     let _lock = Runs::of(root).lock(vmid, Instant::now() + LOCK_LIMIT)?;
     let left = Left::load(root, vmid)?;
@@ -218,15 +224,15 @@ fn let_go(root: &Root, left: Left, by: Actor, why: &str) -> Result<Vec<LeftConta
     take_out(root, left, &run, &ids, (by, why))
 }
 
-/// The list as a run, of which nothing is known but what a note would say.
+/// The list as a run, with no more knowledge than a note has.
 fn as_run(left: &Left) -> Run {
     let mut run = note::run_of(left.as_note(), left.vmid, By::Note);
     run.root_volume.clone_from(&left.root_volume);
     run
 }
 
-/// Tells by mail, once, of what is not back in this guest. What was removed is looked for until it had its time to come
-/// back by itself. Returns what is not back.
+/// Sends one mail about what is not back in this guest. Removed containers are looked for until
+/// they had time to come back by themselves. Returns what is not back.
 pub fn tell(root: &Root, vmid: Vmid, reason: &str, deadline: Instant) -> Result<Vec<Lost>> {
     let mut left = sight(root, vmid, deadline)?;
     while left.iter().any(|left| left.removed && !left.told && is_young(left))
@@ -249,7 +255,7 @@ fn is_young(left: &LeftContainer) -> bool {
     since.is_ok_and(|since| (clock::now() - since).to_std().is_ok_and(|age| age < ANEW))
 }
 
-/// Marks what is not back of a guest as told of; returns whether it was this call that marked something.
+/// Marks what is not back of a guest as reported; returns whether this call has marked something.
 pub fn mark_told(root: &Root, vmid: Vmid) -> Result<bool> {
     let _lock = Runs::of(root).lock(vmid, Instant::now() + LOCK_LIMIT)?;
     mark_told_locked(root, vmid)
@@ -266,7 +272,7 @@ pub fn mark_told_locked(root: &Root, vmid: Vmid) -> Result<bool> {
     Ok(untold)
 }
 
-/// Looks whether what was removed while the backup was made is there again, made anew by somebody.
+/// Checks whether somebody has created again what was removed during the backup.
 pub fn look_for_removed(root: &Root, run: &mut Run, deadline: Instant) {
     if !run.not_back().any(|step| step.is_removed()) {
         return;
@@ -293,7 +299,7 @@ fn engines_of(root: &Root, vmid: Vmid, deadline: Instant) -> Option<Engines> {
     Some(Engines::of(&guest).ok()?.answering(limit))
 }
 
-/// The containers that run now, each of which can stand in the place of one that was removed.
+/// The running containers that can take the place of a removed one.
 struct Anew {
     known: HashSet<String>,
     running: Vec<Container>,
@@ -314,7 +320,7 @@ impl Anew {
         Anew { known: HashSet::new(), running }
     }
 
-    /// One of the removed one's name, or of its service; each is taken once.
+    /// One with the removed one's name, or of its service; each is used once.
     fn take(
         &mut self,
         name: &str,

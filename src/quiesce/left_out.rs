@@ -1,5 +1,5 @@
-//! What a backup of a guest does not hold of its containers: data on volumes that vzdump passes over, and an engine whose
-//! own directories lie there.
+//! What a guest's backup does not contain of its containers: data on volumes that vzdump skips, and
+//! engines whose own directories are there.
 
 use std::time::Instant;
 
@@ -9,14 +9,15 @@ use crate::guest::{Guest, LeftOut, Volumes};
 use crate::run::Step;
 use crate::sys::text::{count, printable};
 
-/// What is kept of the paths of all containers of a guest, in bytes: its run has to fit into a file of 16 MiB.
+/// How many bytes of paths of all containers of a guest are kept: its run must fit into a file of
+/// 16 MiB.
 const ROOM: usize = 4 << 20;
 
-/// So many containers are named in a reason; the journal names them all.
+/// How many containers a reason names; the journal names them all.
 const MOST_NAMED: usize = 20;
 
-/// Follows the links in the guest on the way to the data of these containers; returns what a person should know where
-/// that cannot be done.
+/// Follows the links in the guest on the way to the data of these containers; returns what a person
+/// should know where that cannot be done.
 pub fn follow_links(
     volumes: &mut Volumes,
     guest: &Guest,
@@ -27,7 +28,7 @@ pub fn follow_links(
     volumes.follow(guest, data.map(|data| data.path.as_str()).chain([CONTAINERD]))
 }
 
-/// The paths of containers that are not in the backup, as far as they are named.
+/// The paths of containers that are not in the backup, up to the limit.
 pub struct Paths<'a> {
     volumes: &'a Volumes,
     room: usize,
@@ -36,12 +37,12 @@ pub struct Paths<'a> {
 }
 
 impl Paths<'_> {
-    /// Those of a guest with these volumes.
+    /// For a guest with these volumes.
     pub fn new(volumes: &Volumes) -> Paths<'_> {
         Paths { volumes, room: ROOM, cut: false }
     }
 
-    /// Where data of a container lies that is not in the backup, each path once.
+    /// Paths of a container's data that are not in the backup, each once.
     pub fn of(&mut self, container: &Container) -> Vec<String> {
         let mut paths: Vec<String> = Vec::new();
         for path in container.data.iter().flat_map(|data| self.volumes.left_out_of(data)) {
@@ -61,7 +62,7 @@ impl Paths<'_> {
 }
 
 impl Plan {
-    /// Asks all engines where they keep their containers, and takes their answers into the plan.
+    /// Asks all engines where they keep their containers, and adds the answers to the plan.
     pub fn see_engines(&mut self, engines: &Engines, volumes: &Volumes, deadline: Instant) {
         let reachable: Vec<Engine> = engines.reachable().cloned().collect();
         let answers = at_once(&reachable, |engine| engine.info(deadline));
@@ -70,14 +71,14 @@ impl Plan {
         }
     }
 
-    /// Takes in where the engine with this socket keeps its containers, where that is not in the backup: then none of
-    /// them is.
+    /// Adds to the plan where the engine with this socket keeps its containers, if that is not in
+    /// the backup: then none of them is.
     fn see_engine(&mut self, socket: &str, info: Result<&Info, &Error>, volumes: &Volumes) {
         let is_its = |step: &Step| step.engine == socket;
         let any = self.steps.iter().any(is_its);
         let info = match info {
             Ok(info) => info,
-            // One that does not say what runs either is reported with that.
+            // If the engine does not list its containers either, that is already reported.
             Err(_) if !any => return,
             Err(error) => {
                 self.notes.push(format!(
@@ -120,7 +121,7 @@ impl Plan {
         }
     }
 
-    /// The containers of an engine that run, by name; else how many it has.
+    /// The running containers of an engine by name, or if there are none, how many it has.
     fn affected(&self, socket: &str, all: u64) -> String {
         let names: Vec<String> = self
             .steps

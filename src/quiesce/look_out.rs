@@ -1,4 +1,4 @@
-//! Looking, when everything is back, whether it stays so. Nobody of vzdump waits for that.
+//! Watches, after everything is back, whether it stays so. vzdump does not wait for this.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,25 +18,25 @@ use crate::sys::text::count;
 use crate::sys::{Root, look};
 use crate::vzdump::Vmid;
 
-/// How often is looked: a container that has given up is down for so long and no longer.
+/// How often to check: a container that has given up is down for at most this long.
 pub const LOOK: Duration = Duration::from_secs(1);
 
-/// Whoever holds the guest's lock knows better for now.
+/// A process that holds the guest's lock knows more at the moment.
 const LOCK_LIMIT: Duration = Duration::from_millis(500);
 
-/// For one look at a handful of containers.
+/// For one check of a handful of containers.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
-/// For bringing back what has given up.
+/// For starting what has given up.
 const TRY_LIMIT: Duration = Duration::from_secs(120);
 
-/// A guest that is not back by then is worth a mail.
+/// If a guest is not back by then, a mail is sent.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 const NOT_BACK: &str = "not everything was back after the backup";
 
-/// Looks once whether what this run has started is up. What has given up is open again afterwards; a run of which nothing
-/// is left to look at is ended, where its backup is over.
+/// Checks once whether what this run has started is up. A container that has given up is open again
+/// afterwards. A run with nothing left to watch is ended if its backup is over.
 pub fn look_once(root: &Root, run: &Run) -> Result<()> {
     let _keeping = look::keep();
     let runs = Runs::of(root);
@@ -54,15 +54,15 @@ pub fn look_once(root: &Root, run: &Run) -> Result<()> {
     }
     runs.save(&run)?;
     if run.journalled.is_done() && run.is_open() {
-        // The record of the backup says that it is back.
+        // The backup's record says that it is back.
         let record = recovered(&run, Actor::Guard, NOT_BACK);
         Journal::of(root).append(&Record::Recovered(record))?;
     }
     Ok(())
 }
 
-/// Stays with a run whose backup is over until everything is back and has been seen to stay up, or something is to be done
-/// for the guest itself.
+/// Stays with a run whose backup is over, until everything is back and has stayed up, or something
+/// has to be done for the guest itself.
 pub fn stand_by(root: &Root, vmid: Vmid, id: &str) -> Result<()> {
     let _keeping = look::keep();
     let began = Instant::now();
@@ -71,11 +71,11 @@ pub fn stand_by(root: &Root, vmid: Vmid, id: &str) -> Result<()> {
     loop {
         let run = match Runs::of(root).load(vmid)? {
             Some(run) if run.id == id && left_behind(root, &run).is_none() => run,
-            // Ended, or the next backup's.
+            // It has ended, or this is the next backup's run.
             Some(_) | None => return Ok(()),
         };
         if run.is_looked_at() && !run.is_open() {
-            // What it could not learn it learns at the next look.
+            // If this look fails, the next one follows.
             let _ = look_once(root, &run);
         } else if is_silent(root, &run) {
             told.not_yet(
@@ -99,15 +99,15 @@ pub fn stand_by(root: &Root, vmid: Vmid, id: &str) -> Result<()> {
     }
 }
 
-/// Whether the engines of what is not back are there and do not answer. Asked without the guest's lock, which the hook of
-/// the next backup may want meanwhile.
+/// Whether the engines of what is not back exist and do not answer. Asked without the guest's lock,
+/// which the hook of the next backup may need meanwhile.
 fn is_silent(root: &Root, run: &Run) -> bool {
     let is_up =
         matches!(State::of(root, run.vmid), Ok(State::Running(guest)) if !guest.is_frozen());
     run.is_open() && is_up && not_here(root, run).is_none() && !an_engine_answers(root, run)
 }
 
-/// What has been told of a guest that was not back when its backup was over.
+/// What was already reported about a guest that was not back when its backup was over.
 #[derive(Default)]
 struct Told {
     left: String,
@@ -115,7 +115,7 @@ struct Told {
 }
 
 impl Told {
-    /// In the system's log once, and in a mail once where it takes too long.
+    /// Reports once in the system's log, and once in a mail if it takes too long.
     fn not_yet(&mut self, root: &Root, vmid: Vmid, why: String, since: Duration) {
         let message = format!("{NOT_BACK}: {why}");
         if !self.mailed && since >= PATIENCE {
@@ -128,7 +128,7 @@ impl Told {
         self.left = why;
     }
 
-    /// Who was mailed that it is not back is mailed that it is.
+    /// Sends a mail that it is back, if one was sent that it is not.
     fn back(&mut self, root: &Root, vmid: Vmid, number: usize) {
         let message = format!("{NOT_BACK}; {} started since", count(number, "container"));
         if std::mem::take(&mut self.mailed) {
@@ -139,8 +139,8 @@ impl Told {
     }
 }
 
-/// As [`stand_by`], for a run that was made from the note in a guest, and which the record tells of already. Ends where a
-/// backup of the guest begins, and at `deadline`.
+/// As [`stand_by`], for a run that was made from the note in a guest and is already journalled.
+/// Ends when a backup of the guest begins, and at `deadline`.
 pub fn stand_by_note(root: &Root, mut run: Run, deadline: Instant) -> Result<()> {
     let _keeping = look::keep();
     let runs = Runs::of(root);

@@ -1,4 +1,4 @@
-//! What a restored guest has lost, for the backup did not hold it.
+//! What a restored guest has lost, because the backup did not contain it.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -15,10 +15,10 @@ use crate::sys::text::{count, printable};
 /// For asking the engines how many containers they have.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// So many containers are named.
+/// How many containers are named.
 const MOST: usize = 20;
 
-/// Looks, once a guest has settled by the note in it, what the backup did not hold: one sentence each.
+/// After a guest has settled by its note: what the backup did not contain, one sentence each.
 pub fn lost(root: &Root, run: &Run) -> Vec<String> {
     let steps: Vec<&Step> = run.quiesce.iter().flat_map(|quiesce| &quiesce.steps).collect();
     let all_gone = !steps.is_empty() && steps.iter().all(|step| step.fate == Fate::Gone);

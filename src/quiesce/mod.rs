@@ -1,4 +1,4 @@
-//! Bringing a guest's containers to rest for the instant of the copy, and always back.
+//! Stops a guest's containers for the instant of the copy, and always starts them again.
 
 mod addresses;
 mod bring_back;

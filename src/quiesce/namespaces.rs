@@ -1,25 +1,27 @@
-//! Containers that start only while others run: they are in their namespaces (`network_mode: container:ID`, or
-//! `service:NAME` as compose writes it, likewise for processes and IPC), or linked to them.
+//! Containers that can start only while others run: they join their namespaces
+//! (`network_mode: container:ID`, or `service:NAME` in compose; likewise for processes and IPC), or
+//! are linked to them.
 
 use std::collections::HashMap;
 
 use crate::config::Strategy;
 use crate::engine::{Container, Status};
 
-/// The shortest beginning of an id that is taken for it.
+/// The shortest prefix of an id that counts as the id.
 const SHORT_ID: usize = 12;
 
-/// For each container, the places of those that have to run when it starts; `None` among them for one that does not run.
+/// For each container, the indices of those that must run when it starts; `None` stands for one
+/// that does not run.
 pub struct Needs(Vec<Vec<Need>>);
 
 struct Need {
     owner: Option<usize>,
-    /// It is in the other's namespace, and not merely linked to it.
+    /// It joins the other's namespace, and is not merely linked to it.
     shares: bool,
 }
 
 impl Needs {
-    /// Finds what the containers of one survey need among themselves: nobody else runs.
+    /// Finds the needs among the containers of one survey; no others run.
     pub fn of(containers: &[Container]) -> Needs {
         let mut places: HashMap<(&str, &str), usize> = HashMap::new();
         for (index, container) in containers.iter().enumerate() {
@@ -28,7 +30,8 @@ impl Needs {
                 places.insert((&container.engine, reference), index);
             }
         }
-        // One that somebody has paused is not ours to let go on, and who has to join a process that is frozen waits for it.
+        // One that somebody has paused is not ours to let go on, and who has to join a process that
+        // is frozen waits for it.
         let runs = |index: &usize| containers[*index].status == Status::Running;
         let needs = containers.iter().map(|container| {
             let need = |reference: &String, shares| {
@@ -41,19 +44,20 @@ impl Needs {
         Needs(needs.collect())
     }
 
-    /// Those that run and that this one needs.
+    /// The running containers that this one needs.
     pub fn owners(&self, index: usize) -> impl Iterator<Item = usize> + '_ {
         self.0[index].iter().filter_map(|need| need.owner)
     }
 
-    /// Whether it needs one that does not run: once stopped, it cannot start.
+    /// Whether it needs one that does not run: then it could not start again.
     pub fn is_orphan(&self, index: usize) -> bool {
         self.0[index].iter().any(|need| need.owner.is_none())
     }
 
-    /// Takes `Stop` from every container in whose namespace one is that is not stopped with it: a network that is made
-    /// anew is not the one that the other is in, and a process namespace takes its processes along. `actions` has one entry
-    /// a container, `None` for what is not touched. Returns whom it took it from.
+    /// Changes `Stop` to `Pause` for each container whose namespace is joined by one that is not
+    /// stopped: a restarted network is not the one that the other has joined, and the end of a
+    /// process namespace ends its processes. `actions` has one entry for each container, `None` for
+    /// one that is not touched. Returns the changed containers.
     pub fn spare_owners(&self, actions: &mut [Option<Strategy>]) -> Vec<usize> {
         let mut spared = Vec::new();
         let mut stays: Vec<usize> =

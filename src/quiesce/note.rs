@@ -1,4 +1,4 @@
-//! The note in the guest that says what was running, and the run that can be made from it.
+//! The note in the guest about what ran, and the run made from it.
 
 use std::collections::HashSet;
 use std::io::ErrorKind;
@@ -16,35 +16,35 @@ use crate::vzdump::{GuestType, Job, Mode, Vmid};
 /// A plan of ten thousand containers.
 const LIMIT: u64 = 16 << 20;
 
-/// Writes the note of a run into its guest, durably; with what earlier backups left not back, so that a restore tries
-/// that too.
+/// Writes the note of a run into its guest, durably; including what earlier backups left not back,
+/// so that a restore tries that too.
 pub fn write(root: &Root, run: &Run, guest: &Guest) -> Result<()> {
     let mut note = Quiesced::of(run);
     let known: HashSet<String> = note.containers.iter().map(|it| it.id.clone()).collect();
-    // A list that cannot be read keeps no guest from being backed up.
+    // A list that cannot be read must not prevent a backup.
     if let Ok(left) = Left::load(root, run.vmid) {
         note.containers.extend(left.noted().filter(|it| !known.contains(&it.id)));
     }
     replace(&note, guest)
 }
 
-/// Puts a note in the place of the one in a guest, durably.
+/// Replaces the note in a guest, durably.
 pub fn replace(note: &Quiesced, guest: &Guest) -> Result<()> {
     let content = serde_json::to_vec_pretty(note)?;
     Ok(guest.tree.replace(QUIESCED_DIRECTORY, QUIESCED_FILE, &content)?)
 }
 
-/// What there is in the note's place in a guest.
+/// What is at the note's place in a guest.
 pub enum Found {
     Nothing,
     Note(Quiesced),
-    /// Something that is no note of ours, or too large a one; in words.
+    /// Not a valid note, or too large; in words.
     Unusable(String),
 }
 
 /// Looks for the note in a guest.
 pub fn find(guest: &Guest) -> Result<Found> {
-    // What keeps us out of the guest says nothing of the note.
+    // An error here says nothing about the note.
     guest.tree.reach()?;
     let path = format!("{QUIESCED_DIRECTORY}/{QUIESCED_FILE}");
     Ok(match guest.tree.read(&path, LIMIT) {
@@ -58,7 +58,7 @@ pub fn find(guest: &Guest) -> Result<Found> {
     })
 }
 
-/// Reads the note in a guest; `None` where there is none, or none that is understood.
+/// Reads the note in a guest; `None` if there is none, or no valid one.
 pub fn read(guest: &Guest) -> Result<Option<Quiesced>> {
     Ok(match find(guest)? {
         Found::Note(note) => Some(note),
@@ -74,7 +74,7 @@ pub fn remove(run_id: &str, guest: &Guest) -> Result<()> {
     Ok(())
 }
 
-/// A run as far as the note in a guest knows it; its job is nobody's.
+/// A run with what the note in a guest contains; it belongs to no job.
 pub fn run_of(note: Quiesced, vmid: Vmid, by: By) -> Run {
     let nobody = Process { pid: 0, started: 0, boot: String::new() };
     let noted = Some(note.vmid).filter(|_| by == By::Note);

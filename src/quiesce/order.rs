@@ -1,4 +1,4 @@
-//! Work on many things in parallel, each after the things it waits for.
+//! Runs work on many things in parallel, each after the things that it waits for.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -7,32 +7,32 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
-/// Threads at the most. Their stacks are small: a guest may name ten thousand containers.
+/// The most threads at once. Their stacks are small: a guest may name ten thousand containers.
 const PARALLEL: usize = 32;
 const STACK: usize = 256 * 1024;
 
-/// How often a coordinator that waits looks up.
+/// How often a waiting coordinator wakes up.
 const TICK: Duration = Duration::from_millis(20);
 
-/// What the coordinator is told; its answer says whether to go on.
+/// An event for the observer, whose answer says whether to continue.
 pub enum Event<T> {
     /// The work on this one begins.
     Begins(usize),
     /// It has ended with this result.
     Done(usize, T),
-    /// Some have ended, and what waited for them has begun: it may be written down without holding up anything.
-    /// What ends meanwhile is told before the next time, all of it: writing takes its time, on some disks more than a
-    /// container takes to stop.
+    /// Some have ended, and what waited for them has begun: now the results can be written without
+    /// a delay. Results that arrive meanwhile come together before the next of these events,
+    /// because on some disks a write takes longer than a container takes to stop.
     WriteDown,
     /// Nothing has happened for a moment.
     Look,
 }
 
-/// Calls `work(i)` for every `i` of `waits_for`, in parallel, each when all that it waits for are done. `observe`
-/// is told on the calling thread; when it answers with a break, nothing more is begun and what is under way is
-/// not waited for (its threads end by themselves, or with the process).
+/// Calls `work(i)` for every `i` of `waits_for`, in parallel, each after everything that it waits
+/// for. `observe` is called on the calling thread; if it returns a break, nothing more is begun and
+/// running work is not waited for (its threads end by themselves, or with the process).
 ///
-/// `waits_for` must have no cycle; see [`acyclic`].
+/// `waits_for` must have no circle; see [`acyclic`].
 pub fn in_order<T, W>(
     waits_for: &[Vec<usize>],
     work: W,
@@ -41,7 +41,7 @@ pub fn in_order<T, W>(
     T: Send + 'static,
     W: Fn(usize) -> T + Send + Sync + 'static,
 {
-    // A break needs no answer: returning is all that it asks for.
+    // A break needs no further action than returning.
     let _ = coordinate(waits_for, Arc::new(work), &mut observe);
 }
 
@@ -67,12 +67,12 @@ where
             observe(Event::Begins(index))?;
             let (work, sender) = (Arc::clone(&work), sender.clone());
             let started = thread::Builder::new().stack_size(STACK).spawn(move || {
-                // Nobody listens any more where the coordinator has returned.
+                // Nobody receives it if the coordinator has returned.
                 let _ = sender.send((index, work(index)));
             });
             match started {
                 Ok(_) => under_way += 1,
-                // No thread to be had now: one that is under way will make room, else a pause may.
+                // No thread can be started now: a running one will make room, or a pause helps.
                 Err(_) => {
                     ready.push_front(index);
                     if under_way == 0 {
@@ -103,7 +103,7 @@ where
     }
 }
 
-/// For each index, those that wait for it.
+/// For each index, the indices that wait for it.
 pub fn turned_round(waits_for: &[Vec<usize>]) -> Vec<Vec<usize>> {
     let mut waiting: Vec<Vec<usize>> = vec![Vec::new(); waits_for.len()];
     for (index, others) in waits_for.iter().enumerate() {
@@ -114,7 +114,7 @@ pub fn turned_round(waits_for: &[Vec<usize>]) -> Vec<Vec<usize>> {
     waiting
 }
 
-/// The indices, each after those it waits for; what waits in a circle is left out.
+/// The indices, each after those that it waits for; indices in a circle are left out.
 pub fn sorted(waits_for: &[Vec<usize>]) -> Vec<usize> {
     let mut missing: Vec<usize> = waits_for.iter().map(Vec::len).collect();
     let waiting = turned_round(waits_for);
@@ -132,8 +132,8 @@ pub fn sorted(waits_for: &[Vec<usize>]) -> Vec<usize> {
     order
 }
 
-/// Takes out of `waits_for` what would make something wait for itself, or for what is not there: where only
-/// circles are left, the first thing in them waits no more. Returns how many waits were taken out.
+/// Removes from `waits_for` what would make something wait for itself, or for what does not exist:
+/// if only circles are left, the first one in them waits no more. Returns how many were removed.
 pub fn acyclic(waits_for: &mut [Vec<usize>]) -> usize {
     let waiting = turned_round(waits_for);
     let mut missing: Vec<usize> = waits_for.iter().map(Vec::len).collect();
@@ -193,7 +193,7 @@ mod tests {
     fn what_does_not_wait_is_done_at_once() {
         let barrier = Arc::new(std::sync::Barrier::new(3));
         let mut count = 0;
-        // Each waits for the two others: done only if all three are under way together.
+        // Each waits for the two others: this ends only if all three run at the same time.
         in_order(
             &[vec![], vec![], vec![]],
             move |_| {
@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(count, 3);
     }
 
-    /// Tells, when its thread ends, that it has ended: what the thread sent is then there to be received.
+    /// Counts when its thread ends: what the thread has sent can then be received.
     struct Ended(Arc<AtomicUsize>);
 
     impl Drop for Ended {

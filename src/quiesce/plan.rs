@@ -13,29 +13,29 @@ use crate::run::{HealthBefore, MOST_DEPENDENCIES, QuiescedContainer, Step};
 use crate::sys::text;
 use crate::vzdump::Vmid;
 
-/// The label with which a container says how it wants to be quiesced: `stop`, `pause` or `none`.
+/// The label that sets how a container is quiesced: `stop`, `pause` or `none`.
 pub const STRATEGY_LABEL: &str = "stillpoint.quiesce";
 
-/// The label with a command that is run in the container before it is brought to rest.
+/// The label with a command to run in the container before it is stopped or paused.
 pub const BEFORE_LABEL: &str = "stillpoint.before";
 
-/// The label with a command that is run in the container once it is back.
+/// The label with a command to run in the container once it is back.
 pub const AFTER_LABEL: &str = "stillpoint.after";
 
-/// What will be done to the containers of a guest.
+/// What will be done with the containers of a guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     pub steps: Vec<Step>,
     /// How many containers somebody has paused before; they stay so.
     pub paused_before: usize,
-    /// What a person should know about it.
+    /// What an admin should know about it.
     pub notes: Vec<String>,
-    /// Why the backup does not hold the containers themselves, if so.
+    /// Why the backup does not contain the containers themselves, if so.
     pub incomplete: Option<String>,
 }
 
-/// Decides what is done to which container, and in which order. Only running ones are touched: what was
-/// paused, restarting or stopped before is left as it is.
+/// Decides what is done with which container, and in which order. Only running ones are touched:
+/// those that were paused, restarting or stopped before are not.
 pub fn plan(vmid: Vmid, containers: &[Container], settings: &Settings, volumes: &Volumes) -> Plan {
     let mut plan = Plan::default();
     for container in containers.iter().filter(|container| container.status == Status::Restarting) {
@@ -99,7 +99,7 @@ pub fn plan(vmid: Vmid, containers: &[Container], settings: &Settings, volumes: 
     plan
 }
 
-/// What is done to each container; `None` for those that are not touched.
+/// The action for each container; `None` for those that are not touched.
 fn actions(
     containers: &[Container],
     needs: &Needs,
@@ -151,7 +151,8 @@ fn strategy(container: &Container, default: Strategy) -> (Strategy, Option<Strin
         }
     };
     // Stopping a --rm container deletes it; for a stopped task Swarm starts another container on
-    // the same volumes. The command of a one-off would begin anew: an import, a migration.
+    // the same volumes; the command of a one-off, such as an import or a migration, would run
+    // again.
     let only_once = container.auto_remove || container.is_swarm_task() || container.is_one_off();
     if wanted == Strategy::Stop && only_once {
         return (Strategy::Pause, note);
@@ -159,8 +160,8 @@ fn strategy(container: &Container, default: Strategy) -> (Strategy, Option<Strin
     (wanted, note)
 }
 
-/// For each of the running containers, given by their places, those of them that depend on it: by what compose says of
-/// its project in the same engine, and by the namespaces that they share.
+/// For each of the running containers, given by index, those of them that depend on it: by
+/// compose's labels within its project and engine, and by shared namespaces.
 fn dependents(
     containers: &[Container],
     running: &[usize],
@@ -193,7 +194,7 @@ fn dependents(
                 notes.push("there are too many dependencies; some are ignored".to_string());
                 return dependents;
             }
-            // The indices come in order: one that is there already is the last.
+            // The indices come in ascending order, so a duplicate is the last one.
             if dependents[*other].last() != Some(&place) {
                 dependents[*other].push(place);
             }
@@ -203,23 +204,24 @@ fn dependents(
 }
 
 impl Plan {
-    /// The time limit for the whole: the configured one, or the longest chain of the containers' own stop
-    /// timeouts where that is longer, and always below the hold limit and within half of the guest's budget.
+    /// The limit for stopping everything: the configured one, or the longest chain of the
+    /// containers' own stop timeouts if that is longer; always below the hold limit and within half
+    /// of the guest's budget.
     pub fn time_limit(&self, settings: &Settings) -> Duration {
         let chain = self.longest_chain();
         let most = settings.quiesce.hold_limit.mul_f32(0.9).min(settings.quiesce.budget / 2);
         settings.quiesce.time_limit.max(chain).min(most)
     }
 
-    /// How long stopping everything takes where each container needs the whole of its own stop timeout.
+    /// How long stopping everything takes if each container needs its full stop timeout.
     pub fn longest_chain(&self) -> Duration {
         let own = |step: &Step| if step.action == Strategy::Stop { step.stop_timeout } else { 0 };
         let chain = self.accumulate(own).into_iter().max();
-        // What the engine needs beyond the timeout to kill and to clean up.
+        // How long the engine needs after the timeout to kill and clean up.
         Duration::from_secs(chain.unwrap_or(0)).saturating_add(Duration::from_secs(5))
     }
 
-    /// The steps in the order of stopping, those that are stopped together in one wave.
+    /// The steps in stop order; those in one wave are stopped together.
     pub fn waves(&self) -> Vec<Vec<&Step>> {
         let wave_of = self.accumulate(|_| 1);
         let mut waves = vec![Vec::new(); wave_of.iter().max().copied().unwrap_or(0) as usize];

@@ -11,11 +11,11 @@ use crate::sys::{clock, text};
 /// The exit code of a process that SIGKILL has ended: 128 and the signal's number.
 const KILLED: i64 = 137;
 
-/// The label of a container that bears being killed: `ok`.
+/// The label of a container that may be killed without harm: `ok`.
 const KILLED_LABEL: &str = "stillpoint.killed";
 
-/// Looks, before anything is brought back, whether what was brought to rest still is: a grade is proven, not
-/// assumed. What is not goes into the run's reasons.
+/// Before anything is started again, checks whether everything is still at rest: a grade is proven,
+/// not assumed. Deviations become reasons of the run.
 pub fn prove(run: &mut Run, engines: &Engines, deadline: Instant) {
     let steps: Vec<Step> = run.quiesce.iter().flat_map(|quiesce| quiesce.steps.clone()).collect();
     for (index, step) in steps.iter().enumerate().filter(|(_, step)| step.fate == Fate::Open) {
@@ -42,7 +42,8 @@ pub fn prove(run: &mut Run, engines: &Engines, deadline: Instant) {
         }
     }
     for why in engines.unreachable().map(|site| site.to_string()) {
-        // What is known already, of its own containers or since the plan was made, is not said twice.
+        // What is already known, about its own containers or since the plan was made, is not added
+        // twice.
         if !run.unrest.iter().any(|known| known.contains(&why)) {
             run.disturb(format!("it can't be proven that nothing was started: {why}"));
         }
@@ -50,7 +51,8 @@ pub fn prove(run: &mut Run, engines: &Engines, deadline: Instant) {
     run.proof.done();
 }
 
-/// What can be said against containers that the plan does not know: those that run, or may have run since it began.
+/// Reasons about containers that are not in the plan: those that run, or may have run since it
+/// began.
 fn newcomers(
     steps: &[Step],
     began: Option<DateTime<Utc>>,
@@ -73,7 +75,7 @@ fn newcomers(
     Ok(reasons)
 }
 
-/// One that is between two of its restarts has not run where its last end was before.
+/// A container between two restarts has not run since then if its last end was before.
 fn ran(container: &Container, began: Option<DateTime<Utc>>) -> Option<String> {
     let name = text::printable(&container.name, 80);
     match container.status {
@@ -85,8 +87,8 @@ fn ran(container: &Container, began: Option<DateTime<Utc>>) -> Option<String> {
     }
 }
 
-/// Whether a container is as it was brought to rest, and whether that took a kill. The error is why the guest was not at
-/// rest.
+/// Whether a container is still at rest, and whether it was killed. The error says why the guest
+/// was not at rest.
 fn look_at(engine: &Engine, step: &Step, deadline: Instant) -> Result<Option<Killed>, String> {
     let name = text::printable(&step.name, 80);
     let at_rest = |container: &Container| match step.action {
@@ -105,7 +107,7 @@ fn look_at(engine: &Engine, step: &Step, deadline: Instant) -> Result<Option<Kil
     }
 }
 
-/// A container that the engine killed at the end of its stop timeout has closed none of its files.
+/// A container that the engine killed at the end of its stop timeout could not close its files.
 fn killed(step: &Step, container: &Container) -> Option<Killed> {
     let whole_timeout = step.stop_timeout.saturating_mul(1000);
     let was = step.action == Strategy::Stop

@@ -25,39 +25,40 @@ use crate::sys::look::Watched;
 use crate::sys::{Root, bounded, clock, failpoint, text};
 use crate::vzdump::Vmid;
 
-/// A container that cannot start is reported as failed after so many tries, over all who try, and so long: an
-/// engine that is being restarted refuses everything for a while.
+/// A container that cannot start is reported as failed after this many attempts, by whatever
+/// process, and at least this much time: an engine that is restarting refuses everything for a
+/// while.
 const MOST_FAILURES: u32 = 6;
 const FAILING_FOR_MS: u64 = 60_000;
 
-/// Pauses between rounds of one call; who comes later tries again.
+/// Pauses between the rounds of one call; later callers try again.
 const PAUSES: [Duration; 3] =
     [Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(3)];
 
-/// A guest that has just started gives Docker so long to come up by itself.
+/// How long Docker may take to start by itself in a guest that has just started.
 const WAKE_AFTER: TimeDelta = TimeDelta::seconds(30);
 
-/// Whether a guest that was asked to shut down still will is seen by the next caller as well.
+/// How long one call waits for a requested shutdown of the guest; the next caller checks it too.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);
 
-/// An engine that is there but does not answer within this is as good as not up.
+/// An engine that does not answer within this time counts as not running.
 const PING_LIMIT: Duration = Duration::from_secs(5);
 
-/// How often a guest without an answering engine is looked at again: each look asks its monitor, so that one which
-/// takes long is looked at less often.
+/// How often to check a guest without an answering engine. Each check asks its monitor, so a slow
+/// one is checked less often.
 const LOOK: Duration = Duration::from_millis(100);
 const LATER_LOOK: Duration = Duration::from_millis(500);
 const LATER: Duration = Duration::from_secs(15);
 
-/// For a look at the guest's configuration: microseconds, unless pmxcfs hangs.
+/// For reading the guest's configuration: microseconds, unless pmxcfs hangs.
 const CLUSTER_LIMIT: Duration = Duration::from_secs(5);
 
-/// Brings back what the run says was running; what is back or given up already is not touched again, so it may
-/// be called at any time and any number of times. The caller holds the guest's lock.
+/// Starts what the run says was running. What is back, or given up, is not touched again, so this
+/// may be called at any time and any number of times. The caller holds the guest's lock.
 ///
-/// Waits at most `engine_wait` for the engines to come up; what belongs to one that answers waits for no other. Waits at
-/// most `condition_wait` for the conditions of those that are not to be started at once. Returns why not everything is back,
-/// if so: the run stays open then for the next caller.
+/// Waits at most `engine_wait` for the engines; containers of an engine that answers do not wait
+/// for another. Waits at most `condition_wait` for the conditions of containers that may not start
+/// at once. Returns why not everything is back, if so: then the run stays open for the next caller.
 pub fn resume(
     root: &Root,
     run: &mut Run,
@@ -109,7 +110,7 @@ pub fn resume(
     still_open(run)
 }
 
-/// What came of one round.
+/// The result of one round.
 #[derive(Default)]
 struct Round {
     failed: bool,
@@ -119,7 +120,8 @@ struct Round {
     taken: Vec<(usize, Box<Container>, String)>,
 }
 
-/// Tries all that is not back, of the engines that answer, until it is or a pause would not help.
+/// Tries everything that is not back, of the engines that answer, until it is back or a pause would
+/// not help.
 fn rounds(
     root: &Root,
     run: &mut Run,
@@ -167,17 +169,18 @@ fn rounds(
     }
 }
 
-/// What the guest shares with others, where its containers come up by the note in it and it may be a copy.
+/// What the guest shares with others, if its containers are started from the note in it and it may
+/// be a copy.
 fn shared_of(root: &Root, run: &Run) -> Option<Shared> {
     run.quiesce.as_ref().filter(|quiesce| quiesce.by == By::Note)?;
     let State::Running(guest) = State::of(root, run.vmid).ok()? else { return None };
     Shared::of(root, run.vmid, run.noted, Some(&guest))
 }
 
-/// Why the run's guest is not the one that is here now: gone, moved, or another under the same VMID. An `/etc/pve` that does not
-/// answer is not waited for: the guest runs without it.
+/// Why the guest of the run is no longer this one: gone, moved, or replaced under the same VMID. If
+/// `/etc/pve` does not answer, it is not waited for, because the guest runs without it.
 pub fn not_here(root: &Root, run: &Run) -> Option<String> {
-    // A run that never saw a configuration can't tell.
+    // A run without a recorded root volume cannot be compared.
     let root_volume = run.root_volume.as_ref()?;
     let why = || why_not_here(Place::of(root, run.vmid), root_volume);
     bounded::within(&Watched::cluster(root), CLUSTER_LIMIT, why).ok().flatten()
@@ -194,7 +197,7 @@ fn why_not_here(place: Result<Place>, root_volume: &str) -> Option<String> {
         {
             Some("the guest was replaced by another of the same VMID".to_string())
         }
-        // Not known is no reason to leave anything down.
+        // If it is unknown, the containers are still started.
         Ok(Place::Here(_)) | Err(_) => None,
     }
 }
@@ -207,7 +210,8 @@ fn give_up(run: &mut Run, why: &str) {
     }
 }
 
-/// Waits until one of these engines of the guest answers, or is known not to. Returns those of them that do not.
+/// Waits until one of these engines of the guest answers, or certainly will not. Returns those that
+/// do not answer.
 pub fn await_engines(
     root: &Root,
     vmid: Vmid,
@@ -215,13 +219,13 @@ pub fn await_engines(
     since: &str,
     until: Instant,
 ) -> BTreeSet<String> {
-    // What stood in the way is found again by whoever asks an engine for something.
+    // The error comes up again when an engine is asked for something.
     let engines = reach(root, vmid, wanted, since, until, until + PING_LIMIT).unwrap_or_default();
     wanted.iter().filter(|engine| engines.at(engine).is_err()).cloned().collect()
 }
 
-/// The guest's engines, as soon as one of those that are wanted answers. They ran at `since` (RFC 3339). None is waited
-/// for beyond `until`, and no answer beyond `deadline`.
+/// The guest's engines, as soon as one of the wanted ones answers. They ran at `since` (RFC 3339).
+/// No engine is waited for beyond `until`, and no answer beyond `deadline`.
 fn reach(
     root: &Root,
     vmid: Vmid,
@@ -256,16 +260,17 @@ fn reach(
     }
 }
 
-/// Whether Docker may be woken by asking it. It ran, with containers, before the guest was started anew; a guest that
-/// starts it only when somebody asks for it (docker.socket without docker.service) would wait for us for ever. In the
-/// same life of the guest somebody has ended it, and it is left to them.
+/// Whether Docker may be started by connecting to it. It is, if the guest was restarted since it
+/// ran with containers: a guest that starts Docker only on a connection (docker.socket without
+/// docker.service) would wait for ever. If the guest was not restarted, somebody has stopped Docker
+/// on purpose.
 fn may_wake(started: Option<DateTime<Utc>>, since: &str, now: DateTime<Utc>) -> bool {
     let since = DateTime::parse_from_rfc3339(since).ok();
     let (Some(started), Some(since)) = (started, since) else { return false };
     started > since && now - started >= WAKE_AFTER
 }
 
-/// The engines that answer, where one of the wanted is among them; else why none of them does.
+/// The engines that answer, if a wanted one is among them; else why none of them does.
 fn answering(
     engines: Engines,
     wanted: &BTreeSet<String>,
@@ -282,8 +287,8 @@ fn answering(
     if any { Ok(engines) } else { Err(reasons.join("; ")) }
 }
 
-/// Tries every container that is not back, of the engines that answer, once. Conditions are looked at where
-/// `conditions_due` says so.
+/// Tries once every container that is not back, of the engines that answer. Conditions are checked
+/// if `conditions_due` says so.
 fn one_round(
     root: &Root,
     run: &mut Run,
@@ -329,7 +334,7 @@ fn one_round(
         &waits_for,
         move |index| match efforts.get(&steps[index].engine) {
             Some(Some(effort)) => effort.bring_back(index),
-            // Nothing is learnt of it as long as its engine does not answer.
+            // Nothing is known of it as long as its engine does not answer.
             Some(None) | None => Back::NotKnown,
         },
         |event| {
@@ -345,7 +350,8 @@ fn one_round(
                 }
                 Event::WriteDown | Event::Begins(_) | Event::Look => {}
             }
-            // vzdump waits for a hook that wants the guest's lock; whoever has it can go on later.
+            // vzdump waits for a hook that wants the guest's lock; the holder of the lock can
+            // continue later.
             if Instant::now() >= deadline || runs.is_wanted(vmid) {
                 ControlFlow::Break(())
             } else {
@@ -357,7 +363,7 @@ fn one_round(
 }
 
 impl Round {
-    /// Takes in what came of one container; returns whether that is something new.
+    /// Records the result for one container; returns whether it is new.
     fn take_in(&mut self, root: &Root, run: &mut Run, index: usize, result: Back) -> bool {
         self.failed |= matches!(result, Back::Failed(_) | Back::Taken(..));
         self.unknown |= matches!(result, Back::NotKnown);
@@ -379,7 +385,7 @@ impl Round {
     }
 }
 
-/// Takes in what came of one container; returns whether that is something new.
+/// Records the result for one container; returns whether it is new.
 fn record(root: &Root, run: &mut Run, index: usize, result: Back) -> bool {
     let Some(quiesce) = run.quiesce.as_mut() else { return false };
     let Some(step) = quiesce.steps.get_mut(index) else { return false };
@@ -420,7 +426,7 @@ fn take_down(run: &mut Run, said: Said) {
     }
 }
 
-/// Counts a start that failed; after enough of them it is given up.
+/// Counts a failed start; after enough of them the container is given up.
 pub fn fail(step: &mut Step, why: String) {
     let long = step.failures.add(clock::boot_ms()) >= FAILING_FOR_MS;
     step.trouble = Some(why.clone());
@@ -428,9 +434,9 @@ pub fn fail(step: &mut Step, why: String) {
         if step.failures.count() >= MOST_FAILURES && long { Fate::Failed(why) } else { Fate::Open };
 }
 
-/// Looks at what was started whether it came up and stays up, and opens it again where it did not: a program that finds its
-/// database not ready yet may give up after a while. One that was up for long enough, and has ended since, has ended for a
-/// reason of its own.
+/// Checks whether what was started is up, and opens it again if not: a program may give up after a
+/// while because its database is not ready yet. A container that was up long enough, and has ended
+/// since, has ended for a reason of its own.
 pub fn look_again(root: &Root, run: &mut Run, deadline: Instant) {
     let Some(quiesce) = run.quiesce.as_mut() else { return };
     if !quiesce.steps.iter().any(stay_up::is_started) {
@@ -444,7 +450,7 @@ pub fn look_again(root: &Root, run: &mut Run, deadline: Instant) {
     stay_up::look(&mut quiesce.steps, inspect, fail);
 }
 
-/// Says of what runs again whether its own health check has found it ill.
+/// Notes which running containers fail their own health check.
 pub fn note_unhealthy(root: &Root, run: &mut Run, deadline: Instant) {
     let steps: Vec<Step> = run.quiesce.iter().flat_map(|quiesce| quiesce.steps.clone()).collect();
     let wanted = steps.iter().map(|step| step.engine.clone()).collect();
@@ -460,8 +466,8 @@ pub fn note_unhealthy(root: &Root, run: &mut Run, deadline: Instant) {
     }
 }
 
-/// A disk that is full is no reason to leave anything down: the run is then merely older than it should be. What
-/// was read from a note in the guest is no run of this node's.
+/// Saves the run. A full disk must not keep anything down: the file is then merely out of date. A
+/// run made from the note in a guest is not this node's and is not saved.
 pub fn save(root: &Root, run: &mut Run) {
     if run.quiesce.as_ref().is_some_and(|quiesce| quiesce.by == By::Note) {
         return;

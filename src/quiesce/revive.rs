@@ -1,4 +1,4 @@
-//! A guest that vzdump's death left frozen or down.
+//! A guest that a dead vzdump left frozen or down.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -21,20 +21,21 @@ use crate::vzdump::{GuestType, Job, Mode, Vmid};
 /// The lock of every vzdump of a node, from before job-start to after job-end.
 const VZDUMP_LOCK: &str = "/var/run/vzdump.lock";
 
-/// For the guest's lock, to write down what was done.
+/// For the guest's lock, to record what was done.
 const LOCK_LIMIT: Duration = Duration::from_secs(60);
 
 /// For a look at the configurations of this node's guests: milliseconds, unless pmxcfs hangs.
 const CLUSTER_LIMIT: Duration = Duration::from_secs(5);
 
-/// What a backup left undone with the guest itself.
+/// What a dead backup left undone with the guest itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Left {
     /// A dead vzdump left it frozen.
     Frozen,
     /// A dead vzdump left it down, after it was shut down for the backup.
     Down,
-    /// It was asked to reboot while the backup had it locked, and Proxmox VE starts no locked guest.
+    /// It was asked to reboot while the backup had it locked, and Proxmox VE does not start a
+    /// locked guest.
     Rebooting,
     /// The lock of a dead vzdump, which makes every later backup fail.
     Locked,
@@ -51,11 +52,12 @@ impl std::fmt::Display for Left {
     }
 }
 
-/// What is left to do for the guest itself. Once vzdump had thawed or started it again, or in another boot of the node,
-/// its state is somebody else's doing; but for a reboot that the backup's lock prevented, and for the lock of a
-/// snapshot that was being made when the node went down, which keeps Proxmox VE from starting it at boot.
+/// What is left to do for the guest itself. Once vzdump had thawed or started it again, or after a
+/// reboot of the node, its state is not the backup's any more; with two exceptions: a reboot of the
+/// guest that the backup's lock prevented, and the lock of a snapshot during which the node went
+/// down, which keeps Proxmox VE from starting the guest at boot.
 ///
-/// Where the guest's state cannot be determined, nothing is left to do.
+/// If the guest's state cannot be determined, nothing is left to do.
 pub fn left_behind(root: &Root, run: &Run) -> Option<Left> {
     if !run.was_running() || run.guest_type != GuestType::Lxc {
         return None;
@@ -73,7 +75,7 @@ pub fn left_behind(root: &Root, run: &Run) -> Option<Left> {
     }
 }
 
-/// In stop mode vzdump itself takes the guest down and starts it.
+/// In stop mode vzdump itself shuts the guest down and starts it.
 fn is_rebooting(root: &Root, run: &Run) -> bool {
     run.mode_used != Mode::Stop
         && !gone(root, run)
@@ -81,7 +83,8 @@ fn is_rebooting(root: &Root, run: &Run) -> bool {
             .is_some_and(|opened| guest::asked_to_reboot(root, run.vmid, opened))
 }
 
-/// What happened to a guest that went down during its backup, and what becomes of it now; for the task log.
+/// What happened to a guest that went down during its backup, and what is done about it now; for
+/// the task log.
 pub fn went_down(root: &Root, settings: &Settings, run: &Run) -> Option<String> {
     let (guest, vmid) = (run.guest(), run.vmid);
     if left_behind(root, run) == Some(Left::Rebooting) {
@@ -98,7 +101,7 @@ pub fn went_down(root: &Root, settings: &Settings, run: &Run) -> Option<String> 
     })
 }
 
-/// In stop mode it is vzdump that takes the guest down.
+/// In stop mode vzdump shuts the guest down.
 fn is_powered_off(root: &Root, run: &Run) -> bool {
     run.was_running()
         && run.guest_type == GuestType::Lxc
@@ -109,7 +112,8 @@ fn is_powered_off(root: &Root, run: &Run) -> bool {
         && !is_rebooting(root, run)
 }
 
-/// The node went down within the snapshot: its boot takes away a lock that reads `backup`, but not this one.
+/// The node went down during the snapshot: at boot Proxmox VE removes a lock `backup`, but not this
+/// one.
 fn locked_out(root: &Root, run: &Run) -> bool {
     let Ok(Place::Here(config)) = Place::of(root, run.vmid) else { return false };
     config.onboot
@@ -122,8 +126,8 @@ fn gone(root: &Root, run: &Run) -> bool {
     run.root_volume.is_some() && !matches!(Place::of(root, run.vmid), Ok(Place::Here(_)) | Err(_))
 }
 
-/// Thaws, starts or unlocks the guest, once nothing of vzdump lives, no other job is at the guest and the lock in its
-/// configuration is that backup's or none. Returns whether it did.
+/// Thaws, starts or unlocks the guest, once no process of vzdump lives, no other job works on the
+/// guest, and the lock in its configuration is that backup's or none. Returns whether it did.
 pub fn revive(root: &Root, settings: &Settings, run: &Run, left: Left) -> Result<bool> {
     let lock = lock_of(root, run.vmid)?;
     if !is_of_a_backup(lock.as_deref())
@@ -167,14 +171,15 @@ pub fn revive(root: &Root, settings: &Settings, run: &Run, left: Left) -> Result
     Ok(true)
 }
 
-/// A living vzdump is done with a guest once the run is in the journal and the guest's lock is gone.
+/// A living vzdump has finished with a guest once the run is in the journal and the guest's lock is
+/// gone.
 fn vzdump_is_at_work(run: &Run, left: Left, locked: bool) -> bool {
     let done = left == Left::Rebooting && run.journalled.is_done() && !locked;
     !done && run.job.alive()
 }
 
-/// Takes the lock of a dead backup away as Proxmox VE does at boot: while no vzdump can begin. Returns whether it could:
-/// not while another job of the node holds vzdump's lock.
+/// Removes the lock of a dead backup as Proxmox VE does at boot: while no vzdump can begin. Returns
+/// whether it could: not while another job of the node holds vzdump's lock.
 fn unlock(root: &Root, run: &Run) -> Result<bool> {
     let called_by_another =
         || Job::of_parent(root).is_ok_and(|job| job.upid.is_some() && job != run.job);
@@ -189,8 +194,8 @@ fn unlock(root: &Root, run: &Run) -> Result<bool> {
     Ok(true)
 }
 
-/// As long as what is returned lives, no vzdump of this node begins with a guest; `None` where one may be at work. A job that
-/// calls us at its start holds that lock itself.
+/// As long as what is returned lives, no vzdump of this node begins with a guest; `None` where one
+/// may be at work. A job that calls us at its start holds that lock itself.
 fn no_vzdump_begins(
     root: &Root,
     called_by_vzdump: impl FnOnce() -> bool,
@@ -201,9 +206,10 @@ fn no_vzdump_begins(
     })
 }
 
-/// Takes away the locks that a dead vzdump left at guests without a run of ours: it died between its lock and its first call
-/// of the hook for that guest, or an earlier run was closed while something of vzdump still lived. A line for each guest
-/// where something came of it. An `/etc/pve` that does not answer is not waited for.
+/// Takes away the locks that a dead vzdump left at guests without a run of ours: it died between
+/// its lock and its first call of the hook for that guest, or an earlier run was closed while
+/// something of vzdump still lived. A line for each guest where something came of it. An `/etc/pve`
+/// that does not answer is not waited for.
 pub fn unlock_all(root: &Root) -> Vec<String> {
     let locked = || {
         let members = members(root).map_err(|error| format!("{error:#}"))?;
@@ -233,11 +239,12 @@ pub fn unlock_all(root: &Root) -> Vec<String> {
 /// What is said of it.
 pub const UNLOCKED: &str = "a vzdump that died had left it locked; it was unlocked";
 
-/// Takes away the lock that a dead vzdump left at this guest, where there is no run of ours that knows of it. Returns whether
-/// it did.
+/// Takes away the lock that a dead vzdump left at this guest, where there is no run of ours that
+/// knows of it. Returns whether it did.
 ///
 /// # Errors
-/// Where the guest's configuration, the node's tasks or their logs can't be read, or `pct unlock` fails.
+/// Where the guest's configuration, the node's tasks or their logs can't be read, or `pct unlock`
+/// fails.
 pub fn unlock_left(root: &Root, vmid: Vmid) -> Result<bool> {
     if !matches!(Runs::of(root).load(vmid), Ok(None)) || !is_left_locked(root, vmid)? {
         return Ok(false);
@@ -253,10 +260,11 @@ pub fn unlock_left(root: &Root, vmid: Vmid) -> Result<bool> {
     Ok(true)
 }
 
-/// A lock at a guest that no task of Proxmox VE seems to need any more, with the command that takes it away.
+/// A guest's lock that no task of Proxmox VE seems to need any more, with the command that removes
+/// it.
 ///
 /// # Errors
-/// When the guest's configuration cannot be read.
+/// If the guest's configuration cannot be read.
 pub fn lock_in_words(root: &Root, vmid: Vmid) -> Result<Option<String>> {
     let lock = lock_of(root, vmid)?;
     if Job::any_at(root, vmid) {
@@ -270,10 +278,10 @@ pub fn lock_in_words(root: &Root, vmid: Vmid) -> Result<Option<String>> {
     }))
 }
 
-/// Thaws a frozen guest for a person who wants its containers back. Returns whether it was frozen.
+/// Thaws a frozen guest for an admin who wants its containers back. Returns whether it was frozen.
 ///
 /// # Errors
-/// Also when a backup is at work on it, which thaws it itself.
+/// Also if a backup is working on it, which will thaw it itself.
 pub fn thaw(root: &Root, vmid: Vmid) -> Result<bool> {
     let State::Running(guest) = State::of(root, vmid)? else { return Ok(false) };
     if !guest.is_frozen() {
@@ -294,7 +302,7 @@ pub fn thaw(root: &Root, vmid: Vmid) -> Result<bool> {
     Ok(true)
 }
 
-/// For the journal; the guest is back whether or not this can be written down.
+/// For the journal; the guest is back even if this cannot be written.
 fn note_revived(root: &Root, vmid: Vmid, done: &[GuestAction]) {
     change(root, vmid, |run| {
         if done.contains(&GuestAction::Started) {
@@ -323,7 +331,7 @@ fn change(root: &Root, vmid: Vmid, change: impl FnOnce(&mut Run)) {
     }
 }
 
-/// The setting is that a person decides: the commands, once.
+/// The settings leave it to the admin: sends the commands, once.
 fn tell_how(root: &Root, run: &Run, left: Left, locked: bool) -> Result<()> {
     let vmid = run.vmid;
     let commands = match left {

@@ -23,21 +23,21 @@ use crate::sys::text::{count, printable, seconds};
 use crate::sys::{Root, failpoint};
 use crate::vzdump::Vmid;
 
-/// How long a guest that has just started may take until its engines answer.
+/// How long the engines of a guest that has just started may take to answer.
 const ENGINE_WAIT: Duration = Duration::from_secs(300);
 
 /// For all its containers, from then on.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// Brings up, after the start of a guest, what was running when it was brought to rest for a backup: a guest
+/// After the start of a guest, starts what ran when it was stopped for a backup: the guest may be
 /// restored from that backup, started on another node, or started late after a power cut.
 ///
-/// Whoever wrote the note may be years away. A container is started only if it does not run and nobody has
-/// started it since. What does not come up is journalled and told in the system's log and by mail. It may be called
-/// any number of times for one start, also at once.
+/// The note may be years old. A container is started only if it does not run and nobody has started
+/// it since. What does not start is journalled and reported in the system's log and by mail. This
+/// may be called any number of times for one start, also at once.
 pub fn settle(root: &Root, vmid: Vmid) -> Result<BroughtBack> {
     let runs = Runs::of(root);
-    // Most guests that start have neither: nothing is waited for there.
+    // Most guests that start have neither a run nor a note: nothing is waited for.
     let (mut wanted, since) = match runs.load(vmid) {
         Ok(None) => match note_in(root, vmid)? {
             Note::Here(note) => {
@@ -48,19 +48,20 @@ pub fn settle(root: &Root, vmid: Vmid) -> Result<BroughtBack> {
             Note::Unreachable => return Ok(not_running()),
         },
         Ok(Some(run)) => (run.engines_of_open(), run.opened),
-        // A damaged one: the first engine has to do.
+        // For a damaged run the first engine is used.
         Err(_) => (BTreeSet::from([String::new()]), String::new()),
     };
     let began = Instant::now();
     let until = began + ENGINE_WAIT;
-    // Waited for without the lock, which others need for their own work.
+    // Waits without the lock, which others need for their own work.
     let mut early = None;
     loop {
         let late = await_engines(root, vmid, &wanted, &since, until);
         if late.is_empty() || late.len() == wanted.len() {
             break;
         }
-        // What an engine has that is up waits for no other: a user's own may come up when the user logs in.
+        // Containers of a running engine do not wait for another engine: a user's own may start
+        // only when the user logs in.
         early = begin(root, vmid, early)?;
         wanted = late;
     }
@@ -69,7 +70,7 @@ pub fn settle(root: &Root, vmid: Vmid) -> Result<BroughtBack> {
     let lock = runs.lock(vmid, deadline)?;
     match runs.load(vmid) {
         Ok(None) => {}
-        // vzdump has started its guest again and goes on itself.
+        // vzdump has started its guest again and continues itself.
         Ok(Some(run)) if run.job.worker.alive() && !run.only_looks() => {
             return Ok(BroughtBack::NotYet("a backup of it is under way".to_string()));
         }
@@ -94,7 +95,7 @@ pub fn settle(root: &Root, vmid: Vmid) -> Result<BroughtBack> {
             }
             Ok(brought_back)
         }
-        // Whoever held the lock has done it.
+        // The process that held the lock has done it.
         Note::Missing => Ok(BroughtBack::Nothing),
         Note::Unreachable => Ok(not_running()),
     }
@@ -104,8 +105,8 @@ fn errand(reason: &str) -> Errand<'_> {
     Errand { by: Actor::Settle, reason, close: true, run: None }
 }
 
-/// Brings back what a run of this node left at rest. One that was interrupted is told of by mail, as `recover` does where
-/// it comes first.
+/// Starts what a run of this node left stopped. An interrupted one is reported by mail, as
+/// `recover` does if it comes first.
 fn end_run(root: &Root, run: &Run, deadline: Instant) -> Result<BroughtBack> {
     let why = why_over(run);
     let brought_back = bring_back_locked(root, run.vmid, deadline, errand(why))?;
@@ -118,8 +119,8 @@ fn end_run(root: &Root, run: &Run, deadline: Instant) -> Result<BroughtBack> {
     Ok(brought_back)
 }
 
-/// Brings up what belongs to the engines that answer already, while others are still waited for. Returns the run that
-/// knows what was done, where the note is all there is.
+/// Starts the containers of the engines that already answer, while others are still waited for.
+/// Returns the run with the results, if the note is the only source.
 fn begin(root: &Root, vmid: Vmid, early: Option<Run>) -> Result<Option<Run>> {
     let runs = Runs::of(root);
     let deadline = Instant::now() + LIMIT;
@@ -139,7 +140,7 @@ fn begin(root: &Root, vmid: Vmid, early: Option<Run>) -> Result<Option<Run>> {
     let Note::Here(note) = note_in(root, vmid)? else { return Ok(None) };
     let run = early.filter(|run| run.id == note.run);
     let mut run = run.unwrap_or_else(|| note::run_of(*note, vmid, By::Note));
-    // What is left is tried again, and told then.
+    // What is left is tried again, and reported then.
     let _ = resume(root, &mut run, deadline, Duration::ZERO, LIMIT);
     Ok(Some(run))
 }
@@ -171,7 +172,7 @@ fn not_running() -> BroughtBack {
     BroughtBack::NotYet("it is not running".to_string())
 }
 
-/// What its containers are known by, before a successor takes a place.
+/// The ids of its containers, before a successor takes a place.
 fn ids_of(run: &Run) -> Vec<String> {
     let steps = run.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
     steps.map(|step| step.id.clone()).collect()
@@ -200,7 +201,7 @@ fn bring_up(
         Settled { lost: lost(root, run), ..settled(run, waited, began.elapsed(), left.clone()) };
     tell(root, &record, &run.reads);
     failpoint::reach(root, "settled");
-    // A full disk is no reason to go through it again at the next start.
+    // After a failed journal write (a full disk), the next start must still not repeat everything.
     let journalled = Journal::of(root).append(&Record::Settled(record));
     if let Some(why) = left {
         // The note stays for the next start.
@@ -217,7 +218,8 @@ fn bring_up(
     journalled.map(|()| BroughtBack::All { started, all })
 }
 
-/// Nobody watches when a guest starts: what did not come up is told where people look. What is only read is named.
+/// Nobody watches when a guest starts, so what did not start is reported by log and mail. What is
+/// only read is named.
 fn tell(root: &Root, record: &Settled, reads: &[String]) {
     let started = record.containers.iter().filter(|container| container.start_ms.is_some()).count();
     let complaints = complaints(record, reads);
@@ -232,7 +234,7 @@ fn tell(root: &Root, record: &Settled, reads: &[String]) {
         return log::notice(record.vmid, &words);
     }
     let message = format!("not everything that ran when it was backed up is up: {complaints}");
-    // A person who asked for it reads it here, and the system's log has it of a unit.
+    // An admin who ran the command reads it here; for a unit, the system's log has it.
     say(&format!("guest {}: {message}", record.vmid));
     log::warning(record.vmid, &message);
     let subject = format!("Stillpoint: guest {} did not come up as it was", record.vmid);
@@ -241,7 +243,7 @@ fn tell(root: &Root, record: &Settled, reads: &[String]) {
     }
 }
 
-/// What did not come up, and why; empty where everything did. A note of `reads` is no complaint.
+/// What did not start, and why; empty if everything did. A note in `reads` is no complaint.
 fn complaints(record: &Settled, reads: &[String]) -> String {
     let failed = |container: &ContainerRecord| match container.fate.known()? {
         ContainerFate::Failed => Some(format!(
@@ -254,7 +256,8 @@ fn complaints(record: &Settled, reads: &[String]) -> String {
             printable(&container.name, 80),
             printable(container.error.as_deref().unwrap_or_default(), 1000)
         )),
-        // One that was only paused was run with --rm: its engine removes it when it finds it dead.
+        // A container that was only paused was run with --rm: its engine removes it when it finds
+        // it dead.
         ContainerFate::Gone if container.action == Word::Known(Action::Stop) => {
             Some(format!("{} is no longer there", printable(&container.name, 80)))
         }

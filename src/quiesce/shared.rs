@@ -1,5 +1,5 @@
-//! What the containers of a copy share with the guest that it is a copy of: Proxmox VE keeps bind mounts when it restores
-//! a guest, so that two databases would write to one directory.
+//! What the containers of a copy share with its original: Proxmox VE keeps bind mounts when it
+//! restores a guest, so two databases would write to one directory (FACTS-PVE.md, Restore).
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,21 +17,21 @@ use crate::sys::text::printable;
 use crate::sys::tree::Tree;
 use crate::vzdump::Vmid;
 
-/// So many shared places of one container are named.
+/// How many shared places of one container are named.
 const MOST_NAMED: usize = 5;
 
 /// What a copy shares with others.
 #[derive(Clone)]
 pub struct Shared {
     vmid: Vmid,
-    /// The files of the copy, where it runs: a container's data may lie behind links of the guest.
+    /// The files of the copy, if it runs: a container's data may be behind links of the guest.
     tree: Option<Tree>,
-    /// The guest that was backed up, in words, where it is there still.
+    /// The guest that was backed up, in words, if it still exists.
     original: Option<String>,
-    /// The guests that were there first, in words, with what their configurations mount.
+    /// The guests that were there first, in words, with the places that their configurations mount.
     others: Vec<(String, Vec<Site>)>,
     config: Config,
-    /// Where the mount points of the configuration lie, in the same order.
+    /// The places of the configuration's mount points, in the same order.
     own: Vec<Site>,
     volumes: Volumes,
     sites: Sites,
@@ -42,7 +42,7 @@ pub struct Shared {
 /// A place that another guest has too.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Claimed {
-    /// Where it lies in the copy.
+    /// Its path in the copy.
     pub path: String,
     pub site: Site,
     /// Who has it too, in words.
@@ -50,21 +50,21 @@ pub struct Claimed {
     pub writable: bool,
 }
 
-/// What is to become of a container in a copy.
+/// What to do with a container in a copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It shares nothing.
     Free,
-    /// It only reads what it shares, which is said.
+    /// It only reads what it shares, which is reported.
     Reads(String),
     /// It is not started, and why.
     Held(String),
 }
 
 impl Shared {
-    /// What a guest shares with others; `None` where it is no copy. `noted`: who wrote the note in it, where that is
-    /// known. Where the guests of the cluster cannot be read, a guest with the note of another shares all it has with
-    /// that one.
+    /// What a guest shares with others; `None` if it is no copy. `noted`: who wrote the note in it,
+    /// if that is known. If the guests of the cluster cannot be read, a guest with another's note
+    /// is assumed to share everything with that one.
     pub fn of(
         root: &Root,
         vmid: Vmid,
@@ -108,7 +108,7 @@ impl Shared {
         Some(shared)
     }
 
-    /// Takes in what the guests that came before this copy have.
+    /// Adds the places of the guests that came before this copy.
     fn claims(&mut self, guests: &[(Member, Config)], copied: &Copied) {
         for (member, config) in guests {
             if member.vmid == self.vmid || copied.later.contains(&member.vmid) {
@@ -133,7 +133,7 @@ impl Shared {
             .collect()
     }
 
-    /// Who has what lies at `path`, on the mount point `point` of the configuration, too.
+    /// Who else has the place of `path`, which is on the mount point `point` of the configuration.
     fn of_mount(&self, point: &str, path: &str, writable: bool) -> Option<Claimed> {
         let mounts = self.config.mounts.iter().zip(&self.own);
         let (mount, own) = mounts.rev().find(|(mount, _)| mount.path == point)?;
@@ -147,7 +147,8 @@ impl Shared {
         Some(Claimed { path: path.to_string(), site, by: by.clone(), writable })
     }
 
-    /// The original has the same in its fstab or as a volume of its engine, by construction of a copy.
+    /// The original has the same in its fstab or as a volume of its engine, because the copy was
+    /// made from it.
     fn of_server(&self, path: &str, site: Site, writable: bool) -> Option<Claimed> {
         let by = self.original.clone().filter(|_| !self.is_allowed(&site))?;
         Some(Claimed { path: path.to_string(), site, by, writable })
@@ -157,7 +158,7 @@ impl Shared {
         self.allowed.iter().any(|allowed| site.is_in(allowed))
     }
 
-    /// Who has what lies at `path` in the copy too.
+    /// Who else has the place of `path` in the copy.
     fn at(&self, path: &str, writable: bool) -> Option<Claimed> {
         match self.volumes.left_out(path) {
             Some(LeftOut::Mounted(point, mounted)) if mounted.medium() == Medium::Elsewhere => {
@@ -174,7 +175,7 @@ impl Shared {
     /// What a container has that another guest has too.
     ///
     /// # Errors
-    /// When the copy's file system does not tell where its links lead.
+    /// If the links in the copy's file system cannot be followed.
     fn of_data(&self, data: &Data, volume: &Volume) -> Result<Vec<Claimed>, Error> {
         let writable = data.writable && !volume.read_only;
         let path = match &volume.backing {
@@ -205,10 +206,11 @@ impl Shared {
         Ok(claimed)
     }
 
-    /// What is to become of a container of this engine.
+    /// What to do with a container of this engine.
     ///
     /// # Errors
-    /// When the engine does not say what stands behind a volume, or the guest's file system where its links lead.
+    /// If the engine does not say what is behind a volume, or if links in the guest's file system
+    /// cannot be followed.
     pub fn verdict(
         &self,
         container: &Container,
@@ -250,7 +252,7 @@ impl Shared {
         })
     }
 
-    /// The way to start a container that was held back, for a person.
+    /// The command that starts a container that was held back, for an admin.
     pub fn way_to_start(&self, container: &Container, engine: &Engine) -> String {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
         let is_word = !container.name.is_empty()
@@ -280,7 +282,7 @@ fn look(
 ) -> anyhow::Result<(Guests, Option<Copied>)> {
     let mut guests = Vec::new();
     for member in members(root)? {
-        // One whose configuration cannot be read is there all the same.
+        // A guest whose configuration cannot be read still exists.
         if let Some(config) = member.config().unwrap_or_else(|_| Some(Config::default())) {
             guests.push((member, config));
         }
@@ -309,7 +311,7 @@ fn is_path(text: &str) -> bool {
     text.starts_with('/') && !text.starts_with("//")
 }
 
-/// The server behind what is mounted in the guest; a program's file system is known by its own name for it.
+/// The server behind a mount in the guest; a FUSE file system is identified by its own source name.
 fn on_server(point: &str, mounted: &Mounted) -> Site {
     of_mounted(mounted).unwrap_or_else(|| Site {
         holder: Holder::Server(format!("{} {}", mounted.kind, mounted.source)),

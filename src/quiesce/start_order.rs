@@ -1,4 +1,4 @@
-//! In which order one round brings back what is down.
+//! The order in which one round starts what is down.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -9,21 +9,21 @@ use super::order::{Event, acyclic, in_order, turned_round};
 use crate::engine::{Container, Engines, Status};
 use crate::run::{Fate, Room, Step};
 
-/// For a look at everything that is down. What has not answered by then goes without an order of its own: a container that
-/// its engine cannot look at holds up no other.
+/// For inspecting everything that is down. A container without an answer by then gets no special
+/// order, so it does not delay others.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
 
 /// Who waits for whom.
 pub struct StartOrder {
-    /// For each step, those that are tried before it.
+    /// For each step, the steps that are tried before it.
     pub waits_for: Vec<Vec<usize>>,
-    /// Which of them others wait for, so that they find their addresses free.
+    /// Which of them others wait for, so that their addresses are still free.
     pub awaited: Arc<[bool]>,
 }
 
 impl StartOrder {
-    /// The order for these steps as their engines show the containers now. Those that were refused their address before, and
-    /// for whom somebody has made room, go first.
+    /// The order for these steps in the containers' present state. Containers that were refused
+    /// their address before, and for which room was made, go first.
     pub fn of(steps: &Arc<[Step]>, engines: &Engines, deadline: Instant) -> StartOrder {
         let down = down(steps, engines, deadline.min(Instant::now() + LOOK_LIMIT));
         let down: Vec<Option<&Container>> = down.iter().map(Option::as_ref).collect();
@@ -36,9 +36,10 @@ impl StartOrder {
     }
 }
 
-/// For each step, those that are started before it: what it depends on. Stopping, turned round.
+/// For each step, the steps that are started before it: its dependencies. This is the stop order
+/// reversed.
 ///
-/// A plan has no circle, but a note in the guest may: what waits in one would never be started.
+/// A plan has no circle, but a note in the guest may: whatever waits in one would never be started.
 pub fn start_order(steps: &[Step]) -> Vec<Vec<usize>> {
     let after: Vec<Vec<usize>> = steps.iter().map(|step| step.after.clone()).collect();
     let mut waits_for = turned_round(&after);

@@ -1,5 +1,5 @@
-//! Whether what was started stays up. An app that finds its database not ready gives up after a while, and where its
-//! restart policy lets it lie nobody else would start it again.
+//! Checks whether what was started stays up. An app whose database is not ready gives up after a
+//! while, and without a restart policy nothing else would start it again.
 
 use std::time::Duration;
 
@@ -9,50 +9,52 @@ use crate::engine::{Container, Error, Status};
 use crate::run::{Fate, Step};
 use crate::sys::{Root, clock, failpoint};
 
-/// A container that is up so long after its start, or as long as its health check's start period, stays up.
+/// A container that is up this long after its start, or for its health check's start period, counts
+/// as staying up.
 const STAYS_UP: Duration = Duration::from_secs(60);
 
-/// More than any time that a container is looked at: what is later is of another boot's clock.
+/// Longer than any container is watched: a later time is from another boot's clock.
 const LONGEST_MS: u64 = 3_600_000;
 
-/// What a program ends with when it is ended by SIGINT, SIGKILL or SIGTERM: a person has stopped it.
+/// The exit codes after SIGINT, SIGKILL or SIGTERM: a person has stopped it.
 const STOPPED: [i64; 3] = [130, 137, 143];
 
-/// How long a container that was just started is to be looked at; `None` for one that its engine starts again for ever.
+/// How long to watch a container that was just started; `None` for one that its engine restarts
+/// without a limit.
 pub fn looked_at(container: &Container) -> Option<Duration> {
     let start_period = container.check.as_ref().map_or(Duration::ZERO, |check| check.start_period);
     (!container.is_kept_up()).then(|| start_period.max(STAYS_UP))
 }
 
-/// Until when that is, on the boot clock in ms. A test's node may be less patient.
+/// The end of that time, on the boot clock in ms. A test's node may shorten it.
 pub fn until(root: &Root, looked_at: Duration) -> u64 {
     let ms = failpoint::milliseconds(root, "stays-up");
     let ms = ms.or_else(|| u64::try_from(looked_at.as_millis()).ok()).unwrap_or(u64::MAX);
     clock::boot_ms().saturating_add(ms)
 }
 
-/// What a look at a started container shows.
+/// The result of checking a started container.
 #[derive(Debug, PartialEq, Eq)]
 enum Shown {
     /// Nothing new.
     Up,
-    /// It has been up for long enough, or is somebody else's affair.
+    /// It has been up long enough, or somebody else is responsible for it.
     Enough,
     Finished,
     /// A person has stopped it.
     Stopped,
-    /// It has ended with that exit status, and nobody starts it again.
+    /// It has ended with that exit status, and nothing starts it again.
     GaveUp(i64),
 }
 
-/// Whether a step's container was started again and may have ended since. One that was only paused has never ended for us:
-/// to start it would be to begin anew what it does.
+/// Whether a step's container was started again and may have ended since. One that was only paused
+/// has not ended because of us, and starting it would run its command again.
 pub fn is_started(step: &Step) -> bool {
     step.fate == Fate::Back && step.start.ms().is_some() && step.action == Strategy::Stop
 }
 
-/// Looks at what was started, whether it is up, and opens again what is not. `inspect` asks its engine, where that is to
-/// be had; `fail` counts a failure and opens the step, or gives it up.
+/// Checks whether what was started is up, and opens again what is not. `inspect` asks its engine,
+/// if there is one; `fail` counts a failure and opens the step, or gives it up.
 pub fn look(
     steps: &mut [Step],
     inspect: impl Fn(&Step) -> Option<Result<Container, Error>>,
@@ -66,12 +68,12 @@ pub fn look(
             Some(Ok(container)) => {
                 let shown = shown(&container, until.is_some(), over);
                 if matches!(shown, Shown::GaveUp(_)) {
-                    // Else it would be taken for one that somebody else has started since.
+                    // Otherwise it would look as if somebody else had started it since.
                     step.started_at.clone_from(&container.started_at);
                 }
                 shown
             }
-            // Without an answer there is nothing to learn; what was confirmed stays confirmed.
+            // Without an answer nothing is learnt; what was confirmed stays confirmed.
             Some(Err(Error::Gone)) => Shown::Enough,
             Some(Err(_)) | None if over => Shown::Enough,
             Some(Err(_)) | None => Shown::Up,

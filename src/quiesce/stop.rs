@@ -21,38 +21,39 @@ use crate::sys::{Root, clock, detach, failpoint, signal, text};
 /// For asking a guest's engine what runs.
 const SURVEY_LIMIT: Duration = Duration::from_secs(20);
 
-/// How long a pause may take: the engine's freezer works in milliseconds.
+/// How long a pause may take: the engine's freezer needs milliseconds.
 const PAUSE_LIMIT: Duration = Duration::from_secs(10);
 
-/// What an engine needs beyond a container's stop timeout to kill it and to clean up after it.
+/// How long an engine needs after a container's stop timeout to kill it and clean up.
 const STOP_MARGIN: Duration = Duration::from_secs(10);
 
-/// What came of bringing a guest to rest.
+/// The result of stopping a guest's containers.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Quiesced {
-    /// There was nothing to bring to rest, and why.
+    /// There was nothing to stop, and why.
     Nothing(String),
     /// Everything planned is at rest.
     AtRest,
-    /// Not everything; what was touched has to be brought back.
+    /// Not everything is at rest; what was touched must be started again.
     Disturbed(String),
 }
 
-/// What came of writing down what runs in a guest that is about to be shut down.
+/// The result of recording what runs in a guest that is about to be shut down.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Noted {
-    /// There was nothing to write down, and why.
+    /// There was nothing to record, and why.
     Nothing(String),
-    /// It is written down; and why its containers may not start again, if so.
+    /// It is recorded; and why its containers might not start again, if so.
     Written(Option<String>),
-    /// The guest must not be shut down, and why: the settings have it so.
+    /// The guest must not be shut down, because of the settings; and why.
     Refused(String),
 }
 
-/// Brings the running containers of a guest to rest. The caller holds the guest's lock and has armed the guard.
+/// Stops the running containers of a guest. The caller holds the guest's lock and has armed the
+/// guard.
 ///
-/// The plan is durable on the node before the first stop. Every confirmed step is written down.
-/// At half of the time until `deadline` it is given up: the other half is for bringing everything back.
+/// The plan is durable on the node before the first stop. Every confirmed step is recorded. After
+/// half of the time until `deadline` it gives up: the other half is for starting everything again.
 pub fn quiesce(root: &Root, settings: &Settings, run: &mut Run, deadline: Instant) -> Quiesced {
     match prepare(root, settings, run, deadline) {
         Ok(Prepared::Nothing(why)) => Quiesced::Nothing(why),
@@ -61,8 +62,8 @@ pub fn quiesce(root: &Root, settings: &Settings, run: &mut Run, deadline: Instan
     }
 }
 
-/// Writes down what runs, on the node and in the guest: in stop mode the guest is shut down as a whole, and its
-/// containers have to be up again after its start.
+/// Records what runs, on the node and in the guest: in stop mode the whole guest is shut down, and
+/// its containers must run again after its start.
 pub fn note_running(
     root: &Root,
     settings: &Settings,
@@ -98,7 +99,7 @@ pub fn note_running(
     Ok(Noted::Written(warning))
 }
 
-/// Starts the guard of a run, which is on disk already: it watches over the containers, and over the guest
+/// Starts the guard of a run that is already on disk: it guards the containers, and the guest
 /// itself, until the run is closed.
 pub fn arm(root: &Root, run: &Run) -> Result<()> {
     let unit = format!("stillpoint-guard-{}-{}", run.vmid, run.id);
@@ -111,12 +112,12 @@ pub fn arm(root: &Root, run: &Run) -> Result<()> {
 
 /// Why a container is not at rest.
 enum NotAtRest {
-    /// The command that it asks for failed, so the engine was not asked to stop it.
+    /// Its `stillpoint.before` command failed, so the engine was not asked to stop it.
     Unprepared(Error),
     Running(Error),
 }
 
-/// What there is to bring to rest.
+/// What there is to stop.
 enum Found {
     Nothing(String),
     Plan(Box<Guest>, Engines, Box<Plan>),
@@ -152,7 +153,7 @@ fn prepare(root: &Root, settings: &Settings, run: &mut Run, deadline: Instant) -
     Ok(Prepared::Engines(engines, limit))
 }
 
-/// Why the end of this engine, as at its guest's shutdown, does not bring its containers to rest, if so.
+/// Why the end of this engine, as at its guest's shutdown, does not stop its containers, if so.
 fn left_running_by(engine: &Engine, deadline: Instant) -> Option<String> {
     match engine.info(deadline) {
         Ok(info) if info.live_restore => Some(
@@ -194,8 +195,8 @@ fn look(root: &Root, settings: &Settings, run: &mut Run, deadline: Instant) -> R
     Ok(Look { found, unreachable: survey.unreachable })
 }
 
-/// Makes the plan durable on the node (without that nothing is stopped) and in the guest (without that a
-/// restore does not start its stacks, which is said).
+/// Makes the plan durable on the node (otherwise nothing is stopped) and in the guest (otherwise a
+/// restore does not start its stacks, which is reported).
 pub(super) fn write_down(
     root: &Root,
     run: &mut Run,
@@ -240,7 +241,7 @@ pub(super) fn stop_all(root: &Root, run: &mut Run, engines: &Engines, limit: Dur
             let began = Instant::now();
             if let Some(command) = &step.before {
                 engine.exec(&step.id, command, deadline).map_err(NotAtRest::Unprepared)?;
-                // By now the others may be on their way back.
+                // By now the others may already be starting again.
                 if given_up.load(Ordering::SeqCst) {
                     let error = Error::Failed("it ended too late".to_string());
                     return Err(NotAtRest::Unprepared(error));
@@ -254,7 +255,7 @@ pub(super) fn stop_all(root: &Root, run: &mut Run, engines: &Engines, limit: Dur
                 Strategy::Pause => engine.pause(&step.id, deadline.min(began + PAUSE_LIMIT)),
                 Strategy::None => Ok(()),
             };
-            // Gone, says an engine; whether it is, says a look.
+            // A 404 on stop is not proof: inspect the container.
             let done = match done {
                 Err(Error::Gone) if engine.inspect(&step.id, deadline).is_ok() => Err(
                     Error::Refused(404, "it does not find a container that it lists".to_string()),
@@ -306,14 +307,14 @@ fn request(run: &mut Run, index: usize) {
     }
 }
 
-/// Takes in how a stop ended; returns what went wrong.
+/// Records the result of a stop; returns what went wrong.
 fn confirm(run: &mut Run, index: usize, result: Result<u64, NotAtRest>) -> Option<String> {
     let step = step(run, index)?;
     let name = text::printable(&step.name, 80);
     match result {
         Ok(_) if step.action == Strategy::None => {}
         Ok(ms) => step.stop.confirm(ms),
-        // It ended by itself and was removed: what is gone is at rest.
+        // It ended by itself and was removed: a removed container is at rest.
         Err(NotAtRest::Unprepared(Error::Gone) | NotAtRest::Running(Error::Gone)) => {
             step.fate = Fate::Gone;
         }

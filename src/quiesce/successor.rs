@@ -1,14 +1,15 @@
-//! Which container stands in the place of one that was removed.
+//! Which container takes the place of a removed one.
 
 use chrono::{DateTime, Utc};
 
 use crate::engine::{Container, Status};
 
-/// Whether a container of the same compose service has taken a removed one's place since the run began: it was made
-/// since, or it bears the removed one's name. A replica that somebody had stopped before, or a one-off that bears the
-/// service's labels, did not run in its place, and starting it would start what did not run.
+/// Whether a container of the same compose service has taken a removed one's place since the run
+/// began: it was created since, or it has the removed one's name. A replica that somebody had
+/// stopped before, or a one-off with the service's labels, did not run in its place; starting it
+/// would start what did not run.
 ///
-/// `began` is when the run began, as far as that is known.
+/// `began` is when the run began, if that is known.
 pub fn is_successor(container: &Container, name: &str, began: Option<DateTime<Utc>>) -> bool {
     let is_new = began.is_some_and(|began| container.is_younger_than(began));
     let had_ended = container.status == Status::Exited

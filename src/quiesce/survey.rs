@@ -7,24 +7,24 @@ use anyhow::{Result, bail};
 use crate::engine::{Container, Engine, Engines, Error, MOST_CONTAINERS, Unreachable, at_once};
 use crate::guest::Process;
 
-/// What a hostile guest can make us keep, in bytes over all containers.
+/// The limit of what a hostile guest can make us keep, in bytes over all containers.
 const LIMIT: usize = 32 << 20;
 
-/// What runs in a guest, over all of its engines.
+/// What runs in a guest, in all of its engines.
 #[derive(Debug, Default)]
 pub struct Survey {
-    /// Paused and restarting ones included; each once, where one engine listens at two sockets.
+    /// Includes paused and restarting ones; each once, even if one engine has two sockets.
     pub containers: Vec<Container>,
-    /// How many engines have said what runs.
+    /// How many engines have answered.
     pub answered: usize,
-    /// The others of which containers run or may run.
+    /// The other engines whose containers run or may run.
     pub unreachable: Vec<Unreachable>,
-    /// Clients of compose are among them.
+    /// Compose clients are among them.
     pub processes: Vec<Process>,
 }
 
 impl Survey {
-    /// The same, where at least one engine has said what runs.
+    /// The same, if at least one engine has answered.
     ///
     /// # Errors
     /// Why none has.
@@ -37,7 +37,7 @@ impl Survey {
     }
 }
 
-/// Asks all engines of a guest, at once, what runs.
+/// Asks all engines of a guest in parallel what runs.
 pub fn survey(engines: &Engines, deadline: Instant) -> Survey {
     let reachable: Vec<Engine> = engines.reachable().cloned().collect();
     let weight = AtomicUsize::new(0);
@@ -80,7 +80,7 @@ fn of_one(engine: &Engine, weight: &AtomicUsize, deadline: Instant) -> Result<Ve
                     bail!("the engine says more of its containers than can be kept");
                 }
             }
-            // It ended between the list and the look.
+            // It ended between the list and the inspection.
             Err(Error::Gone) => {}
             Err(error) => return Err(error.into()),
         }

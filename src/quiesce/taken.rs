@@ -1,4 +1,4 @@
-//! An address or a port that somebody else was given while the container that can start with no other was down.
+//! Configured addresses and ports that another container got while their own container was down.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -8,20 +8,21 @@ use crate::config::Strategy;
 use crate::engine::{Container, Engine, Error, HostPort, Network};
 use crate::run::{Fate, Step};
 
-/// In the words of Docker ("Address already in use" for an address, "Bind for 0.0.0.0:80 failed: port is already allocated"
-/// and "bind: address already in use" for a port) and Podman ("requested ip address 10.89.0.110 is already allocated to
-/// container ID ...", with CNI "requested IP address 10.89.0.7 is not available in range set ...").
+/// The errors of Docker ("Address already in use" for an address, "Bind for 0.0.0.0:80 failed: port
+/// is already allocated" and "bind: address already in use" for a port) and Podman ("requested ip
+/// address 10.89.0.110 is already allocated to container ID ...", with CNI "requested IP address
+/// 10.89.0.7 is not available in range set ...").
 const WORDS: [&str; 3] =
     ["address already in use", "is already allocated", "is not available in range set"];
 
-/// Whether an engine refused to start a container because somebody has what it needs.
+/// Whether an engine refused to start a container because another one has what it needs.
 pub fn is_taken(refusal: &str) -> bool {
     let refusal = refusal.to_lowercase();
     WORDS.iter().any(|words| refusal.contains(words))
 }
 
-/// The container that runs and has what this one needs, if one of the engine's has it. Podman does not show what a container
-/// is configured with, but its refusal names who has it.
+/// The running container that has what this one needs, if there is one in the same engine. Podman
+/// does not show configured addresses, but its error names the container that has one.
 pub fn holder(
     engine: &Engine,
     wanting: &Container,
@@ -43,10 +44,10 @@ pub fn holder(
     Ok(None)
 }
 
-/// The step of the holder, where it may be asked to give up what it has: this run had stopped it, whoever has started it
-/// again, and it would be content with another.
+/// The step of the holder, where it may be asked to give up what it has: this run had stopped it,
+/// whoever has started it again, and it would be content with another.
 pub fn may_yield(holder: &Container, wanting: &Container, steps: &[Step]) -> Option<usize> {
-    // One that has an address of its own elsewhere might lose that in exchange.
+    // A holder with a fixed address elsewhere might lose that one in exchange.
     let has_own = holder.networks.iter().any(|network| is_fixed(holder, network));
     let yields = held(holder, wanting) != Held::ByRight && !has_own;
     let ours = |step: &Step| {
@@ -61,7 +62,7 @@ pub fn may_yield(holder: &Container, wanting: &Container, steps: &[Step]) -> Opt
 #[derive(Debug, PartialEq, Eq)]
 enum Held {
     Nothing,
-    /// Its own configuration names it too.
+    /// It is in its own configuration too.
     ByRight,
     ByChance,
 }
@@ -89,7 +90,7 @@ fn held(holder: &Container, wanting: &Container) -> Held {
     held
 }
 
-/// An IPv6 address can be written in many ways.
+/// An IPv6 address has several notations.
 fn has_one_of(network: &Network, addresses: &[String]) -> bool {
     let parsed = |text: &String| text.parse::<IpAddr>().ok();
     network

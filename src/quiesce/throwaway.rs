@@ -1,8 +1,9 @@
-//! A container that is made to see whether an engine can start one, and that never runs.
+//! A container that is made to test whether an engine can start one, and that never runs.
 //!
-//! Its program is a path that does not exist. The runtime looks that up as the last thing: runc behind everything but
-//! seccomp (`standard_init_linux.go`), crun behind namespaces, control groups, sysctls and mounts (`container.c`). So
-//! "no such file" about that very path shows that all of that was set up, and nothing of the image ever runs.
+//! Its program is a path that does not exist. The runtime looks for the program last: runc after
+//! everything except seccomp, crun after namespaces, control groups, sysctls and mounts
+//! (FACTS-DOCKER.md, Updates in a running guest). So "no such file" about that very path shows that
+//! all of this was set up, and nothing of the image ever runs.
 
 use std::time::{Duration, Instant};
 
@@ -13,37 +14,38 @@ use crate::run::Started;
 use crate::sys::{Root, clock, failpoint, text};
 use crate::vzdump::Vmid;
 
-/// The label of a throwaway container; its value is in [`Started::pending`] as long as it may exist.
+/// The label of a throwaway container; its value is in [`Started::pending`] as long as the
+/// container may exist.
 const LABEL: &str = "stillpoint.try";
 
-/// For making and starting it: 0.3 s on an idle machine. One that hangs is a refusal.
+/// For creating and starting it: 0.3 s on an idle machine. One that hangs counts as refused.
 const LIMIT: Duration = Duration::from_secs(15);
 
 /// For removing it.
 const REMOVE_LIMIT: Duration = Duration::from_secs(5);
 
-/// So many running containers are asked for their image.
+/// How many running containers are asked for their image.
 const MOST_ASKED: usize = 32;
 
-/// So many images are looked at, and so many tried: one can be half removed.
+/// How many images are examined, and how many tried: one can be half removed.
 const MOST_LOOKED_AT: usize = 8;
 const MOST_TRIED: usize = 3;
 
-/// An image with more labels, or with a longer name of one, is passed over; in bytes.
+/// An image with more labels than this, or with a longer label name in bytes, is skipped.
 const MOST_LABELS: usize = 256;
 const LONGEST_LABEL: usize = 4096;
 
-/// A request for a container whose answer nobody saw is over after this, in microseconds.
+/// After this time a request to create a container cannot take effect any more, in microseconds.
 const REQUEST_LINGERS: u64 = 600_000_000;
 
-/// What a try came to.
+/// The result of a test.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The engine starts containers.
     Starts,
-    /// It does not, in its own words.
+    /// It does not; the engine's error.
     Refused(String),
-    /// It could not be tried, and why.
+    /// It could not be tested, and why.
     Untried(String),
 }
 
@@ -59,8 +61,9 @@ struct Candidate {
     labels: Vec<String>,
 }
 
-/// Tries with a throwaway container from an image that is present, and with that runtime, else the engine's own. What may be left of it is in `started`, on disk
-/// before it is made; the caller saves what was removed again.
+/// Tries with a throwaway container from an image that is present, and with that runtime, else the
+/// engine's own. What may be left of it is in `started`, on disk before it is made; the caller
+/// saves what was removed again.
 pub fn run(
     root: &Root,
     vmid: Vmid,
@@ -85,7 +88,7 @@ pub fn run(
     Outcome::Untried(why)
 }
 
-/// Removes what earlier tries have left; returns whether there is less of it now.
+/// Removes what earlier tests have left; returns whether less is left now.
 pub fn remove_pending(engine: &Engine, started: &mut Started, deadline: Instant) -> bool {
     let deadline = deadline.min(Instant::now() + REMOVE_LIMIT);
     let before = started.pending.len();
@@ -96,11 +99,11 @@ pub fn remove_pending(engine: &Engine, started: &mut Started, deadline: Instant)
     started.pending.len() < before
 }
 
-/// Whether nothing is left of that one, nor can come any more.
+/// Whether nothing is left of that one, and nothing can appear any more.
 fn is_gone(engine: &Engine, token: &str, deadline: Instant) -> Result<bool, Error> {
     let ids = engine.labelled(LABEL, token, deadline)?;
     for id in &ids {
-        // One that runs is none of ours, whatever its label says: ours has no program.
+        // A running container is not ours, whatever its label says: ours has no program.
         if engine.inspect(id, deadline).is_ok_and(|found| found.status != Status::Running) {
             remove(engine, id, deadline)?;
         }
@@ -108,14 +111,14 @@ fn is_gone(engine: &Engine, token: &str, deadline: Instant) -> Result<bool, Erro
     Ok(!ids.is_empty() || is_old(token))
 }
 
-/// A token begins with the time of its making, see [`text::token`].
+/// A token begins with the time of its creation, see [`text::token`].
 fn is_old(token: &str) -> bool {
     let made = token.split('-').next().and_then(|time| u64::from_str_radix(time, 16).ok());
     let now = u64::try_from(clock::now().timestamp_micros()).unwrap_or(0);
     made.is_none_or(|made| made > now || now - made > REQUEST_LINGERS)
 }
 
-/// An error means that this image gives no container, and another one may.
+/// An error means that no container can be made from this image; another one may work.
 fn from_image(
     root: &Root,
     vmid: Vmid,
@@ -168,8 +171,9 @@ fn remove(engine: &Engine, id: &str, deadline: Instant) -> Result<(), Error> {
     }
 }
 
-/// What is asked for: nothing that a container of the user has, and none of what its image says of itself. The network
-/// that the engine takes by default, for it is set up before the program is looked up.
+/// The settings of the container: nothing that a user's container has, and none of the image's own
+/// metadata. The engine's default network is used, because it is set up before the program is
+/// looked up.
 fn body(candidate: &Candidate, runtime: Option<&str>, token: &str, program: &str) -> Value {
     let blank = candidate.labels.iter().map(|label| (label.clone(), Value::from("")));
     let mut labels: Map<String, Value> = blank.collect();
@@ -178,7 +182,7 @@ fn body(candidate: &Candidate, runtime: Option<&str>, token: &str, program: &str
         "Image": candidate.id,
         "Entrypoint": [program],
         "Cmd": [],
-        // The image's own user and directory may be missing, which says nothing of the runtime.
+        // The image's own user and directory may be missing, which says nothing about the runtime.
         "User": "0",
         "WorkingDir": "/",
         "Labels": labels,
@@ -195,9 +199,10 @@ fn body(candidate: &Candidate, runtime: Option<&str>, token: &str, program: &str
     body
 }
 
-/// What the answer to its start shows. Engines answer 400 or 500 with the runtime's words somewhere within their own.
+/// What the answer to its start shows. Engines answer 400 or 500, with the runtime's error
+/// somewhere in their own.
 fn judge(status: u16, words: &str, program: &str) -> Outcome {
-    // runc, and what wraps it; crun.
+    // The texts of runc and of what wraps it, and of crun.
     let missing = [
         format!("stat {program}: no such file or directory"),
         format!("executable file `{program}` not found"),
@@ -211,7 +216,7 @@ fn judge(status: u16, words: &str, program: &str) -> Outcome {
     })
 }
 
-/// The runtime's own words stand at the end of a long message.
+/// The runtime's own error is at the end of a long message.
 fn ending(words: &str) -> String {
     const LONGEST: usize = 280;
     let extra = words.chars().count().saturating_sub(LONGEST);
@@ -221,13 +226,13 @@ fn ending(words: &str) -> String {
     format!("…{}", words.chars().skip(extra).collect::<String>())
 }
 
-/// The images that are present, the one to be tried first in front.
+/// The local images, the best first.
 fn candidates(engine: &Engine, deadline: Instant) -> Result<Vec<Candidate>, Error> {
     let mut used: Vec<String> = Vec::new();
     for id in engine.running(deadline)?.iter().take(MOST_ASKED) {
         match engine.image_of(id, deadline) {
             Ok(image) if !used.contains(&image) => used.push(image),
-            // One that ended meanwhile, or whose image can't be told, leaves the others.
+            // If one has ended meanwhile, or its image is unknown, the others remain.
             Ok(_) | Err(_) => {}
         }
     }
@@ -236,7 +241,7 @@ fn candidates(engine: &Engine, deadline: Instant) -> Result<Vec<Candidate>, Erro
         .into_iter()
         .map(|image| (!used.contains(&image.id), image.size, image.id))
         .collect();
-    // An image without a name is in no list, and there all the same.
+    // An image without a name is in no list, but exists.
     let unnamed = used.iter().filter(|id| !images.iter().any(|(_, _, listed)| listed == *id));
     let unnamed: Vec<_> = unnamed.map(|id| (false, i64::MAX, id.clone())).collect();
     images.extend(unnamed);
@@ -250,7 +255,7 @@ fn candidates(engine: &Engine, deadline: Instant) -> Result<Vec<Candidate>, Erro
             candidates.push(Candidate { id, used, has_volumes, size, labels });
         }
     }
-    // A volume is filled from the image when it is made, which takes time and space.
+    // A volume is filled from the image when it is created, which takes time and space.
     candidates.sort_by_key(|image| (!image.used, image.has_volumes, image.size));
     Ok(candidates)
 }

@@ -1,6 +1,7 @@
-//! Never stop what may not start: an update in a running guest can leave its containers running and make every start
-//! fail. Before anything is stopped it was seen, in this start of the guest and by exactly the versions that are in use,
-//! that a container starts; or it is tried with a throwaway one.
+//! Never stop what may not start: an update in a running guest can leave its containers running and
+//! make every start fail. Before anything is stopped, a container must have been seen to start,
+//! since this start of the guest and with exactly the present versions; otherwise a throwaway
+//! container is tested.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -20,25 +21,27 @@ use crate::run::{By, Fate, Run, Runs, Started, Step};
 use crate::sys::{Root, text};
 use crate::vzdump::Vmid;
 
-/// For all engines of a guest: they are asked in turn, and a try takes 0.3 s where all is well.
+/// For all engines of a guest, one after the other; normally a test takes 0.3 s.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// For asking an engine what has started its containers: vzdump waits, and what is not learned is tried before the next
-/// stop.
+/// For asking an engine what has started its containers: vzdump waits for this, and what is not
+/// learnt now is tested before the next stop.
 const LEARN_LIMIT: Duration = Duration::from_secs(3);
 
-/// For removing what an earlier try has left; an engine that does not answer is left to the next caller.
+/// For removing what an earlier test has left; an engine that does not answer is left to the next
+/// caller.
 const CLEAN_UP_LIMIT: Duration = Duration::from_secs(3);
 
-/// For a container of the guest that is the try: stopping it and starting it.
+/// For the test with a container of the guest: stopping it and starting it.
 const CONTAINER_LIMIT: Duration = Duration::from_secs(60);
 
-/// The plan as far as it may be carried out: as it is where its engines are known to start containers; paused where only
-/// that is known to end well; without the containers of an engine of which neither is known, which is a reason for the
-/// grade.
+/// The part of the plan that may be carried out: unchanged if its engines are known to start
+/// containers; with pauses if only unpausing is known to work; without the containers of an engine
+/// for which neither is known, which becomes a reason of the grade.
 ///
 /// # Errors
-/// Why nothing is stopped, in words for a person; the containers run on then, but for one that was the try itself.
+/// Why nothing is stopped, in words for a person; the containers keep running, except one that was
+/// stopped as the test itself.
 pub fn allowed(
     root: &Root,
     settings: &Settings,
@@ -97,8 +100,8 @@ pub fn allowed(
     Ok(plan)
 }
 
-/// What speaks against the shutdown of a guest as a whole, for which vzdump has decided: its containers are not known to
-/// start again after it.
+/// Why the shutdown of the whole guest, which vzdump has decided on, is risky: its containers are
+/// not known to start again after it.
 pub fn warning(
     root: &Root,
     run: &Run,
@@ -112,7 +115,7 @@ pub fn warning(
         let engine = engines.at(path).ok()?;
         Some(known(root, run.vmid, guest, engine, runtime, deadline).err()?.reason)
     };
-    // All of them go down, whatever the plan would do to each.
+    // All of them go down, whatever the plan would do with each.
     let started_by: BTreeSet<(String, String)> =
         plan.steps.iter().map(|step| (step.engine.clone(), step.runtime.clone())).collect();
     let reasons: Vec<String> = started_by.iter().filter_map(of).collect();
@@ -122,11 +125,11 @@ pub fn warning(
     })
 }
 
-/// Tries an engine now, whatever was seen before, for a person. Returns what was seen to start a container. The caller
-/// holds the guest's lock.
+/// Tests an engine now, whatever was seen before, for an admin. Returns the versions that were seen
+/// to start a container. The caller holds the guest's lock.
 ///
 /// # Errors
-/// Why it is not known that the engine starts containers.
+/// Why the engine is not known to start containers.
 pub fn try_now(root: &Root, vmid: Vmid, guest: &Guest, engine: &Engine) -> Result<Versions> {
     let deadline = Instant::now() + LIMIT;
     let own = InUse::of(root, guest, engine, "", deadline).with_context(|| no_versions(engine))?;
@@ -148,9 +151,9 @@ pub fn try_now(root: &Root, vmid: Vmid, guest: &Guest, engine: &Engine) -> Resul
     Ok(own.versions)
 }
 
-/// Notes what bringing back a guest's containers has shown of its engines: in these versions they start containers, or
-/// let them go on, or have refused every start, which takes away what an earlier start had shown. `before` is how the
-/// steps were then. The caller holds the guest's lock.
+/// Records what starting a guest's containers has shown about its engines: in these versions they
+/// start or unpause containers, or have refused every start, which cancels earlier evidence.
+/// `before`: the steps before that. The caller holds the guest's lock.
 pub fn learn(root: &Root, run: &Run, before: &[Step], engines: &Engines, deadline: Instant) {
     let started_by = |step: &Step| (step.engine.clone(), step.runtime.clone());
     let steps = run.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
@@ -169,7 +172,7 @@ pub fn learn(root: &Root, run: &Run, before: &[Step], engines: &Engines, deadlin
     if new.is_empty() && refused.is_empty() {
         return;
     }
-    // What can't be learned now is tried before the next stop.
+    // What cannot be learnt now is tested before the next stop.
     let Ok(State::Running(guest)) = State::of(root, run.vmid) else { return };
     let deadline = deadline.min(Instant::now() + LEARN_LIMIT);
     let mut started = Started::load_of(root, run.vmid, &guest.boot);
@@ -190,8 +193,8 @@ pub fn learn(root: &Root, run: &Run, before: &[Step], engines: &Engines, deadlin
     save(root, run.vmid, &started);
 }
 
-/// Removes the throwaway containers of this guest that whoever made them could not remove any more. The caller holds the
-/// guest's lock.
+/// Removes throwaway containers of this guest that their creator could not remove. The caller holds
+/// the guest's lock.
 pub fn clean_up(root: &Root, vmid: Vmid) {
     let mut started = Started::load(root, vmid);
     if started.pending.is_empty() {
@@ -212,8 +215,9 @@ pub fn clean_up(root: &Root, vmid: Vmid) {
     }
 }
 
-/// The same for all guests of this node; one that others are at work on is left to them. After a boot of the node the
-/// engines are still on their way up: at most `engine_wait` is waited for each guest that has any left.
+/// The same for all guests of this node; skips guests that another process works on. After a boot
+/// of the node the engines are still starting: waits at most `engine_wait` for each guest with
+/// something to remove.
 pub fn clean_up_all(root: &Root, engine_wait: Duration) {
     for vmid in Started::guests(root) {
         let pending = Started::load(root, vmid).pending;
@@ -221,7 +225,7 @@ pub fn clean_up_all(root: &Root, engine_wait: Duration) {
             continue;
         }
         let engines: BTreeSet<String> = pending.into_iter().map(|pending| pending.engine).collect();
-        // No engine is woken for it: the time since when one is known to have run is left open.
+        // No engine is started for this: the time since when it is known to have run is left empty.
         resume::await_engines(root, vmid, &engines, "", Instant::now() + engine_wait);
         if let Ok(_lock) = Runs::of(root).lock(vmid, Instant::now()) {
             clean_up(root, vmid);
@@ -229,8 +233,8 @@ pub fn clean_up_all(root: &Root, engine_wait: Duration) {
     }
 }
 
-/// The sockets of the engines that would have to start again what this plan stops, each with the runtime that its
-/// container names.
+/// The sockets of the engines that would have to start again what this plan stops, each with the
+/// runtime that its container names.
 fn stopped_by(plan: &Plan) -> BTreeSet<(String, String)> {
     let stopped = plan.steps.iter().filter(|step| step.action == Strategy::Stop);
     stopped.map(|step| (step.engine.clone(), step.runtime.clone())).collect()
@@ -270,11 +274,11 @@ impl InUse {
 struct Unknown {
     reason: String,
     versions: Option<Versions>,
-    /// In these versions it was seen to let a paused container go on.
+    /// In these versions it was seen to unpause a container.
     unpauses: bool,
-    /// It was tried with a container of the guest already, which did not start again.
+    /// A container of the guest was already used for a test, and did not start again.
     container_failed: bool,
-    /// Nobody was told of it yet.
+    /// It was not reported yet.
     is_new: bool,
 }
 
@@ -289,7 +293,7 @@ fn no_versions(engine: &Engine) -> String {
     format!("the engine at {socket} does not say in which versions it would start containers")
 }
 
-/// Whether the engine is known to start containers, or can be seen to now.
+/// Whether the engine is known to start containers, or a test shows it now.
 fn known(
     root: &Root,
     vmid: Vmid,
@@ -321,7 +325,7 @@ fn known(
     }
 }
 
-/// Tries with a throwaway container and writes down what came of it; why it is not known, if so.
+/// Tests with a throwaway container and records the result; returns why it is unknown, if so.
 fn tried(
     root: &Root,
     vmid: Vmid,
@@ -355,7 +359,8 @@ fn tried(
     result
 }
 
-/// The first refusal of these versions is worth a mail; those of the following nights stand in the jobs' own mails.
+/// The first refusal of these versions is mailed; those of the following nights are in the jobs'
+/// own mails.
 fn alarm(root: &Root, vmid: Vmid, reason: &str) {
     let subject = format!("Stillpoint: backups of guest {vmid} do not stop its containers");
     let message = format!(
@@ -365,8 +370,9 @@ fn alarm(root: &Root, vmid: Vmid, reason: &str) {
     log::alarm(root, vmid, &subject, &message);
 }
 
-/// Stops and starts the one container of the guest that matters least, as the settings allow. Where it does not start
-/// it stays in the run, and whoever brings back a run's containers goes on trying.
+/// Stops and starts the least important container of the guest, if the settings allow it. If it
+/// does not start, it stays in the run, and every process that starts the run's containers keeps
+/// trying.
 fn with_container(
     root: &Root,
     run: &mut Run,
@@ -391,7 +397,7 @@ fn with_container(
     if let Err(error) = engine.start(&id, deadline) {
         bail!("nothing else is stopped: {name} was stopped as a test and did not start: {error}");
     }
-    // It runs; what it asks to be run once it is back is still due.
+    // It runs; its `stillpoint.after` command is still due.
     if let Some(left) = resume::resume(root, run, deadline, Duration::ZERO, Duration::ZERO) {
         bail!("nothing else is stopped: {name} was stopped and started as a test: {left}");
     }
@@ -401,8 +407,8 @@ fn with_container(
     Ok(())
 }
 
-/// The container whose loss would matter least: nothing has to be run in it before, nothing depends on it, it has no data
-/// of its own, and it has a restart policy.
+/// The container whose loss would matter least: no `stillpoint.before` command, no dependents, no
+/// data of its own, and a restart policy.
 fn least(steps: &[Step], engine: &Engine, runtime: &str, deadline: Instant) -> Option<usize> {
     let its = |step: &Step| is_stopped_by(step, engine.socket(), runtime);
     let stopped = steps.iter().enumerate().filter(|(_, step)| its(step));
@@ -414,7 +420,7 @@ fn least(steps: &[Step], engine: &Engine, runtime: &str, deadline: Instant) -> O
     weighed.min().map(|(_, index)| index)
 }
 
-/// What can't be written down is seen anew before the next stop.
+/// What cannot be recorded is observed again before the next stop.
 fn save(root: &Root, vmid: Vmid, started: &Started) {
     if let Err(error) = started.save(root, vmid) {
         log::warning(vmid, &format!("{error:#}"));

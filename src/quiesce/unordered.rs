@@ -1,5 +1,5 @@
-//! Stacks that do not say in which order they are to be stopped: compose v1 and podman-compose write no dependencies
-//! into labels. Databases are stopped last there, and started first.
+//! Stacks whose labels give no stop order: compose v1 and podman-compose write no dependencies.
+//! Their databases are stopped last and started first.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -10,11 +10,11 @@ use crate::sys::text::printable;
 /// Compose v2 writes it for every container, empty for one that depends on nothing.
 const DEPENDS_ON: &str = "com.docker.compose.depends_on";
 
-/// Databases that are named in a note.
+/// How many databases a note names.
 const MOST_NAMES: usize = 5;
 
-/// Has the databases of such stacks stopped after everything else of their stack: `after` holds for each container those
-/// that are stopped before it. What is not known is noted.
+/// Makes the databases of such stacks stop after everything else of their stack: `after` has for
+/// each container those that are stopped before it. An unknown order is noted.
 pub fn databases_last(
     containers: &[&Container],
     after: &mut [Vec<usize>],
@@ -54,8 +54,8 @@ pub fn databases_last(
     }
 }
 
-/// The stacks, by engine and project, with those of their containers that say nothing of dependencies; only where
-/// several services run, for one alone needs no order.
+/// The stacks, by engine and project, with those of their containers whose labels give no
+/// dependencies; only stacks with several running services, because one alone needs no order.
 fn stacks<'a>(containers: &[&'a Container]) -> BTreeMap<(&'a str, &'a str), Vec<usize>> {
     let mut stacks: BTreeMap<(&str, &str), Vec<usize>> = BTreeMap::new();
     for (index, container) in containers.iter().enumerate() {

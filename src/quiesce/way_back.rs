@@ -1,4 +1,4 @@
-//! The command that makes a removed stack anew, from what compose wrote into its containers' labels.
+//! The command that creates a removed stack again, from compose's labels on its containers.
 
 use crate::engine::{Container, client_of};
 use crate::sys::text::quoted;
@@ -8,15 +8,16 @@ const CONFIG_FILES: &str = "com.docker.compose.project.config_files";
 const VERSION: &str = "com.docker.compose.version";
 const ENVIRONMENT_FILE: &str = "com.docker.compose.project.environment_file";
 
-/// The files that compose takes by itself, in its working directory.
+/// The files that compose uses by default in its working directory.
 const DEFAULT_FILES: [&str; 4] =
     ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
 
-/// Nobody copies a longer command, in bytes.
+/// The longest command in bytes; nobody copies a longer one.
 const LONGEST: usize = 1000;
 
-/// `cd DIR && docker compose up -d`, for a shell in the guest; `None` where the labels do not say where, or hold what is
-/// no path. The guest chooses its labels: each is one word of the command.
+/// `cd DIR && docker compose up -d`, for a shell in the guest; `None` if the labels do not say
+/// where, or contain something that is no path. The guest chooses its labels: each is quoted as one
+/// word of the command.
 pub fn way_back(container: &Container) -> Option<String> {
     let directory = container.label(WORKING_DIR).filter(|path| is_path(path))?;
     let mut command = format!("cd {} && {}", quoted(directory, LONGEST), compose(container));
@@ -42,8 +43,8 @@ pub fn way_back(container: &Container) -> Option<String> {
     (command.len() <= LONGEST).then_some(command)
 }
 
-/// The client of compose for the engine that has the container. Podman's own command finds whichever compose is there, and
-/// leads it to Podman.
+/// The client of compose for the engine that has the container. Podman's own command finds
+/// whichever compose is there, and leads it to Podman.
 fn compose(container: &Container) -> String {
     let client = client_of(&container.engine);
     let is_old = container.label(VERSION).is_some_and(|version| version.starts_with("1."));
@@ -53,7 +54,7 @@ fn compose(container: &Container) -> String {
     }
 }
 
-/// An absolute path in which nothing moves a cursor.
+/// An absolute path without control characters.
 fn is_path(path: &str) -> bool {
     path.starts_with('/') && !path.chars().any(char::is_control)
 }
