@@ -17,7 +17,8 @@ const LONGEST: usize = 4096;
 pub enum Backing {
     /// In the path that the engine reports.
     Itself,
-    /// In this directory or file of the guest, which is mounted only while a container uses the volume.
+    /// In this directory or file of the guest, which is mounted only while a container uses the
+    /// volume.
     Directory(String),
     /// On a server, in the notation of a mount: `192.0.2.10:/media` or `//nas/media`; or with the
     /// driver of this name.
@@ -108,7 +109,8 @@ fn local(kind: &str, device: &str, flags: &[&str]) -> Backing {
             Backing::Elsewhere(source)
         }
         "tmpfs" | "overlay" => Backing::Itself,
-        // A directory, or an image of a file system in a file, or a device: what matters is where it lies.
+        // A directory, or an image of a file system in a file, or a device: what matters is where
+        // it lies.
         _ if device.starts_with('/') => Backing::Directory(device.to_string()),
         _ => Backing::Itself,
     }

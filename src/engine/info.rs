@@ -25,7 +25,7 @@ pub struct Info {
 /// The data directory of containerd as packaged by distributions and Docker.
 pub const CONTAINERD: &str = "/var/lib/containerd";
 
-/// Sockets of a containerd that dockerd runs itself, with its data below Docker's, are below these.
+/// If containerd's socket is in one of these, dockerd runs it itself, with its data below Docker's.
 const OWN_CONTAINERD: [&str; 2] = ["/var/run/docker/", "/run/docker/"];
 
 impl Info {

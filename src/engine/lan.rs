@@ -100,8 +100,8 @@ fn fixed(inspected: Inspected) -> Vec<(String, Vec<String>)> {
         .collect()
 }
 
-/// Whether the hardware address of an endpoint comes from the container's configuration. One that is not `up` has no
-/// other; those that engines make up are locally administered.
+/// Whether the hardware address of an endpoint comes from the container's configuration. One that
+/// is not `up` has no other; those that engines make up are locally administered.
 pub fn is_configured(mac: &str, up: bool) -> bool {
     let first = mac.split([':', '-']).next().and_then(|octet| u8::from_str_radix(octet, 16).ok());
     first.is_some_and(|octet| !up || octet & 2 == 0) && mac != "00:00:00:00:00:00"
