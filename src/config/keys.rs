@@ -75,7 +75,7 @@ fn fits(known: Option<&str>, word: &str) -> bool {
 /// the one with the fewest characters to change.
 pub fn nearest(path: &[&str]) -> String {
     let meant = |words: &[&str]| -> String {
-        // The guest or storage as it was written.
+        // Keeps the VMID or the storage's name that the file has.
         let named = |(at, word): (usize, &&str)| match (*word, path.get(at)) {
             (ANY, Some(name)) if words.first() == path.first() => (*name).to_string(),
             (ANY, _) if words.first() == Some(&"guest") => "VMID".to_string(),
