@@ -151,7 +151,8 @@ fn of_guest(root: &Root, vmid: Vmid, all: bool) -> Result<(Vec<Chosen>, bool)> {
     Ok((chosen, failed))
 }
 
-/// Why a guest seems to have no backups where they belong to another login: the server lists none of those.
+/// Why a guest seems to have no backups where they belong to another login: the server lists none
+/// of those.
 fn foreign(root: &Root, storage: &str, backup_type: BackupType, vmid: Vmid) -> Option<String> {
     let pbs = Pbs::open(root, storage).ok()?;
     let id = vmid.to_string();
