@@ -125,7 +125,7 @@ pub struct Backup {
     pub verify: Option<VerifyStart>,
 }
 
-/// The beginning of a verify, as backup-end saw it.
+/// The start of a verify in backup-end.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VerifyStart {
     pub state: Word<VerifyState>,
