@@ -80,7 +80,7 @@ pub fn resume(root: &Root, vmid: Vmid) -> Result<()> {
     }
     if !left.is_empty() {
         let lost: Vec<Lost> = left.iter().map(Lost::from).collect();
-        bail!("guest {vmid}: {}", not_back::advice(vmid, &lost));
+        bail!("guest {vmid}: {}", not_back::advice(root, vmid, &lost));
     }
     match brought_back {
         BroughtBack::Nothing if before > 0 => Ok(()),
@@ -137,7 +137,10 @@ fn tell(root: &Root, vmid: Vmid, brought_back: BroughtBack) -> Result<()> {
         BroughtBack::All { started, all } => {
             print(&format!("Guest {vmid}: {}.", not_back::all_back(all, started)))
         }
-        BroughtBack::Partly(partly) => bail!("guest {vmid}: {}", partly.words()),
+        BroughtBack::NotHere(why) => {
+            print(&format!("Guest {vmid}: {why}; nothing is waiting to be started."))
+        }
+        BroughtBack::Partly(partly) => bail!("guest {vmid}: {}", partly.words(root)),
         BroughtBack::NotYet(why) => match way_to_start(root, vmid) {
             Some(command) => bail!("guest {vmid} is not back yet: {why}. To start it: {command}"),
             None => bail!("guest {vmid} is not back yet: {why}"),

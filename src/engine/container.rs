@@ -87,6 +87,8 @@ pub struct Container {
     pub finished_at: String,
     /// How long the engine waits for it to stop before it kills it, in seconds.
     pub stop_timeout: u64,
+    /// The kernel killed a process of it for want of memory.
+    pub oom_killed: bool,
     /// Its stop signal is SIGKILL.
     pub stops_by_kill: bool,
     /// `--rm`: stopping it deletes it.
@@ -288,6 +290,8 @@ struct InspectedState {
     finished_at: String,
     #[serde(default)]
     exit_code: i64,
+    #[serde(default, rename = "OOMKilled")]
+    oom_killed: bool,
     #[serde(default)]
     health: Option<InspectedHealth>,
 }
@@ -419,6 +423,7 @@ impl TryFrom<Inspected> for Container {
             exit_code: inspected.state.exit_code,
             finished_at: inspected.state.finished_at.chars().take(64).collect(),
             stop_timeout,
+            oom_killed: inspected.state.oom_killed,
             stops_by_kill: inspected.config.stop_signal.is_some_and(|signal| is_kill(&signal)),
             auto_remove: inspected.host_config.auto_remove,
             restart: match inspected.host_config.restart_policy.name.as_str() {

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::client::{Engine, Error};
-use super::standing::{Owner, Standing, at_work, standing};
+use super::standing::{Owner, Standing, at_work, of_containerd, standing};
 use crate::guest::{Guest, Process, Processes};
 use crate::sys::text;
 use crate::sys::tree::{Socket, Tree};
@@ -54,8 +54,8 @@ pub fn client_of(socket: &str) -> String {
 #[derive(Clone, Debug, Default)]
 pub struct Engines {
     sites: Vec<Site>,
-    /// Why there may be more engines than these, if so.
-    overlooked: Option<String>,
+    /// Why containers may run that none of these engines has.
+    overlooked: Vec<String>,
     processes: Vec<Process>,
 }
 
@@ -94,7 +94,7 @@ impl fmt::Display for Unreachable {
             Some((path, _)) => {
                 write!(f, "the container engine at {path} cannot be reached: {}", self.why)
             }
-            None => write!(f, "there may be container engines that are not known: {}", self.why),
+            None => f.write_str(&self.why),
         }
     }
 }
@@ -125,12 +125,12 @@ impl Engines {
                 }));
             }
             Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(error),
-            Err(error) => engines.overlooked = Some(format!("{USERS} in the guest: {error}")),
+            Err(error) => engines.overlooks(&format!("{USERS} in the guest: {error}")),
         }
         let mut known: Vec<Found> = Vec::new();
         for (path, kind, of_a_user) in places {
             if known.len() == MOST_ENGINES {
-                engines.overlooked = Some(format!("more than {MOST_ENGINES} are there"));
+                engines.overlooks(&format!("more than {MOST_ENGINES} are there"));
                 break;
             }
             let found = match tree.socket(&path) {
@@ -160,10 +160,23 @@ impl Engines {
         Ok(engines)
     }
 
-    /// Adds engines that run without a socket: Podman needs none to run containers.
+    fn overlooks(&mut self, why: &str) {
+        self.overlooked.push(format!("there may be container engines that are not known: {why}"));
+    }
+
+    /// Adds engines that run without a socket (Podman needs none to run containers), and names what
+    /// else runs containers.
     fn miss(&mut self, root: u32, processes: &Processes) {
+        for namespace in of_containerd(processes) {
+            let namespace = text::printable(&namespace, 60);
+            self.overlooked.push(format!(
+                "containers of containerd run (namespace {namespace}), which Stillpoint cannot bring to rest"
+            ));
+        }
         for (kind, owner) in at_work(root, processes) {
-            let is_known = |site: &Site| (site.kind, site.owner) == (kind, owner);
+            // Where nobody knows whose a process is, it may be that of any.
+            let is_known =
+                |site: &Site| site.kind == kind && (processes.sockets_tell || site.owner == owner);
             if self.sites.iter().any(is_known) || self.sites.len() >= MOST_ENGINES {
                 continue;
             }
@@ -191,7 +204,7 @@ impl Engines {
 
     /// Whether the guest has none.
     pub fn is_empty(&self) -> bool {
-        self.sites.is_empty() && self.overlooked.is_none()
+        self.sites.is_empty() && self.overlooked.is_empty()
     }
 
     /// The engines that may be asked, as far as they are known.
@@ -208,8 +221,8 @@ impl Engines {
             Contact::Closed(_) => Some(site.unreachable()),
             Contact::Open(_) | Contact::Asleep(_) => None,
         };
-        let why = self.overlooked.clone();
-        let overlooked = why.map(|why| Unreachable { socket: None, why });
+        let overlooked = self.overlooked.iter().cloned();
+        let overlooked = overlooked.map(|why| Unreachable { socket: None, why });
         self.sites.iter().filter_map(site).chain(overlooked)
     }
 
@@ -248,6 +261,17 @@ impl Engines {
                 Contact::Asleep(engine) if may_be => Contact::Open(engine),
                 other => other,
             };
+        }
+        self
+    }
+
+    /// The same engines, but those in `unreachable` are not asked again.
+    pub fn without(mut self, unreachable: &[Unreachable]) -> Engines {
+        for Unreachable { socket, why } in unreachable {
+            let Some((path, _)) = socket else { continue };
+            for site in self.sites.iter_mut().filter(|site| site.path == *path) {
+                site.contact = Contact::Closed(why.clone());
+            }
         }
         self
     }

@@ -74,6 +74,27 @@ impl Info {
         })
     }
 
+    /// The parts of such a directory. The containers need all of them, and each can be a mount point
+    /// of its own.
+    pub fn parts(directory: &str) -> impl Iterator<Item = String> {
+        /// Docker's and containerd's, then Podman's.
+        const PARTS: [&str; 12] = [
+            "containers",
+            "image",
+            "overlay2",
+            "fuse-overlayfs",
+            "btrfs",
+            "vfs",
+            "containerd",
+            "overlay",
+            "overlay-containers",
+            "overlay-images",
+            "overlay-layers",
+            "io.containerd.snapshotter.v1.overlayfs",
+        ];
+        PARTS.into_iter().map(move |part| format!("{directory}/{part}"))
+    }
+
     /// The directories in the guest that a backup needs to contain its containers.
     pub fn directories(&self) -> impl Iterator<Item = &str> {
         self.data_root.as_deref().into_iter().chain(self.uses_containerd.then_some(CONTAINERD))

@@ -5,6 +5,9 @@
 use super::engines::Kind;
 use crate::guest::{Process, Processes};
 
+/// The process that holds a container of containerd; the kernel keeps no more of its name.
+const SHIM: &str = "containerd-shim";
+
 /// The containerd namespace of Docker's containers.
 const NAMESPACE: &str = "moby";
 
@@ -62,7 +65,28 @@ pub fn standing(kind: Kind, owner: Owner, processes: &Result<Processes, String>)
 
 /// The process that holds a running container of Docker, even without the daemon.
 fn is_shim(process: &Process) -> bool {
-    process.name == "containerd-shim" && process.command.iter().any(|word| word == NAMESPACE)
+    process.name == SHIM && process.command.iter().any(|word| word == NAMESPACE)
+}
+
+/// Namespaces of containers that are no stack of the user: Docker's plugins, and builds.
+const OTHER_NAMESPACES: [&str; 2] = ["plugins.moby", "buildkit"];
+
+/// The containerd namespaces with running containers that belong to no engine known to Stillpoint
+/// (nerdctl, Kubernetes), each once.
+pub fn of_containerd(processes: &Processes) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for process in processes.list.iter().filter(|process| !process.contained) {
+        if process.name != SHIM {
+            continue;
+        }
+        let mut words = process.command.iter().skip_while(|word| *word != "-namespace");
+        let Some(namespace) = words.nth(1) else { continue };
+        let is_known = namespace == NAMESPACE || OTHER_NAMESPACES.contains(&namespace.as_str());
+        if !is_known && !found.contains(namespace) {
+            found.push(namespace.clone());
+        }
+    }
+    found
 }
 
 /// The owners and kinds of engines that have something running.
@@ -74,7 +98,8 @@ pub fn at_work(root: u32, processes: &Processes) -> Vec<(Kind, Owner)> {
             () if process.is("conmon") => Kind::Podman,
             () => continue,
         };
-        let Some(uid) = process.uid else { continue };
+        // Not known on a node in a directory.
+        let uid = process.uid.unwrap_or(root);
         let owner = Owner { root, user: (uid != root).then_some(uid) };
         if !found.contains(&(kind, owner)) {
             found.push((kind, owner));

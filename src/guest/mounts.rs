@@ -67,12 +67,12 @@ impl Mounts {
     }
 
     /// The innermost mount that contains a path, with its mount point.
-    pub fn at<'a>(&'a self, path: &'a str) -> Option<(&'a str, &'a Mounted)> {
+    pub fn at(&self, path: &str) -> Option<(&str, &Mounted)> {
         let mut path = path.trim_end_matches('/');
         loop {
             let point = if path.is_empty() { "/" } else { path };
             if let Some((point, mounted)) = self.by_path.get_key_value(point) {
-                return Some((point, mounted));
+                return Some((point.as_str(), mounted));
             }
             (path, _) = path.rsplit_once('/')?;
         }
@@ -86,6 +86,14 @@ impl Mounts {
             .take_while(move |(point, _)| point.starts_with(&begin))
             .map(|(point, mounted)| (point.as_str(), mounted))
             .filter(|(point, _)| *point != "/")
+    }
+
+    /// The mount points of file systems that lie elsewhere. Looking into one can hang if its server is
+    /// off.
+    pub fn elsewhere(&self) -> Vec<String> {
+        let elsewhere =
+            self.by_path.iter().filter(|(_, mounted)| mounted.medium() == Medium::Elsewhere);
+        elsewhere.map(|(point, _)| point.clone()).collect()
     }
 
     /// The mount points of FUSE file systems, except lxcfs, which is the node's own.

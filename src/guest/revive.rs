@@ -9,8 +9,11 @@ use anyhow::{Context, Result, bail};
 
 use super::State;
 use crate::pve::Place;
-use crate::sys::{Root, program};
+use crate::sys::look::Watched;
+use crate::sys::{Root, bounded, program};
 use crate::vzdump::Vmid;
+
+const CLUSTER_LIMIT: Duration = Duration::from_secs(5);
 
 const THAW_LIMIT: Duration = Duration::from_secs(20);
 const THAW_LOOK: Duration = Duration::from_millis(10);
@@ -55,8 +58,10 @@ pub fn way_to_start(root: &Root, vmid: Vmid) -> Option<String> {
     let down = matches!(State::of(root, vmid), Ok(State::Stopped));
     down.then(|| {
         let locked =
-            matches!(Place::of(root, vmid), Ok(Place::Here(config)) if config.lock.is_some());
-        start_command(vmid, locked)
+            || matches!(Place::of(root, vmid), Ok(Place::Here(config)) if config.lock.is_some());
+        // An `/etc/pve` that does not answer starts no guest either.
+        let locked = bounded::within(&Watched::cluster(root), CLUSTER_LIMIT, locked);
+        start_command(vmid, locked.unwrap_or(false))
     })
 }
 

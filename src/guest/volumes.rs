@@ -17,7 +17,7 @@ const MOST_BELOW: usize = 16;
 const MOST_FOLLOWED: usize = 2000;
 
 /// The volumes of a guest, from its configuration and its own list of mounts.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Volumes {
     config: Option<Config>,
     mounts: Mounts,
@@ -71,8 +71,10 @@ impl Volumes {
         paths: impl Iterator<Item = &'a str>,
     ) -> Option<String> {
         let unique: BTreeSet<&str> = paths.take(MOST_FOLLOWED).collect();
+        // Looking into a file system whose server is off would hang.
+        let around = self.mounts.elsewhere();
         for path in unique {
-            match guest.tree.followed(path) {
+            match guest.tree.followed(path, &around) {
                 Ok(real) if real != path => drop(self.links.insert(path.to_string(), real)),
                 Ok(_) => {}
                 Err(error) => {
@@ -99,7 +101,7 @@ impl Volumes {
     }
 
     /// Why a path is not in the backup; `None` if it is, or if there is nothing to copy (tmpfs).
-    pub fn left_out<'a>(&'a self, path: &'a str) -> Option<LeftOut<'a>> {
+    pub fn left_out(&self, path: &str) -> Option<LeftOut<'_>> {
         let set = self.config.as_ref().and_then(|config| config.mount_of(path));
         let by_setting =
             || set.filter(|mount| !mount.in_backup).map(|mount| LeftOut::MountPoint(&mount.path));

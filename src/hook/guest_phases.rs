@@ -135,7 +135,10 @@ impl GuestCall<'_> {
         let deadline = self.budget.deadline(LEFTOVER_LIMIT);
         match quiesce::bring_back_locked(self.root, vmid, deadline, errand)? {
             BroughtBack::NotYet(why) => self.set_aside(&why),
-            BroughtBack::Nothing | BroughtBack::All { .. } | BroughtBack::Partly(_) => Ok(()),
+            BroughtBack::Nothing
+            | BroughtBack::All { .. }
+            | BroughtBack::NotHere(_)
+            | BroughtBack::Partly(_) => Ok(()),
         }
     }
 
@@ -338,6 +341,8 @@ impl GuestCall<'_> {
 
     fn resume(&self, run: &mut Run) {
         if self.budget.is_spent() {
+            // What this phase says of the guest is what its guard goes by.
+            self.save(run);
             if run.is_open() {
                 say(&format!("{} is not back yet, its guard goes on: {SPENT}", run.guest()));
             }
@@ -350,6 +355,9 @@ impl GuestCall<'_> {
         let wait = if up_again { ENGINE_WAIT } else { Duration::ZERO };
         if run.is_open() {
             self.bring_back(run, RESUME_LIMIT, wait);
+        } else if run.subject_to_stop() {
+            // How long the guest was down is known though nothing ran in it.
+            self.save(run);
         }
     }
 
@@ -366,7 +374,7 @@ impl GuestCall<'_> {
         self.save(run);
         run.notes.iter().skip(known).for_each(|note| say(note));
         match left {
-            None => lines::back(run).iter().for_each(|line| say(line)),
+            None => lines::back(self.root, run).iter().for_each(|line| say(line)),
             Some(why) => say(&format!("{} is not back yet, its guard goes on: {why}", run.guest())),
         }
     }

@@ -7,8 +7,9 @@ use super::budget::{Budget, SPENT};
 use crate::config::{OnFailure, Settings};
 use crate::journal::{Actor, Backup, Entry, Journal, Record, Verify, VerifyOutcome};
 use crate::quiesce::{self, BroughtBack, Errand};
+use crate::report;
 use crate::report::lines::{not_in_backup, say, summary};
-use crate::report::{self, not_back};
+use crate::report::not_back::{self, Lost};
 use crate::run::{Left, Runs};
 use crate::setup::nodes;
 use crate::sys::look::Watched;
@@ -88,12 +89,14 @@ fn end_runs(root: &Root, settings: &Settings, job: &Job) {
         Vec::new()
     });
     for vmid in guests {
-        if !matches!(runs.load(vmid), Ok(Some(run)) if run.job == *job) {
+        let Some(run) = runs.load(vmid).ok().flatten().filter(|run| run.job == *job) else {
             continue;
-        }
+        };
         let budget = Budget::begin(root, settings.quiesce.budget, vmid, job);
         if budget.is_spent() {
-            say(&format!("guest {vmid} is not back yet, its guard goes on: {SPENT}"));
+            if run.is_open() {
+                say(&format!("guest {vmid} is not back yet, its guard goes on: {SPENT}"));
+            }
             watch(root, vmid);
             continue;
         }
@@ -109,7 +112,10 @@ fn end_runs(root: &Root, settings: &Settings, job: &Job) {
             Ok(BroughtBack::All { started, all }) => {
                 say(&format!("guest {vmid}: {}", not_back::all_back(all, started)));
             }
-            Ok(BroughtBack::Partly(partly)) => say(&format!("guest {vmid}: {}", partly.words())),
+            Ok(BroughtBack::NotHere(why)) => say(&format!("guest {vmid}: {why}")),
+            Ok(BroughtBack::Partly(partly)) => {
+                say(&format!("guest {vmid}: {}", partly.words(root)))
+            }
             Ok(BroughtBack::NotYet(why)) => {
                 say(&format!("guest {vmid} is not back yet, its guard goes on: {why}"));
                 watch(root, vmid);
@@ -141,6 +147,12 @@ fn try_left_again(root: &Root, settings: &Settings, job: &Job) {
         }
         let budget = Budget::begin(root, settings.quiesce.budget, vmid, job);
         if budget.is_spent() {
+            // As it was seen last. The guard looks once more, and sends the mail.
+            let lost: Vec<Lost> = left.containers.iter().map(Lost::from).collect();
+            if !lost.is_empty() {
+                say(&format!("guest {vmid}: {}", not_back::advice(root, vmid, &lost)));
+                watch(root, vmid);
+            }
             continue;
         }
         let deadline = budget.deadline(LEFT_LIMIT);
@@ -155,7 +167,7 @@ fn try_left_again(root: &Root, settings: &Settings, job: &Job) {
         }
         match quiesce::tell(root, vmid, "its backup is over", deadline) {
             Ok(lost) if lost.is_empty() => {}
-            Ok(lost) => say(&format!("guest {vmid}: {}", not_back::advice(vmid, &lost))),
+            Ok(lost) => say(&format!("guest {vmid}: {}", not_back::advice(root, vmid, &lost))),
             Err(error) => say(&format!("guest {vmid}: {error:#}")),
         }
     }

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::damaged::reconstruct;
 use super::finish::{finish, is_made, recovered};
 use super::left::look_for_removed;
-use super::resume::{look_again, resume};
+use super::resume::{look_again, not_here, resume};
 use crate::journal::{Actor, Journal, Record};
 use crate::report::not_back::Partly;
 use crate::run::{Archive, Damaged, Runs};
@@ -21,9 +21,11 @@ pub enum BroughtBack {
     All {
         /// How many containers were started.
         started: usize,
-        /// How many there are.
+        /// How many are back; whoever dealt with one of them has it left to them.
         all: usize,
     },
+    /// The guest itself is gone from this node, and why.
+    NotHere(String),
     /// This run no longer tries to start those that are not back.
     Partly(Partly),
     /// Not yet, and why.
@@ -124,9 +126,12 @@ pub fn bring_back_locked(
     } else if moved {
         runs.save(&run)?;
     }
+    if moved && let Some(why) = not_here(root, &run) {
+        return Ok(BroughtBack::NotHere(why));
+    }
     Ok(match (Partly::of(&run), run.started().saturating_sub(before.started())) {
         (Some(partly), _) => BroughtBack::Partly(partly),
         (None, 0) if !moved => BroughtBack::Nothing,
-        (None, started) => BroughtBack::All { started, all: run.fates().len() },
+        (None, started) => BroughtBack::All { started, all: run.back() },
     })
 }

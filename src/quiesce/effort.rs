@@ -52,7 +52,7 @@ pub enum Back {
     Taken(Box<Container>, String),
     /// It runs, but a requested stop may still happen. It is checked again, while its dependents
     /// are already started, because most such containers keep running.
-    NotKnown,
+    NotKnown(Option<&'static str>),
     Failed(Error),
 }
 
@@ -111,7 +111,7 @@ impl Effort {
         };
         match container.status {
             Status::Running if clock::boot_ms() < self.window(step, &container) => {
-                Ok(Back::NotKnown)
+                Ok(Back::NotKnown(Some("it runs, and may yet be stopped")))
             }
             Status::Running => self.runs(&container, self.run_after(step, &container)),
             Status::Restarting => self.runs(&container, None),

@@ -69,7 +69,7 @@ pub fn grade(run: &Run) -> (Option<Grade>, Vec<String>) {
 fn killed(run: &Run) -> Vec<String> {
     let steps = run.quiesce.iter().flat_map(|quiesce| &quiesce.steps);
     steps
-        .filter(|step| step.stop.killed() == Some(Killed::WithData))
+        .filter(|step| matches!(step.stop.killed(), Some(Killed::WithData | Killed::Starved)))
         .map(|step| step.kill_in_words())
         .collect()
 }

@@ -13,16 +13,15 @@ use super::finish::{is_made, why_over};
 use super::left;
 use super::look_out::{self, look_once, stand_by};
 use super::resume::await_engines;
-use super::revive::{Left, left_behind, lock_in_words, revive, unlock_all};
+use super::revive::{Left, left_behind, revive, still_locked, unlock_all};
 use super::trial;
 use crate::config::Settings;
-use crate::guest::State;
-use crate::journal::Actor;
+use crate::guest::{State, way_to_start};
+use crate::journal::{Actor, GuestAction};
 use crate::report::log;
 use crate::report::not_back::{Partly, all_back};
 use crate::run::{self, By, Damaged, DataCopy, Run, Runs};
-use crate::sys::look::Watched;
-use crate::sys::{Root, bounded, detach, failpoint, lock, text};
+use crate::sys::{Root, detach, failpoint, lock, text};
 use crate::vzdump::{Mode, Vmid};
 
 /// How often the guard checks the run while vzdump lives; the end of vzdump wakes it at once.
@@ -45,10 +44,6 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// If that fails (a cluster without quorum), it is tried again, with pauses that grow up to this.
 const LONGEST_FAILING_PAUSE: Duration = Duration::from_secs(60);
 
-/// `/etc/pve` answers in milliseconds, or not at all if its daemon is dead; no mail waits longer
-/// for it.
-const CLUSTER_LIMIT: Duration = Duration::from_secs(5);
-
 /// The time for an earlier run's guard to notice the new run; it may be waiting for an engine that
 /// does not answer.
 const SUCCESSION_LIMIT: Duration = Duration::from_secs(10);
@@ -56,7 +51,7 @@ const SUCCESSION_LIMIT: Duration = Duration::from_secs(10);
 /// Guards one guest's run until it is closed: starts the containers when the vzdump worker dies,
 /// when the hook has given up, or when they were down longer than the hold limit. A guest has one
 /// guard. Afterwards it tries what an earlier backup has set aside because its engine did not
-/// answer.
+/// answer, and sends the mail that the job had no time for.
 pub fn guard(root: &Root, vmid: Vmid) -> Result<()> {
     let _only = match lock::take(&lock_of(root, vmid), Instant::now() + SUCCESSION_LIMIT) {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(()),
@@ -64,7 +59,19 @@ pub fn guard(root: &Root, vmid: Vmid) -> Result<()> {
         other => other.ok(),
     };
     watch_over(root, vmid)?;
-    see_to_left(root, vmid)
+    see_to_left(root, vmid)?;
+    // The job that left it may have had no time for it.
+    match untold(root, vmid)? {
+        true => left::tell(root, vmid, "the backup is over", Instant::now() + TRY_LIMIT).map(drop),
+        false => Ok(()),
+    }
+}
+
+/// Whether something is not back of which nobody was told, and no backup of the guest is under way that would tell of it.
+fn untold(root: &Root, vmid: Vmid) -> Result<bool> {
+    let left = run::Left::load(root, vmid)?;
+    Ok(left.containers.iter().any(|left| !left.told)
+        && matches!(Runs::of(root).load(vmid), Ok(None)))
 }
 
 /// Held by the guard of a guest as long as it lives.
@@ -201,9 +208,7 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>)
         let left = match bring_back(root, vmid, Instant::now() + TRY_LIMIT, errand) {
             // Its containers were back before its lock could be removed.
             Ok(BroughtBack::Nothing) if revivals.done > 0 => {
-                let (started, all) =
-                    run.as_ref().map_or((0, 0), |run| (run.started(), run.fates().len()));
-                tell_back(root, vmid, &reason, after, &back(run.as_ref(), all, started));
+                tell_back(root, vmid, &reason, after, &back_before(run.as_ref()));
                 return see_out(root, vmid, id.as_deref());
             }
             Ok(BroughtBack::Nothing) => return see_out(root, vmid, id.as_deref()),
@@ -211,8 +216,14 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>)
                 tell_back(root, vmid, &reason, after, &back(run.as_ref(), all, started));
                 return see_out(root, vmid, id.as_deref());
             }
+            Ok(BroughtBack::NotHere(why)) => {
+                let subject = format!("Stillpoint: a backup of guest {vmid} died, and {why}");
+                let message = format!("{reason}; {why}: nothing is left to bring back");
+                log::alarm(root, vmid, &subject, &message);
+                return Ok(());
+            }
             Ok(BroughtBack::Partly(partly)) => {
-                log::warning(vmid, &format!("{reason}; {}", partly.words()));
+                log::warning(vmid, &format!("{reason}; {}", partly.words(root)));
                 told_of(root, vmid, &reason, after, &partly)?;
                 return see_out(root, vmid, id.as_deref());
             }
@@ -283,21 +294,37 @@ fn tell_back(root: &Root, vmid: Vmid, reason: &str, after: &str, back: &str) {
     log::alarm(root, vmid, &subject, &format!("{reason}; {back}{}", still_locked(root, vmid)));
 }
 
-/// The remaining lock of the guest, with the command that removes it, as a sentence to append;
-/// empty if there is none, or if `/etc/pve` does not answer.
-fn still_locked(root: &Root, vmid: Vmid) -> String {
-    let words = || lock_in_words(root, vmid).ok().flatten();
-    let words = bounded::within(&Watched::cluster(root), CLUSTER_LIMIT, words).ok().flatten();
-    words.map_or(String::new(), |words| format!(". {words}"))
-}
-
 /// `the guest was unlocked and started; all 3 containers are back; 1 was started again`
 fn back(run: Option<&Run>, all: usize, started: usize) -> String {
-    let revived: Vec<String> =
-        run.iter().flat_map(|run| &run.revived).map(ToString::to_string).collect();
+    let revived = run.map(revived).unwrap_or_default();
     match revived.is_empty() {
         true => all_back(all, started),
-        false => format!("the guest was {}; {}", revived.join(" and "), all_back(all, started)),
+        false => format!("the guest was {revived}; {}", all_back(all, started)),
+    }
+}
+
+/// `unlocked and started`
+fn revived(run: &Run) -> String {
+    let words: Vec<String> = run.revived.iter().map(ToString::to_string).collect();
+    words.join(" and ")
+}
+
+/// The same where there was nothing more to bring back: containers that were back before the guest itself went down start,
+/// or stay down, as after every start of it.
+fn back_before(run: Option<&Run>) -> String {
+    let started =
+        |run: &&Run| run.mode_used != Mode::Stop && run.revived.contains(&GuestAction::Started);
+    match run.filter(started) {
+        Some(run) => {
+            let revived = revived(run);
+            format!(
+                "the guest was {revived}; its containers were back before it went down, and start as at every start of it"
+            )
+        }
+        None => {
+            let (started, all) = run.map_or((0, 0), |run| (run.started(), run.back()));
+            back(run, all, started)
+        }
     }
 }
 
@@ -361,15 +388,29 @@ struct Told {
 impl Told {
     /// Reports what is not back: once in the system's log, and once in a mail if it takes too long.
     fn tell(&mut self, root: &Root, vmid: Vmid, reason: &str, left: String, since: Duration) {
-        let message = format!("{reason}; its containers are not back yet: {left}");
+        let run = Runs::of(root).load(vmid).ok().flatten();
+        let (what, how) = match run.is_none_or(|run| run.is_open()) {
+            true => ("its containers are not back yet:", "NOT back"),
+            false => ("its containers are back, but", "NOT as it was"),
+        };
         if !self.mailed && since >= PATIENCE {
             self.mailed = true;
-            let subject = format!("Stillpoint: guest {vmid} is NOT back {}", self.after);
+            let subject = format!("Stillpoint: guest {vmid} is {how} {}", self.after);
+            let message = format!("{reason}; {what} {left}{}", way_out(root, vmid));
             log::alarm(root, vmid, &subject, &message);
         } else if left != self.left {
-            log::warning(vmid, &message);
+            log::warning(vmid, &format!("{reason}; {what} {left}"));
         }
         self.left = left;
+    }
+}
+
+/// The command that starts a stopped guest, or removes the lock of a running one, as a sentence to
+/// append.
+pub fn way_out(root: &Root, vmid: Vmid) -> String {
+    match way_to_start(root, vmid) {
+        Some(command) => format!(". To start the guest: {command}"),
+        None => still_locked(root, vmid),
     }
 }
 
@@ -396,8 +437,16 @@ pub fn recover(root: &Root, limit: Duration) -> Result<Vec<String>> {
 }
 
 /// Starts what a run of a dead job left stopped in a guest; if something is not back by then, a
-/// guard takes over.
+/// guard takes over. A lock that remains is named too.
 pub fn recover_guest(root: &Root, vmid: Vmid, by: Actor, deadline: Instant) -> Vec<String> {
+    let mut lines = recovered_guest(root, vmid, by, deadline);
+    if let Some(line) = lines.first_mut() {
+        line.push_str(&still_locked(root, vmid));
+    }
+    lines
+}
+
+fn recovered_guest(root: &Root, vmid: Vmid, by: Actor, deadline: Instant) -> Vec<String> {
     let reason = match Runs::of(root).load(vmid) {
         Ok(Some(run)) if run.job.worker.alive() => return Vec::new(),
         Ok(Some(run)) => why_over(&run),
@@ -424,6 +473,9 @@ pub fn recover_guest(root: &Root, vmid: Vmid, by: Actor, deadline: Instant) -> V
             let back = all_back(all, started);
             return vec![format!("guest {vmid}, after an interrupted backup: {back}")];
         }
+        Ok(BroughtBack::NotHere(why)) => {
+            return vec![format!("guest {vmid}, after an interrupted backup: {why}")];
+        }
         Ok(BroughtBack::Partly(partly)) => {
             // The mail about the boot has this line.
             if by == Actor::Recover {
@@ -433,7 +485,7 @@ pub fn recover_guest(root: &Root, vmid: Vmid, by: Actor, deadline: Instant) -> V
                     .into_iter()
                     .for_each(|error| log::warning(vmid, &format!("{error:#}")));
             }
-            let words = partly.words();
+            let words = partly.words(root);
             return vec![format!("guest {vmid}, after an interrupted backup: {words}")];
         }
         Ok(BroughtBack::NotYet(why)) => why,
@@ -491,7 +543,7 @@ pub fn bring_back_and_unlock(
             break;
         }
         brought_back = match bring_back(root, vmid, deadline, errand)? {
-            BroughtBack::Nothing => BroughtBack::All { started: 0, all: run.fates().len() },
+            BroughtBack::Nothing => BroughtBack::All { started: 0, all: run.back() },
             other => other,
         };
         if let BroughtBack::All { started, .. } = &mut brought_back {
@@ -525,6 +577,8 @@ mod tests {
         fs::create_dir_all(directory.join("usr/sbin")).unwrap();
         fs::write(&sendmail, format!("#!/bin/sh\ncat >>'{}'\n", mail.display())).unwrap();
         fs::set_permissions(&sendmail, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir_all(directory.join("guests/9001/root")).unwrap();
+        fs::write(directory.join("guests/9001/running"), "").unwrap();
         let mut told = Told { after: "after its backup", ..Told::default() };
         let mut tell = |seconds, left: &str| {
             let since = Duration::from_secs(seconds);

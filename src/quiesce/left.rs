@@ -244,7 +244,7 @@ pub fn tell(root: &Root, vmid: Vmid, reason: &str, deadline: Instant) -> Result<
     let lost: Vec<Lost> = left.iter().map(Lost::from).collect();
     if left.iter().any(|left| !left.told) && mark_told(root, vmid)? {
         let subject = format!("Stillpoint: guest {vmid} is NOT back after its backup");
-        log::alarm(root, vmid, &subject, &format!("{reason}. {}", advice(vmid, &lost)));
+        log::alarm(root, vmid, &subject, &format!("{reason}. {}", advice(root, vmid, &lost)));
     }
     Ok(lost)
 }

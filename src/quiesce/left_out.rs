@@ -61,6 +61,30 @@ impl Paths<'_> {
     }
 }
 
+/// The directories in which an engine keeps its containers, and the parts of them, that are not in the backup, and why.
+pub fn engine_left_out<'a>(info: &Info, volumes: &'a Volumes) -> Vec<(String, LeftOut<'a>)> {
+    let why = |directory: &str| {
+        let real = volumes.real(directory);
+        volumes.left_out(real).or_else(|| in_memory(volumes, real))
+    };
+    let mut missing = Vec::new();
+    for directory in info.directories() {
+        if let Some(why) = why(directory) {
+            missing.push((directory.to_string(), why));
+            continue;
+        }
+        let parts = Info::parts(directory);
+        missing.extend(parts.filter_map(|part| why(&part).map(|why| (part, why))));
+    }
+    missing
+}
+
+/// Of data on a tmpfs nobody expects to find it again; an engine's containers are expected.
+fn in_memory<'a>(volumes: &'a Volumes, path: &str) -> Option<LeftOut<'a>> {
+    let (point, mounted) = volumes.mounts().at(path)?;
+    matches!(mounted.kind.as_str(), "tmpfs" | "ramfs").then_some(LeftOut::Mounted(point, mounted))
+}
+
 impl Plan {
     /// Asks all engines where they keep their containers, and adds the answers to the plan.
     pub fn see_engines(&mut self, engines: &Engines, volumes: &Volumes, deadline: Instant) {
@@ -88,24 +112,21 @@ impl Plan {
                 return;
             }
         };
-        let missing = info.directories().filter_map(|directory| {
-            let why = match volumes.left_out(volumes.real(directory))? {
-                LeftOut::MountPoint(point) => format!("mount point {point}"),
-                LeftOut::Mounted(point, mounted) => {
-                    format!("{} mounted on {point}", printable(&mounted.kind, 60))
-                }
-            };
-            Some((directory.to_string(), why))
-        });
-        let missing: Vec<(String, String)> = missing.collect();
+        let missing = engine_left_out(info, volumes);
         let Some((directory, why)) = missing.first() else { return };
+        let why = match why {
+            LeftOut::MountPoint(point) => format!("mount point {point}"),
+            LeftOut::Mounted(point, mounted) => {
+                format!("{} mounted on {point}", printable(&mounted.kind, 60))
+            }
+        };
         if !any && info.containers == 0 {
             return;
         }
         let why = format!(
             "{}, where the engine keeps its containers, is not in the backup ({}): {}",
             printable(directory, 200),
-            printable(why, 200),
+            printable(&why, 200),
             self.affected(socket, info.containers)
         );
         self.incomplete = Some(match self.incomplete.take() {

@@ -7,14 +7,14 @@ use anyhow::Result;
 
 use super::bring_back::{BroughtBack, Errand, bring_back};
 use super::finish::{finish, recovered, settled};
-use super::guard::{an_engine_answers, told_of};
+use super::guard::{an_engine_answers, told_of, way_out};
 use super::resume::{look_again, not_here, resume};
 use super::revive::left_behind;
 use crate::guest::State;
 use crate::journal::{Actor, Journal, Record};
 use crate::report::log;
+use crate::report::not_back::all_back;
 use crate::run::{Run, Runs};
-use crate::sys::text::count;
 use crate::sys::{Root, look};
 use crate::vzdump::Vmid;
 
@@ -87,7 +87,12 @@ pub fn stand_by(root: &Root, vmid: Vmid, id: &str) -> Result<()> {
         } else {
             match bring_back(root, vmid, Instant::now() + TRY_LIMIT, errand) {
                 Ok(BroughtBack::Nothing) => {}
-                Ok(BroughtBack::All { started, .. }) => told.back(root, vmid, started),
+                Ok(BroughtBack::All { started, all }) => {
+                    told.over(root, vmid, "is back", &all_back(all, started));
+                }
+                Ok(BroughtBack::NotHere(why)) => {
+                    told.over(root, vmid, "is not here any more", &why)
+                }
                 Ok(BroughtBack::Partly(partly)) => {
                     told_of(root, vmid, NOT_BACK, "after its backup", &partly)?;
                 }
@@ -121,18 +126,18 @@ impl Told {
         if !self.mailed && since >= PATIENCE {
             self.mailed = true;
             let subject = format!("Stillpoint: guest {vmid} is NOT back after its backup");
-            log::alarm(root, vmid, &subject, &message);
+            log::alarm(root, vmid, &subject, &format!("{message}{}", way_out(root, vmid)));
         } else if why != self.left {
             log::warning(vmid, &message);
         }
         self.left = why;
     }
 
-    /// Sends a mail that it is back, if one was sent that it is not.
-    fn back(&mut self, root: &Root, vmid: Vmid, number: usize) {
-        let message = format!("{NOT_BACK}; {} started since", count(number, "container"));
+    /// Sends a mail that says how it ended, if one was sent that it is not back.
+    fn over(&mut self, root: &Root, vmid: Vmid, how: &str, words: &str) {
+        let message = format!("{NOT_BACK}; {words}");
         if std::mem::take(&mut self.mailed) {
-            let subject = format!("Stillpoint: guest {vmid} is back after its backup");
+            let subject = format!("Stillpoint: guest {vmid} {how} after its backup");
             return log::alarm(root, vmid, &subject, &message);
         }
         log::notice(vmid, &message);

@@ -42,7 +42,7 @@ pub use foresee::{Outlook, foresee, shared_mount_points};
 pub use grade::grade;
 pub use guard::{bring_back_and_unlock, guard, recover, recover_guest, watch, watch_again};
 pub use left::{forget, look_for_removed, sight, sight_locked, tell, try_again};
-pub use left_out::follow_links;
+pub use left_out::{engine_left_out, follow_links};
 pub use note::run_of;
 pub use plan::{Plan, plan};
 pub use resume::{look_again, resume};

@@ -264,6 +264,7 @@ mod tests {
             exit_code: 0,
             finished_at: String::new(),
             stop_timeout: 10,
+            oom_killed: false,
             stops_by_kill: false,
             auto_remove: false,
             restart: crate::engine::Restart::UnlessStopped,

@@ -1,10 +1,11 @@
 use std::collections::HashSet;
+use std::path::Path;
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 
 use crate::config::Strategy;
-use crate::engine::{Container, Engine, Engines, Error, Status};
+use crate::engine::{Container, Data, Engine, Engines, Error, Status};
 use crate::run::{Fate, Killed, Run, Step};
 use crate::sys::{clock, text};
 
@@ -107,17 +108,26 @@ fn look_at(engine: &Engine, step: &Step, deadline: Instant) -> Result<Option<Kil
     }
 }
 
-/// A container that the engine killed at the end of its stop timeout could not close its files.
+/// Nothing below these is kept: sockets (often the engine's own), devices, and kernel files.
+const NO_DATA: [&str; 5] = ["/run", "/var/run", "/dev", "/proc", "/sys"];
+
+/// A container that the engine killed at the end of its stop timeout, or the kernel before that,
+/// could not close its files.
 fn killed(step: &Step, container: &Container) -> Option<Killed> {
     let whole_timeout = step.stop_timeout.saturating_mul(1000);
-    let was = step.action == Strategy::Stop
-        && container.exit_code == KILLED
-        && step.stop.ms().is_some_and(|ms| ms >= whole_timeout);
+    if step.action != Strategy::Stop || container.exit_code != KILLED {
+        return None;
+    }
+    let is_data = |data: &Data| {
+        data.writable && !NO_DATA.iter().any(|place| Path::new(&data.path).starts_with(place))
+    };
+    let has_data = container.data.iter().any(is_data);
+    if container.oom_killed {
+        return has_data.then_some(Killed::Starved);
+    }
+    let was = step.stop.ms().is_some_and(|ms| ms >= whole_timeout);
     let meant = container.stops_by_kill || container.label(KILLED_LABEL) == Some("ok");
-    (was && !meant).then(|| match container.data.iter().any(|data| data.writable) {
-        true => Killed::WithData,
-        false => Killed::WithoutData,
-    })
+    (was && !meant).then_some(if has_data { Killed::WithData } else { Killed::WithoutData })
 }
 
 fn note_killed(run: &mut Run, index: usize, killed: Killed) {
@@ -128,5 +138,45 @@ fn note_killed(run: &mut Run, index: usize, killed: Killed) {
     if killed == Killed::WithoutData {
         let note = step.kill_in_words();
         run.note(note);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::{QuiescedContainer, Stop, Stopped};
+    use serde_json::json;
+
+    fn judged(state: serde_json::Value, source: &str) -> Option<Killed> {
+        let id = "a".repeat(64);
+        let known = json!({
+            "id": id, "engine": "", "name": "db", "project": null, "service": null,
+            "action": "stop", "started_at": "", "after": [],
+        });
+        let step = Step {
+            stop: Stop::Stopped(Stopped { ms: 10_050, killed: None }),
+            ..Step::from(serde_json::from_value::<QuiescedContainer>(known).unwrap())
+        };
+        let mut inspected = json!({
+            "Id": id, "Name": "/db", "State": { "Status": "exited", "ExitCode": 137 },
+            "Config": {}, "HostConfig": {},
+            "Mounts": [{ "Type": "bind", "Source": source, "Destination": "/x", "RW": true }],
+        });
+        inspected["State"].as_object_mut().unwrap().extend(state.as_object().unwrap().clone());
+        killed(&step, &Container::parse(inspected.to_string().as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn the_socket_of_the_engine_is_no_data() {
+        assert_eq!(judged(json!({}), "/srv/db"), Some(Killed::WithData));
+        assert_eq!(judged(json!({}), "/var/run/docker.sock"), Some(Killed::WithoutData));
+        assert_eq!(judged(json!({}), "/running/db"), Some(Killed::WithData));
+        assert_eq!(judged(json!({ "ExitCode": 0 }), "/srv/db"), None);
+    }
+
+    #[test]
+    fn what_the_kernel_killed_is_not_told_to_be_slow() {
+        assert_eq!(judged(json!({ "OOMKilled": true }), "/srv/db"), Some(Killed::Starved));
+        assert_eq!(judged(json!({ "OOMKilled": true }), "/run/x"), None);
     }
 }

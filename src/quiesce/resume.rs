@@ -335,7 +335,7 @@ fn one_round(
         move |index| match efforts.get(&steps[index].engine) {
             Some(Some(effort)) => effort.bring_back(index),
             // Nothing is known of it as long as its engine does not answer.
-            Some(None) | None => Back::NotKnown,
+            Some(None) | None => Back::NotKnown(None),
         },
         |event| {
             match event {
@@ -366,7 +366,7 @@ impl Round {
     /// Records the result for one container; returns whether it is new.
     fn take_in(&mut self, root: &Root, run: &mut Run, index: usize, result: Back) -> bool {
         self.failed |= matches!(result, Back::Failed(_) | Back::Taken(..));
-        self.unknown |= matches!(result, Back::NotKnown);
+        self.unknown |= matches!(result, Back::NotKnown(_));
         match result {
             Back::Waits(why) => {
                 self.waits = true;
@@ -405,7 +405,11 @@ fn record(root: &Root, run: &mut Run, index: usize, result: Back) -> bool {
             take_down(run, said);
         }
         Back::Fate(fate) => step.fate = fate,
-        Back::NotKnown | Back::Waits(_) | Back::Taken(..) => return false,
+        Back::NotKnown(seen) => {
+            step.trouble = seen.map(String::from).or(step.trouble.take());
+            return false;
+        }
+        Back::Waits(_) | Back::Taken(..) => return false,
         Back::Failed(Error::Refused(_, why)) => fail(step, why),
         // No answer says nothing about the container.
         Back::Failed(error) => {

@@ -278,6 +278,14 @@ pub fn lock_in_words(root: &Root, vmid: Vmid) -> Result<Option<String>> {
     }))
 }
 
+/// The same as a sentence to append; empty if there is no such lock, or if `/etc/pve` does not
+/// answer.
+pub fn still_locked(root: &Root, vmid: Vmid) -> String {
+    let words = || lock_in_words(root, vmid).ok().flatten();
+    let words = bounded::within(&Watched::cluster(root), CLUSTER_LIMIT, words).ok().flatten();
+    words.map_or(String::new(), |words| format!(". {words}"))
+}
+
 /// Thaws a frozen guest for an admin who wants its containers back. Returns whether it was frozen.
 ///
 /// # Errors

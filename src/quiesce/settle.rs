@@ -11,6 +11,7 @@ use super::look_out::stand_by_note;
 use super::lost::lost;
 use super::note::{self, Found};
 use super::resume::{await_engines, look_again, note_unhealthy, resume};
+use super::revive::still_locked;
 use crate::guest::State;
 use crate::journal::{
     Action, Actor, ContainerFate, ContainerRecord, Journal, Record, Settled, Word,
@@ -77,7 +78,8 @@ pub fn settle(root: &Root, vmid: Vmid) -> Result<BroughtBack> {
         // A run of this node knows more than the note does.
         Ok(Some(run)) => {
             let brought_back = end_run(root, &run, deadline)?;
-            if matches!(runs.load(vmid), Ok(Some(run)) if run.only_looks()) {
+            // What is not back yet, or is still looked at, has a guard.
+            if matches!(runs.load(vmid), Ok(Some(run)) if run.only_looks() || run.is_open()) {
                 watch(root, vmid)?;
             }
             return Ok(brought_back);
@@ -114,7 +116,8 @@ fn end_run(root: &Root, run: &Run, deadline: Instant) -> Result<BroughtBack> {
         && !run.journalled.is_done()
     {
         let subject = format!("Stillpoint: guest {} is back after an interrupted backup", run.vmid);
-        log::alarm(root, run.vmid, &subject, &format!("{why}; {}", all_back(all, started)));
+        let (back, locked) = (all_back(all, started), still_locked(root, run.vmid));
+        log::alarm(root, run.vmid, &subject, &format!("{why}; {back}{locked}"));
     }
     Ok(brought_back)
 }

@@ -188,12 +188,14 @@ impl Shared {
             }
         };
         let path = match &self.tree {
-            Some(tree) => &tree.followed(path).map_err(|error| {
-                Error::Failed(format!(
-                    "cannot determine where {} leads: {error}",
-                    printable(path, 200)
-                ))
-            })?,
+            Some(tree) => {
+                &tree.followed(path, &self.volumes.mounts().elsewhere()).map_err(|error| {
+                    Error::Failed(format!(
+                        "cannot determine where {} leads: {error}",
+                        printable(path, 200)
+                    ))
+                })?
+            }
             None => path,
         };
         let mut claimed: Vec<Claimed> = self.at(path, writable).into_iter().collect();

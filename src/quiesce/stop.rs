@@ -18,8 +18,15 @@ use crate::pve::Place;
 use crate::run::{By, Fate, Quiesce, Run, Runs, Step};
 use crate::sys::{Root, clock, detach, failpoint, signal, text};
 
-/// For asking a guest's engine what runs.
+/// For asking a guest's engines what runs, and then how they are.
 const SURVEY_LIMIT: Duration = Duration::from_secs(20);
+
+/// If a guest has several engines, one question to all of them takes at most this part of the
+/// remaining time, so that an engine that never answers leaves the others enough.
+const SURVEY_PART: u32 = 5;
+
+/// With less time than this, nothing is asked to stop: it would only have to be started again.
+const LEAST: Duration = Duration::from_millis(500);
 
 /// How long a pause may take: the engine's freezer needs milliseconds.
 const PAUSE_LIMIT: Duration = Duration::from_secs(10);
@@ -71,7 +78,6 @@ pub fn note_running(
     deadline: Instant,
 ) -> Result<Noted> {
     let looked = look(root, settings, run, deadline)?;
-    let deadline = deadline.min(Instant::now() + SURVEY_LIMIT);
     for why in looked.unreachable {
         run.note(format!("{why}: which of its containers run is not written down"));
     }
@@ -80,7 +86,9 @@ pub fn note_running(
         Found::Plan(guest, engines, plan) => (guest, engines, plan),
     };
     let reachable: Vec<Engine> = engines.reachable().cloned().collect();
-    let why = at_once(&reachable, |engine| left_running_by(engine, deadline));
+    let parts = if reachable.len() > 1 { SURVEY_PART } else { 1 };
+    let until = part(deadline, SURVEY_LIMIT, parts);
+    let why = at_once(&reachable, |engine| left_running_by(engine, until));
     run.unrest.extend(why.into_iter().flatten());
     let warning = trial::warning(root, run, &guest, &engines, &plan, deadline);
     if let Some(warning) = &warning {
@@ -149,6 +157,7 @@ fn prepare(root: &Root, settings: &Settings, run: &mut Run, deadline: Instant) -
     let plan = trial::allowed(root, settings, run, &guest, &engines, *plan, deadline)?;
     let half = deadline.saturating_duration_since(Instant::now()) / 2;
     let limit = plan.time_limit(settings).min(half);
+    anyhow::ensure!(limit >= LEAST, "nothing is stopped: too little time is left (quiesce.budget)");
     write_down(root, run, &guest, plan, By::Stillpoint)?;
     Ok(Prepared::Engines(engines, limit))
 }
@@ -165,6 +174,12 @@ fn left_running_by(engine: &Engine, deadline: Instant) -> Option<String> {
     }
 }
 
+/// The end of something that may take so long, and no more than one part of what is left until `deadline`.
+pub(super) fn part(deadline: Instant, limit: Duration, parts: u32) -> Instant {
+    let now = Instant::now();
+    now + limit.min(deadline.saturating_duration_since(now) / parts)
+}
+
 fn look(root: &Root, settings: &Settings, run: &mut Run, deadline: Instant) -> Result<Look> {
     let guest = match State::of(root, run.vmid)? {
         // vzdump says that it runs.
@@ -173,9 +188,12 @@ fn look(root: &Root, settings: &Settings, run: &mut Run, deadline: Instant) -> R
     };
     anyhow::ensure!(!guest.is_frozen(), "the guest is frozen");
     let engines = Engines::of(&guest)?;
-    let survey = survey(&engines, deadline.min(Instant::now() + SURVEY_LIMIT))
+    let parts = if engines.reachable().count() > 1 { SURVEY_PART } else { 1 };
+    let survey = survey(&engines, part(deadline, SURVEY_LIMIT, parts))
         .any()
         .context("the guest's container engines can't be asked what runs")?;
+    // Who did not answer is not asked again.
+    let engines = engines.without(&survey.unreachable);
     let config = match Place::of(root, run.vmid) {
         Ok(Place::Here(config)) => Some(config),
         _ => None,
@@ -185,7 +203,7 @@ fn look(root: &Root, settings: &Settings, run: &mut Run, deadline: Instant) -> R
     let mut plan = plan(run.vmid, &survey.containers, settings, &volumes);
     plan.notes.extend(note.into_iter().chain(unfollowed));
     plan.see_clients(&survey);
-    plan.see_engines(&engines, &volumes, deadline.min(Instant::now() + SURVEY_LIMIT));
+    plan.see_engines(&engines, &volumes, part(deadline, SURVEY_LIMIT, parts));
     run.incomplete = plan.incomplete.take();
     let found = match (engines.is_empty(), plan.steps.is_empty()) {
         (true, _) => Found::Nothing("the guest has no container engine".to_string()),

@@ -54,7 +54,10 @@ pub fn allowed(
     let until = deadline.min(Instant::now() + CONTAINER_LIMIT);
     let deadline = deadline.min(Instant::now() + LIMIT);
     let mut reasons = Vec::new();
-    for (path, runtime) in stopped_by(&plan) {
+    let started_by = stopped_by(&plan);
+    for (index, (path, runtime)) in started_by.iter().enumerate() {
+        let (path, runtime) = (path.clone(), runtime.clone());
+        let deadline = turn(deadline, index, started_by.len());
         let unknown = match engines.at(&path) {
             Ok(engine) => match known(root, run.vmid, guest, engine, &runtime, deadline) {
                 Ok(()) => continue,
@@ -111,14 +114,14 @@ pub fn warning(
     deadline: Instant,
 ) -> Option<String> {
     let deadline = deadline.min(Instant::now() + LIMIT);
-    let of = |(path, runtime): &(String, String)| {
-        let engine = engines.at(path).ok()?;
-        Some(known(root, run.vmid, guest, engine, runtime, deadline).err()?.reason)
-    };
     // All of them go down, whatever the plan would do with each.
     let started_by: BTreeSet<(String, String)> =
         plan.steps.iter().map(|step| (step.engine.clone(), step.runtime.clone())).collect();
-    let reasons: Vec<String> = started_by.iter().filter_map(of).collect();
+    let of = |(index, (path, runtime)): (usize, &(String, String))| {
+        let (engine, deadline) = (engines.at(path).ok()?, turn(deadline, index, started_by.len()));
+        Some(known(root, run.vmid, guest, engine, runtime, deadline).err()?.reason)
+    };
+    let reasons: Vec<String> = started_by.iter().enumerate().filter_map(of).collect();
     (!reasons.is_empty()).then(|| {
         let reasons = reasons.join("; ");
         format!("its containers may not start again after the guest's shutdown: {reasons}")
@@ -231,6 +234,13 @@ pub fn clean_up_all(root: &Root, engine_wait: Duration) {
             clean_up(root, vmid);
         }
     }
+}
+
+/// The end of one engine's turn; several are asked one after the other until `deadline`. One that
+/// never answers leaves the others their turns, and two more for stopping and starting.
+fn turn(deadline: Instant, index: usize, engines: usize) -> Instant {
+    let parts = if engines > 1 { engines - index + 2 } else { 1 };
+    stop::part(deadline, LIMIT, u32::try_from(parts).unwrap_or(u32::MAX))
 }
 
 /// The sockets of the engines that would have to start again what this plan stops, each with the

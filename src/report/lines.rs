@@ -7,6 +7,7 @@ use crate::config::Strategy;
 use crate::engine::client_of;
 use crate::journal::{Backup, Grade, Outcome, VerifyOutcome, VerifyState, Word};
 use crate::run::{By, Fate, Quiesce, Run, Step};
+use crate::sys::Root;
 use crate::sys::text::{count, printable, seconds};
 use crate::vzdump::Mode;
 
@@ -75,7 +76,7 @@ fn slowest(quiesce: &Quiesce) -> String {
 }
 
 /// `all 3 containers are back, 1.20 s after the first stop`
-pub fn back(run: &Run) -> Vec<String> {
+pub fn back(root: &Root, run: &Run) -> Vec<String> {
     let Some(quiesce) = &run.quiesce else { return Vec::new() };
     let mut lines = Vec::new();
     let total = quiesce.steps.len();
@@ -101,7 +102,7 @@ pub fn back(run: &Run) -> Vec<String> {
         let name = printable(&step.name, 80);
         match &step.fate {
             Fate::Gone if step.is_removed() => {
-                lines.push(advice(run.vmid, &[Lost::from(step)]));
+                lines.push(advice(root, run.vmid, &[Lost::from(step)]));
             }
             Fate::Gone => lines.push(format!("{name} has ended and was removed by its engine")),
             Fate::Left(why) => lines.push(format!("{name} is left as it is: {why}")),

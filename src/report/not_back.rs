@@ -1,6 +1,8 @@
 //! Containers that are not back, in words: which ones, why, and what to do.
 
+use crate::guest::way_to_start;
 use crate::run::{Fate, LeftContainer, Run, Step};
+use crate::sys::Root;
 use crate::sys::text::{count, printable, quoted};
 use crate::vzdump::Vmid;
 
@@ -59,35 +61,33 @@ impl Partly {
     /// For a run with containers that are not back; otherwise `None`.
     pub fn of(run: &Run) -> Option<Partly> {
         let lost: Vec<Lost> = run.not_back().map(Lost::from).collect();
-        let back =
-            run.fates().iter().filter(|fate| matches!(fate, Fate::Back | Fate::Finished)).count();
-        let all = run.fates().len();
+        let (back, all) = (run.back(), run.fates().len());
         (!lost.is_empty()).then_some(Partly { vmid: run.vmid, back, all, lost })
     }
 
-    /// `1 of 3 containers is back`
+    /// `1 of 3 containers came back`
     pub fn numbers(&self) -> String {
-        let is = if self.back == 1 || self.all == 1 { "is" } else { "are" };
-        format!("{} of {} {is} back", self.back, count(self.all, "container"))
+        format!("{} of {} came back", self.back, count(self.all, "container"))
     }
 
-    /// `1 of 3 containers is back. NOT back: db (permission denied). To try again: stillpoint
+    /// `1 of 3 containers came back. NOT back: db (permission denied). To try again: stillpoint
     /// resume 9001`
-    pub fn words(&self) -> String {
-        format!("{}. {}", self.numbers(), advice(self.vmid, &self.lost))
+    pub fn words(&self, root: &Root) -> String {
+        format!("{}. {}", self.numbers(), advice(root, self.vmid, &self.lost))
     }
 }
 
 /// `NOT back: db (permission denied), web (...). To try again: stillpoint resume 9001`
-pub fn advice(vmid: Vmid, lost: &[Lost]) -> String {
+pub fn advice(root: &Root, vmid: Vmid, lost: &[Lost]) -> String {
     let mut sentences = vec![format!("NOT back: {}", named(lost))];
+    sentences.extend(way_to_start(root, vmid).map(|start| format!("To start the guest: {start}")));
     sentences.extend(ways(vmid, lost));
     sentences.join(". ")
 }
 
-/// What to do: a removed container's stack has to be created again; for the others Stillpoint can
-/// try again.
-pub fn ways(vmid: Vmid, lost: &[Lost]) -> Vec<String> {
+/// What to do in a running guest: a removed container's stack has to be created again; for the
+/// others Stillpoint can try again.
+fn ways(vmid: Vmid, lost: &[Lost]) -> Vec<String> {
     let (removed, down): (Vec<&Lost>, Vec<&Lost>) = lost.iter().partition(|lost| lost.removed);
     let mut commands: Vec<&String> =
         removed.iter().filter_map(|lost| lost.way_back.as_ref()).collect();
@@ -152,6 +152,7 @@ pub fn all_back(all: usize, started: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::text::token;
 
     fn lost(name: &str, why: &str, way_back: Option<&str>) -> Lost {
         let (removed, way_back) = (way_back.is_some(), way_back.map(String::from));
@@ -160,6 +161,11 @@ mod tests {
 
     #[test]
     fn both_numbers_the_engines_words_and_the_way_out_are_said() {
+        let directory = std::env::temp_dir().join(format!("stillpoint-lost-{}", token()));
+        let root = Root::at(&directory);
+        // It runs.
+        std::fs::create_dir_all(directory.join("guests/9001/root")).unwrap();
+        std::fs::write(directory.join("guests/9001/running"), "").unwrap();
         let refused = Partly {
             vmid: Vmid(9001),
             back: 1,
@@ -167,18 +173,23 @@ mod tests {
             lost: vec![lost("db", "permission denied", None), lost("web", "no\x1b", None)],
         };
         assert_eq!(
-            refused.words(),
-            "1 of 3 containers is back. NOT back: db (permission denied), web (no\\u{1b}). \
+            refused.words(&root),
+            "1 of 3 containers came back. NOT back: db (permission denied), web (no\\u{1b}). \
              To try again: stillpoint resume 9001"
         );
         let one = Partly { back: 0, all: 1, ..refused };
-        assert_eq!(one.numbers(), "0 of 1 container is back");
+        assert_eq!(one.numbers(), "0 of 1 container came back");
         let removed = vec![lost("db", "it was removed", Some("cd /opt/x && docker compose up -d"))];
         assert_eq!(
-            advice(Vmid(9001), &removed),
+            advice(&root, Vmid(9001), &removed),
             "NOT back: db (it was removed). \
              To make it anew: pct exec 9001 -- sh -c 'cd /opt/x && docker compose up -d'"
         );
+        std::fs::remove_file(directory.join("guests/9001/running")).unwrap();
+        assert!(
+            advice(&root, Vmid(9001), &removed).contains("To start the guest: pct start 9001.")
+        );
+        std::fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]

@@ -214,6 +214,12 @@ impl Run {
         steps.map(|step| step.fate.clone()).collect()
     }
 
+    /// How many of its containers are back, or have done their work.
+    pub fn back(&self) -> usize {
+        let back = |fate: &&Fate| matches!(fate, Fate::Back | Fate::Finished);
+        self.fates().iter().filter(back).count()
+    }
+
     /// How many containers were started (or unpaused) again.
     pub fn started(&self) -> usize {
         let steps = self.quiesce.iter().flat_map(|quiesce| &quiesce.steps);

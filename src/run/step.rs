@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::QuiescedContainer;
-use super::state::{Failures, HealthBefore, Room, Start, Stop};
+use super::state::{Failures, HealthBefore, Killed, Room, Start, Stop};
 use crate::config::Strategy;
 use crate::sys::text;
 
@@ -96,7 +96,10 @@ impl Step {
     /// `db did not stop within 10 s and was killed`
     pub fn kill_in_words(&self) -> String {
         let name = text::printable(&self.name, 80);
-        format!("{name} did not stop within {} s and was killed", self.stop_timeout)
+        match self.stop.killed() {
+            Some(Killed::Starved) => format!("{name} was killed for want of memory (OOM)"),
+            _ => format!("{name} did not stop within {} s and was killed", self.stop_timeout),
+        }
     }
 }
 

@@ -71,12 +71,14 @@ impl Tree {
     }
 
     /// Where an absolute path leads after following its symbolic links, as the guest sees it. A
-    /// path that does not exist is returned unchanged.
+    /// path that does not exist is returned unchanged, and so is one at or below `around`: a file
+    /// system whose server is off would hang.
     ///
     /// # Errors
     /// If the tree does not answer, or if the links form a circle.
-    pub fn followed(&self, path: &str) -> io::Result<String> {
-        let answer = self.ask(&Request::Followed { path: path.to_string() }, LOOK_LIMIT)?;
+    pub fn followed(&self, path: &str, around: &[String]) -> io::Result<String> {
+        let (path, around) = (path.to_string(), around.to_vec());
+        let answer = self.ask(&Request::Followed { path, around }, LOOK_LIMIT)?;
         match answer.reply {
             Reply::Content => String::from_utf8(answer.content).map_err(io::Error::other),
             other => Err(unexpected(&other)),

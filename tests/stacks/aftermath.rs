@@ -33,6 +33,14 @@ fn times(scene: &Scene, moments: &[At]) -> Arc<Mutex<Vec<Instant>>> {
 }
 
 #[test]
+fn in_stop_mode_the_downtime_is_known_of_a_guest_in_which_nothing_ran() {
+    let scene = Scene::new("lxc-stop-running", &|guest| guest.containers.clear());
+    let report = scene.play(Vec::new());
+    assert!(record(&scene, "backup")["downtime_ms"].is_u64(), "{}", report.text());
+    assert!(said_in(&report).contains(", guest down for "), "{}", said_in(&report));
+}
+
+#[test]
 fn in_stop_mode_the_downtime_is_that_of_the_guest() {
     let scene = Scene::new("lxc-stop-running", &|_| {});
     let times = times(
@@ -274,6 +282,30 @@ fn a_lock_from_before_the_first_call_is_taken_away_by_a_person_and_at_boot() {
     }
 }
 
+/// A power cut while containers were down for a backup, and a lock that no boot takes away.
+#[test]
+fn after_a_power_cut_a_lock_that_stays_is_in_the_mail() {
+    for first in [&["settle", "9001"][..], &["recover"]] {
+        let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+        scene.keep_mail();
+        let mut options = scene.options();
+        options.kills = vec![kill("pre-stop", Moment::End, Victim::Everything)];
+        options.settle = Duration::ZERO;
+        scene.play_with(options);
+        let text = std::fs::read_to_string(scene.run_file()).unwrap();
+        let mut run: Value = serde_json::from_str(&text).unwrap();
+        run["job"]["worker"]["boot"] = "an earlier one".into();
+        std::fs::write(scene.run_file(), run.to_string()).unwrap();
+        scene.guest().set_lock(Some("snapshot-delete")).unwrap();
+        let done = scene.stillpoint(first);
+        assert!(done.status.success(), "{done:?}");
+        let mail = scene.mail();
+        assert_eq!(mail.matches("Subject:").count(), 1, "{mail}");
+        assert!(mail.contains("is locked (snapshot-delete)"), "{first:?}: {mail}");
+        assert!(mail.contains("pct unlock 9001"), "{first:?}: {mail}");
+    }
+}
+
 #[test]
 fn a_lock_without_a_dead_vzdump_or_of_another_kind_stays() {
     let stays = |scene: &Scene, which: &str| {
@@ -354,4 +386,18 @@ fn after_a_power_cut_the_guard_tells_the_true_reason() {
     let mail = scene.mail();
     assert!(mail.contains("the node went down during the backup; all 3 containers"), "{mail}");
     assert!(!mail.contains("vzdump (process"), "{mail}");
+}
+
+#[test]
+fn a_boot_tries_what_an_earlier_backup_could_not_bring_back() {
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    let refuse = |scene: &Scene, refusal: Option<(u16, String)>| {
+        assert!(scene.engine().modify("db", |db| db.spec.refuses = refusal));
+    };
+    refuse(&scene, Some((500, "no such device".to_string())));
+    let report = scene.play(Vec::new());
+    assert!(report.runs_left.is_empty(), "{}", report.text());
+    refuse(&scene, None);
+    scene.node.recover().unwrap();
+    assert!(crate::scene::runs(scene.guest(), "db"));
 }

@@ -7,7 +7,7 @@ use stillpoint_sim::node::Guest;
 use stillpoint_sim::vzdump::replay::Options;
 use stillpoint_sim::vzdump::report::Report;
 
-use crate::scene::{At, Scene, runs};
+use crate::scene::{At, Scene, runs, wait_for};
 
 /// The limit for all phases together, on a busy machine; without a budget it would be several
 /// minutes.
@@ -128,4 +128,42 @@ fn an_engine_that_never_says_what_it_is_holds_up_the_job_for_no_longer_than_the_
     let pre_stop = report.calls.iter().find(|call| call.argv[0] == "pre-stop").unwrap();
     assert!(Duration::from_millis(pre_stop.ms) < Duration::from_secs(15), "{}", report.text());
     assert!(report.runs_left.is_empty() && all_run(scene.guest()), "{}", report.text());
+}
+
+/// What the phases have used so far is more than there is.
+fn spend(scene: &Scene) -> impl Fn(&std::sync::Arc<Guest>) + Send + Sync + use<> {
+    let file = scene.node.path("run/stillpoint/spent-9001.json");
+    move |_| {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let mut spent: serde_json::Value = serde_json::from_str(&text).unwrap();
+        spent["ms"] = 3_600_000.into();
+        std::fs::write(&file, spent.to_string()).unwrap();
+    }
+}
+
+#[test]
+fn a_guard_brings_back_at_once_what_is_stopped_when_the_budget_is_over() {
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    scene.when(At::Ended("pre-stop"), spend(&scene));
+    scene.when(At::Called("log-end"), |guest| {
+        wait_for("all containers run", || all_run(guest)).unwrap();
+    });
+    let report = scene.play(Vec::new());
+    assert!(says(&report, "post-restart").contains("quiesce.budget"), "{}", report.text());
+    assert!(report.runs_left.is_empty() && all_run(scene.guest()), "{}", report.text());
+}
+
+#[test]
+fn what_is_not_back_is_told_also_where_the_job_has_no_time_left_for_it() {
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    scene.keep_mail();
+    scene.when(At::Ended("pre-stop"), |guest| {
+        assert!(guest.engine.as_ref().unwrap().remove("db").is_some());
+    });
+    scene.when(At::Ended("log-end"), spend(&scene));
+    let report = scene.play(Vec::new());
+    let said = says(&report, "job-end");
+    assert!(said.contains("NOT back: db (it was removed"), "{}", report.text());
+    wait_for("a mail", || scene.mail().contains("NOT back")).unwrap();
+    assert_eq!(scene.mail().matches("Subject:").count(), 1, "{}", scene.mail());
 }

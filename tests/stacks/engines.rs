@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 use stillpoint_sim::engine::container::{Spec, Status};
-use stillpoint_sim::engine::{Engine, EngineConfig, What};
+use stillpoint_sim::engine::{Engine, EngineConfig, Hostile, What};
 use stillpoint_sim::vzdump::replay::Options;
 
 use crate::scene::{At, Scene, wait_for};
@@ -226,4 +226,60 @@ fn what_is_up_first_after_a_start_waits_for_no_other_engine() {
     assert_eq!(settled.len(), 1, "{records:#?}");
     let started = settled[0]["containers"].as_array().unwrap();
     assert!(started.iter().all(|container| container["start_ms"].is_u64()), "{settled:#?}");
+}
+
+/// Each question that it may leave open.
+#[test]
+fn an_engine_that_never_answers_leaves_the_others_their_time() {
+    for hostile in [Hostile::Silent, Hostile::Trickle, Hostile::Secretive] {
+        let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+        scene.settings("[quiesce]\nbudget = \"15s\"\n");
+        let pod = another(&scene, PODMAN, "pod");
+        pod.configure(|engine| engine.hostile = Some(hostile.clone()));
+        let record = backup(&scene);
+        assert_eq!(record["grade"], "crash-consistent", "{record:#}");
+        assert!(record["reasons"].to_string().contains(PODMAN), "{hostile:?}: {record:#}");
+        let engine = scene.engine();
+        assert_eq!(engine.count("db", What::StopAsked), 1, "{hostile:?}: {record:#}");
+        assert_eq!(status(engine, "db"), Status::Running, "{hostile:?}");
+    }
+}
+
+#[test]
+fn what_runs_without_a_known_socket_is_no_guest_without_an_engine() {
+    for (processes, named) in [
+        ("7 /usr/bin/dockerd -H unix:///srv/docker.sock", "/run/docker.sock"),
+        ("7 /usr/bin/conmon --api-version 1", PODMAN),
+        ("7 /usr/bin/containerd-shim-runc-v2 -namespace default -id a", "namespace default"),
+        ("7 /opt/k3s/containerd-shim-runc-v2 -namespace k8s.io -id a", "namespace k8s.io"),
+    ] {
+        let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+        fs::remove_file(inside(&scene, "run/docker.sock")).unwrap();
+        scene.node.write("guests/9001/processes", &format!("{processes}\n")).unwrap();
+        let record = backup(&scene);
+        assert_eq!(record["grade"], "crash-consistent", "{processes}: {record:#}");
+        assert!(record["reasons"].to_string().contains(named), "{processes}: {record:#}");
+        for arguments in [&["plan", "9001"][..], &["doctor"]] {
+            let output = scene.stillpoint(arguments);
+            let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+            let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(said.contains(named), "{arguments:?}: {said}");
+        }
+    }
+}
+
+#[test]
+fn containers_of_containerd_beside_docker_are_no_clean_backup() {
+    let scene = Scene::new("lxc-snapshot-1vol", &|_| {});
+    let shim =
+        |namespace: &str| format!("7 containerd-shim-runc-v2 -namespace {namespace} -id a\n");
+    let own = shim("moby") + &shim("plugins.moby");
+    scene.node.write("guests/9001/processes", &own).unwrap();
+    assert_eq!(backup(&scene)["grade"], "clean", "Docker's own");
+    scene.node.write("guests/9001/processes", &(own + &shim("default"))).unwrap();
+    scene.play_with(Options { ..scene.options() });
+    let record = scene.node.journal().unwrap().into_iter().rfind(|it| it["kind"] == "backup");
+    let record = record.unwrap();
+    assert_eq!(record["grade"], "crash-consistent", "{record:#}");
+    assert_eq!(scene.engine().count("db", What::StopAsked), 2, "Docker's are at rest all the same");
 }

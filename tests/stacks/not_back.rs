@@ -82,7 +82,7 @@ fn what_the_engine_refuses_to_start_is_named_set_aside_and_let_go_of_once_it_run
         told.contains("Subject: Stillpoint: guest 9001 is NOT back after its backup"),
         "{told}"
     );
-    assert!(told.contains("2 of 3 containers are back") && told.contains(MISSING), "{told}");
+    assert!(told.contains("2 of 3 containers came back") && told.contains(MISSING), "{told}");
     assert!(!told.contains("died") && !told.contains("is back"), "{told}");
     assert_eq!((left(&scene), noted(&scene)), (vec!["db".to_string()], vec!["db".to_string()]));
     let line = check(&scene);
@@ -236,4 +236,25 @@ fn a_backup_that_cannot_be_finished_keeps_no_later_one_from_being_made() {
     wait_for("db runs", || runs(scene.guest(), "db")).unwrap();
     assert!(left(&scene).is_empty(), "{:?}", left(&scene));
     assert!(scene.engine().count("db", What::Started) > 0);
+}
+
+#[test]
+fn what_is_left_down_in_a_guest_that_is_down_is_told_with_the_command_that_starts_it() {
+    let scene = at_rest(|guest| refuse(guest, "db", Some((404, MISSING))));
+    scene.play(Vec::new());
+    scene.guest().set_marker("running", false).unwrap();
+    let resumed = said(&scene, &["resume", "9001"]);
+    assert!(resumed.contains("To start the guest: pct start 9001."), "{resumed}");
+}
+
+#[test]
+fn a_guest_that_was_destroyed_is_not_told_to_be_back() {
+    let scene = at_rest(|guest| {
+        let path = guest.dir().join("../../etc/pve/lxc/9001.conf");
+        std::fs::remove_file(path).unwrap();
+    });
+    scene.play(vec![kill("pre-stop", Moment::End, Victim::Worker)]);
+    let mail = scene.mail();
+    assert!(mail.contains("died, and the guest is gone"), "{mail}");
+    assert!(!mail.contains("is back") && !mail.contains("containers are back"), "{mail}");
 }

@@ -142,3 +142,22 @@ fn an_engine_on_a_mount_point_with_backup_is_in_the_backup() {
     let (_, report) = backup("lxc-snapshot-1vol", &|_| {}, &docker);
     assert_eq!(report.records("backup")[0]["grade"], "clean");
 }
+
+#[test]
+fn containers_on_a_tmpfs_or_with_a_part_elsewhere_are_not_in_the_backup() {
+    let root = MOUNTS.lines().next().unwrap();
+    for (point, mount) in [
+        ("mp0: local:a,mp=/var/lib/docker/overlay2", ""),
+        ("tags: none", "110 100 0:60 / /var/lib/docker rw - tmpfs tmpfs rw\n"),
+    ] {
+        let (scene, report) = backup("lxc-snapshot-1vol", &|_| {}, &|node| {
+            mount_point(node, point);
+            let mounts = format!("{root}\n{mount}");
+            node.write(&format!("guests/{VMID}/root/proc/1/mountinfo"), &mounts).unwrap();
+        });
+        let record = &report.records("backup")[0];
+        assert_eq!(record["grade"], "incomplete", "{point} {mount}: {record:#}");
+        let (said, _) = stillpoint(&scene, &["status", "--check"]);
+        assert!(said.starts_with("WARNING"), "{said}");
+    }
+}

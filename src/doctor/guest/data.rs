@@ -10,8 +10,10 @@ use crate::doctor::message::{Message, Names, Values, quoted};
 use crate::doctor::messages::{
     BIND_MOUNT, ENGINE_BIND_MOUNT, ENGINE_LEFT_OUT, ENGINE_MOUNTED, LEFT_OUT, MOUNTED,
 };
+use crate::engine::Info;
 use crate::guest::LeftOut;
 use crate::pve::Config;
+use crate::quiesce::engine_left_out;
 
 /// A mount point of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,9 +27,8 @@ struct MountPoint<'a> {
 pub fn data(stacks: &Stacks<'_>) -> Vec<Check> {
     let mut checks = Vec::new();
     let mut engine = Vec::new();
-    for directory in stacks.engines.iter().flat_map(|(_, info)| info.directories()) {
-        let real = stacks.volumes.real(directory);
-        let Some(left_out) = stacks.volumes.left_out(real) else { continue };
+    let of_engine = |(_, info): &'_ (_, Info)| engine_left_out(info, &stacks.volumes);
+    for (_, left_out) in stacks.engines.iter().flat_map(of_engine) {
         if !engine.contains(&left_out) {
             engine.push(left_out);
             checks.extend(check(stacks, &left_out, None));

@@ -26,13 +26,16 @@ pub struct Stopped {
     pub killed: Option<Killed>,
 }
 
-/// How a container that was killed at the end of its stop timeout counts.
+/// How a container that was killed rather than stopped counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Killed {
-    /// It has a volume or bind mount that it may write to, and could not close its files.
+    /// At the end of its stop timeout. It has a volume or bind mount that it may write to, and could
+    /// not close its files.
     WithData,
     WithoutData,
+    /// By the kernel, which had no memory left for it; with such data.
+    Starved,
 }
 
 impl Stop {

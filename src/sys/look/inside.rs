@@ -95,9 +95,13 @@ impl Inside {
         Ok(Some((first_number() + place, Identity { inode, owner })))
     }
 
-    /// The path that `path` leads to after following its links in the tree.
-    pub fn followed(&self, path: &str) -> io::Result<String> {
+    /// The path that `path` leads to after following its links in the tree. Paths at or below one of
+    /// `around` are taken as they are.
+    pub fn followed(&self, path: &str, around: &[String]) -> io::Result<String> {
         followed(path, |path| {
+            if around.iter().any(|point| Path::new(path).starts_with(point)) {
+                return Ok(None);
+            }
             let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
             // A path that is missing, or closed to the guest itself, counts as no link.
             let Ok(here) = self.resolve(path, flags) else { return Ok(None) };

@@ -85,8 +85,8 @@ fn answer(inside: &mut Inside, request: Request, content: &[u8]) -> io::Result<A
         Request::Enter(_) => return Err(io::Error::other("entered already")),
         Request::Owner => Answer::from(Reply::User(inside.owner())),
         Request::IsDirectory { path } => Answer::from(Reply::Is(inside.is_directory(&path))),
-        Request::Followed { path } => {
-            let content = inside.followed(&path)?.into_bytes();
+        Request::Followed { path, around } => {
+            let content = inside.followed(&path, &around)?.into_bytes();
             Answer { content, ..Answer::from(Reply::Content) }
         }
         Request::Marks { paths } => {

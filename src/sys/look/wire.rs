@@ -45,9 +45,10 @@ pub enum Request {
         path: String,
         most: usize,
     },
-    /// Where the path leads after following its links.
+    /// Where the path leads after following its links, without looking at or below `around`.
     Followed {
         path: String,
+        around: Vec<String>,
     },
     /// What tells each of these files from one that is put in its place.
     Marks {

@@ -5,6 +5,7 @@ use stillpoint::journal::{Actor, Entry, Journal, Record};
 use stillpoint::quiesce::{grade, recovered, run_of, start_order};
 use stillpoint::report::{lines, record};
 use stillpoint::run::{By, Damaged, Quiesced, Run, Runs};
+use stillpoint::sys::Root;
 use stillpoint::vzdump::{Upid, Vmid};
 
 use super::engine::assert_ends;
@@ -55,7 +56,8 @@ fn assert_usable(run: &Run) {
     let (grade, reasons) = grade(run);
     assert!(grade.is_some() || matches!(run.archive, stillpoint::run::Archive::Failed(_)));
     reasons.iter().for_each(|reason| assert_sayable(reason));
-    lines::back(run).iter().for_each(|line| assert_sayable(line));
+    let nowhere = Root::at(std::path::Path::new("/nonexistent"));
+    lines::back(&nowhere, run).iter().for_each(|line| assert_sayable(line));
     run.quiesce.iter().for_each(|quiesce| assert_sayable(&lines::at_rest(quiesce)));
 
     let value = to_value(run).unwrap();

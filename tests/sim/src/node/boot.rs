@@ -38,8 +38,11 @@ impl Node {
     /// # Errors
     /// If the command cannot be run or fails.
     pub fn recover(&self) -> Result<()> {
-        let runs = self.path("var/lib/stillpoint/runs");
-        if !fs::read_dir(&runs).is_ok_and(|mut entries| entries.next().is_some()) {
+        let condition = |line: &'static str| line.strip_prefix("ConditionDirectoryNotEmpty=|/");
+        let is_filled = |directory: &str| {
+            fs::read_dir(self.path(directory)).is_ok_and(|mut entries| entries.next().is_some())
+        };
+        if !UNIT.lines().filter_map(condition).any(is_filled) {
             return Ok(());
         }
         let line = UNIT.lines().find_map(|line| line.strip_prefix("ExecStart=/"));
