@@ -1,15 +1,12 @@
 //! A container's fixed addresses on the guest's own network (macvlan and ipvlan), where other
 //! machines may have them too.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use serde::Deserialize;
 
 use super::client::{Engine, Error, checked};
-
-/// How many networks of one container are read; people use a handful.
-const MOST_NETWORKS: usize = 64;
+use super::network::{Endpoint, Endpoints};
 
 /// The longest address or network name.
 const LONGEST: usize = 255;
@@ -34,29 +31,7 @@ struct Config {
 #[serde(rename_all = "PascalCase")]
 struct Settings {
     #[serde(default)]
-    networks: Option<BTreeMap<String, Endpoint>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Endpoint {
-    #[serde(default, rename = "IPAMConfig")]
-    ipam_config: Option<Addresses>,
-    #[serde(default)]
-    mac_address: String,
-    #[serde(default, rename = "EndpointID")]
-    id: String,
-    #[serde(default, rename = "IPAddress")]
-    ip_address: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Addresses {
-    #[serde(default, rename = "IPv4Address")]
-    v4: String,
-    #[serde(default, rename = "IPv6Address")]
-    v6: String,
+    networks: Endpoints,
 }
 
 impl Engine {
@@ -83,33 +58,39 @@ impl Engine {
 fn fixed(inspected: Inspected) -> Vec<(String, Vec<String>)> {
     let short = |text: &String| !text.is_empty() && text.len() <= LONGEST;
     let mac = inspected.config.mac_address.filter(short);
-    let networks = inspected.network_settings.networks.unwrap_or_default();
+    let Endpoints(mut networks) = inspected.network_settings.networks;
+    networks.sort_by(|(one, _), (other, _)| one.cmp(other));
     let addresses = |endpoint: Endpoint| -> Vec<String> {
-        let named = endpoint.ipam_config.map(|ipam| [ipam.v4, ipam.v6]).unwrap_or_default();
-        let up = !endpoint.id.is_empty() || !endpoint.ip_address.is_empty();
-        let own = Some(endpoint.mac_address).filter(|mac| is_configured(mac, up));
-        let own = own.filter(short).or_else(|| mac.clone());
-        named.into_iter().filter(short).chain(own).collect()
+        let own = endpoint.configured_mac().map(String::from).filter(short);
+        let own = own.or_else(|| mac.clone());
+        endpoint.configured_addresses().into_iter().filter(short).chain(own).collect()
     };
     networks
         .into_iter()
         .filter(|(network, _)| short(network))
-        .take(MOST_NETWORKS)
         .map(|(network, endpoint)| (network, addresses(endpoint)))
         .filter(|(_, addresses)| !addresses.is_empty())
         .collect()
 }
 
-/// Whether the hardware address of an endpoint comes from the container's configuration. One that
-/// is not `up` has no other; those that engines make up are locally administered.
-pub fn is_configured(mac: &str, up: bool) -> bool {
-    let first = mac.split([':', '-']).next().and_then(|octet| u8::from_str_radix(octet, 16).ok());
-    first.is_some_and(|octet| !up || octet & 2 == 0) && mac != "00:00:00:00:00:00"
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::network::is_configured;
+
+    #[test]
+    fn only_what_the_configuration_names_is_fixed() {
+        let of = |text: &str| fixed(serde_json::from_str(text).unwrap());
+        let settings = r#""NetworkSettings":{"Networks":{
+            "lan":{"IPAMConfig":{"IPv4Address":"192.0.2.50","IPv6Address":""},"IPAddress":"192.0.2.50"},
+            "shop":{"IPAMConfig":null,"IPAddress":"172.18.0.2","MacAddress":"02:42:ac:12:00:02"}}}"#;
+        let lan = ("lan".to_string(), vec!["192.0.2.50".to_string()]);
+        assert_eq!(of(&format!("{{{settings}}}")), [lan]);
+        let mac = of(&format!(r#"{{"Config":{{"MacAddress":"02:00:00:00:00:01"}},{settings}}}"#));
+        assert_eq!(mac[0].1, ["192.0.2.50", "02:00:00:00:00:01"]);
+        assert_eq!(mac[1].1, ["02:00:00:00:00:01"]);
+        assert!(of(r#"{"Config":{},"NetworkSettings":{"Networks":null}}"#).is_empty());
+    }
 
     #[test]
     fn a_hardware_address_of_one_endpoint_is_fixed_unless_the_engine_made_it_up() {
@@ -127,19 +108,5 @@ mod tests {
         let lan = r#"{"NetworkSettings":{"Networks":{"lan":{"MacAddress":"02:00:00:00:00:07"}}}}"#;
         let found = fixed(serde_json::from_str(lan).unwrap());
         assert_eq!(found[0].1, ["02:00:00:00:00:07"]);
-    }
-
-    #[test]
-    fn only_what_the_configuration_names_is_fixed() {
-        let of = |text: &str| fixed(serde_json::from_str(text).unwrap());
-        let settings = r#""NetworkSettings":{"Networks":{
-            "lan":{"IPAMConfig":{"IPv4Address":"192.0.2.50","IPv6Address":""},"IPAddress":"192.0.2.50"},
-            "shop":{"IPAMConfig":null,"IPAddress":"172.18.0.2","MacAddress":"02:42:ac:12:00:02"}}}"#;
-        let lan = ("lan".to_string(), vec!["192.0.2.50".to_string()]);
-        assert_eq!(of(&format!("{{{settings}}}")), [lan]);
-        let mac = of(&format!(r#"{{"Config":{{"MacAddress":"02:00:00:00:00:01"}},{settings}}}"#));
-        assert_eq!(mac[0].1, ["192.0.2.50", "02:00:00:00:00:01"]);
-        assert_eq!(mac[1].1, ["02:00:00:00:00:01"]);
-        assert!(of(r#"{"Config":{},"NetworkSettings":{"Networks":null}}"#).is_empty());
     }
 }

@@ -5,8 +5,6 @@ use std::net::Ipv4Addr;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::lan::is_configured;
-
 /// How many networks of one container are read; people use a handful.
 const MOST_NETWORKS: usize = 64;
 
@@ -115,18 +113,30 @@ pub struct Networks(pub Vec<Network>);
 
 impl<'de> Deserialize<'de> for Networks {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Networks, D::Error> {
-        let mut networks = Vec::new();
-        each(deserializer, |name, endpoint: Option<Endpoint>| {
-            if networks.len() < MOST_NETWORKS && name.len() <= LONGEST {
-                networks.push(endpoint.unwrap_or_default().of(name));
-            }
-        })?;
-        Ok(Networks(networks))
+        let Endpoints(endpoints) = Endpoints::deserialize(deserializer)?;
+        Ok(Networks(endpoints.into_iter().map(|(name, endpoint)| endpoint.of(name)).collect()))
     }
 }
 
+/// The same as the engine has them, by the names of the networks.
+#[derive(Default)]
+pub struct Endpoints(pub Vec<(String, Endpoint)>);
+
+impl<'de> Deserialize<'de> for Endpoints {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Endpoints, D::Error> {
+        let mut endpoints = Vec::new();
+        each(deserializer, |name, endpoint: Option<Endpoint>| {
+            if endpoints.len() < MOST_NETWORKS && name.len() <= LONGEST {
+                endpoints.push((name.to_string(), endpoint.unwrap_or_default()));
+            }
+        })?;
+        Ok(Endpoints(endpoints))
+    }
+}
+
+/// A container's place in a network.
 #[derive(Default, Deserialize)]
-struct Endpoint {
+pub struct Endpoint {
     #[serde(rename = "IPAMConfig", default)]
     ipam: Option<Ipam>,
     #[serde(rename = "IPAddress", default)]
@@ -148,18 +158,29 @@ struct Ipam {
 }
 
 impl Endpoint {
-    fn of(self, name: &str) -> Network {
-        let said = |addresses: [String; 2]| {
+    /// The addresses that the container's configuration names, IPv4 and IPv6.
+    pub fn configured_addresses(&self) -> Vec<String> {
+        let ipam = self.ipam.iter().flat_map(|ipam| [&ipam.ipv4, &ipam.ipv6]);
+        ipam.filter(|address| !address.is_empty()).cloned().collect()
+    }
+
+    /// Its hardware address, if that comes from the container's configuration.
+    pub fn configured_mac(&self) -> Option<&str> {
+        let up = [&self.id, &self.ipv4, &self.ipv6].iter().any(|text| !text.is_empty());
+        Some(self.mac.as_str()).filter(|mac| is_configured(mac, up))
+    }
+
+    fn of(self, name: String) -> Network {
+        let said = |addresses: &[String]| {
             addresses.iter().filter(|address| !address.is_empty()).map(|text| short(text)).collect()
         };
-        let ipam = self.ipam.unwrap_or_default();
-        let up = [&self.id, &self.ipv4, &self.ipv6].iter().any(|text| !text.is_empty());
+        let configured = self.configured_addresses();
         Network {
-            fixed_mac: is_configured(&self.mac, up),
+            fixed_mac: self.configured_mac().is_some(),
             odd_mac: !self.mac.is_empty() && !is_made_of(&self.mac, &self.ipv4),
-            name: name.to_string(),
-            fixed: said([ipam.ipv4, ipam.ipv6]),
-            assigned: said([self.ipv4, self.ipv6]),
+            name,
+            fixed: said(&configured),
+            assigned: said(&[self.ipv4, self.ipv6]),
         }
     }
 }
@@ -172,6 +193,13 @@ fn is_made_of(mac: &str, ipv4: &str) -> bool {
 }
 
 /// Passes each entry of a map to `take`; `null` has none.
+/// Whether the hardware address of an endpoint comes from the container's configuration. One that
+/// is not `up` has no other; those that engines make up are locally administered.
+pub(super) fn is_configured(mac: &str, up: bool) -> bool {
+    let first = mac.split([':', '-']).next().and_then(|octet| u8::from_str_radix(octet, 16).ok());
+    first.is_some_and(|octet| !up || octet & 2 == 0) && mac != "00:00:00:00:00:00"
+}
+
 fn each<'de, D, V>(deserializer: D, take: impl FnMut(&str, V)) -> Result<(), D::Error>
 where
     D: Deserializer<'de>,
