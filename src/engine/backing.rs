@@ -25,7 +25,7 @@ pub enum Backing {
     Elsewhere(String),
 }
 
-/// A volume, as far as a copy of its guest is concerned.
+/// What matters about a volume for a copy of its guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Volume {
     pub backing: Backing,
@@ -109,8 +109,7 @@ fn local(kind: &str, device: &str, flags: &[&str]) -> Backing {
             Backing::Elsewhere(source)
         }
         "tmpfs" | "overlay" => Backing::Itself,
-        // A directory, or an image of a file system in a file, or a device: what matters is where
-        // it lies.
+        // A directory, a file with a file system, or a device: only its place matters.
         _ if device.starts_with('/') => Backing::Directory(device.to_string()),
         _ => Backing::Itself,
     }

@@ -115,7 +115,7 @@ pub struct Container {
     /// The containers, by id or name, whose network, process or IPC namespace it joins: it starts
     /// only while they run.
     pub joins: Vec<String>,
-    /// The name of the runtime that starts it; empty where that is the engine's affair.
+    /// The name of the runtime that starts it; empty if the engine decides.
     pub runtime: String,
     /// The containers, by name, that it has legacy links to (`--link`); they must run at its start
     /// too.

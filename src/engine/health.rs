@@ -7,17 +7,18 @@ use serde::Deserialize;
 /// The engine's default limit for one run of a health command.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a container may say that it is starting; longer than any that was seen in the wild.
+/// The longest start period that counts; longer than any in practice.
 const LONGEST_START: Duration = Duration::from_secs(600);
 
-/// A health command that is longer is not run: in words, and in bytes.
+/// The longest health command that is run: in words, and in bytes.
 const MOST_WORDS: usize = 256;
 const LONGEST: usize = 16 << 10;
 
 /// A container's health check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
-    /// What is run in the container: it ends with 0 where the container is healthy. Never empty.
+    /// The command that runs in the container: it ends with 0 if the container is healthy. Never
+    /// empty.
     pub command: Vec<String>,
     /// The limit for one run.
     pub timeout: Duration,

@@ -29,8 +29,8 @@ pub struct Versions {
     pub runtime: String,
     /// `containerd 1.7.27`, with the commit if it is known.
     pub components: Vec<String>,
-    /// What tells the programs in the guest, and what the node confines it with, from what is put
-    /// in their place: a package can be built anew, or a profile loaded, without a new version.
+    /// Identifies the programs in the guest and the node's confinement of it: a package can be
+    /// rebuilt, or a profile loaded again, without a new version.
     #[serde(default)]
     pub files: Vec<String>,
 }

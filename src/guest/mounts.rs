@@ -35,7 +35,7 @@ pub struct Mounted {
     pub source: String,
     /// Nothing can be written there.
     pub read_only: bool,
-    /// The address of the server that is named in `source`, where the kernel tells it.
+    /// The address of the server named in `source`, if the kernel shows it.
     pub address: Option<String>,
 }
 

@@ -27,8 +27,8 @@ const LIST_LIMIT: u64 = 1 << 20;
 /// For all of a guest's processes: very many take a second.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Engines, the monitors of their containers, and Docker's and Podman's clients, as the kernel shortens
-/// a name (15 bytes). Other processes are not examined.
+/// Engines, the monitors of their containers, and Docker's and Podman's clients, as the kernel
+/// shortens a name (15 bytes). Other processes are not examined.
 const NAMES: [&str; 5] = ["dockerd", "conmon", "containerd-shim", "docker", "podman"];
 
 /// Clients of compose, which are also installed under longer names (`docker-compose-linux-x86_64`).

@@ -99,8 +99,8 @@ impl Sites {
         Sites { root: root.clone(), node: node_name(root), mounts, storages, addresses }
     }
 
-    /// The same site with the server's address in the place of its name, where the node knows it: one server is called
-    /// by either.
+    /// The same place with the server's address instead of its name, if the node knows it, because
+    /// either may be used for one server.
     pub fn known(&self, site: Site) -> Site {
         match &site.holder {
             Holder::Server(name) => match self.addresses.get(name) {

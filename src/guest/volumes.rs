@@ -13,7 +13,7 @@ use crate::sys::text::{excerpt, printable};
 /// How many paths of one container's mount are named; nobody reads more at once.
 const MOST_BELOW: usize = 16;
 
-/// So many places of data are looked at for links; each takes a fraction of a millisecond.
+/// For how many places of data links are followed; each takes a fraction of a millisecond.
 const MOST_FOLLOWED: usize = 2000;
 
 /// The volumes of a guest, from its configuration and its own list of mounts.
@@ -64,7 +64,7 @@ impl Volumes {
         }
     }
 
-    /// Looks where these paths lead in the guest; returns what a person should know where that cannot be determined.
+    /// Follows the links of these paths in the guest; returns a note for the admin if that fails.
     pub fn follow<'a>(
         &mut self,
         guest: &Guest,
@@ -90,7 +90,7 @@ impl Volumes {
         None
     }
 
-    /// Where a path leads, as far as its links were followed.
+    /// Where a path leads, if its links were followed.
     pub fn real<'a>(&'a self, path: &'a str) -> &'a str {
         self.links.get(path).map_or(path, String::as_str)
     }

@@ -190,8 +190,8 @@ pub struct Verify {
     pub verify_upid: Option<String>,
     /// The task that we started.
     pub started_upid: Option<String>,
-    /// [`Actor::Server`] if we did not ask for a verify: a later check found that the server's state has
-    /// changed.
+    /// [`Actor::Server`] if we did not ask for a verify: a later check found that the server's
+    /// state has changed.
     #[serde(default)]
     pub by: Option<Word<Actor>>,
 }

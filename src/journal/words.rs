@@ -16,7 +16,7 @@ pub enum Word<T> {
 }
 
 impl<T: Copy> Word<T> {
-    /// The word, where this version knows it.
+    /// The word, if this version knows it.
     pub fn known(&self) -> Option<T> {
         match self {
             Word::Known(word) => Some(*word),
@@ -83,12 +83,13 @@ pub enum Actor {
     /// The boot of the node.
     Recover,
     Person,
-    /// Whoever it was: a container was seen running, or removed.
+    /// Somebody: a container was seen running, or removed.
     Somebody,
-    /// Whoever found a run that cannot be read.
+    /// The process that found a run that cannot be read.
     #[serde(rename = "damaged run")]
     DamagedRun,
-    /// The backup server, which was not asked for a verify: the snapshot was looked at again, and it says otherwise.
+    /// The backup server, without a verify of ours: a later check found that its state of the
+    /// snapshot has changed.
     Server,
 }
 

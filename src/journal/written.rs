@@ -1,4 +1,4 @@
-//! A record as it stands in the journal.
+//! A record as it is in the journal.
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -19,7 +19,7 @@ impl Written {
         json["kind"].is_string().then_some(Written { json })
     }
 
-    /// The record, typed; `None` where this version does not know its kind or its shape.
+    /// The record, typed; `None` if this version does not know its kind or format.
     pub fn record(&self) -> Option<Record> {
         let json = &self.json;
         match json["kind"].as_str()? {
@@ -35,7 +35,7 @@ impl Written {
         .ok()
     }
 
-    /// The record of a verify, where it is one.
+    /// The record, if it is a verify's.
     pub fn verify(&self) -> Option<Verify> {
         if self.json["kind"] != "verify" {
             return None;

@@ -120,10 +120,10 @@ impl Pbs {
         Ok(entries)
     }
 
-    /// Why the server refuses a question about a snapshot: [`Error::Gone`] where it has no such
-    /// snapshot, else the refusal itself. It has several words for that, and one of them also for a
-    /// missing manifest. A foreign owner, whose snapshots it does not list either, is refused as
-    /// [`Error::Denied`].
+    /// What a refused request about a snapshot means: [`Error::Gone`] if the server has no such
+    /// snapshot, else the refusal itself. The server has several texts for a missing snapshot, and
+    /// one of them also means a missing manifest. A foreign owner, whose snapshots it does not list
+    /// either, is [`Error::Denied`].
     pub(super) fn gone_or(&self, error: Error, snapshot: &Snapshot, deadline: Instant) -> Error {
         if !matches!(error, Error::Refused { status: 400..500, .. }) || error.not_now().is_some() {
             return error;
@@ -149,7 +149,7 @@ impl Pbs {
         }
     }
 
-    /// Whether a snapshot is there, by one small answer; None where that does not tell.
+    /// Whether a snapshot exists, by one small request; `None` if the answer does not show it.
     fn is_there(&self, snapshot: &Snapshot, deadline: Instant) -> Option<bool> {
         let time = snapshot.backup_time.to_string();
         let fields = snapshot.fields(&time);

@@ -207,8 +207,8 @@ fn unstamped(line: &str) -> &str {
     }
 }
 
-/// What begins the reason where the directory of a datastore is gone under a server that has used
-/// it before: it then lists nothing, and refuses to tell how much room there is.
+/// The beginning of the reason if a datastore's directory has disappeared while the server uses it:
+/// then the server lists nothing, and refuses to report the free space.
 pub(super) const NO_DIRECTORY: &str = "the directory of the datastore is not there";
 
 /// Why a server refuses something temporarily.

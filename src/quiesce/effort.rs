@@ -271,8 +271,8 @@ impl Effort {
         step.stop.was_prepared() || !self.over
     }
 
-    /// The container that was made under the name of a removed one that belongs to no stack, as by
-    /// whoever updates containers (Watchtower).
+    /// The container that was created with the name of a removed one that belongs to no stack, for
+    /// example by an updater (Watchtower).
     fn namesake(&self, step: &Step) -> Result<Option<Container>, Error> {
         let container = match self.engine.inspect(&step.name, self.deadline) {
             Err(Error::Gone) => return Ok(None),

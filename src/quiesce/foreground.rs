@@ -24,8 +24,7 @@ const WITH_VALUE: [&str; 25] = [
     "--tlscacert", "--tlscert", "--tlskey", "--in-pod", "--pod-args", "--podman-path", "--podman-args",
 ];
 
-/// What stands for the value of an option in an interpreter's command line (`python3 -W ignore`,
-/// `-X dev`).
+/// The value of an option in an interpreter's command line (`python3 -W ignore`, `-X dev`).
 const INTERPRETERS_VALUES: [&str; 6] = ["ignore", "default", "error", "once", "dev", "utf8"];
 
 /// Compose's other subcommands.

@@ -79,7 +79,7 @@ fn lock_of(root: &Root, vmid: Vmid) -> PathBuf {
     root.path(&format!("/run/stillpoint/guard-{vmid}.lock"))
 }
 
-/// Starts a guard for a run that is left to it, where the one that was armed is dead.
+/// Starts a new guard for a run if its guard is dead.
 pub fn watch_again(root: &Root, vmid: Vmid) -> Result<()> {
     match lock::take(&lock_of(root, vmid), Instant::now()) {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(()),
@@ -520,9 +520,9 @@ fn recover_left(root: &Root, limit: Duration) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// Brings back a guest's containers, and takes away the lock of the dead backup, which would make
-/// the next one fail. At a job's start and at boot also the guest itself, where it was left frozen
-/// or down: the next backup is made of it as it is.
+/// Starts a guest's containers, and removes the lock of the dead backup, which would make the next
+/// one fail. At a job's start and at boot, a guest that was left frozen or down is revived too,
+/// because the next backup is made of its present state.
 pub fn bring_back_and_unlock(
     root: &Root,
     vmid: Vmid,

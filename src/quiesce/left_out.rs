@@ -16,8 +16,8 @@ const ROOM: usize = 4 << 20;
 /// How many containers a reason names; the journal names them all.
 const MOST_NAMED: usize = 20;
 
-/// Follows the links in the guest on the way to the data of these containers; returns what a person
-/// should know where that cannot be done.
+/// Follows the links in the guest to the data of these containers; returns a note for the admin if
+/// that fails.
 pub fn follow_links(
     volumes: &mut Volumes,
     guest: &Guest,

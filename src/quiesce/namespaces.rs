@@ -30,8 +30,8 @@ impl Needs {
                 places.insert((&container.engine, reference), index);
             }
         }
-        // One that somebody has paused is not ours to let go on, and who has to join a process that
-        // is frozen waits for it.
+        // A container that somebody has paused must stay paused, and one that joins a frozen
+        // process would wait for it.
         let runs = |index: &usize| containers[*index].status == Status::Running;
         let needs = containers.iter().map(|container| {
             let need = |reference: &String, shares| {

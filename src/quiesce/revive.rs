@@ -194,8 +194,8 @@ fn unlock(root: &Root, run: &Run) -> Result<bool> {
     Ok(true)
 }
 
-/// As long as what is returned lives, no vzdump of this node begins with a guest; `None` where one
-/// may be at work. A job that calls us at its start holds that lock itself.
+/// While the result is held, no vzdump of this node can begin with a guest; `None` if one may be
+/// working. A job that calls us at its start holds that lock itself.
 fn no_vzdump_begins(
     root: &Root,
     called_by_vzdump: impl FnOnce() -> bool,
@@ -206,10 +206,10 @@ fn no_vzdump_begins(
     })
 }
 
-/// Takes away the locks that a dead vzdump left at guests without a run of ours: it died between
-/// its lock and its first call of the hook for that guest, or an earlier run was closed while
-/// something of vzdump still lived. A line for each guest where something came of it. An `/etc/pve`
-/// that does not answer is not waited for.
+/// Removes the locks that a dead vzdump left on guests without a run: it died between its lock and
+/// its first call of the hook for that guest, or an earlier run was closed while a process of
+/// vzdump still lived. Returns a line for each guest with a result. Does not wait for an `/etc/pve`
+/// that does not answer.
 pub fn unlock_all(root: &Root) -> Vec<String> {
     let locked = || {
         let members = members(root).map_err(|error| format!("{error:#}"))?;
@@ -239,11 +239,11 @@ pub fn unlock_all(root: &Root) -> Vec<String> {
 /// What is said of it.
 pub const UNLOCKED: &str = "a vzdump that died had left it locked; it was unlocked";
 
-/// Takes away the lock that a dead vzdump left at this guest, where there is no run of ours that
-/// knows of it. Returns whether it did.
+/// Removes the lock that a dead vzdump left on this guest, if no run knows of it. Returns whether
+/// it did.
 ///
 /// # Errors
-/// Where the guest's configuration, the node's tasks or their logs can't be read, or `pct unlock`
+/// If the guest's configuration, the node's tasks or their logs cannot be read, or `pct unlock`
 /// fails.
 pub fn unlock_left(root: &Root, vmid: Vmid) -> Result<bool> {
     if !matches!(Runs::of(root).load(vmid), Ok(None)) || !is_left_locked(root, vmid)? {

@@ -1,6 +1,6 @@
-//! The files that decide whether a container starts: the engine's and the runtime's programs in the
-//! guest, and what the node confines the guest with. One that was put in the place of another ends
-//! what is known of starts, also where every version stays the same.
+//! The files that decide whether a container starts: the programs of engine and runtime in the
+//! guest, and the node's confinement of the guest. If one is replaced, earlier evidence of starts
+//! no longer counts, even if every version is the same.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -24,13 +24,13 @@ const PROGRAMS: [&str; 8] = [
     "crun",
 ];
 
-/// AppArmor's profile for guests, and what it is made of. A profile that a guest is started with
-/// stays until it is loaded anew, which a package does when it brings another file.
+/// AppArmor's profile for guests, and its sources. A running guest keeps its profile until the
+/// profile is loaded again, which a package does when it changes the file.
 const CONFINEMENT: [&str; 3] =
     ["/etc/apparmor.d/lxc-containers", "/etc/apparmor.d/lxc", "/etc/apparmor.d/abstractions/lxc"];
 
-/// What the package manager of the node writes anew when it installs what a running guest depends
-/// on.
+/// Files that the node's package manager rewrites when it installs something that a running guest
+/// depends on.
 const PACKAGES: [&str; 4] = ["apparmor", "libapparmor1:amd64", "lxc-pve", "lxcfs"];
 
 /// A directory of profiles has three files.
@@ -39,8 +39,8 @@ const MOST_PROFILES: usize = 64;
 /// A look takes less than a millisecond, unless the guest makes it hang.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// What tells each of them from another in its place, for this runtime. Where the guest does not
-/// answer that stands for its files: what was known with them is not known without.
+/// The identity of each of these files, for this runtime. If the guest does not answer, that is
+/// recorded instead: evidence with known files does not count without them.
 pub fn marks(root: &Root, guest: &Guest, runtime: &str) -> Vec<String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let own = Some(runtime).filter(|name| !PROGRAMS.contains(name) && name.chars().all(plain));

@@ -44,8 +44,8 @@ pub fn holder(
     Ok(None)
 }
 
-/// The step of the holder, where it may be asked to give up what it has: this run had stopped it,
-/// whoever has started it again, and it would be content with another.
+/// The step of the holder, if it may be asked to give it up: this run had stopped it, whoever has
+/// started it again, and any other address would do for it.
 pub fn may_yield(holder: &Container, wanting: &Container, steps: &[Step]) -> Option<usize> {
     // A holder with a fixed address elsewhere might lose that one in exchange.
     let has_own = holder.networks.iter().any(|network| is_fixed(holder, network));

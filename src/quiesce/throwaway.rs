@@ -43,7 +43,7 @@ const REQUEST_LINGERS: u64 = 600_000_000;
 pub enum Outcome {
     /// The engine starts containers.
     Starts,
-    /// It does not; the engine's error.
+    /// The engine does not start containers; its error.
     Refused(String),
     /// It could not be tested, and why.
     Untried(String),

@@ -257,7 +257,7 @@ fn is_stopped_by(step: &Step, engine: &str, runtime: &str) -> bool {
 /// What starts a container now.
 struct InUse {
     versions: Versions,
-    /// Its runtime, where that is not what the engine takes for a container that names none.
+    /// Its runtime, if it is not the engine's default.
     named: Option<String>,
 }
 

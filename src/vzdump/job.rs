@@ -80,8 +80,8 @@ impl Job {
             .any(|(pid, upid)| worker_of(root, pid, &upid).is_some())
     }
 
-    /// Whether the last vzdump that had begun with this guest, as the node's tasks and their logs tell, died before it was done
-    /// with it, and nothing of it lives.
+    /// Whether the last vzdump that had begun with this guest, as the node's tasks and their logs
+    /// tell, died before it was done with it, and nothing of it lives.
     ///
     /// # Errors
     /// Where the lists of the node's tasks can't be read.

@@ -182,7 +182,7 @@ fn only_what_the_server_does_not_have_is_gone() {
         (vec![bad(manifest), bad(manifest)], false),
         (vec![bad(manifest), list(&[])], false),
         (vec![bad(damaged)], false),
-        // What is not told by one small answer, the list tells.
+        // If one small answer does not show it, the list does.
         (vec![bad(owner), bad(owner), list(&[]), status()], true),
         (vec![bad(owner), bad(owner), list(&[1]), status()], true),
         (vec![bad(owner), bad(owner), list(&[1, snapshot.backup_time])], false),

@@ -113,8 +113,8 @@ impl Inside {
         })
     }
 
-    /// What tells the file at `path`, which is behind its links, from one that is put in its place; `None` where there is
-    /// none to be seen.
+    /// What tells the file at `path`, which is behind its links, from one that is put in its place;
+    /// `None` where there is none to be seen.
     pub fn mark(&self, path: &str) -> Option<String> {
         let stat = fstat(self.resolve(path, OFlag::O_PATH).ok()?).ok()?;
         Some(mark(path, stat.st_ino, stat.st_size, (stat.st_mtime, stat.st_mtime_nsec)))
