@@ -192,7 +192,6 @@ fn is_made_of(mac: &str, ipv4: &str) -> bool {
     mac.eq_ignore_ascii_case(&format!("02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x}"))
 }
 
-/// Passes each entry of a map to `take`; `null` has none.
 /// Whether the hardware address of an endpoint comes from the container's configuration. One that
 /// is not `up` has no other; those that engines make up are locally administered.
 pub(super) fn is_configured(mac: &str, up: bool) -> bool {
@@ -200,6 +199,7 @@ pub(super) fn is_configured(mac: &str, up: bool) -> bool {
     first.is_some_and(|octet| !up || octet & 2 == 0) && mac != "00:00:00:00:00:00"
 }
 
+/// Passes each entry of a map to `take`; `null` has none.
 fn each<'de, D, V>(deserializer: D, take: impl FnMut(&str, V)) -> Result<(), D::Error>
 where
     D: Deserializer<'de>,
