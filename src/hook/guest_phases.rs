@@ -59,6 +59,10 @@ impl GuestCall<'_> {
         };
         let mut run = match runs.load(vmid) {
             Ok(Some(run)) if run.job == self.job && !due.contains(&GuestDuty::OpenRun) => run,
+            // Its guard ended the run while this hook waited for the lock. Nobody would end a new one.
+            Ok(None) if !self.job.worker.alive() => {
+                return self.left_to_others(due, &anyhow::anyhow!("vzdump ended meanwhile"));
+            }
             Ok(None) => self.new_run(),
             // A run of another backup, or one that cannot be read: that has to end first.
             Ok(Some(_)) | Err(_) => match self.end_other_run() {
