@@ -26,6 +26,10 @@ const PCT_LIMIT: Duration = Duration::from_secs(300);
 /// # Errors
 /// Also if it is still frozen afterwards.
 pub fn thaw(root: &Root, vmid: Vmid) -> Result<()> {
+    #[cfg(test)]
+    if let Some(walk) = crate::sys::walk::current() {
+        return Ok(walk.change_guest(crate::sys::walk::Change::Thaw)?);
+    }
     let mut unfreeze = Command::new(root.path("/usr/bin/lxc-unfreeze"));
     unfreeze.args(["-n", &vmid.to_string()]);
     let told = program::run(&mut unfreeze, THAW_LIMIT);
@@ -49,6 +53,10 @@ pub fn lift_lock(root: &Root, vmid: Vmid) -> Result<()> {
 
 /// Starts the guest.
 pub fn start(root: &Root, vmid: Vmid) -> Result<()> {
+    #[cfg(test)]
+    if let Some(walk) = crate::sys::walk::current() {
+        return Ok(walk.change_guest(crate::sys::walk::Change::Start)?);
+    }
     pct(root, &["start", &vmid.to_string()])
 }
 

@@ -270,7 +270,7 @@ impl GuestCall<'_> {
         if self.budget.is_spent() {
             return;
         }
-        let deadline = deadline.min(Instant::now() + LEFT_LIMIT);
+        let deadline = deadline.min(clock::instant() + LEFT_LIMIT);
         if let Err(error) = quiesce::sight_locked(self.root, self.subject.vmid, deadline) {
             say(&format!("guest {}: {error:#}", self.subject.vmid));
         }

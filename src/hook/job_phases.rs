@@ -1,4 +1,4 @@
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -14,7 +14,7 @@ use crate::run::{Left, Runs};
 use crate::setup::nodes;
 use crate::sys::look::Watched;
 use crate::sys::text::count;
-use crate::sys::{Root, bounded, detach, text};
+use crate::sys::{Root, bounded, clock, detach, text};
 use crate::verify::{self, Collected};
 use crate::vzdump::{Job, Vmid};
 
@@ -51,12 +51,12 @@ pub fn perform(root: &Root, settings: &Settings, job: &Job, due: &[JobDuty]) -> 
 }
 
 /// All guests together get only the time of one: the others have a guard, and their next backup.
-fn bring_back_leftovers(root: &Root, settings: &Settings, job: &Job) {
+pub(super) fn bring_back_leftovers(root: &Root, settings: &Settings, job: &Job) {
     let guests = Runs::of(root).guests().unwrap_or_else(|error| {
         say(&format!("cannot list the runs of earlier jobs: {error:#}"));
         Vec::new()
     });
-    let end = Instant::now() + settings.quiesce.budget;
+    let end = clock::instant() + settings.quiesce.budget;
     for vmid in guests {
         let budget = Budget::begin(root, settings.quiesce.budget, vmid, job);
         let deadline = budget.deadline(LEFTOVER_LIMIT).min(end);
@@ -82,7 +82,7 @@ fn leave_note(root: &Root) {
 }
 
 /// Ends runs of this job that log-end did not end.
-fn end_runs(root: &Root, settings: &Settings, job: &Job) {
+pub(super) fn end_runs(root: &Root, settings: &Settings, job: &Job) {
     let runs = Runs::of(root);
     let guests = runs.guests().unwrap_or_else(|error| {
         say(&format!("cannot list the runs of this job: {error:#}"));
@@ -174,7 +174,7 @@ fn try_left_again(root: &Root, settings: &Settings, job: &Job) {
 }
 
 fn collect(root: &Root, settings: &Settings, job: &Job) -> u8 {
-    let deadline = Instant::now() + settings.verify.wait;
+    let deadline = clock::instant() + settings.verify.wait;
     let collected = verify::collect_job(root, job, deadline).unwrap_or_else(|error| {
         say(&format!("cannot collect the verifies: {error:#}"));
         Collected::default()

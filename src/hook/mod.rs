@@ -6,6 +6,8 @@ mod duties;
 mod guest_phases;
 mod guest_start;
 mod job_phases;
+#[cfg(test)]
+mod walks;
 
 pub use duties::{Due, GuestDuty, JobDuty, duties};
 

@@ -64,6 +64,10 @@ impl Journal {
     /// Appends a record; after `Ok` it survives a power cut. Records that a guest causes too often
     /// may only be counted.
     pub fn append(&self, record: &Record) -> Result<()> {
+        #[cfg(test)]
+        if let Some(walk) = crate::sys::walk::current() {
+            return Ok(walk.append(serde_json::to_value(record)?)?);
+        }
         let path = self.path();
         self.write(record).with_context(|| format!("{}: the record is not written", path.display()))
     }
@@ -142,6 +146,12 @@ impl Journal {
     /// Passes every line to `visit`, oldest first, across the rotation; `visit` returns `false` to
     /// stop.
     pub fn read(&self, mut visit: impl FnMut(Entry) -> bool) -> Result<()> {
+        #[cfg(test)]
+        if let Some(walk) = crate::sys::walk::current() {
+            let mut records = walk.records().into_iter().filter_map(Written::of);
+            let _ = records.all(|record| visit(Entry::Record(record)));
+            return Ok(());
+        }
         for (path, file) in self.files()? {
             let is_carried = path == self.carried();
             let mut reader = BufReader::new(file);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::{Condition, Container, Engine, Health, Status};
 use crate::run::{Failures, Fate, HealthBefore, Step};
+use crate::sys::clock;
 use crate::sys::text;
 
 /// How long a container waits for another to be healthy. A health check without a result by then
@@ -101,7 +102,7 @@ impl Place<'_> {
             Arc::clone(checks.entry(container.id.clone()).or_default())
         };
         *answer.get_or_init(|| {
-            let limit = Instant::now() + check.timeout.min(COMMAND_LIMIT);
+            let limit = clock::instant() + check.timeout.min(COMMAND_LIMIT);
             self.engine.run(&container.id, &check.command, limit.min(self.deadline)).is_ok()
         })
     }

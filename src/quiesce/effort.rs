@@ -193,7 +193,7 @@ impl Effort {
         if let Some(why) = self.unmet(index, &container) {
             return Ok(Back::Waits(why));
         }
-        let began = Instant::now();
+        let began = clock::instant();
         match self.engine.start(&container.id, self.deadline) {
             Ok(()) => Ok(match self.started(step, &container, began) {
                 Back::Started { id, ms, looked_at, said } => {
@@ -237,13 +237,13 @@ impl Effort {
     }
 
     fn unpause(&self, step: &Step, container: &Container) -> Result<Back, Error> {
-        let began = Instant::now();
+        let began = clock::instant();
         self.engine.unpause(&container.id, self.deadline)?;
         Ok(self.started(step, container, began))
     }
 
     fn started(&self, step: &Step, container: &Container, began: Instant) -> Back {
-        let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let ms = u64::try_from(clock::since(began).as_millis()).unwrap_or(u64::MAX);
         let said = Said { trouble: self.run_after(step, container), reads: None };
         let stopped = step.action == Strategy::Stop;
         let looked_at = stay_up::looked_at(container).filter(|_| stopped);
@@ -260,7 +260,7 @@ impl Effort {
             By::GuestShutdown => false,
         };
         let command = container.label(AFTER_LABEL).filter(|_| due)?;
-        let deadline = self.deadline.min(Instant::now() + COMMAND_LIMIT);
+        let deadline = self.deadline.min(clock::instant() + COMMAND_LIMIT);
         let error = self.engine.exec(&container.id, command, deadline).err()?;
         Some(format!("{}: its {AFTER_LABEL} failed: {error}", text::printable(&step.name, 80)))
     }

@@ -1,14 +1,14 @@
 //! What the next settling of a guest would hold back: for an admin who asks before.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::note;
 use super::shared::{Claimed, Shared, Verdict};
 use crate::engine::{Container, Engine, Engines, Error, Status};
 use crate::guest::{Guest, State};
 use crate::run::Quiesced;
-use crate::sys::Root;
 use crate::sys::text::printable;
+use crate::sys::{Root, clock};
 use crate::vzdump::Vmid;
 
 /// For all requests to the guest's engines.
@@ -59,7 +59,7 @@ fn containers(
     guest: &Guest,
     note: Option<Quiesced>,
 ) -> Result<(), Error> {
-    let deadline = Instant::now() + LIMIT;
+    let deadline = clock::instant() + LIMIT;
     let engines = Engines::of(guest)?;
     let mut see = |engine: &Engine, container: &Container| -> Result<(), Error> {
         let name = printable(&container.name, 80);

@@ -68,7 +68,8 @@ fn take_from(
     let limit = Duration::from_secs(step.stop_timeout).saturating_add(STOP_MARGIN);
     quiesce.resuming.request_again(clock::boot_ms());
     let durable = quiesce.by == By::Note || Runs::of(root).save(run).is_ok();
-    let stopped = durable && engine.stop(&holder.id, deadline.min(Instant::now() + limit)).is_ok();
+    let stopped =
+        durable && engine.stop(&holder.id, deadline.min(clock::instant() + limit)).is_ok();
     let Some(quiesce) = run.quiesce.as_mut() else { return false };
     let Some(step) = quiesce.steps.get_mut(index) else { return false };
     if !durable {

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -21,7 +20,7 @@ use crate::journal::{Actor, GuestAction};
 use crate::report::log;
 use crate::report::not_back::{Partly, all_back};
 use crate::run::{self, By, Damaged, DataCopy, Run, Runs};
-use crate::sys::{Root, detach, failpoint, lock, text};
+use crate::sys::{Root, clock, detach, failpoint, lock, text};
 use crate::vzdump::{Mode, Vmid};
 
 /// How often the guard checks the run while vzdump lives; the end of vzdump wakes it at once.
@@ -53,7 +52,7 @@ const SUCCESSION_LIMIT: Duration = Duration::from_secs(10);
 /// guard. Afterwards it tries what an earlier backup has set aside because its engine did not
 /// answer, and sends the mail that the job had no time for.
 pub fn guard(root: &Root, vmid: Vmid) -> Result<()> {
-    let _only = match lock::take(&lock_of(root, vmid), Instant::now() + SUCCESSION_LIMIT) {
+    let _only = match lock::take(&lock_of(root, vmid), clock::instant() + SUCCESSION_LIMIT) {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(()),
         // If the lock fails there may be two guards; giving up would leave none.
         other => other.ok(),
@@ -62,7 +61,9 @@ pub fn guard(root: &Root, vmid: Vmid) -> Result<()> {
     see_to_left(root, vmid)?;
     // The job that left it may have had no time for it.
     match untold(root, vmid)? {
-        true => left::tell(root, vmid, "the backup is over", Instant::now() + TRY_LIMIT).map(drop),
+        true => {
+            left::tell(root, vmid, "the backup is over", clock::instant() + TRY_LIMIT).map(drop)
+        }
         false => Ok(()),
     }
 }
@@ -81,7 +82,7 @@ fn lock_of(root: &Root, vmid: Vmid) -> PathBuf {
 
 /// Starts a new guard for a run if its guard is dead.
 pub fn watch_again(root: &Root, vmid: Vmid) -> Result<()> {
-    match lock::take(&lock_of(root, vmid), Instant::now()) {
+    match lock::take(&lock_of(root, vmid), clock::instant()) {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(()),
         // The new guard takes the lock itself.
         other => {
@@ -94,7 +95,7 @@ pub fn watch_again(root: &Root, vmid: Vmid) -> Result<()> {
 fn watch_over(root: &Root, vmid: Vmid) -> Result<()> {
     let settings = Settings::load_bounded(root);
     let runs = Runs::of(root);
-    let armed = Instant::now();
+    let armed = clock::instant();
     failpoint::reach(root, "guard-armed");
     let mut looked = armed;
     let mut known: Option<Run> = None;
@@ -112,7 +113,7 @@ fn watch_over(root: &Root, vmid: Vmid) -> Result<()> {
             (Err(_), _) => {}
         }
         let Some(run) = &known else {
-            thread::sleep(LOOK);
+            clock::sleep(LOOK);
             continue;
         };
         // Its backup is over, so it no longer matters whether vzdump lives.
@@ -123,10 +124,10 @@ fn watch_over(root: &Root, vmid: Vmid) -> Result<()> {
         if !run.job.worker.alive() {
             return after_death(root, &settings, vmid, known);
         }
-        if run.is_looked_at() && looked.elapsed() >= look_out::LOOK {
+        if run.is_looked_at() && clock::since(looked) >= look_out::LOOK {
             // If this look fails, the next one follows.
             let _ = look_once(root, run);
-            looked = Instant::now();
+            looked = clock::instant();
         }
         // Asked without the guest's lock, because the hook may need the lock meanwhile, and vzdump
         // waits for the hook.
@@ -134,7 +135,7 @@ fn watch_over(root: &Root, vmid: Vmid) -> Result<()> {
             let errand =
                 Errand { by: Actor::Guard, reason: &reason, close: false, run: Some(&run.id) };
             // The result is in the journal, and a failure is tried again at the next look.
-            let _ = bring_back(root, vmid, Instant::now() + TRY_LIMIT, errand);
+            let _ = bring_back(root, vmid, clock::instant() + TRY_LIMIT, errand);
         }
         // vzdump continues with other guests; this one's lock is gone.
         if run.journalled.is_done()
@@ -146,7 +147,7 @@ fn watch_over(root: &Root, vmid: Vmid) -> Result<()> {
             Some(worker) => {
                 worker.ended_within(LOOK);
             }
-            None => thread::sleep(LOOK),
+            None => clock::sleep(LOOK),
         }
     }
 }
@@ -154,7 +155,7 @@ fn watch_over(root: &Root, vmid: Vmid) -> Result<()> {
 /// Whether an engine answers that has containers which are not back.
 pub fn an_engine_answers(root: &Root, run: &Run) -> bool {
     let wanted = run.engines_of_open();
-    let silent = await_engines(root, run.vmid, &wanted, &run.opened, Instant::now());
+    let silent = await_engines(root, run.vmid, &wanted, &run.opened, clock::instant());
     silent.len() < wanted.len()
 }
 
@@ -168,14 +169,14 @@ fn due(settings: &Settings, run: &Run, armed: Instant) -> Option<String> {
     if quiesce.by != By::Stillpoint {
         return None;
     }
-    if armed.elapsed() >= hold_limit {
+    if clock::since(armed) >= hold_limit {
         return Some(format!("they were held for {} s", hold_limit.as_secs()));
     }
     quiesce.rest.is_given_up().then(|| "the hook gave up bringing the guest to rest".to_string())
 }
 
 fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>) -> Result<()> {
-    let died = Instant::now();
+    let died = clock::instant();
     failpoint::reach(root, "guard-woken");
     let runs = Runs::of(root);
     let id = known.as_ref().map(|run| run.id.clone());
@@ -202,10 +203,10 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>)
         };
         seen_down |= matches!(State::of(root, vmid), Ok(State::Stopped));
         if run.as_ref().is_some_and(|run| may_still_go_down(run, died)) && !seen_down {
-            thread::sleep(FIRST_PAUSE);
+            clock::sleep(FIRST_PAUSE);
             continue;
         }
-        let left = match bring_back(root, vmid, Instant::now() + TRY_LIMIT, errand) {
+        let left = match bring_back(root, vmid, clock::instant() + TRY_LIMIT, errand) {
             // Its containers were back before its lock could be removed.
             Ok(BroughtBack::Nothing) if revivals.done > 0 => {
                 tell_back(root, vmid, &reason, after, &back_before(run.as_ref()));
@@ -236,8 +237,8 @@ fn after_death(root: &Root, settings: &Settings, vmid: Vmid, known: Option<Run>)
         {
             pause = FIRST_PAUSE;
         }
-        told.tell(root, vmid, &reason, left, died.elapsed());
-        thread::sleep(pause);
+        told.tell(root, vmid, &reason, left, clock::since(died));
+        clock::sleep(pause);
         pause = (pause * 3 / 2).min(LONGEST_PAUSE);
     }
 }
@@ -256,12 +257,12 @@ struct Revivals {
 
 impl Revivals {
     fn new() -> Revivals {
-        Revivals { done: 0, pause: FIRST_PAUSE, not_before: Instant::now() }
+        Revivals { done: 0, pause: FIRST_PAUSE, not_before: clock::instant() }
     }
 
     /// Makes one attempt if one is due; returns whether it succeeded.
     fn attempt(&mut self, root: &Root, settings: &Settings, run: &Run, left: Left) -> bool {
-        if self.done >= MOST_REVIVALS || Instant::now() < self.not_before {
+        if self.done >= MOST_REVIVALS || clock::instant() < self.not_before {
             return false;
         }
         match revive(root, settings, run, left) {
@@ -272,7 +273,7 @@ impl Revivals {
             }
             Err(error) => {
                 self.pause = (self.pause * 2).min(LONGEST_FAILING_PAUSE);
-                self.not_before = Instant::now() + self.pause;
+                self.not_before = clock::instant() + self.pause;
                 log::warning(run.vmid, &format!("{left}, and repairing that failed: {error:#}"));
                 false
             }
@@ -332,7 +333,7 @@ fn back_before(run: Option<&Run>) -> String {
 pub fn told_of(root: &Root, vmid: Vmid, reason: &str, after: &str, partly: &Partly) -> Result<()> {
     let locked = still_locked(root, vmid);
     let of = format!("{reason}; {}{locked}", partly.numbers());
-    if left::tell(root, vmid, &of, Instant::now() + TRY_LIMIT)?.is_empty() {
+    if left::tell(root, vmid, &of, clock::instant() + TRY_LIMIT)?.is_empty() {
         let subject = format!("Stillpoint: no container of guest {vmid} is missing {after}");
         let all = text::count(partly.all, "container");
         let message = format!(
@@ -347,7 +348,7 @@ pub fn told_of(root: &Root, vmid: Vmid, reason: &str, after: &str, partly: &Part
 /// Tries what was set aside because its engine did not answer, until the engine answers: its run is
 /// closed, and nothing else waits for the engine.
 fn see_to_left(root: &Root, vmid: Vmid) -> Result<()> {
-    let (began, mut pause, mut told) = (Instant::now(), FIRST_PAUSE, false);
+    let (began, mut pause, mut told) = (clock::instant(), FIRST_PAUSE, false);
     // The next backup has its own guard.
     while matches!(Runs::of(root).load(vmid), Ok(None)) {
         let left = run::Left::load(root, vmid)?;
@@ -356,22 +357,22 @@ fn see_to_left(root: &Root, vmid: Vmid) -> Result<()> {
         }
         // Asked without the lock, as long as the engine does not answer.
         let wanted = left.engines();
-        let silent = await_engines(root, vmid, &wanted, &left.as_note().time, Instant::now());
+        let silent = await_engines(root, vmid, &wanted, &left.as_note().time, clock::instant());
         if silent.len() < wanted.len()
-            && let Ok(_lock) = Runs::of(root).lock(vmid, Instant::now() + LOOK)
+            && let Ok(_lock) = Runs::of(root).lock(vmid, clock::instant() + LOOK)
             && matches!(Runs::of(root).load(vmid), Ok(None))
         {
             let errand = (Actor::Guard, "its engine did not answer before");
-            left::try_again(root, vmid, Instant::now() + TRY_LIMIT, errand)?;
+            left::try_again(root, vmid, clock::instant() + TRY_LIMIT, errand)?;
         }
-        if !told && began.elapsed() >= PATIENCE {
+        if !told && clock::since(began) >= PATIENCE {
             told = true;
-            left::tell(root, vmid, "the backup is over", Instant::now() + TRY_LIMIT)?;
+            left::tell(root, vmid, "the backup is over", clock::instant() + TRY_LIMIT)?;
         }
-        let until = Instant::now() + pause;
+        let until = clock::instant() + pause;
         pause = (pause * 3 / 2).min(LONGEST_FAILING_PAUSE);
-        while Instant::now() < until && matches!(Runs::of(root).load(vmid), Ok(None)) {
-            thread::sleep(FIRST_PAUSE);
+        while clock::instant() < until && matches!(Runs::of(root).load(vmid), Ok(None)) {
+            clock::sleep(FIRST_PAUSE);
         }
     }
     Ok(())
@@ -420,7 +421,7 @@ fn may_still_go_down(run: &Run, died: Instant) -> bool {
         && run.job.worker.is_of_this_boot()
         && run.shutdown.may_still_come()
         && !run.data_copy.is_done()
-        && (died.elapsed() < SHUTDOWN_LIMIT || run.job.alive())
+        && (clock::since(died) < SHUTDOWN_LIMIT || run.job.alive())
 }
 
 /// At boot: starts what runs of dead jobs left stopped, and tries what earlier backups could not
@@ -429,7 +430,7 @@ pub fn recover(root: &Root, limit: Duration) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     trial::clean_up_all(root, Duration::ZERO);
     for vmid in Runs::of(root).guests()? {
-        lines.extend(recover_guest(root, vmid, Actor::Recover, Instant::now() + limit));
+        lines.extend(recover_guest(root, vmid, Actor::Recover, clock::instant() + limit));
     }
     lines.extend(recover_left(root, limit)?);
     lines.extend(unlock_all(root));
@@ -454,7 +455,7 @@ fn recovered_guest(root: &Root, vmid: Vmid, by: Actor, deadline: Instant) -> Vec
         Err(_) => "the run's file is damaged",
     };
     let errand = Errand { by, reason, close: true, run: None };
-    let brought_back = match Instant::now() < deadline {
+    let brought_back = match clock::instant() < deadline {
         true => bring_back_and_unlock(root, vmid, deadline, errand),
         false => Ok(BroughtBack::NotYet("there was no time for it in this job".to_string())),
     };
@@ -504,7 +505,7 @@ fn recover_left(root: &Root, limit: Duration) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     for vmid in run::Left::guests(root)? {
         let before = run::Left::load(root, vmid).map_or(0, |left| left.containers.len());
-        let deadline = Instant::now() + limit;
+        let deadline = clock::instant() + limit;
         let tried = Runs::of(root).lock(vmid, deadline).and_then(|_lock| {
             left::try_again(root, vmid, deadline, (Actor::Recover, "the node was started"))
         });
@@ -537,7 +538,7 @@ pub fn bring_back_and_unlock(
         let Some(left) = left_behind(root, &run) else { break };
         // A person is given the command that starts a guest, and thaws one before.
         if left != Left::Locked && errand.by == Actor::Person
-            || Instant::now() >= deadline
+            || clock::instant() >= deadline
             || !revive(root, &Settings::load(root), &run, left)?
         {
             break;

@@ -2,7 +2,6 @@
 //! and reported.
 
 use std::collections::{HashMap, HashSet};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -76,7 +75,7 @@ pub fn sight(root: &Root, vmid: Vmid, deadline: Instant) -> Result<Vec<LeftConta
     if Left::load(root, vmid)?.containers.is_empty() {
         return Ok(Vec::new());
     }
-    let Ok(_lock) = Runs::of(root).lock(vmid, deadline.min(Instant::now() + SIGHT_LOCK_LIMIT))
+    let Ok(_lock) = Runs::of(root).lock(vmid, deadline.min(clock::instant() + SIGHT_LOCK_LIMIT))
     else {
         return Ok(Left::load(root, vmid)?.containers);
     };
@@ -209,7 +208,7 @@ fn outcome(entry: &LeftContainer, step: &Step) -> Step {
 
 /// Empties a guest's list on an admin's request. Returns how many containers it had.
 pub fn forget(root: &Root, vmid: Vmid) -> Result<usize> {
-    let _lock = Runs::of(root).lock(vmid, Instant::now() + LOCK_LIMIT)?;
+    let _lock = Runs::of(root).lock(vmid, clock::instant() + LOCK_LIMIT)?;
     let left = Left::load(root, vmid)?;
     let number = left.containers.len();
     let_go(root, left, Actor::Person, "a person gave it up (resume --forget)").map(|_| number)
@@ -236,9 +235,9 @@ fn as_run(left: &Left) -> Run {
 pub fn tell(root: &Root, vmid: Vmid, reason: &str, deadline: Instant) -> Result<Vec<Lost>> {
     let mut left = sight(root, vmid, deadline)?;
     while left.iter().any(|left| left.removed && !left.told && is_young(left))
-        && Instant::now() + LOOK < deadline
+        && clock::instant() + LOOK < deadline
     {
-        thread::sleep(LOOK);
+        clock::sleep(LOOK);
         left = sight(root, vmid, deadline)?;
     }
     let lost: Vec<Lost> = left.iter().map(Lost::from).collect();
@@ -257,7 +256,7 @@ fn is_young(left: &LeftContainer) -> bool {
 
 /// Marks what is not back of a guest as reported; returns whether this call has marked something.
 pub fn mark_told(root: &Root, vmid: Vmid) -> Result<bool> {
-    let _lock = Runs::of(root).lock(vmid, Instant::now() + LOCK_LIMIT)?;
+    let _lock = Runs::of(root).lock(vmid, clock::instant() + LOCK_LIMIT)?;
     mark_told_locked(root, vmid)
 }
 
@@ -295,7 +294,7 @@ fn engines_of(root: &Root, vmid: Vmid, deadline: Instant) -> Option<Engines> {
         Ok(State::Running(guest)) if !guest.is_frozen() => guest,
         _ => return None,
     };
-    let limit = deadline.saturating_duration_since(Instant::now()).min(PING_LIMIT);
+    let limit = deadline.saturating_duration_since(clock::instant()).min(PING_LIMIT);
     Some(Engines::of(&guest).ok()?.answering(limit))
 }
 

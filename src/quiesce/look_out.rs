@@ -1,6 +1,5 @@
 //! Watches, after everything is back, whether it stays so. vzdump does not wait for this.
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -15,7 +14,7 @@ use crate::journal::{Actor, Journal, Record};
 use crate::report::log;
 use crate::report::not_back::all_back;
 use crate::run::{Run, Runs};
-use crate::sys::{Root, look};
+use crate::sys::{Root, clock, look};
 use crate::vzdump::Vmid;
 
 /// How often to check: a container that has given up is down for at most this long.
@@ -40,11 +39,11 @@ const NOT_BACK: &str = "not everything was back after the backup";
 pub fn look_once(root: &Root, run: &Run) -> Result<()> {
     let _keeping = look::keep();
     let runs = Runs::of(root);
-    let Ok(_lock) = runs.lock(run.vmid, Instant::now() + LOCK_LIMIT) else { return Ok(()) };
+    let Ok(_lock) = runs.lock(run.vmid, clock::instant() + LOCK_LIMIT) else { return Ok(()) };
     let now = runs.load(run.vmid)?.filter(|now| now.id == run.id && now.is_looked_at());
     let Some(mut run) = now else { return Ok(()) };
     let before = run.clone();
-    look_again(root, &mut run, Instant::now() + LOOK_LIMIT);
+    look_again(root, &mut run, clock::instant() + LOOK_LIMIT);
     let steps = |run: &Run| run.quiesce.as_ref().map(|quiesce| quiesce.steps.clone());
     if steps(&run) == steps(&before) {
         return Ok(());
@@ -65,7 +64,7 @@ pub fn look_once(root: &Root, run: &Run) -> Result<()> {
 /// has to be done for the guest itself.
 pub fn stand_by(root: &Root, vmid: Vmid, id: &str) -> Result<()> {
     let _keeping = look::keep();
-    let began = Instant::now();
+    let began = clock::instant();
     let errand = Errand { by: Actor::Guard, reason: NOT_BACK, close: true, run: Some(id) };
     let mut told = Told::default();
     loop {
@@ -82,10 +81,10 @@ pub fn stand_by(root: &Root, vmid: Vmid, id: &str) -> Result<()> {
                 root,
                 vmid,
                 "its container engine does not answer".into(),
-                began.elapsed(),
+                clock::since(began),
             );
         } else {
-            match bring_back(root, vmid, Instant::now() + TRY_LIMIT, errand) {
+            match bring_back(root, vmid, clock::instant() + TRY_LIMIT, errand) {
                 Ok(BroughtBack::Nothing) => {}
                 Ok(BroughtBack::All { started, all }) => {
                     told.over(root, vmid, "is back", &all_back(all, started));
@@ -96,11 +95,11 @@ pub fn stand_by(root: &Root, vmid: Vmid, id: &str) -> Result<()> {
                 Ok(BroughtBack::Partly(partly)) => {
                     told_of(root, vmid, NOT_BACK, "after its backup", &partly)?;
                 }
-                Ok(BroughtBack::NotYet(why)) => told.not_yet(root, vmid, why, began.elapsed()),
-                Err(error) => told.not_yet(root, vmid, format!("{error:#}"), began.elapsed()),
+                Ok(BroughtBack::NotYet(why)) => told.not_yet(root, vmid, why, clock::since(began)),
+                Err(error) => told.not_yet(root, vmid, format!("{error:#}"), clock::since(began)),
             }
         }
-        thread::sleep(LOOK);
+        clock::sleep(LOOK);
     }
 }
 
@@ -149,20 +148,20 @@ impl Told {
 pub fn stand_by_note(root: &Root, mut run: Run, deadline: Instant) -> Result<()> {
     let _keeping = look::keep();
     let runs = Runs::of(root);
-    while (run.is_looked_at() || run.is_open()) && Instant::now() < deadline {
-        thread::sleep(LOOK);
-        let Ok(_lock) = runs.lock(run.vmid, Instant::now() + LOCK_LIMIT) else { continue };
+    while (run.is_looked_at() || run.is_open()) && clock::instant() < deadline {
+        clock::sleep(LOOK);
+        let Ok(_lock) = runs.lock(run.vmid, clock::instant() + LOCK_LIMIT) else { continue };
         if !matches!(runs.load(run.vmid), Ok(None)) {
             return Ok(());
         }
-        look_again(root, &mut run, Instant::now() + LOOK_LIMIT);
+        look_again(root, &mut run, clock::instant() + LOOK_LIMIT);
         if !run.is_open() {
             continue;
         }
-        let began = Instant::now();
+        let began = clock::instant();
         let left = resume(root, &mut run, began + TRY_LIMIT, Duration::ZERO, Duration::ZERO);
         if left.is_none() {
-            let record = settled(&run, Duration::ZERO, began.elapsed(), None);
+            let record = settled(&run, Duration::ZERO, clock::since(began), None);
             Journal::of(root).append(&Record::Settled(record))?;
         }
     }

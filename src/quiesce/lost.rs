@@ -1,7 +1,7 @@
 //! What a restored guest has lost, because the backup did not contain it.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::DateTime;
 
@@ -9,8 +9,8 @@ use crate::engine::{Engine, Engines, at_once};
 use crate::guest::State;
 use crate::identity::{Restored, Restores};
 use crate::run::{Fate, Run, Step};
-use crate::sys::Root;
 use crate::sys::text::{count, printable};
+use crate::sys::{Root, clock};
 
 /// For asking the engines how many containers they have.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -65,7 +65,7 @@ fn is_restored(root: &Root, run: &Run) -> bool {
 fn has_no_container(root: &Root, run: &Run) -> bool {
     let Ok(State::Running(guest)) = State::of(root, run.vmid) else { return false };
     let Ok(engines) = Engines::of(&guest) else { return false };
-    let deadline = Instant::now() + LIMIT;
+    let deadline = clock::instant() + LIMIT;
     let reachable: Vec<Engine> = engines.reachable().cloned().collect();
     let answers = at_once(&reachable, |engine| engine.info(deadline));
     !answers.is_empty()

@@ -1,7 +1,6 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -74,7 +73,7 @@ pub fn resume(
         save(root, run);
         return None;
     }
-    let until = Instant::now() + engine_wait;
+    let until = clock::instant() + engine_wait;
     let mut engines =
         match reach(root, run.vmid, &run.engines_of_open(), &run.opened, until, deadline) {
             Ok(engines) => engines,
@@ -93,7 +92,7 @@ pub fn resume(
             .into_iter()
             .filter(|engine| engines.at(engine).is_err())
             .collect();
-        if missing.is_empty() || Instant::now() >= deadline {
+        if missing.is_empty() || clock::instant() >= deadline {
             break;
         }
         match reach(root, run.vmid, &missing, &run.opened, until, deadline) {
@@ -132,15 +131,15 @@ fn rounds(
     let shared = shared_of(root, run).map(Arc::new);
     let mut pauses = PAUSES.iter();
     let patience = match run.quiesce.as_ref().map(|quiesce| quiesce.by) {
-        Some(By::GuestShutdown) => deadline.min(Instant::now() + SHUTDOWN_PATIENCE),
+        Some(By::GuestShutdown) => deadline.min(clock::instant() + SHUTDOWN_PATIENCE),
         _ => deadline,
     };
-    let conditions_until = Instant::now() + condition_wait;
+    let conditions_until = clock::instant() + condition_wait;
     let mut looked: Option<Instant> = None;
     loop {
-        let due = looked.is_none_or(|looked| looked.elapsed() >= conditions::LOOK);
+        let due = looked.is_none_or(|looked| clock::since(looked) >= conditions::LOOK);
         if due {
-            looked = Some(Instant::now());
+            looked = Some(clock::instant());
         }
         let mut round = one_round(root, run, engines, shared.as_ref(), deadline, due);
         let mut room = false;
@@ -148,10 +147,10 @@ fn rounds(
             let refused = Refused { index, container: &container, why };
             room |= free(root, run, engines, refused, deadline);
         }
-        if room && Instant::now() < deadline {
+        if room && clock::instant() < deadline {
             continue;
         }
-        let now = Instant::now();
+        let now = clock::instant();
         let waits = round.waits && now < conditions_until;
         let pause = match (round.failed, round.unknown && now < patience) {
             (true, _) => pauses.next().or(waits.then_some(&conditions::LOOK)),
@@ -160,7 +159,7 @@ fn rounds(
         };
         let open = run.engines_of_open().iter().any(|engine| engines.at(engine).is_ok());
         match pause {
-            Some(pause) if open && Instant::now() + *pause < deadline => thread::sleep(*pause),
+            Some(pause) if open && clock::instant() + *pause < deadline => clock::sleep(*pause),
             _ => break,
         }
         if Runs::of(root).is_wanted(run.vmid) {
@@ -234,7 +233,7 @@ fn reach(
     until: Instant,
     deadline: Instant,
 ) -> Result<Engines, String> {
-    let began = Instant::now();
+    let began = clock::instant();
     loop {
         let why = match State::of(root, vmid) {
             Ok(State::Stopped) => return Err("the guest is down".to_string()),
@@ -253,10 +252,10 @@ fn reach(
             },
             Err(error) => format!("{error:#}"),
         };
-        if Instant::now() >= until {
+        if clock::instant() >= until {
             return Err(why);
         }
-        thread::sleep(if began.elapsed() < LATER { LOOK } else { LATER_LOOK });
+        clock::sleep(if clock::since(began) < LATER { LOOK } else { LATER_LOOK });
     }
 }
 
@@ -276,7 +275,7 @@ fn answering(
     wanted: &BTreeSet<String>,
     deadline: Instant,
 ) -> Result<Engines, String> {
-    let limit = deadline.saturating_duration_since(Instant::now()).min(PING_LIMIT);
+    let limit = deadline.saturating_duration_since(clock::instant()).min(PING_LIMIT);
     let engines = engines.answering(limit);
     let reasons: Vec<String> = wanted
         .iter()
@@ -352,7 +351,7 @@ fn one_round(
             }
             // vzdump waits for a hook that wants the guest's lock; the holder of the lock can
             // continue later.
-            if Instant::now() >= deadline || runs.is_wanted(vmid) {
+            if clock::instant() >= deadline || runs.is_wanted(vmid) {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
@@ -449,7 +448,7 @@ pub fn look_again(root: &Root, run: &mut Run, deadline: Instant) {
     let started = quiesce.steps.iter().filter(|step| stay_up::is_started(step));
     let wanted = started.map(|step| step.engine.clone()).collect();
     let engines =
-        reach(root, run.vmid, &wanted, &run.opened, Instant::now(), deadline).unwrap_or_default();
+        reach(root, run.vmid, &wanted, &run.opened, clock::instant(), deadline).unwrap_or_default();
     let inspect = |step: &Step| Some(engines.at(&step.engine).ok()?.inspect(&step.id, deadline));
     stay_up::look(&mut quiesce.steps, inspect, fail);
 }
@@ -458,7 +457,8 @@ pub fn look_again(root: &Root, run: &mut Run, deadline: Instant) {
 pub fn note_unhealthy(root: &Root, run: &mut Run, deadline: Instant) {
     let steps: Vec<Step> = run.quiesce.iter().flat_map(|quiesce| quiesce.steps.clone()).collect();
     let wanted = steps.iter().map(|step| step.engine.clone()).collect();
-    let Ok(engines) = reach(root, run.vmid, &wanted, &run.opened, Instant::now(), deadline) else {
+    let Ok(engines) = reach(root, run.vmid, &wanted, &run.opened, clock::instant(), deadline)
+    else {
         return;
     };
     for step in steps.iter().filter(|step| step.fate == Fate::Back) {

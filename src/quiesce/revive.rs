@@ -1,7 +1,7 @@
 //! A guest that a dead vzdump left frozen or down.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -200,7 +200,7 @@ fn no_vzdump_begins(
     root: &Root,
     called_by_vzdump: impl FnOnce() -> bool,
 ) -> Result<Option<Option<Lock>>> {
-    Ok(match lock::take(&root.path(VZDUMP_LOCK), Instant::now()) {
+    Ok(match lock::take(&root.path(VZDUMP_LOCK), clock::instant()) {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => called_by_vzdump().then_some(None),
         other => Some(Some(other.context(VZDUMP_LOCK)?)),
     })
@@ -329,7 +329,7 @@ fn note_revived(root: &Root, vmid: Vmid, done: &[GuestAction]) {
 
 fn change(root: &Root, vmid: Vmid, change: impl FnOnce(&mut Run)) {
     let runs = Runs::of(root);
-    let changed = runs.lock(vmid, Instant::now() + LOCK_LIMIT).and_then(|_lock| {
+    let changed = runs.lock(vmid, clock::instant() + LOCK_LIMIT).and_then(|_lock| {
         let Some(mut run) = runs.load(vmid)? else { return Ok(()) };
         change(&mut run);
         runs.save(&run)

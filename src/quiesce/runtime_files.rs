@@ -42,6 +42,10 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// The identity of each of these files, for this runtime. If the guest does not answer, that is
 /// recorded instead: evidence with known files does not count without them.
 pub fn marks(root: &Root, guest: &Guest, runtime: &str) -> Vec<String> {
+    #[cfg(test)]
+    if crate::sys::walk::current().is_some() {
+        return Vec::new();
+    }
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let own = Some(runtime).filter(|name| !PROGRAMS.contains(name) && name.chars().all(plain));
     let programs = PROGRAMS.into_iter().chain(own.filter(|name| !name.is_empty()));

@@ -21,7 +21,7 @@ use crate::report::not_back::{Partly, all_back};
 use crate::report::{log, mail};
 use crate::run::{By, Fate, Left, QUIESCED_DIRECTORY, QUIESCED_FILE, Quiesced, Run, Runs};
 use crate::sys::text::{count, printable, seconds};
-use crate::sys::{Root, failpoint};
+use crate::sys::{Root, clock, failpoint};
 use crate::vzdump::Vmid;
 
 /// How long the engines of a guest that has just started may take to answer.
@@ -52,7 +52,7 @@ pub fn settle(root: &Root, vmid: Vmid) -> Result<BroughtBack> {
         // For a damaged run the first engine is used.
         Err(_) => (BTreeSet::from([String::new()]), String::new()),
     };
-    let began = Instant::now();
+    let began = clock::instant();
     let until = began + ENGINE_WAIT;
     // Waits without the lock, which others need for their own work.
     let mut early = None;
@@ -66,8 +66,8 @@ pub fn settle(root: &Root, vmid: Vmid) -> Result<BroughtBack> {
         early = begin(root, vmid, early)?;
         wanted = late;
     }
-    let waited = began.elapsed();
-    let deadline = Instant::now() + LIMIT;
+    let waited = clock::since(began);
+    let deadline = clock::instant() + LIMIT;
     let lock = runs.lock(vmid, deadline)?;
     match runs.load(vmid) {
         Ok(None) => {}
@@ -126,7 +126,7 @@ fn end_run(root: &Root, run: &Run, deadline: Instant) -> Result<BroughtBack> {
 /// Returns the run with the results, if the note is the only source.
 fn begin(root: &Root, vmid: Vmid, early: Option<Run>) -> Result<Option<Run>> {
     let runs = Runs::of(root);
-    let deadline = Instant::now() + LIMIT;
+    let deadline = clock::instant() + LIMIT;
     let _lock = runs.lock(vmid, deadline)?;
     match runs.load(vmid) {
         Ok(None) => {}
@@ -188,7 +188,7 @@ fn bring_up(
     waited: Duration,
     deadline: Instant,
 ) -> Result<BroughtBack> {
-    let began = Instant::now();
+    let began = clock::instant();
     let ids = ids_of(run);
     let mut left = resume(root, run, deadline, Duration::ZERO, LIMIT);
     if left.is_none() {
@@ -200,8 +200,10 @@ fn bring_up(
     if !State::of(root, vmid)?.is_running() {
         return Ok(not_running());
     }
-    let record =
-        Settled { lost: lost(root, run), ..settled(run, waited, began.elapsed(), left.clone()) };
+    let record = Settled {
+        lost: lost(root, run),
+        ..settled(run, waited, clock::since(began), left.clone())
+    };
     tell(root, &record, &run.reads);
     failpoint::reach(root, "settled");
     // After a failed journal write (a full disk), the next start must still not repeat everything.

@@ -8,6 +8,7 @@ use super::addresses;
 use super::order::{Event, acyclic, in_order, turned_round};
 use crate::engine::{Container, Engines, Status};
 use crate::run::{Fate, Room, Step};
+use crate::sys::clock;
 
 /// For inspecting everything that is down. A container without an answer by then gets no special
 /// order, so it does not delay others.
@@ -25,7 +26,7 @@ impl StartOrder {
     /// The order for these steps in the containers' present state. Containers that were refused
     /// their address before, and for which room was made, go first.
     pub fn of(steps: &Arc<[Step]>, engines: &Engines, deadline: Instant) -> StartOrder {
-        let down = down(steps, engines, deadline.min(Instant::now() + LOOK_LIMIT));
+        let down = down(steps, engines, deadline.min(clock::instant() + LOOK_LIMIT));
         let down: Vec<Option<&Container>> = down.iter().map(Option::as_ref).collect();
         let mut first_come = addresses::first_come(&down);
         let refused = (0..steps.len())
@@ -67,7 +68,11 @@ fn down(steps: &Arc<[Step]>, engines: &Engines, deadline: Instant) -> Vec<Option
         if let Event::Done(at, found) = event {
             down[open[at]] = found;
         }
-        if Instant::now() >= deadline { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if clock::instant() >= deadline {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     });
     down
 }

@@ -155,7 +155,7 @@ fn prepare(root: &Root, settings: &Settings, run: &mut Run, deadline: Instant) -
         Found::Plan(guest, engines, plan) => (guest, engines, plan),
     };
     let plan = trial::allowed(root, settings, run, &guest, &engines, *plan, deadline)?;
-    let half = deadline.saturating_duration_since(Instant::now()) / 2;
+    let half = deadline.saturating_duration_since(clock::instant()) / 2;
     let limit = plan.time_limit(settings).min(half);
     anyhow::ensure!(limit >= LEAST, "nothing is stopped: too little time is left (quiesce.budget)");
     write_down(root, run, &guest, plan, By::Stillpoint)?;
@@ -176,7 +176,7 @@ fn left_running_by(engine: &Engine, deadline: Instant) -> Option<String> {
 
 /// The end of something that may take so long, and no more than one part of what is left until `deadline`.
 pub(super) fn part(deadline: Instant, limit: Duration, parts: u32) -> Instant {
-    let now = Instant::now();
+    let now = clock::instant();
     now + limit.min(deadline.saturating_duration_since(now) / parts)
 }
 
@@ -242,7 +242,7 @@ pub(super) fn write_down(
 }
 
 pub(super) fn stop_all(root: &Root, run: &mut Run, engines: &Engines, limit: Duration) -> Quiesced {
-    let deadline = Instant::now() + limit;
+    let deadline = clock::instant() + limit;
     let runs = Runs::of(root);
     let Some(quiesce) = run.quiesce.as_mut() else {
         return Quiesced::Disturbed("there is no plan".to_string());
@@ -256,7 +256,7 @@ pub(super) fn stop_all(root: &Root, run: &mut Run, engines: &Engines, limit: Dur
         move |index: usize| {
             let step = &steps[index];
             let engine = engines.at(&step.engine).map_err(NotAtRest::Unprepared)?;
-            let began = Instant::now();
+            let began = clock::instant();
             if let Some(command) = &step.before {
                 engine.exec(&step.id, command, deadline).map_err(NotAtRest::Unprepared)?;
                 // By now the others may already be starting again.
@@ -280,7 +280,7 @@ pub(super) fn stop_all(root: &Root, run: &mut Run, engines: &Engines, limit: Dur
                 ),
                 done => done,
             };
-            done.map(|()| u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX))
+            done.map(|()| u64::try_from(clock::since(began).as_millis()).unwrap_or(u64::MAX))
                 .map_err(NotAtRest::Running)
         }
     };
@@ -308,7 +308,7 @@ pub(super) fn stop_all(root: &Root, run: &mut Run, engines: &Engines, limit: Dur
             Event::Look if signal::asked_to_stop() => {
                 trouble = Some("the backup was interrupted".to_string());
             }
-            Event::Look if Instant::now() >= deadline => {
+            Event::Look if clock::instant() >= deadline => {
                 trouble = Some(format!("it took longer than {} s", limit.as_secs()));
             }
             Event::Look => {}

@@ -72,7 +72,7 @@ pub fn run(
     started: &mut Started,
     deadline: Instant,
 ) -> Outcome {
-    let deadline = deadline.min(Instant::now() + LIMIT);
+    let deadline = deadline.min(clock::instant() + LIMIT);
     remove_pending(engine, started, deadline);
     let candidates = match candidates(engine, deadline) {
         Ok(candidates) => candidates,
@@ -90,7 +90,7 @@ pub fn run(
 
 /// Removes what earlier tests have left; returns whether less is left now.
 pub fn remove_pending(engine: &Engine, started: &mut Started, deadline: Instant) -> bool {
-    let deadline = deadline.min(Instant::now() + REMOVE_LIMIT);
+    let deadline = deadline.min(clock::instant() + REMOVE_LIMIT);
     let before = started.pending.len();
     started.pending.retain(|pending| {
         let its = pending.engine == engine.socket();
@@ -158,7 +158,7 @@ fn from_image(
         Err(error) => Outcome::Refused(error.to_string()),
     };
     failpoint::reach(root, "try-started");
-    if remove(engine, &id, Instant::now() + REMOVE_LIMIT).is_ok() {
+    if remove(engine, &id, clock::instant() + REMOVE_LIMIT).is_ok() {
         started.gone(&token);
     }
     Ok(outcome)

@@ -18,7 +18,7 @@ use crate::engine::{self, Engine, Engines, Restart, Versions};
 use crate::guest::{Guest, State};
 use crate::report::log;
 use crate::run::{By, Fate, Run, Runs, Started, Step};
-use crate::sys::{Root, text};
+use crate::sys::{Root, clock, text};
 use crate::vzdump::Vmid;
 
 /// For all engines of a guest, one after the other; normally a test takes 0.3 s.
@@ -51,8 +51,8 @@ pub fn allowed(
     mut plan: Plan,
     deadline: Instant,
 ) -> Result<Plan> {
-    let until = deadline.min(Instant::now() + CONTAINER_LIMIT);
-    let deadline = deadline.min(Instant::now() + LIMIT);
+    let until = deadline.min(clock::instant() + CONTAINER_LIMIT);
+    let deadline = deadline.min(clock::instant() + LIMIT);
     let mut reasons = Vec::new();
     let started_by = stopped_by(&plan);
     for (index, (path, runtime)) in started_by.iter().enumerate() {
@@ -113,7 +113,7 @@ pub fn warning(
     plan: &Plan,
     deadline: Instant,
 ) -> Option<String> {
-    let deadline = deadline.min(Instant::now() + LIMIT);
+    let deadline = deadline.min(clock::instant() + LIMIT);
     // All of them go down, whatever the plan would do with each.
     let started_by: BTreeSet<(String, String)> =
         plan.steps.iter().map(|step| (step.engine.clone(), step.runtime.clone())).collect();
@@ -134,7 +134,7 @@ pub fn warning(
 /// # Errors
 /// Why the engine is not known to start containers.
 pub fn try_now(root: &Root, vmid: Vmid, guest: &Guest, engine: &Engine) -> Result<Versions> {
-    let deadline = Instant::now() + LIMIT;
+    let deadline = clock::instant() + LIMIT;
     let own = InUse::of(root, guest, engine, "", deadline).with_context(|| no_versions(engine))?;
     let mut started = Started::load_of(root, vmid, &guest.boot);
     let mut runtimes = BTreeSet::from([String::new()]);
@@ -177,7 +177,7 @@ pub fn learn(root: &Root, run: &Run, before: &[Step], engines: &Engines, deadlin
     }
     // What cannot be learnt now is tested before the next stop.
     let Ok(State::Running(guest)) = State::of(root, run.vmid) else { return };
-    let deadline = deadline.min(Instant::now() + LEARN_LIMIT);
+    let deadline = deadline.min(clock::instant() + LEARN_LIMIT);
     let mut started = Started::load_of(root, run.vmid, &guest.boot);
     let versions = |(path, runtime): &(String, String)| {
         let in_use = InUse::of(root, &guest, engines.at(path).ok()?, runtime, deadline);
@@ -209,7 +209,7 @@ pub fn clean_up(root: &Root, vmid: Vmid) {
     }
     let Ok(engines) = Engines::of(&guest) else { return };
     let before = started.pending.len();
-    let deadline = Instant::now() + CLEAN_UP_LIMIT;
+    let deadline = clock::instant() + CLEAN_UP_LIMIT;
     for engine in engines.answering(CLEAN_UP_LIMIT).reachable() {
         throwaway::remove_pending(engine, &mut started, deadline);
     }
@@ -229,8 +229,8 @@ pub fn clean_up_all(root: &Root, engine_wait: Duration) {
         }
         let engines: BTreeSet<String> = pending.into_iter().map(|pending| pending.engine).collect();
         // No engine is started for this: the time since when it is known to have run is left empty.
-        resume::await_engines(root, vmid, &engines, "", Instant::now() + engine_wait);
-        if let Ok(_lock) = Runs::of(root).lock(vmid, Instant::now()) {
+        resume::await_engines(root, vmid, &engines, "", clock::instant() + engine_wait);
+        if let Ok(_lock) = Runs::of(root).lock(vmid, clock::instant()) {
             clean_up(root, vmid);
         }
     }
@@ -398,7 +398,7 @@ fn with_container(
     let (id, name) = (step.id.clone(), text::printable(&step.name, 80));
     let only = Plan { steps: vec![step], paused_before: plan.paused_before, ..Plan::default() };
     // The other half is for its start.
-    let half = deadline.saturating_duration_since(Instant::now()) / 2;
+    let half = deadline.saturating_duration_since(clock::instant()) / 2;
     let limit = only.longest_chain().min(half);
     stop::write_down(root, run, guest, only, By::Stillpoint)?;
     if let Quiesced::Disturbed(why) = stop::stop_all(root, run, engines, limit) {

@@ -23,6 +23,10 @@ const MOST_NAMED: usize = 10;
 /// Prints a line with Stillpoint's prefix. vzdump closes its end of the pipe when it is
 /// interrupted; that is no error.
 pub fn say(line: &str) {
+    #[cfg(test)]
+    if crate::sys::walk::current().is_some() {
+        return;
+    }
     let _ = writeln!(std::io::stdout(), "stillpoint: {}", printable(line, 1000));
 }
 

@@ -75,6 +75,10 @@ impl Mails {
 /// Mails root about a guest, unless there were three such mails within the hour: then only the
 /// system's log has it.
 pub fn about(root: &Root, vmid: Vmid, subject: &str, body: &str) -> Result<()> {
+    #[cfg(test)]
+    if crate::sys::walk::current().is_some() {
+        return Ok(());
+    }
     let told = tell_of_held_back(root);
     let now = clock::now();
     // If it cannot be counted, it is sent: an admin has to know.

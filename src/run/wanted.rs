@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::Runs;
+use crate::sys::clock;
 use crate::sys::lock::{self, Lock};
 use crate::vzdump::Vmid;
 
@@ -17,19 +18,19 @@ impl Runs {
     /// Takes a guest's lock for a hook, as [`Runs::lock`] does, and asks the present holder to
     /// release it.
     pub fn lock_first(&self, vmid: Vmid, deadline: Instant) -> Result<Lock> {
-        if let Ok(lock) = self.lock(vmid, Instant::now()) {
+        if let Ok(lock) = self.lock(vmid, clock::instant()) {
             return Ok(lock);
         }
         // If another hook has asked already, or the file cannot be locked, the hook still waits for
         // the lock itself.
-        let _asked = lock::take(&self.wanted(vmid), deadline.min(Instant::now() + ASKING));
+        let _asked = lock::take(&self.wanted(vmid), deadline.min(clock::instant() + ASKING));
         self.lock(vmid, deadline)
     }
 
     /// Whether a hook waits for a guest's lock.
     pub fn is_wanted(&self, vmid: Vmid) -> bool {
         let place = self.wanted(vmid);
-        place.exists() && lock::take(&place, Instant::now()).is_err()
+        place.exists() && lock::take(&place, clock::instant()).is_err()
     }
 
     fn wanted(&self, vmid: Vmid) -> PathBuf {

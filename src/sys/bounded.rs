@@ -26,6 +26,10 @@ where
 {
     // A process that was started for this already has its parent's lock.
     let _alone = if is_apart() { None } else { watched.alone(limit)? };
+    #[cfg(test)]
+    if super::walk::current().is_some() {
+        return Ok(work());
+    }
     if let Some(error) = watched.earlier() {
         return Err(error);
     }

@@ -1,5 +1,7 @@
 //! Wall clock for people, boot clock for durations.
 
+use std::time::{Duration, Instant};
+
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, sysconf};
@@ -8,6 +10,10 @@ use nix::unistd::{SysconfVar, sysconf};
 /// process, and not moved when somebody sets the clock. Comparable only within one boot, see
 /// [`boot_id`].
 pub fn boot_ms() -> u64 {
+    #[cfg(test)]
+    if let Some(walk) = super::walk::current() {
+        return walk.now_ms();
+    }
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| {
         u64::try_from(time.tv_sec()).unwrap_or(0) * 1000
             + u64::try_from(time.tv_nsec()).unwrap_or(0) / 1_000_000
@@ -29,6 +35,10 @@ pub fn time_at(boot_ms_then: u64) -> DateTime<Utc> {
 
 /// The kernel's id of this boot; empty if it cannot be read.
 pub fn boot_id() -> String {
+    #[cfg(test)]
+    if let Some(walk) = super::walk::current() {
+        return walk.boot();
+    }
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map(|id| id.trim().to_string())
         .unwrap_or_default()
@@ -36,7 +46,34 @@ pub fn boot_id() -> String {
 
 /// Now, in UTC.
 pub fn now() -> DateTime<Utc> {
+    #[cfg(test)]
+    if let Some(walk) = super::walk::current() {
+        return DateTime::UNIX_EPOCH + Duration::from_millis(1_795_303_376_000 + walk.now_ms());
+    }
     Utc::now()
+}
+
+/// Now, for what is waited for.
+pub fn instant() -> Instant {
+    #[cfg(test)]
+    if let Some(walk) = super::walk::current() {
+        return super::walk::instant(walk.now_ms());
+    }
+    Instant::now()
+}
+
+/// The time since then.
+pub fn since(then: Instant) -> Duration {
+    instant().saturating_duration_since(then)
+}
+
+/// Waits for so long.
+pub fn sleep(time: Duration) {
+    #[cfg(test)]
+    if let Some(walk) = super::walk::current() {
+        return walk.sleep(time);
+    }
+    std::thread::sleep(time);
 }
 
 /// Whether the clock is synchronised (NTP), as the kernel knows; `false` also if that cannot be

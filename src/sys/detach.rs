@@ -34,6 +34,10 @@ const STOP_LIMIT: &str = "TimeoutStopSec=10s";
 /// `unit` names the transient unit. The process has no standard streams and none of our
 /// descriptors, so it does not delay anybody who waits for a pipe to close.
 pub fn start(root: &Root, unit: &str, arguments: &[&str]) -> Result<Detached> {
+    #[cfg(test)]
+    if let Some(walk) = super::walk::current() {
+        return Ok(walk.start(arguments).map(|()| Detached::Unit)?);
+    }
     if root.path("/run/systemd/system").is_dir() {
         match start_unit(root, unit, arguments) {
             Ok(()) => return Ok(Detached::Unit),

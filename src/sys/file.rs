@@ -12,6 +12,10 @@ use super::random;
 
 /// Reads a whole file of at most `limit` bytes; a larger one is an error of kind `FileTooLarge`.
 pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    #[cfg(test)]
+    if let Some(walk) = super::walk::current() {
+        return walk.read(path);
+    }
     let mut bytes = Vec::new();
     File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
@@ -47,6 +51,10 @@ pub fn free(path: &Path) -> io::Result<u64> {
 ///
 /// Not for directories below `/etc/pve`: pmxcfs sets their mode itself.
 pub fn own_directory(path: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    if super::walk::current().is_some() {
+        return Ok(());
+    }
     if fs::metadata(path).is_ok_and(|it| it.is_dir() && it.permissions().mode() & 0o022 == 0) {
         return Ok(());
     }
@@ -106,11 +114,19 @@ impl Drop for Staged {
 ///
 /// After `Ok` the content survives a power cut; after an error the old content is still there.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    #[cfg(test)]
+    if let Some(walk) = super::walk::current() {
+        return walk.replace(path, content);
+    }
     Staged::write(path, content, mode)?.commit()
 }
 
 /// Removes `path` durably; it is no error if it does not exist.
 pub fn remove(path: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    if let Some(walk) = super::walk::current() {
+        return walk.remove(path);
+    }
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

@@ -226,6 +226,11 @@ pub struct Answer {
 }
 
 impl Answer {
+    #[cfg(test)]
+    pub fn of_walk(status: u16, body: Vec<u8>) -> Answer {
+        Answer { status, headers: HeaderMap::new(), body }
+    }
+
     /// The first value of a header, if it is plain text. `name` is not case-sensitive.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()

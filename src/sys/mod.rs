@@ -22,6 +22,8 @@ pub mod terminal;
 pub mod text;
 pub mod tree;
 mod url;
+#[cfg(test)]
+pub mod walk;
 
 pub use root::Root;
 pub use url::{NoUrl, Url};

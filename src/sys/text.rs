@@ -143,6 +143,10 @@ pub fn wrapped(text: &str, columns: usize, indent: usize) -> Vec<String> {
 
 /// A short name that no other call on this node returns: boot clock, pid and a counter.
 pub fn token() -> String {
+    #[cfg(test)]
+    if let Some(walk) = super::walk::current() {
+        return walk.token();
+    }
     static COUNTER: AtomicU32 = AtomicU32::new(0);
     let count = COUNTER.fetch_add(1, Ordering::Relaxed);
     format!("{:x}-{:x}-{count:x}", super::clock::now().timestamp_micros(), std::process::id())

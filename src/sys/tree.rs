@@ -149,6 +149,11 @@ impl Tree {
         mode: u32,
         make: bool,
     ) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some(walk) = crate::sys::walk::current() {
+            walk.give(content);
+            return Ok(());
+        }
         let (directory, name) = (directory.to_string(), name.to_string());
         let request = Request::Replace { directory, name, mode, make };
         self.looker.ask(&request, content, self.left(FILE_LIMIT)?).map(drop)
@@ -161,6 +166,10 @@ impl Tree {
     }
 
     fn ask(&self, request: &Request, limit: Duration) -> io::Result<Answer> {
+        #[cfg(test)]
+        if let Some(walk) = crate::sys::walk::current() {
+            return walk.ask(request);
+        }
         self.looker.ask(request, &[], self.left(limit)?)
     }
 
