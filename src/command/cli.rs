@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Local, NaiveDate, NaiveDateTime, TimeDelta, Utc};
 use clap::{Args, Parser, Subcommand};
 
 use crate::config;
+use crate::sys::clock;
 use crate::vzdump::Vmid;
 
 /// Consistent, proven and restorable Proxmox backups of Docker guests.
@@ -48,15 +50,13 @@ pub enum Command {
         refresh: bool,
     },
     /// Show what happened: backups, verifies, recoveries
-    #[command(after_help = "Example: stillpoint journal --guest 9001")]
-    Journal {
-        /// One JSON object for each record
-        #[arg(long)]
-        json: bool,
-        /// Only this guest
-        #[arg(long, value_name = "VMID")]
-        guest: Option<Vmid>,
-    },
+    ///
+    /// With --check-chain it shows no records, but says whether the journal is as it was written. The exit status is
+    /// then 0 if it is sound and 1 if not.
+    #[command(after_help = "Examples: stillpoint journal --guest 9001 --last 20
+          stillpoint journal --kind verify --since 7d
+          stillpoint journal --check-chain")]
+    Journal(JournalArguments),
     /// Show what a backup would stop, in which order and how; changes nothing
     #[command(after_help = "Example: stillpoint plan 9001")]
     Plan {
@@ -208,6 +208,38 @@ pub struct StatusForm {
     pub checkmk: bool,
 }
 
+/// Which records to show.
+#[derive(Args, Clone, Debug)]
+pub struct JournalArguments {
+    /// One JSON object for each record
+    #[arg(long)]
+    pub json: bool,
+    /// Only this guest
+    #[arg(long, value_name = "VMID")]
+    pub guest: Option<Vmid>,
+    /// Only records of this kind: backup, verify, recovered, settled, identity, ...
+    #[arg(long, value_name = "KIND")]
+    pub kind: Option<String>,
+    /// Only records since then: a time, or how long ago, as in 7d
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub since: Option<DateTime<Utc>>,
+    /// Only records before then
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub until: Option<DateTime<Utc>>,
+    /// Only the newest of these
+    #[arg(long, value_name = "NUMBER")]
+    pub last: Option<usize>,
+    /// Then wait for more records, until Ctrl-C
+    #[arg(long)]
+    pub follow: bool,
+    /// Check whether a record was changed, cut out or moved after it was written
+    #[arg(long, conflicts_with_all = ["json", "guest", "kind", "since", "until", "last", "follow"])]
+    pub check_chain: bool,
+    /// Also check that the line with this head is still there; each job's summary has a head
+    #[arg(long, value_name = "HEAD", requires = "check_chain")]
+    pub against: Option<String>,
+}
+
 /// Some guests, or all guests of this node.
 #[derive(Args, Clone, Debug)]
 #[group(required = true, multiple = false)]
@@ -217,6 +249,19 @@ pub struct Guests {
     /// Every container of this node
     #[arg(long)]
     pub all: bool,
+}
+
+/// A local time, a time of RFC 3339, or how long ago.
+fn moment(text: &str) -> Result<DateTime<Utc>, String> {
+    let local = |time: NaiveDateTime| time.and_local_timezone(Local).earliest();
+    let day = |text: &str| text.parse::<NaiveDate>().ok()?.and_hms_opt(0, 0, 0);
+    let formats = ["%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M"];
+    let ago = config::duration(text)
+        .and_then(|ago| clock::now().checked_sub_signed(TimeDelta::from_std(ago).ok()?));
+    let written = || formats.iter().find_map(|it| NaiveDateTime::parse_from_str(text, it).ok());
+    ago.or_else(|| text.parse::<DateTime<Utc>>().ok())
+        .or_else(|| written().or_else(|| day(text)).and_then(local).map(|it| it.to_utc()))
+        .ok_or_else(|| "a time, as in 2026-11-21 or '2026-11-21 23:00', or 7d".to_string())
 }
 
 /// A duration in the notation of the settings.

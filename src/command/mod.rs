@@ -52,7 +52,7 @@ fn perform(root: &Root, command: Command) -> Result<u8> {
             let looked = if refresh { look_again(root) } else { Ok(()) };
             return status::status(root, &form, max_age, looked);
         }
-        Command::Journal { json, guest } => journal::journal(root, guest, json)?,
+        Command::Journal(arguments) => return journal::journal(root, &arguments),
         Command::Plan { vmid, json } => plan::plan(root, vmid, json)?,
         Command::Try { vmid } => return trial::trial(root, vmid),
         Command::Snapshots { storage, guest, json } => {

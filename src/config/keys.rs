@@ -26,6 +26,7 @@ pub const KEYS: &[(&str, Option<&str>)] = &[
     ("restore.ssh-host-keys", Some("true")),
     ("restore.chain", Some("true")),
     ("restore.shared", Some("[]")),
+    ("journal.keep", Some("\"5y\"")),
     ("report.textfile-directory", None),
     ("report.ping-url", None),
     ("guest.*.strategy", None),

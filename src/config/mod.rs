@@ -107,6 +107,7 @@ pub struct Settings {
     pub verify: Verify,
     pub resume: Resume,
     pub restore: Restore,
+    pub journal: Journal,
     pub report: Report,
     guests: BTreeMap<String, Guest>,
     storages: BTreeMap<String, Storage>,
@@ -180,6 +181,13 @@ pub struct Restore {
     pub shared: Vec<String>,
 }
 
+/// `[journal]`
+#[derive(Clone, Debug)]
+pub struct Journal {
+    /// Records that are younger are never removed. Default: 5 years.
+    pub keep: Duration,
+}
+
 /// `[report]`: monitoring besides the task log, the journal and the system's log.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -234,6 +242,7 @@ impl From<Written> for Settings {
                 unlock: written.resume.unlock.unwrap_or(true),
             },
             restore: written.restore.copied().over(restore),
+            journal: Journal { keep: span(written.journal.keep, 5 * 365 * 86_400) },
             report: Report {
                 textfile_directory: written.report.textfile_directory,
                 ping_url: written.report.ping_url,

@@ -16,6 +16,7 @@ pub struct Written {
     pub verify: WrittenVerify,
     pub resume: WrittenResume,
     pub restore: WrittenRestore,
+    pub journal: WrittenJournal,
     pub report: WrittenReport,
     pub guest: BTreeMap<String, Guest>,
     pub storage: BTreeMap<String, Storage>,
@@ -110,6 +111,13 @@ pub struct Copied {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct WrittenJournal {
+    #[serde(deserialize_with = "more_than_nothing")]
+    pub keep: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct WrittenReport {
     #[serde(deserialize_with = "absolute")]
     pub textfile_directory: Option<String>,
@@ -167,7 +175,7 @@ impl Copied {
     }
 }
 
-/// A duration with its unit: `90s`, `5min`, `24h`, `7d`, `200ms`.
+/// A duration with its unit: `90s`, `5min`, `24h`, `7d`, `5y` (of 365 days), `200ms`.
 #[derive(Clone, Copy, Debug)]
 pub struct Span(pub Duration);
 
@@ -209,6 +217,7 @@ pub fn duration(text: &str) -> Option<Duration> {
         "min" => 60_000,
         "h" => 3_600_000,
         "d" => 86_400_000,
+        "y" => 365 * 86_400_000,
         _ => return None,
     };
     number.checked_mul(milliseconds).map(Duration::from_millis)

@@ -1,11 +1,12 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use chrono::DateTime;
 
 use super::JobDuty;
 use super::budget::{Budget, SPENT};
 use crate::config::{OnFailure, Settings};
-use crate::journal::{Actor, Backup, Entry, Journal, Record, Verify, VerifyOutcome};
+use crate::journal::{Actor, Backup, Journal, Record, Verify, VerifyOutcome};
 use crate::quiesce::{self, BroughtBack, Errand};
 use crate::report;
 use crate::report::lines::{not_in_backup, say, summary};
@@ -221,10 +222,10 @@ struct Records {
 fn records_of(root: &Root, job: &Job) -> Result<Records> {
     let name = job.name();
     let mut records = Records::default();
-    Journal::of(root).read(|entry| {
-        if let Entry::Record(written) = entry
-            && written.is_of_job(&name)
-        {
+    // Without a UPID the start is not known as a time, and all records are read.
+    let since = job.upid.as_ref().and_then(|upid| DateTime::from_timestamp(upid.started(), 0));
+    Journal::of(root).recent(since.unwrap_or_default(), |written| {
+        if written.is_of_job(&name) {
             match written.record() {
                 Some(Record::Backup(backup)) => records.backups.push(backup),
                 Some(Record::Verify(verify)) => records.verifies.push(verify),
@@ -234,6 +235,8 @@ fn records_of(root: &Root, job: &Job) -> Result<Records> {
         }
         true
     })?;
+    records.backups.reverse();
+    records.verifies.reverse();
     Ok(records)
 }
 
@@ -254,6 +257,9 @@ fn summarize(root: &Root, job: &Job) -> Result<()> {
         say(&format!(
             "{records} of this job cannot be read: `stillpoint journal --json` shows all"
         ));
+    }
+    if let Some(head) = Journal::of(root).head()? {
+        say(&format!("journal head {head}"));
     }
     Ok(())
 }

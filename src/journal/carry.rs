@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::bound::{LONGEST, bounded};
-use super::file::LINE_LIMIT;
+use super::lines::LINE_LIMIT;
 use crate::sys::file;
 
 /// This much of a file's beginning is unique, because records contain their time.

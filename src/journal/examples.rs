@@ -53,7 +53,11 @@ fn after(record: Option<&Record>) -> Option<Record> {
         Some(Record::Renewed(_)) => json!({
             "kind": "left-out", "vmid": 9002, "since": "2026-11-21T23:22:50.000Z", "records": 12,
         }),
-        Some(Record::LeftOut(_)) => return None,
+        Some(Record::LeftOut(_)) => json!({
+            "kind": "removed", "file": "000001.jsonl", "until": "2026-11-21T23:22:50.000Z",
+            "last": "0".repeat(64), "reason": "all of it is older than journal.keep",
+        }),
+        Some(Record::Removed(_)) => return None,
     };
     Some(serde_json::from_value(next).unwrap())
 }

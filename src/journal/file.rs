@@ -1,50 +1,45 @@
+//! The journal as a whole: appended to by one process at a time, read by anybody.
+
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use serde_json::Value;
 
-use super::bound::bounded;
-use super::{Record, Written, carry, rate};
+use super::bound::{LONGEST, bounded};
+use super::lines::Backwards;
+use super::link::Link;
+use super::segments::{self, Segment, Segments};
+use super::{Record, keep, rate};
+use crate::sys::sha256::Sha256;
 use crate::sys::{Root, clock, file, lock};
 
 const SCHEMA: u32 = 1;
 
-/// A year of nightly backups of thirty guests. Then the file becomes `journal.jsonl.1` and replaces
-/// the previous one, of which the newest records of each guest are kept.
-const ROTATE_AT: u64 = 32 << 20;
-
-/// The longest line read; a longer one is damage. A record of any run that can be stored is
-/// shorter.
-pub(super) const LINE_LIMIT: u64 = 32 << 20;
+/// A year of nightly backups of thirty guests; then the file is closed, and another one begins.
+const CLOSE_AT: u64 = 32 << 20;
 
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
+
+/// How far back the number of the last record is looked for, in lines: an earlier version that is
+/// still at work during an upgrade writes a few without.
+const MOST_UNTIED: usize = 200;
 
 /// The journal of this node.
 #[derive(Clone, Debug)]
 pub struct Journal {
     root: Root,
     /// Bytes.
-    rotate_at: u64,
-}
-
-/// A line of the journal.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Entry {
-    /// A record, of whatever kind and schema.
-    Record(Written),
-    /// A line that is no record, with its place for an admin.
-    Damaged { file: PathBuf, line: u64, reason: String },
+    close_at: u64,
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct Content<'a> {
     schema: u32,
-    time: String,
+    time: &'a str,
     #[serde(flatten)]
     record: &'a Record,
 }
@@ -52,17 +47,17 @@ struct Line<'a> {
 impl Journal {
     /// The journal at `/var/lib/stillpoint/journal.jsonl`.
     pub fn of(root: &Root) -> Journal {
-        Journal { root: root.clone(), rotate_at: ROTATE_AT }
+        Journal { root: root.clone(), close_at: CLOSE_AT }
     }
 
-    /// For tests: rotates earlier.
+    /// One whose open file is closed sooner.
     #[cfg(test)]
-    pub(crate) fn rotating_at(root: &Root, rotate_at: u64) -> Journal {
-        Journal { root: root.clone(), rotate_at }
+    pub(crate) fn closing_at(root: &Root, close_at: u64) -> Journal {
+        Journal { root: root.clone(), close_at }
     }
 
-    /// Appends a record; after `Ok` it survives a power cut. Records that a guest causes too often
-    /// may only be counted.
+    /// Appends a record; when this returns `Ok` it survives a power cut. Of what a guest brings about too often it may be
+    /// counted alone.
     pub fn append(&self, record: &Record) -> Result<()> {
         #[cfg(test)]
         if let Some(walk) = crate::sys::walk::current() {
@@ -76,166 +71,137 @@ impl Journal {
         let path = self.path();
         let directory = self.root.path("/var/lib/stillpoint");
         file::own_directory(&directory)?;
-        // Not the journal itself, because that is renamed when it has grown.
+        // Not the journal itself: that is renamed when it has grown.
         let lock = self.root.path("/run/stillpoint/journal.lock");
         let _lock = lock::take(&lock, Instant::now() + LOCK_LIMIT)?;
         let (told, admitted) = rate::admitted(&self.root, record);
-        let time = clock::rfc3339(clock::now());
-        let mut bytes = Vec::new();
-        for record in told.iter().chain(admitted) {
-            bytes.extend(line(&Line { schema: SCHEMA, time: time.clone(), record })?);
-        }
-        if bytes.is_empty() {
+        if told.is_empty() && admitted.is_none() {
             return Ok(());
         }
-        if fs::metadata(&path).is_ok_and(|metadata| metadata.len() >= self.rotate_at) {
-            self.rotate()?;
+        let mut too_old = None;
+        if fs::metadata(&path).is_ok_and(|metadata| metadata.len() >= self.close_at) {
+            too_old = self.close_open();
         }
+        let removal = too_old.as_ref().map(|(_, removal)| removal);
+        let records: Vec<&Record> = removal.into_iter().chain(&told).chain(admitted).collect();
+        let is_new = !path.exists();
         let mut file =
             OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path)?;
         let length = file.metadata()?.len();
-        if torn(&mut file, length)? {
-            bytes.insert(0, b'\n');
+        let end = self.end(&file)?;
+        let mut bytes = if end.is_torn { vec![b'\n'] } else { Vec::new() };
+        let mut link = Link {
+            seq: end.seq.unwrap_or(0) + 1,
+            prev: end.last.unwrap_or_else(|| Sha256::of(b"")),
+        };
+        let time = clock::rfc3339(clock::now());
+        for record in records {
+            let mut line = object(&Content { schema: SCHEMA, time: &time, record })?;
+            link.tie(&mut line);
+            link = Link { seq: link.seq + 1, prev: Sha256::of(&line) };
+            bytes.extend(line);
+            bytes.push(b'\n');
         }
         let written = file.write(&bytes).and_then(|count| {
             if count == bytes.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
         });
         if let Err(error) = written {
-            // Half a record is no record. If this fails too, the next append ends the line.
+            // Half a record is no record. Should this fail too, the next append seals it.
             let _ = file.set_len(length);
             return Err(error.into());
         }
         file.sync_all()?;
-        Ok(File::open(&directory)?.sync_all()?)
+        if is_new {
+            File::open(&directory)?.sync_all()?;
+        }
+        if let Some((segment, _)) = &too_old {
+            // The record is written. What cannot be removed now is told of, and tried, again.
+            let _ = segments::remove(&self.root, segment);
+        }
+        Ok(())
     }
 
-    /// If the older file cannot be replaced, for example on a full disk, the journal keeps growing:
-    /// records are still written.
-    fn rotate(&self) -> io::Result<()> {
-        match carry::carry_over(&self.carried(), &self.rotated()) {
-            Ok(()) => fs::rename(self.path(), self.rotated()),
-            Err(_) => Ok(()),
-        }
+    /// Closes the open file; returns the one that is too old since then. A journal whose file cannot
+    /// be closed, such as on a disk that is full, grows on: no record waits for that.
+    fn close_open(&self) -> Option<(Segment, Record)> {
+        segments::close_open(&self.root).ok()?;
+        keep::too_old(&self.root).ok()?
     }
 
-    /// The files that hold records, oldest first; each record is in exactly one of them.
-    pub(super) fn files(&self) -> Result<Vec<(PathBuf, File)>> {
-        let open = |path: PathBuf| match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| path.display().to_string()),
-            Ok(file) => Ok(Some((path, file))),
-        };
-        // The newest first: if a rotation happens in between, a file is seen twice rather than
-        // missed.
-        let newest = open(self.path())?;
-        let mut older = open(self.rotated())?;
-        let mut carried = open(self.carried())?;
-        if let (Some((_, newest)), Some((_, file))) = (&newest, &older)
-            && newest.metadata()?.ino() == file.metadata()?.ino()
-        {
-            older = None;
-        }
-        if let (Some((_, carried)), Some((_, file))) = (&mut carried, &mut older)
-            && carry::taken_from(carried)? == Some(carry::beginning(file)?)
-        {
-            older = None;
-        }
-        Ok([carried, older, newest].into_iter().flatten().collect())
-    }
-
-    /// Passes every line to `visit`, oldest first, across the rotation; `visit` returns `false` to
-    /// stop.
-    pub fn read(&self, mut visit: impl FnMut(Entry) -> bool) -> Result<()> {
-        #[cfg(test)]
-        if let Some(walk) = crate::sys::walk::current() {
-            let mut records = walk.records().into_iter().filter_map(Written::of);
-            let _ = records.all(|record| visit(Entry::Record(record)));
-            return Ok(());
-        }
-        for (path, file) in self.files()? {
-            let is_carried = path == self.carried();
-            let mut reader = BufReader::new(file);
-            let mut bytes = Vec::new();
-            for line in 1.. {
-                bytes.clear();
-                let count = (&mut reader)
-                    .take(LINE_LIMIT)
-                    .read_until(b'\n', &mut bytes)
-                    .with_context(|| path.display().to_string())?;
-                if count == 0 {
+    /// What the next record follows on. No record waits for a closed file that cannot be read: the
+    /// chain is then broken, and whoever checks it learns where.
+    fn end(&self, open: &File) -> io::Result<End> {
+        let mut end = End { is_torn: false, last: None, seq: None };
+        let length = open.metadata()?.len();
+        let mut untied = 0;
+        end.look_into(open, Some(length), &mut untied)?;
+        if end.seq.is_none() && untied < MOST_UNTIED {
+            let closed = Segments::of(&self.root).map(|it| it.closed).unwrap_or_default();
+            for segment in closed.iter().rev() {
+                let Ok(file) = File::open(&segment.path) else { break };
+                let looked = end.look_into(&file, None, &mut untied);
+                if looked.is_err() || end.seq.is_some() || untied >= MOST_UNTIED {
                     break;
-                }
-                if count as u64 == LINE_LIMIT && bytes.last() != Some(&b'\n') {
-                    // A line that is too long is no record, whatever its end looks like.
-                    reader.skip_until(b'\n').with_context(|| path.display().to_string())?;
-                    let reason = format!("it is longer than {LINE_LIMIT} bytes");
-                    if !visit(damaged(&path, line, reason)) {
-                        return Ok(());
-                    }
-                    continue;
-                }
-                let text = bytes.trim_ascii();
-                if text.is_empty() || is_carried && line == 1 {
-                    continue;
-                }
-                let entry = match serde_json::from_slice::<Value>(text) {
-                    Ok(value) => Written::of(value).map_or_else(
-                        || damaged(&path, line, "it is not a record: it has no kind".to_string()),
-                        Entry::Record,
-                    ),
-                    Err(error) => damaged(&path, line, error.to_string()),
-                };
-                if !visit(entry) {
-                    return Ok(());
                 }
             }
         }
-        Ok(())
+        Ok(end)
+    }
+
+    pub(super) fn segments(&self) -> Result<Segments> {
+        Segments::of(&self.root)
     }
 
     pub(super) fn path(&self) -> PathBuf {
         self.root.path("/var/lib/stillpoint/journal.jsonl")
     }
+}
 
-    fn carried(&self) -> PathBuf {
-        self.root.path("/var/lib/stillpoint/journal.jsonl.last")
-    }
+/// The end of the journal.
+#[derive(Clone, Copy)]
+struct End {
+    /// Whether a power cut or a full disk left half a line.
+    is_torn: bool,
+    /// Of the last line, where there is one.
+    last: Option<Sha256>,
+    /// The number of the last record that has one.
+    seq: Option<u64>,
+}
 
-    pub(super) fn rotated(&self) -> PathBuf {
-        self.root.path("/var/lib/stillpoint/journal.jsonl.1")
+impl End {
+    /// Looks through a file from its end until a record has a number; a file of that length is the open one.
+    fn look_into(&mut self, file: &File, open: Option<u64>, untied: &mut usize) -> io::Result<()> {
+        let mut lines = Backwards::of(file.try_clone()?, LONGEST)?;
+        while *untied < MOST_UNTIED
+            && let Some(line) = lines.next()?
+        {
+            if self.last.is_none() {
+                self.is_torn = open == Some(line.end);
+                self.last = Some(line.hash(file)?);
+            }
+            self.seq = line.bytes.as_deref().and_then(Link::of).map(|link| link.seq);
+            if self.seq.is_some() {
+                return Ok(());
+            }
+            *untied += 1;
+        }
+        Ok(())
     }
 }
 
-/// A record as its line in the journal, within the size limits.
-fn line(line: &Line<'_>) -> serde_json::Result<Vec<u8>> {
-    let record = serde_json::to_value(line)?;
+/// A record as the JSON object of its line, within bounds.
+fn object(content: &Content<'_>) -> serde_json::Result<Vec<u8>> {
+    let record = serde_json::to_value(content)?;
     let cut = bounded(&record);
-    let mut bytes =
-        if cut == record { serde_json::to_vec(line)? } else { serde_json::to_vec(&cut)? };
-    bytes.push(b'\n');
-    Ok(bytes)
-}
-
-fn damaged(path: &std::path::Path, line: u64, reason: String) -> Entry {
-    Entry::Damaged { file: path.to_path_buf(), line, reason }
-}
-
-/// Whether the last line has no line end.
-fn torn(file: &mut File, length: u64) -> io::Result<bool> {
-    if length == 0 {
-        return Ok(false);
-    }
-    file.seek(SeekFrom::Start(length - 1))?;
-    let mut last = [0];
-    file.read_exact(&mut last)?;
-    Ok(last != *b"\n")
+    if cut == record { serde_json::to_vec(content) } else { serde_json::to_vec(&cut) }
 }
 
 #[cfg(test)]
 mod tests {
+
     use super::*;
-    use crate::journal::Actor;
     use crate::journal::Recovered;
+    use crate::journal::{Actor, Entry, Position, Written};
     use crate::vzdump::Vmid;
 
     struct Node(PathBuf, Journal);
@@ -288,7 +254,7 @@ mod tests {
         entries
             .iter()
             .map(|entry| match entry {
-                Entry::Record(written) => written.json["run"].as_str().unwrap().to_string(),
+                Entry::Record(value) => value.json["run"].as_str().unwrap().to_string(),
                 Entry::Damaged { line, .. } => format!("damaged {line}"),
             })
             .collect()
@@ -345,24 +311,25 @@ mod tests {
         assert_eq!(found.len(), 30);
     }
 
-    /// The states that a kill leaves: the kept records are written and the journal is not renamed
-    /// yet; or it is renamed, and there is no new one yet.
+    /// As kills leave it: the open file is closed, and there is no new one yet.
     #[test]
-    fn a_rotation_that_is_killed_at_any_step_loses_and_doubles_nothing() {
-        for renamed in [false, true] {
+    fn closing_a_file_that_is_killed_at_any_step_loses_and_doubles_nothing() {
+        for closed_before in [false, true] {
             let node = Node::new();
-            let journal = Journal::rotating_at(&node.1.root, 1);
-            for run in ["a", "b"] {
-                journal.append(&record(run)).unwrap();
+            let journal = Journal::closing_at(&node.1.root, 1);
+            node.1.append(&record("a")).unwrap();
+            if closed_before {
+                fs::rename(
+                    journal.path(),
+                    journal.root.path("/var/lib/stillpoint/journal.jsonl.1"),
+                )
+                .unwrap();
+                assert_eq!(runs(&node.entries()), ["a"]);
             }
-            for _ in 0..2 {
-                carry::carry_over(&journal.carried(), &journal.rotated()).unwrap();
-                assert_eq!(runs(&node.entries()), ["a", "b"]);
-            }
-            if renamed {
-                fs::rename(journal.path(), journal.rotated()).unwrap();
-                assert_eq!(runs(&node.entries()), ["a", "b"]);
-            }
+            node.1.append(&record("b")).unwrap();
+            assert_eq!(runs(&node.entries()), ["a", "b"]);
+            segments::close_open(&journal.root).unwrap();
+            assert_eq!(runs(&node.entries()), ["a", "b"]);
             let mut newest = Vec::new();
             let visit = |it: Written| {
                 newest.push(it.json["run"].as_str().unwrap().to_string());
@@ -370,18 +337,44 @@ mod tests {
             };
             node.1.read_newest_first(visit).unwrap();
             assert_eq!(newest, ["b", "a"]);
-            journal.append(&record("c")).unwrap();
-            assert_eq!(runs(&node.entries()), ["a", "b", "c"]);
-            // The newest record of each guest and kind stays for ever.
-            journal.append(&record("d")).unwrap();
-            let left: &[&str] = if renamed { &["a", "b", "c", "d"] } else { &["b", "c", "d"] };
-            let found = runs(&node.entries());
-            assert!(
-                left.ends_with(&found.iter().map(String::as_str).collect::<Vec<_>>()),
-                "{found:?}"
-            );
-            assert!(found.ends_with(&["c".to_string(), "d".to_string()]), "{found:?}");
+            for run in ["c", "d"] {
+                journal.append(&record(run)).unwrap();
+            }
+            assert_eq!(runs(&node.entries()), ["a", "b", "c", "d"]);
+            assert!(!journal.root.path("/var/lib/stillpoint/journal.jsonl.1").exists());
+            assert!(journal.check_chain(&[]).unwrap().breaks.is_empty());
         }
+    }
+
+    #[test]
+    fn a_file_of_which_all_is_too_old_is_removed_and_what_was_last_known_stays() {
+        let node = Node::new();
+        let journal = Journal::closing_at(&node.1.root, 1);
+        for (vmid, run) in [(9001, "a"), (9002, "b")] {
+            journal.append(&record_of(vmid, run)).unwrap();
+        }
+        let oldest = node.0.join("var/lib/stillpoint/journal/000001.jsonl");
+        journal.append(&record_of(9002, "c")).unwrap();
+        let first = fs::read_to_string(&oldest).unwrap();
+        let time = first.split('"').find(|part| part.starts_with("20")).unwrap();
+        let old = first.replace(time, "2019-01-01T00:00:00.000Z");
+        fs::write(&oldest, &old).unwrap();
+        journal.append(&record_of(9002, "d")).unwrap();
+        assert!(!oldest.exists());
+        let entries = node.entries();
+        let kinds: Vec<&str> = entries
+            .iter()
+            .map(|entry| match entry {
+                Entry::Record(value) => value.json["kind"].as_str().unwrap(),
+                Entry::Damaged { reason, .. } => panic!("{reason}"),
+            })
+            .collect();
+        assert_eq!(kinds, ["recovered", "recovered", "recovered", "removed", "recovered"]);
+        let Entry::Record(kept) = &entries[0] else { panic!() };
+        assert_eq!(kept.json["vmid"], 9001);
+        // The second line followed on the first as it was before this test made it older.
+        let told = |last: &str| fs::read_to_string(node.1.path()).unwrap().contains(last);
+        assert!(told(&Sha256::of(old.trim_end().as_bytes()).to_string()));
     }
 
     #[test]
@@ -397,33 +390,61 @@ mod tests {
         fs::write(&state, text.replace(since, "2026-01-01T00:00:00Z")).unwrap();
         node.1.append(&record("last")).unwrap();
         let entries = node.entries();
-        let [Entry::Record(Written { json: told }), Entry::Record(Written { json: last })] =
-            &entries[30..]
-        else {
+        let [Entry::Record(told), Entry::Record(last)] = &entries[30..] else {
             panic!("{entries:?}")
         };
-        assert_eq!((told["kind"].as_str(), told["records"].as_u64()), (Some("left-out"), Some(10)));
-        assert_eq!(last["run"], "last");
+        assert_eq!(
+            (told.json["kind"].as_str(), told.json["records"].as_u64()),
+            (Some("left-out"), Some(10))
+        );
+        assert_eq!(last.json["run"], "last");
     }
 
     #[test]
-    fn a_journal_whose_older_file_cannot_be_given_up_grows_on() {
+    fn a_journal_whose_file_cannot_be_closed_grows_on() {
         let node = Node::new();
-        let journal = Journal::rotating_at(&node.1.root, 1);
+        let journal = Journal::closing_at(&node.1.root, 1);
+        fs::write(node.0.join("var/lib/stillpoint/journal"), "in the way").unwrap();
         for run in ["a", "b"] {
             journal.append(&record(run)).unwrap();
         }
-        fs::create_dir(journal.carried()).unwrap();
+        fs::remove_file(node.0.join("var/lib/stillpoint/journal")).unwrap();
+        assert_eq!(runs(&node.entries()), ["a", "b"]);
         journal.append(&record("c")).unwrap();
-        fs::remove_dir(journal.carried()).unwrap();
         assert_eq!(runs(&node.entries()), ["a", "b", "c"]);
+        assert!(journal.check_chain(&[]).unwrap().breaks.is_empty());
+    }
+
+    #[test]
+    fn behind_a_position_only_what_is_new_is_read_and_a_position_of_another_journal_is_known() {
+        let node = Node::new();
+        let journal = Journal::closing_at(&node.1.root, 600);
+        let mut position = Position::default();
+        for number in 0..20 {
+            journal.append(&record(&number.to_string())).unwrap();
+            assert!(journal.holds(&position).unwrap());
+            let mut found = Vec::new();
+            let visit = |entry| {
+                found.push(entry);
+                true
+            };
+            position = journal.read_after(&position, visit).unwrap();
+            assert_eq!(runs(&found), [number.to_string()]);
+        }
+        assert!(journal.holds(&position).unwrap());
+        let text = fs::read_to_string(node.1.path()).unwrap();
+        fs::write(node.1.path(), text.replace("vzdump died", "vzdump lived")).unwrap();
+        assert!(!journal.holds(&position).unwrap());
+        fs::write(node.1.path(), "").unwrap();
+        assert!(!journal.holds(&position).unwrap());
     }
 
     #[test]
     fn reading_goes_across_the_rotation() {
         let node = Node::new();
         node.1.append(&record("a")).unwrap();
-        fs::rename(node.1.path(), node.1.rotated()).unwrap();
+        let before = node.0.join("var/lib/stillpoint/journal.jsonl.1");
+        fs::rename(node.1.path(), before).unwrap();
         node.1.append(&record("b")).unwrap();
         assert_eq!(runs(&node.entries()), ["a", "b"]);
     }

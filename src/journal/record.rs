@@ -3,6 +3,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::words::{Action, Actor, ContainerFate, GuestAction, VerifyState, Word};
+use crate::sys::sha256::Sha256;
 use crate::vzdump::{GuestType, Mode, Vmid};
 
 /// How consistent a backup is.
@@ -90,10 +91,11 @@ pub enum Record {
     Identity(Identity),
     Renewed(Renewed),
     LeftOut(LeftOut),
+    Removed(Removed),
 }
 
 /// One backup of one guest, made or failed.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Backup {
     /// The run's id.
     pub run: String,
@@ -126,7 +128,7 @@ pub struct Backup {
 }
 
 /// The start of a verify in backup-end.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VerifyStart {
     pub state: Word<VerifyState>,
     pub upid: Option<String>,
@@ -134,7 +136,7 @@ pub struct VerifyStart {
 }
 
 /// One container in a backup.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ContainerRecord {
     pub name: String,
     pub id: String,
@@ -160,7 +162,7 @@ pub struct ContainerRecord {
 }
 
 /// The server's result for one snapshot.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Verify {
     /// The run that made the snapshot.
     pub run: Option<String>,
@@ -288,6 +290,19 @@ pub struct Renewed {
     /// What could not be done, and why; it is tried again at the next start.
     pub failed: Vec<String>,
     pub took_ms: u64,
+}
+
+/// A file of the journal that was deleted, because all of its records had become older than
+/// `journal.keep`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Removed {
+    /// Its name.
+    pub file: String,
+    /// When its newest record was written, RFC 3339, UTC.
+    pub until: String,
+    /// The SHA-256 of its last line, which the first remaining line follows on.
+    pub last: Sha256,
+    pub reason: String,
 }
 
 /// Records that were not written, of a guest that caused more than 30 within an hour.

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Backup, Identity, LeftOut, Record, Recovered, Renewed, Settled, Verify};
+use super::{Backup, Identity, LeftOut, Record, Recovered, Removed, Renewed, Settled, Verify};
 
 /// A record of whatever kind and schema.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +19,11 @@ impl Written {
         json["kind"].is_string().then_some(Written { json })
     }
 
+    /// `None` for a line that is no record.
+    pub(super) fn of_line(line: &[u8]) -> Option<Written> {
+        Written::of(serde_json::from_slice(line).ok()?)
+    }
+
     /// The record, typed; `None` if this version does not know its kind or format.
     pub fn record(&self) -> Option<Record> {
         let json = &self.json;
@@ -30,6 +35,7 @@ impl Written {
             "identity" => Identity::deserialize(json).map(Record::Identity),
             "renewed" => Renewed::deserialize(json).map(Record::Renewed),
             "left-out" => LeftOut::deserialize(json).map(Record::LeftOut),
+            "removed" => Removed::deserialize(json).map(Record::Removed),
             _ => return None,
         }
         .ok()
@@ -45,7 +51,7 @@ impl Written {
 
     /// Whether its kind tells nothing of a guest's last backup.
     pub fn is_of_no_backup(&self) -> bool {
-        matches!(self.json["kind"].as_str(), Some("identity" | "renewed" | "left-out"))
+        matches!(self.json["kind"].as_str(), Some("identity" | "renewed" | "left-out" | "removed"))
     }
 
     /// When it was written.

@@ -8,17 +8,17 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
 use rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature,
 };
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, InvalidMessage,
-    OtherError, RootCertStore, SignatureScheme, SupportedCipherSuite,
+    OtherError, RootCertStore, SignatureScheme,
 };
 
 use super::Certificate;
+use crate::sys::sha256::Sha256;
 
 /// The SHA-256 of a certificate. Proxmox writes it as `AA:BB:...`, in either case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,17 +27,7 @@ pub struct Fingerprint([u8; 32]);
 impl Fingerprint {
     /// The fingerprint of a certificate.
     pub fn of(certificate: &CertificateDer<'_>) -> Fingerprint {
-        // The hash of a cipher suite of the TLS library, so that no extra crate is needed.
-        let hash = match TLS13_AES_128_GCM_SHA256 {
-            SupportedCipherSuite::Tls13(suite) => suite.common.hash_provider,
-            SupportedCipherSuite::Tls12(suite) => suite.common.hash_provider,
-        };
-        let mut bytes = [0; 32];
-        let digest = hash.hash(certificate);
-        for (byte, of_digest) in bytes.iter_mut().zip(digest.as_ref()) {
-            *byte = *of_digest;
-        }
-        Fingerprint(bytes)
+        Fingerprint(Sha256::of(certificate).0)
     }
 }
 

@@ -9,8 +9,8 @@ use super::left::set_aside;
 use super::revive::{Left, left_behind};
 use super::trial;
 use crate::journal::{
-    Action, Actor, Backup, ContainerFate, ContainerRecord, Entry, Journal, Outcome, Record,
-    Recovered, Settled, Word,
+    Action, Actor, Backup, ContainerFate, ContainerRecord, Journal, Outcome, Record, Recovered,
+    Settled, Word,
 };
 use crate::run::{Archive, By, Fate, Journalled, Run, Runs, Step};
 use crate::sys::{Root, clock, failpoint};
@@ -97,8 +97,9 @@ pub fn give_up(root: &Root, run: &mut Run, why: &str) -> Result<Option<String>> 
 
 fn is_journalled(root: &Root, run: &Run) -> Result<bool> {
     let mut found = false;
-    Journal::of(root).read(|entry| {
-        found = matches!(&entry, Entry::Record(record) if record.is_backup_of(&run.id));
+    let opened = run.opened.parse().unwrap_or_default();
+    Journal::of(root).recent(opened, |written| {
+        found = written.is_backup_of(&run.id);
         !found
     })?;
     Ok(found)

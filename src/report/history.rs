@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
+use super::checkpoint;
 use crate::journal::{
-    Backup, ContainerFate, ContainerRecord, Entry, Journal, Outcome, Record, Recovered, Settled,
-    Verify, VerifyOutcome, VerifyState, Word, Written,
+    Backup, ContainerFate, ContainerRecord, Entry, Outcome, Record, Recovered, Settled, Verify,
+    VerifyOutcome, VerifyState, Word, Written,
 };
 use crate::pbs::Snapshot;
 use crate::sys::Root;
@@ -24,9 +26,11 @@ const MOST_EARLY: usize = 8;
 const MOST_PROVEN: usize = 8;
 
 /// The history of every guest in the journal.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct History {
     pub guests: BTreeMap<Vmid, Past>,
+    /// Lines that are records.
+    pub records: u64,
     /// Lines that are not records.
     pub damaged: usize,
     /// The first of them: file, line and why.
@@ -36,7 +40,7 @@ pub struct History {
 }
 
 /// The history of one guest.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Past {
     /// The last backup, made or failed.
     pub last: Option<LastBackup>,
@@ -59,7 +63,7 @@ pub struct Past {
 }
 
 /// The last backup of a guest.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LastBackup {
     /// When it was over.
     pub time: DateTime<Utc>,
@@ -70,7 +74,7 @@ pub struct LastBackup {
 }
 
 /// What is still wrong from the last settling of a guest.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LastSettled {
     pub time: DateTime<Utc>,
     pub held_back: Vec<HeldBack>,
@@ -79,7 +83,7 @@ pub struct LastSettled {
 }
 
 /// A container of a copy that was not started.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldBack {
     pub id: String,
     pub name: String,
@@ -87,7 +91,7 @@ pub struct HeldBack {
 }
 
 /// The proof of a backup.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Proof {
     /// A verify is pending since then.
     Pending(DateTime<Utc>),
@@ -110,22 +114,25 @@ impl History {
         last.filter(|last| last.record.run == run).map_or(&[], |last| last.not_back.as_slice())
     }
 
-    /// Reads the journal of a node.
+    /// The history as the journal of a node has it: from its checkpoint and the records after that.
     pub fn read(root: &Root) -> Result<History> {
-        let mut history = History::default();
-        Journal::of(root).read(|entry| {
-            match entry {
-                Entry::Record(written) => history.add(&written),
-                Entry::Damaged { file, line, reason } => {
-                    history.damaged += 1;
-                    history.first_damage.get_or_insert_with(|| {
-                        format!("{}, line {line}: {}", file.display(), printable(&reason, 200))
-                    });
-                }
+        checkpoint::history(root)
+    }
+
+    /// Adds the next line of the journal.
+    pub(super) fn take_in(&mut self, entry: Entry) {
+        match entry {
+            Entry::Record(written) => {
+                self.records += 1;
+                self.add(&written);
             }
-            true
-        })?;
-        Ok(history)
+            Entry::Damaged { file, line, reason } => {
+                self.damaged += 1;
+                self.first_damage.get_or_insert_with(|| {
+                    format!("{}, line {line}: {}", file.display(), printable(&reason, 200))
+                });
+            }
+        }
     }
 
     fn add(&mut self, written: &Written) {
@@ -138,7 +145,9 @@ impl History {
             Some(Record::Verify(it)) => self.past(it.vmid).verify(time, it),
             Some(Record::Recovered(it)) => self.past(it.vmid).recovered(&it),
             Some(Record::Settled(it)) => self.past(it.vmid).settled(time, it),
-            Some(Record::Identity(_) | Record::Renewed(_) | Record::LeftOut(_)) => {}
+            Some(
+                Record::Identity(_) | Record::Renewed(_) | Record::LeftOut(_) | Record::Removed(_),
+            ) => {}
             None if written.is_of_no_backup() => {}
             None => self.not_understood += 1,
         }
@@ -255,6 +264,7 @@ fn not_back(containers: &[ContainerRecord]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::Journal;
     use serde_json::{Value, json};
 
     fn backup(run: &str, outcome: &str, fate: &str) -> Value {
@@ -340,7 +350,7 @@ mod tests {
         let directory =
             std::env::temp_dir().join(format!("stillpoint-history-{}", crate::sys::text::token()));
         let root = Root::at(&directory);
-        let journal = Journal::rotating_at(&root, 50 << 10);
+        let journal = Journal::closing_at(&root, 50 << 10);
         let append =
             |record: Value| journal.append(&serde_json::from_value(record).unwrap()).unwrap();
         append(backup("a", "failed", "back"));

@@ -37,6 +37,9 @@ pub fn line(record: &Value) -> String {
     if let Some(number) = record["records"].as_u64() {
         parts.push(format!("{number} more not written in the hour from {}", text("since")));
     }
+    if record["file"].is_string() {
+        parts.push(format!("{} of the journal, up to {}", text("file"), local(&text("until"))));
+    }
     for key in ["error", "reason", "left"] {
         if let Some(why) = record[key].as_str() {
             parts.push(format!("({})", printable(why, REASON)));
@@ -141,6 +144,10 @@ mod tests {
             "-  renewed  guest 9002  copy of guest 9001  machine-id  \
              FAILED: ssh-host-keys: no space left",
             "-  left-out  guest 9002  12 more not written in the hour from 2026-11-21T23:22:50.000Z",
+            &format!(
+                "-  removed  000001.jsonl of the journal, up to {}  (all of it is older than journal.keep)",
+                local("2026-11-21T23:22:50.000Z")
+            ),
         ];
         assert_eq!(lines, told);
     }

@@ -16,6 +16,7 @@ pub mod process;
 pub mod program;
 pub mod random;
 mod root;
+pub mod sha256;
 pub mod signal;
 mod stream;
 pub mod terminal;

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::pending::Pending;
 use super::queue::{DIRECTORY, Queue};
-use crate::journal::{Entry, Journal, Verify, VerifyOutcome};
+use crate::journal::{Journal, Verify, VerifyOutcome};
 use crate::pbs::{Snapshot, Upid};
 use crate::pve::storage;
 use crate::sys::process::{self, Process};
@@ -98,16 +98,12 @@ impl Order {
 
     fn outcome(&self, root: &Root) -> Result<Option<Standing>> {
         let mut found = None;
-        let since = self.pending.since.parse::<DateTime<Utc>>().ok();
-        Journal::of(root).read(|entry| {
-            if let Entry::Record(written) = entry
-                && written.time() >= since
-                && let Some(Verify { outcome, reason, .. }) =
-                    written.verify().filter(|verify| self.is_about(verify))
-            {
-                found = Some(Standing::Over { outcome, reason });
-            }
-            true
+        let since = self.pending.since.parse::<DateTime<Utc>>().unwrap_or_default();
+        Journal::of(root).recent(since, |written| {
+            let verify = written.verify().filter(|verify| self.is_about(verify));
+            let verify = verify.filter(|_| written.time().is_some_and(|time| time >= since));
+            found = verify.map(|Verify { outcome, reason, .. }| Standing::Over { outcome, reason });
+            found.is_none()
         })?;
         Ok(found)
     }
