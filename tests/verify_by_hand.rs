@@ -257,7 +257,7 @@ fn who_waits_no_longer_is_told_what_goes_on() {
     let status: Value = serde_json::from_slice(&status.stdout).unwrap();
     let message = status["now"][0]["message"].as_str().unwrap();
     assert!(message.starts_with("10 backups on storage offsite being verified"), "{message}");
-    assert!(message.contains("10 under way, 0 waiting"), "{message}");
+    assert!(message.contains("10 running, 0 waiting"), "{message}");
     // It continues.
     assert!(pbs(&node).finish(upid));
     while records(&node).len() < 10 {
@@ -311,7 +311,10 @@ fn who_does_not_wait_finds_the_outcome_in_the_journal() {
     pbs(&node).edit(|state| state.verify_time = Duration::from_secs(3600));
     let (code, stdout, _) = run(&node, &["9001"]);
     assert_eq!(code, Some(0), "{stdout}");
-    assert!(stdout.contains("verify started, UPID:") && stdout.contains("under way"), "{stdout}");
+    assert!(
+        stdout.contains("verify started, UPID:") && stdout.contains("1 verify running"),
+        "{stdout}"
+    );
     assert_eq!(records(&node), Vec::<Value>::new());
     let upid = pbs(&node).tasks()[0]["upid"].as_str().unwrap().to_owned();
     assert!(pbs(&node).finish(&upid));
