@@ -19,7 +19,7 @@ use crate::sys::{Root, clock, file, lock};
 
 const SCHEMA: u32 = 1;
 
-/// A year of nightly backups of thirty guests; then the file is closed, and another one begins.
+/// A year of nightly backups of thirty guests. Then the file is closed and a new one begins.
 const CLOSE_AT: u64 = 32 << 20;
 
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
@@ -50,14 +50,14 @@ impl Journal {
         Journal { root: root.clone(), close_at: CLOSE_AT }
     }
 
-    /// One whose open file is closed sooner.
+    /// For tests: closes its file earlier.
     #[cfg(test)]
     pub(crate) fn closing_at(root: &Root, close_at: u64) -> Journal {
         Journal { root: root.clone(), close_at }
     }
 
-    /// Appends a record; when this returns `Ok` it survives a power cut. Of what a guest brings about too often it may be
-    /// counted alone.
+    /// Appends a record; after `Ok` it survives a power cut. Records that a guest causes too often
+    /// may only be counted.
     pub fn append(&self, record: &Record) -> Result<()> {
         #[cfg(test)]
         if let Some(walk) = crate::sys::walk::current() {
@@ -71,7 +71,7 @@ impl Journal {
         let path = self.path();
         let directory = self.root.path("/var/lib/stillpoint");
         file::own_directory(&directory)?;
-        // Not the journal itself: that is renamed when it has grown.
+        // Not the journal itself, because that is renamed when it has grown.
         let lock = self.root.path("/run/stillpoint/journal.lock");
         let _lock = lock::take(&lock, Instant::now() + LOCK_LIMIT)?;
         let (told, admitted) = rate::admitted(&self.root, record);
@@ -106,7 +106,7 @@ impl Journal {
             if count == bytes.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
         });
         if let Err(error) = written {
-            // Half a record is no record. Should this fail too, the next append seals it.
+            // Half a record is no record. If this fails too, the next append ends the line.
             let _ = file.set_len(length);
             return Err(error.into());
         }
@@ -115,7 +115,7 @@ impl Journal {
             File::open(&directory)?.sync_all()?;
         }
         if let Some((segment, _)) = &too_old {
-            // The record is written. What cannot be removed now is told of, and tried, again.
+            // The record is written. If the removal fails, it is tried and recorded again.
             let _ = segments::remove(&self.root, segment);
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 
 use crate::sys::sha256::{Hasher, Sha256};
 
-/// Longest line read; what is longer is damage. A record of any run that can be written down is shorter.
+/// The longest line read; a longer one is damage. A record of any run that can be stored is shorter.
 pub(super) const LINE_LIMIT: u64 = 32 << 20;
 
 /// How much is read at a time, in bytes.

@@ -47,7 +47,7 @@ impl Query {
 }
 
 impl Journal {
-    /// Hands what is asked for to `visit`, oldest first; `visit` ends it with `false`. Returns the
+    /// Passes what is asked for to `visit`, oldest first; `visit` returns `false` to stop. Returns the
     /// position behind the last line.
     pub fn search(&self, query: &Query, mut visit: impl FnMut(Entry) -> bool) -> Result<Position> {
         let from = match query.since {

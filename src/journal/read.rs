@@ -12,16 +12,16 @@ use super::position::{LastLine, Position};
 use super::{Journal, Written};
 use crate::sys::sha256::Sha256;
 
-/// A record longer than this is passed over when reading from the end, in bytes; those that are asked
-/// for this way have a few hundred.
+/// A longer record is skipped when reading from the end, in bytes; the records that are read this way
+/// have a few hundred.
 const LONGEST: usize = 1 << 20;
 
-/// A line of the journal as it was found.
+/// A line of the journal.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Entry {
     /// A record, of whatever kind and schema.
     Record(Written),
-    /// A line that is none, with its place, so that a person can look.
+    /// A line that is no record, with its place for an admin.
     Damaged { file: PathBuf, line: u64, reason: String },
 }
 
@@ -43,7 +43,8 @@ impl Entry {
 }
 
 impl Journal {
-    /// Hands every line to `visit`, oldest first, across all files; `visit` ends the reading with `false`.
+    /// Passes every line to `visit`, oldest first, across all files; `visit` returns `false` to
+    /// stop.
     pub fn read(&self, visit: impl FnMut(Entry) -> bool) -> Result<()> {
         self.read_after(&Position::default(), visit).map(|_| ())
     }
@@ -126,10 +127,11 @@ impl Journal {
         Ok(false)
     }
 
-    /// Hands the records to `visit`, newest first, across all files; `visit` ends the reading with `false`. What is
-    /// no record, or longer than 1 MiB, is passed over: [`Journal::read`] tells of damage.
+    /// Passes the records to `visit`, newest first, across all files; `visit` returns `false` to stop.
+    /// Lines that are no record, or longer than 1 MiB, are skipped: [`Journal::read`] reports damage.
     ///
-    /// For a question about the recent past: it costs what is read until the answer, whatever the journal's length.
+    /// For questions about the recent past: the cost depends on how far back the answer is, not on
+    /// the journal's length.
     pub fn read_newest_first(&self, mut visit: impl FnMut(Written) -> bool) -> Result<()> {
         self.read_lines_backwards(|line| Written::of_line(line).is_none_or(&mut visit))
     }

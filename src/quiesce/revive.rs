@@ -222,8 +222,8 @@ pub fn unlock_all(root: &Root) -> Vec<String> {
     };
     let locked = match bounded::within(&Watched::cluster(root), CLUSTER_LIMIT, locked) {
         Ok(Ok(locked)) => locked,
-        Ok(Err(why)) => return vec![format!("which guests are locked can't be told: {why}")],
-        Err(error) => return vec![format!("which guests are locked can't be told: {error}")],
+        Ok(Err(why)) => return vec![format!("cannot determine which guests are locked: {why}")],
+        Err(error) => return vec![format!("cannot determine which guests are locked: {error}")],
     };
     let mut lines = Vec::new();
     for vmid in locked.into_iter().map(Vmid) {
