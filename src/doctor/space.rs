@@ -9,7 +9,7 @@ use crate::pve::vzdump_conf::VzdumpConf;
 use crate::sys::text::bytes;
 use crate::sys::{Root, file};
 
-/// The journal is rotated at this size, so both files fit.
+/// Room for four files of the journal, which is some years of it on most nodes.
 const LITTLE: u64 = 128 << 20;
 
 /// The largest size of a run's file; without that file nothing is stopped.

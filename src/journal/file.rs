@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_goes_across_the_rotation() {
+    fn the_older_file_of_an_earlier_version_is_read_too() {
         let node = Node::new();
         node.1.append(&record("a")).unwrap();
         let before = node.0.join("var/lib/stillpoint/journal.jsonl.1");

@@ -191,7 +191,7 @@ mod tests {
     use crate::sys::{Root, text};
 
     #[test]
-    fn lines_come_newest_first_across_blocks_and_the_rotation() {
+    fn lines_come_newest_first_across_blocks_and_files() {
         let directory = std::env::temp_dir().join(format!("stillpoint-newest-{}", text::token()));
         let place = directory.join("var/lib/stillpoint");
         std::fs::create_dir_all(&place).unwrap();

@@ -39,7 +39,8 @@ pub(super) struct Segments {
 }
 
 impl Segments {
-    /// The files as they are now. It needs no lock: a rotation meanwhile neither hides nor doubles a record.
+    /// The files as they are now. It needs no lock: closing the open file meanwhile neither hides
+    /// nor doubles a record.
     pub(super) fn of(root: &Root) -> Result<Segments> {
         // The open one first: should it be closed before the others are listed, it is among them.
         let newest = open(&root.path(OPEN))?;
