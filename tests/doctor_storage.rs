@@ -1,5 +1,6 @@
 //! `stillpoint doctor` about a storage of a backup server.
 
+use serde_json::json;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -168,10 +169,14 @@ fn a_datastore_without_room_is_warned_of() {
     assert_says(&check(&node, "space", Level::Warn), &["(4 %)", "prune there"]);
     space(1000 << 30, 60 << 30);
     assert!(checks(&node).iter().all(|check| check.level == Level::Ok));
-    let record = format!(
-        "{{\"schema\":1,\"kind\":\"verify\",\"storage\":\"offsite\",\"size\":{}}}\n",
-        61_u64 << 30
-    );
+    let record = json!({
+        "schema": 1, "time": "2026-11-21T23:24:00.000Z", "kind": "verify", "run": null, "job": null,
+        "vmid": 9001, "storage": "offsite", "storage_id": "", "outcome": "ok", "reason": null,
+        "namespace": null, "backup_type": "ct", "backup_id": "9001", "backup_time": 0,
+        "size": 61_u64 << 30, "owner": null, "protected": null, "encrypted": null,
+        "key_fingerprint": null, "verify_state": null, "verify_upid": null, "started_upid": null,
+    });
+    let record = format!("{record}\n");
     node.write("var/lib/stillpoint/journal.jsonl", &record).unwrap();
     assert_says(&check(&node, "space", Level::Warn), &["less than the last backup took"]);
 }
