@@ -98,7 +98,7 @@ pub(super) fn end_runs(root: &Root, settings: &Settings, job: &Job) {
             if run.is_open() {
                 say(&format!("guest {vmid} is not back yet, its guard goes on: {SPENT}"));
             }
-            watch(root, vmid);
+            watch_what_is_left(root, job, vmid);
             continue;
         }
         let deadline = budget.deadline(LEFTOVER_LIMIT);
@@ -119,18 +119,25 @@ pub(super) fn end_runs(root: &Root, settings: &Settings, job: &Job) {
             }
             Ok(BroughtBack::NotYet(why)) => {
                 say(&format!("guest {vmid} is not back yet, its guard goes on: {why}"));
-                watch(root, vmid);
             }
-            Err(error) => {
-                say(&format!("guest {vmid}: {error:#}"));
-                watch(root, vmid);
-            }
+            Err(error) => say(&format!("guest {vmid}: {error:#}")),
         }
+        watch_what_is_left(root, job, vmid);
     }
 }
 
-fn watch(root: &Root, vmid: Vmid) {
-    if let Err(error) = quiesce::watch(root, vmid) {
+/// A run that is left is not back, or its containers have to stay up for a while: its guard ends it,
+/// and may be dead.
+fn watch_what_is_left(root: &Root, job: &Job, vmid: Vmid) {
+    if matches!(Runs::of(root).load(vmid), Ok(run) if run.as_ref().is_none_or(|it| it.job != *job))
+    {
+        return;
+    }
+    said(vmid, quiesce::watch_again(root, vmid));
+}
+
+fn said(vmid: Vmid, watched: Result<()>) {
+    if let Err(error) = watched {
         say(&format!("guest {vmid}: {error:#}"));
     }
 }
@@ -152,7 +159,7 @@ fn try_left_again(root: &Root, settings: &Settings, job: &Job) {
             let lost: Vec<Lost> = left.containers.iter().map(Lost::from).collect();
             if !lost.is_empty() {
                 say(&format!("guest {vmid}: {}", not_back::advice(root, vmid, &lost)));
-                watch(root, vmid);
+                said(vmid, quiesce::watch(root, vmid));
             }
             continue;
         }

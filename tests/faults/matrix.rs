@@ -226,6 +226,16 @@ impl Fault {
         )
     }
 
+    /// Whether a guard may die at the end of a run, when its job is over and all is back.
+    fn may_kill_after_the_job(&self) -> bool {
+        matches!(self.victim, Victim::Guard | Victim::HookAndGuard)
+            && matches!(
+                self.boundary,
+                Boundary::Failpoint("journalled" | "closing", _)
+                    | Boundary::Moment("job-end", Moment::End)
+            )
+    }
+
     fn is_before_the_backup(&self) -> bool {
         matches!(
             self.boundary,
@@ -293,7 +303,8 @@ impl Fault {
 
     fn next_job_finds_the_rest(&self, scene: &Scene, report: Report) -> Result<Report> {
         let untouched = report.containers.iter().all(|c| c.stops + c.pauses == 0);
-        if report.runs_left.is_empty() || !self.is_before_the_guard() || !untouched {
+        let early = self.is_before_the_guard() && untouched;
+        if report.runs_left.is_empty() || !early && !self.may_kill_after_the_job() {
             return Ok(report);
         }
         scene.node.recover()?;
