@@ -29,9 +29,10 @@ const PROGRAMS: [&str; 8] = [
 const CONFINEMENT: [&str; 3] =
     ["/etc/apparmor.d/lxc-containers", "/etc/apparmor.d/lxc", "/etc/apparmor.d/abstractions/lxc"];
 
-/// Files that the node's package manager rewrites when it installs something that a running guest
-/// depends on.
-const PACKAGES: [&str; 4] = ["apparmor", "libapparmor1:amd64", "lxc-pve", "lxcfs"];
+/// A program of each package of the node that a running guest depends on: lxc-pve, lxcfs, apparmor.
+/// An upgrade replaces it.
+const NODE_PROGRAMS: [&str; 3] =
+    ["/usr/bin/lxc-start", "/usr/bin/lxcfs", "/usr/sbin/apparmor_parser"];
 
 /// A directory of profiles has three files.
 const MOST_PROFILES: usize = 64;
@@ -62,8 +63,7 @@ pub fn marks(root: &Root, guest: &Guest, runtime: &str) -> Vec<String> {
         names.sort();
         marks.extend(names.iter().filter_map(|name| of_node(root, &format!("{path}/{name}"))));
     }
-    let list = |package| of_node(root, &format!("/var/lib/dpkg/info/{package}.list"));
-    marks.extend(PACKAGES.into_iter().filter_map(list));
+    marks.extend(NODE_PROGRAMS.into_iter().filter_map(|path| of_node(root, path)));
     marks
 }
 

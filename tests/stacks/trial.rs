@@ -382,7 +382,9 @@ fn each_runtime_is_tried_once() {
 
 #[test]
 fn a_file_in_the_place_of_another_ends_what_is_known() {
-    for path in ["guests/9001/root/usr/bin/runc", "etc/apparmor.d/lxc/lxc-default-cgns"] {
+    for path in
+        ["guests/9001/root/usr/bin/runc", "etc/apparmor.d/lxc/lxc-default-cgns", "usr/bin/lxcfs"]
+    {
         let scene = snapshot();
         scene.node.write(path, "old").unwrap();
         backup(&scene);
